@@ -1,0 +1,26 @@
+"""Flask-SafeSession: server-side sessions that end when they should, and never cost too much."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import flask
+
+from .errors import ConfigError, SafeSessionError, SessionTooLarge, StoreFull, StoreUnavailable
+from .extension import SafeSession
+from .session import Session, SessionInfo
+
+#: The session of the current request: the same proxy as :data:`flask.session`, with our types.
+session = cast(Session, flask.session)
+
+__all__ = [
+    "ConfigError",
+    "SafeSession",
+    "SafeSessionError",
+    "Session",
+    "SessionInfo",
+    "SessionTooLarge",
+    "StoreFull",
+    "StoreUnavailable",
+    "session",
+]

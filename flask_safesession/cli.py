@@ -1,0 +1,127 @@
+"""``flask safesession purge``, ``stats`` and ``check``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from .doctor import findings
+from .errors import StoreUnavailable
+from .reaper import announce, audit, purge_steps
+
+commands = AppGroup("safesession", help="Look after the sessions of this app.")
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+# A full round over the store; only a store of some hundred million sessions has more slices.
+_FULL_ROUND = 1_000_000
+# Sessions from which on a purge shows its progress.
+_LONG = 1000
+
+
+def _on_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand the app's state to *command*; a store that is down is a message, not a traceback."""
+
+    @wraps(command)
+    def guarded(**options: Any) -> Any:
+        try:
+            return command(current_app.extensions["safesession"], **options)
+        except StoreUnavailable as error:
+            raise click.ClickException(f"The session store cannot be used: {error}") from error
+
+    return guarded
+
+
+@commands.command()
+@click.option("--batch", type=click.IntRange(1, 10_000), help="Sessions a step removes at most.")
+@click.option("--dry-run", is_flag=True, help="Only say how many sessions are due.")
+@_as_json
+@_on_store
+def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
+    """Remove the sessions that are due, and mend the index."""
+    settings = state.settings
+    due = state.store.census(settings.rules).due
+    if dry_run:
+        _say(as_json, {"due": due}, f"{due} sessions are due.")
+        return
+    if batch is not None:
+        settings = replace(settings, purge_batch=batch)
+    removed = trimmed = 0
+    with _progress(due, shown=due >= _LONG and not as_json) as advance:
+        for step in purge_steps(state.store, settings):
+            announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
+            removed, trimmed = removed + step.due, trimmed + step.trimmed
+            advance(step.due)
+    mended = audit(state.store, settings, _FULL_ROUND)
+    result = {"due": removed, "trimmed": trimmed, "mended": mended}
+    text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
+    _say(as_json, result, text, note=_note_of_memory(state))
+
+
+@commands.command()
+@_as_json
+@_on_store
+def stats(state: Any, as_json: bool) -> None:
+    """Show how many sessions there are, against the cap and by tier."""
+    cap = state.settings.rules.cap
+    census = state.store.census(state.settings.rules)
+    result = {
+        "sessions": census.total,
+        "cap": cap.total,
+        "due": census.due,
+        "overdue_seconds": round(census.overdue / 1000, 3),
+        "by_tier": dict(census.live),
+    }
+    lines = [
+        f"{census.total} sessions of {cap.total} ({census.total / cap.total:.1%})",
+        *(f"  {tier}: {count}" for tier, count in census.live.items()),
+        f"{census.due} due, the oldest for {census.overdue / 1000:.1f} s",
+    ]
+    _say(as_json, result, "\n".join(lines), note=_note_of_memory(state))
+
+
+@commands.command()
+@_as_json
+@_on_store
+def check(state: Any, as_json: bool) -> None:
+    """Audit the deployment: keys, cookie flags, processes, the store's settings.
+
+    Exits with 1 when there is a finding.
+    """
+    found = findings(current_app, state.settings, state.store)
+    text = "\n".join(f"- {finding}" for finding in found) or "No findings."
+    _say(as_json, {"findings": found}, text, note=_note_of_memory(state))
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _progress(length: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    if not shown:
+        yield lambda done: None
+        return
+    with click.progressbar(length=length, label="Purging", file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> None:
+    if as_json:
+        click.echo(json.dumps(result | ({"note": note} if note else {})))
+        return
+    click.echo(text)
+    if note:
+        click.echo(note, err=True)
+
+
+def _note_of_memory(state: Any) -> str:
+    if state.store.shared:
+        return ""
+    return "The store is in memory: this command cannot see the sessions of the running server."

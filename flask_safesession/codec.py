@@ -1,0 +1,231 @@
+"""Session data to bytes and back: msgpack with the types that Flask's own sessions keep, and more.
+
+``encode(decode(b)) == b`` for every ``b`` that :func:`encode` made, so that equal bytes mean
+unchanged data. Never pickle: bytes from the store are data, not instructions (Tomcat's
+CVE-2020-9484). Subclasses become their base; what cannot be kept is refused before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgpack
+from markupsafe import Markup
+from werkzeug.local import LocalProxy
+
+#: How deep values may be nested.
+MAX_DEPTH = 100
+
+_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA = range(1, 8)
+_UUID, _DECIMAL, _MARKUP, _BIG_INT = range(8, 12)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class UndecodableError(ValueError):
+    """The bytes are not session data."""
+
+
+def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
+    """The bytes of *data*.
+
+    :param known: bytes that were decoded before. If *data* still has these, nothing more is checked.
+    :raises TypeError: a value cannot be stored; the message names its path.
+    """
+    try:
+        packed = _pack(data)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _explained(data, error) from error
+    if packed != known and _depth_exceeds(data, MAX_DEPTH):
+        raise TypeError(f"the session is nested more than {MAX_DEPTH} deep, or contains itself")
+    return packed
+
+
+def encode_value(value: object) -> bytes:
+    """The bytes of one value: equal bytes are equal values (``1`` is not ``True``, NaN is NaN)."""
+    return _pack(value)
+
+
+def decode(packed: bytes) -> dict[Any, Any]:
+    """The data behind *packed*.
+
+    :raises UndecodableError: they are corrupt, truncated, or something else altogether.
+    """
+    try:
+        data = _unpack(packed)
+    except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
+        raise UndecodableError("the stored bytes are not session data") from error
+    if not isinstance(data, dict):
+        raise UndecodableError("the stored bytes are not session data")
+    return data
+
+
+def _pack(value: object) -> bytes:
+    return msgpack.packb(  # type: ignore[no-any-return]
+        value, default=_reduce, strict_types=True, unicode_errors="surrogatepass"
+    )
+
+
+def _unpack(packed: bytes) -> Any:
+    return msgpack.unpackb(
+        packed, ext_hook=_restore, strict_map_key=False, unicode_errors="surrogatepass"
+    )
+
+
+def _reduce(value: Any) -> object:
+    """What msgpack does not know: an extension type, or the plain base of a subclass."""
+    if isinstance(value, LocalProxy):
+        return value._get_current_object()
+    for kind, reduce in _REDUCERS:
+        if isinstance(value, kind):
+            return reduce(value)
+    if callable(html := getattr(value, "__html__", None)):
+        return msgpack.ExtType(_MARKUP, _text(str(html())))
+    if any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} objects cannot be stored")
+
+
+def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msgpack.ExtType]:
+    return lambda value: msgpack.ExtType(code, _pack(parts(value)))
+
+
+def _of_set(code: int) -> Callable[[Any], msgpack.ExtType]:
+    # Iteration order of a set differs between processes: sorted bytes do not.
+    return lambda value: msgpack.ExtType(code, _pack(sorted(map(_pack, value))))
+
+
+def _of_int(value: int) -> object:
+    plain = int.__int__(value)
+    if -(2**63) <= plain < 2**64:
+        return plain
+    return msgpack.ExtType(_BIG_INT, b"%x" % plain if plain >= 0 else b"-%x" % -plain)
+
+
+def _text(value: str) -> bytes:
+    return str.__str__(value).encode("utf-8", "surrogatepass")
+
+
+def _offset(offset: timedelta | None) -> int | None:
+    # In microseconds: isoformat() and fromisoformat() lose offsets below a second.
+    return None if offset is None else offset // _MICROSECOND
+
+
+def _of_datetime(v: datetime) -> list[int | None]:
+    clock = [v.hour, v.minute, v.second, v.microsecond, v.fold, _offset(v.utcoffset())]
+    return [v.year, v.month, v.day, *clock]
+
+
+def _of_time(v: time) -> list[int | None]:
+    return [v.hour, v.minute, v.second, v.microsecond, v.fold, _offset(v.utcoffset())]
+
+
+# In the order of the tests: bool is exact already, datetime is a date, Markup is a str.
+_REDUCERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
+    (Markup, lambda v: msgpack.ExtType(_MARKUP, _text(v))),
+    (str, str.__str__),
+    (int, _of_int),
+    (float, float.__float__),
+    (bytes, lambda v: bytes(memoryview(v))),
+    (tuple, _extension(_TUPLE, list)),
+    (list, list),
+    (dict, dict),
+    (frozenset, _of_set(_FROZENSET)),
+    (set, _of_set(_SET)),
+    (datetime, _extension(_DATETIME, _of_datetime)),
+    (date, _extension(_DATE, lambda v: [v.year, v.month, v.day])),
+    (time, _extension(_TIME, _of_time)),
+    (timedelta, _extension(_TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds])),
+    (UUID, lambda v: msgpack.ExtType(_UUID, v.bytes)),
+    (Decimal, lambda v: msgpack.ExtType(_DECIMAL, Decimal.__str__(v).encode("ascii"))),
+)
+
+
+def _zone(offset: int | None) -> tzinfo | None:
+    return None if offset is None else timezone(offset * _MICROSECOND)
+
+
+def _to_datetime(packed: bytes) -> datetime:
+    *parts, fold, offset = _unpack(packed)
+    return datetime(*parts, tzinfo=_zone(offset), fold=fold)
+
+
+def _to_time(packed: bytes) -> time:
+    *parts, fold, offset = _unpack(packed)
+    return time(*parts, tzinfo=_zone(offset), fold=fold)
+
+
+_RESTORERS: dict[int, Callable[[bytes], object]] = {
+    _TUPLE: lambda b: tuple(_unpack(b)),
+    _SET: lambda b: set(map(_unpack, _unpack(b))),
+    _FROZENSET: lambda b: frozenset(map(_unpack, _unpack(b))),
+    _DATETIME: _to_datetime,
+    _DATE: lambda b: date(*_unpack(b)),
+    _TIME: _to_time,
+    _TIMEDELTA: lambda b: timedelta(*_unpack(b)),
+    _UUID: lambda b: UUID(bytes=b),
+    _DECIMAL: lambda b: Decimal(b.decode("ascii")),
+    _MARKUP: lambda b: Markup(b.decode("utf-8", "surrogatepass")),  # noqa: S704  # stored as safe
+    _BIG_INT: lambda b: int(b, 16),
+}
+
+
+def _restore(code: int, packed: bytes) -> object:
+    return _RESTORERS[code](packed)
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a container, each with the way to it from there."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            quoted = f'"{key}"' if isinstance(key, str) else repr(key)
+            yield f" key {quoted}", key
+            yield f"[{quoted}]", part
+    elif hasattr(value, "_fields"):
+        yield from ((f".{name}", getattr(value, name)) for name in value._fields)
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{n}]", part) for n, part in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        yield from ((" member", part) for part in value)
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit + 1):
+        level = [
+            part
+            for container in level
+            for part in (container.values() if isinstance(container, dict) else container)
+            if isinstance(part, _CONTAINERS)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _explained(data: object, error: Exception) -> TypeError:
+    """A :class:`TypeError` that says where in the session the culprit is."""
+    path, value = "session", data
+    for _ in range(MAX_DEPTH + 1):
+        culprit = next((c for c in _children(value) if not _packs(c[1])), None)
+        if culprit is None:
+            return TypeError(
+                f"{path} cannot be stored in the session: {error}. Store text, numbers, dates,"
+                " lists, dicts and the like, or an ID from which the object can be loaded."
+            )
+        path, value = path + culprit[0], culprit[1]
+    return TypeError(f"{path[:60]}… is nested more than {MAX_DEPTH} deep, or contains itself")
+
+
+def _packs(value: object) -> bool:
+    try:
+        _pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""Flask's session interface: the only place where cookies exist.
+
+``open_session`` hands out a session that has looked at nothing; ``save_session`` stores what changed
+and sets the cookie only where the browser's must change, and only after the store has said yes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import ceil
+from typing import Any
+
+import flask
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface, SessionMixin
+
+from .codec import UndecodableError, decode
+from .errors import RETRY_AFTER, SessionTooLarge, StoreFull, StoreUnavailable
+from .events import SessionEnded, StoreFailed, emit, logger
+from .saving import Saved, identify, save
+from .session import Loaded, Session, SessionInfo, as_datetime, is_permanent
+from .settings import Settings
+from .stores.base import EMPTIED, UNKNOWN, Gone, Store
+from .tokens import SessionID, Verified, sign, unsign
+
+#: The attribute that marks a view as passive.
+PASSIVE = "_safesession_passive"
+
+# Cookies of our name in one request that are looked at; a browser sends one, two after a change of
+# path or domain.
+_MAX_COOKIES = 4
+# Headers that belong to the page that is replaced. The others (security policies, CORS) stay.
+_OF_THE_PAGE = frozenset(
+    "accept-ranges cache-control content-disposition content-encoding content-language"
+    " content-length content-location content-range content-type etag expires last-modified link"
+    " location set-cookie transfer-encoding www-authenticate".split()
+)
+
+
+class SafeSessionInterface(SessionInterface):
+    """Opens and saves sessions of one app.
+
+    :param settings: what the app asked for.
+    :param store: where the sessions are.
+    :param wake: called with each request; sees to it that the purge job runs in this process.
+    """
+
+    def __init__(self, settings: Settings, store: Store, wake: Callable[[], None]) -> None:
+        self._settings = settings
+        self._store = store
+        self._wake = wake
+        self._warned_processes = False
+        self._nearly_full = False
+
+    def open_session(self, app: Flask, request: Request) -> Session | None:
+        """A session that is not loaded yet, or ``None`` (Flask's null session) without a key."""
+        if not app.secret_key:
+            return None
+        self._wake()
+        return Session(partial(self._load, app, request), self._describe, self._settings.user_keys)
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """Store what changed; set or delete the cookie if it must change.
+
+        A save that fails becomes the response of the app's error handler, in place: Flask would
+        make a 500 of an exception here, and call this a second time for its page.
+        """
+        if not isinstance(session, Session) or session._data is None:
+            return
+        if session._failed is None:
+            self._save(app, session, response)
+        if session._failed is not None:
+            self._admit_failure(app, session, response)
+        response.vary.add("Cookie")
+        events, session._events = session._events, []
+        for event in events:
+            emit(app, event)
+
+    # -- loading --------------------------------------------------------------------------------
+
+    def _load(self, app: Flask, request: Request, session: Session) -> Loaded:
+        self._warn_of_processes(request)
+        slide = not _is_passive(app, request)
+        buried: Loaded | None = None
+        unknown = Loaded({})
+        for verified in self._verified(app, request):
+            found = self._look_up(verified, session, slide=slide)
+            if found.record is not None:
+                return found
+            buried = found if found.buried is not None else buried
+        return buried or unknown
+
+    def _verified(self, app: Flask, request: Request) -> Iterator[Verified]:
+        """The IDs in cookies of our name whose signature holds: forged ones beside them are dust."""
+        values = request.cookies.getlist(self.get_cookie_name(app))
+        if not values:
+            return
+        fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
+        for value in values[:_MAX_COOKIES]:
+            verified = unsign(value, app.secret_key or "", fallbacks)
+            if verified is not None:
+                yield verified
+
+    def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
+        sid = verified.sid
+        try:
+            answer = self._store.load(sid.key, self._settings.rules, slide=slide)
+        except StoreUnavailable as error:
+            session._events.append(StoreFailed("load", str(error)))
+            raise
+        if isinstance(answer, Gone):
+            if answer.buried:
+                return Loaded({}, sid, buried=None if answer.reason == EMPTIED else answer.reason)
+            if answer.reason != UNKNOWN:
+                tier = self._settings.rules.policy.name_of(answer.tier)
+                session._events.append(SessionEnded(sid.key, answer.reason, tier))
+            return Loaded({}, sid)
+        try:
+            data = decode(answer.record.payload)
+        except UndecodableError:
+            tier = self._settings.rules.policy.name_of(answer.record.tier)
+            session._events.append(SessionEnded(sid.key, "corrupt", tier))
+            return Loaded({}, sid)
+        stale, permanent = not verified.current, is_permanent(data)
+        return Loaded(data, sid, answer.record, stale=stale, permanent=permanent, now=answer.now)
+
+    def _describe(self, session: Session) -> SessionInfo:
+        record, sid = session._loaded.record, session._loaded.sid
+        who = identify(session._data or {}, self._settings)
+        if record is None or sid is None:
+            return SessionInfo(who.user, who.tier, None, True, None, None, None)
+        times = (record.created, record.last_active, record.deadline)
+        return SessionInfo(who.user, who.tier, sid.key, False, *map(as_datetime, times))
+
+    def _warn_of_processes(self, request: Request) -> None:
+        if self._warned_processes or self._store.shared:
+            return
+        if request.environ.get("wsgi.multiprocess"):
+            self._warned_processes = True
+            logger.warning(
+                "sessions are kept in memory, but this server runs several processes, which do not"
+                " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
+                " to a redis:// URL"
+            )
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def _save(self, app: Flask, session: Session, response: Response) -> None:
+        slide = not _is_passive(app, flask.request)
+        try:
+            saved = save(session, self._store, self._settings, slide=slide)
+        except (StoreUnavailable, StoreFull, SessionTooLarge, TypeError) as error:
+            # From here on nothing more is stored, also while an error page is built.
+            session._failed = error
+            session._changed = True
+            if isinstance(error, StoreUnavailable):
+                session._events.append(StoreFailed("save", str(error)))
+            if not _is_of_this_request(session):
+                raise  # a test's session_transaction(): there is no visitor to answer
+            return
+        self._watch_the_cap(session._loaded.total)
+        if saved.cookie != "keep":
+            session._cookie = saved
+        if isinstance(session._cookie, Saved):
+            # Also on the error page that takes the place of a response which had this cookie.
+            self._answer_cookie(app, session, response, session._cookie)
+
+    def _answer_cookie(
+        self, app: Flask, session: Session, response: Response, saved: Saved
+    ) -> None:
+        name = self.get_cookie_name(app)
+        if any(c.startswith(f"{name}=") for c in response.headers.getlist("Set-Cookie")):
+            return
+        attributes: dict[str, Any] = {
+            "domain": self.get_cookie_domain(app),
+            "path": self.get_cookie_path(app),
+            "secure": self.get_cookie_secure(app),
+            "httponly": self.get_cookie_httponly(app),
+            "samesite": self.get_cookie_samesite(app),
+            "partitioned": self.get_cookie_partitioned(app),
+        }
+        if saved.sid is None:
+            response.delete_cookie(name, **attributes)
+            return
+        value, max_age = self._signed(app, saved.sid), _max_age(app, session)
+        response.set_cookie(name, value, max_age=max_age, **attributes)
+        if saved.fresh and "Cache-Control" not in response.headers:
+            response.cache_control.no_store = True
+
+    def _signed(self, app: Flask, sid: SessionID) -> str:
+        return sign(sid, app.secret_key or "")
+
+    def _admit_failure(self, app: Flask, session: Session, response: Response) -> None:
+        """No success is claimed for what was not stored."""
+        error = session._failed
+        assert error is not None
+        if session._changed and response.status_code < 500:
+            _replace(response, _handled(app, error))
+            if isinstance(error, (StoreUnavailable, StoreFull)) and response.status_code < 400:
+                response.status_code = 503
+        if response.status_code == 503 and "Retry-After" not in response.headers:
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+
+    def _watch_the_cap(self, total: int) -> None:
+        """Warn once at 80 % of the cap, and again after it was under 75 %."""
+        cap = self._settings.rules.cap.total
+        if total >= cap * 0.8 and not self._nearly_full:
+            self._nearly_full = True
+            logger.warning(
+                "the store holds %d sessions of %d: raise SAFESESSION_MAX_SESSIONS, or sessions"
+                " will be evicted soon",
+                total,
+                cap,
+                extra={"sessions": total, "cap": cap},
+            )
+        elif 0 < total < cap * 0.75:
+            self._nearly_full = False
+
+
+def _is_passive(app: Flask, request: Request) -> bool:
+    view = app.view_functions.get(request.endpoint or "")
+    return getattr(view, PASSIVE, False)
+
+
+def _is_of_this_request(session: Session) -> bool:
+    return flask.session._get_current_object() is session  # type: ignore[attr-defined,no-any-return]
+
+
+def _max_age(app: Flask, session: Session) -> int | None:
+    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
+    record = session._loaded.record
+    if record is None or not session._loaded.permanent:
+        return None
+    left = (record.absolute - session._loaded.now) / 1000
+    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
+
+
+def _handled(app: Flask, error: Exception) -> Response:
+    """The app's response to *error*, as if a view had raised it.
+
+    :raises Exception: *error* itself, where the app has no handler for it.
+    """
+    try:
+        raise error
+    except Exception:
+        handle: Any = app.handle_user_exception
+        # Flask after 3.1 passes the context first.
+        takes_context = len(inspect.signature(handle).parameters) > 1
+        context = [flask.globals.app_ctx._get_current_object()] if takes_context else []
+        return app.make_response(handle(*context, error))
+
+
+def _replace(response: Response, by: Response) -> None:
+    """Make *response* say what *by* says. Flask has it already and takes no other."""
+    if hasattr(old := response.response, "close"):
+        old.close()
+    kept = [(name, v) for name, v in response.headers if name.lower() not in _OF_THE_PAGE]
+    response.headers.clear()
+    response.headers.extend(by.headers)
+    response.headers.extend((name, v) for name, v in kept if name not in by.headers)
+    response.status = by.status
+    response.response = by.response
+    response.direct_passthrough = by.direct_passthrough
+    response._on_close.extend(by._on_close)

@@ -1,0 +1,245 @@
+"""One purge run, and the job that repeats it.
+
+A run removes what is due in small steps, the store free between them, and then compares a slice of
+the index with the records. The job belongs to the process that serves requests: the first request
+starts it, also after a fork, since threads do not survive one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from .errors import StoreUnavailable
+from .events import SessionEnded, StoreFailed, emit, logger
+from .settings import Settings
+from .stores.base import Auditing, Leasing, PurgeStep, Store
+
+#: Slices of the index that one run of the job compares at most.
+AUDIT_SLICES = 10
+#: Seconds between two steps: waiting threads get the lock and the interpreter in between.
+_PAUSE = 0.0005
+
+
+class PurgeReport(NamedTuple):
+    """What a purge run did.
+
+    :param due: sessions removed because they were due.
+    :param trimmed: live sessions removed because the store was over its cap.
+    :param mended: places where index and records differed.
+    """
+
+    due: int = 0
+    trimmed: int = 0
+    mended: int = 0
+
+    @property
+    def removed(self) -> int:
+        """Sessions removed in all."""
+        return self.due + self.trimmed
+
+
+def purge_steps(store: Store, settings: Settings) -> Iterator[PurgeStep]:
+    """Remove what is due, step by step, until nothing is."""
+    while True:
+        step = store.purge(settings.rules, settings.purge_batch)
+        yield step
+        if not step.more:
+            return
+        time.sleep(_PAUSE)
+
+
+def audit(store: Store, settings: Settings, slices: int) -> int:
+    """Compare up to *slices* slices of index and records; how many places were mended."""
+    mended = 0
+    if isinstance(store, Auditing):
+        for _ in range(slices):
+            step = store.audit(settings.rules, settings.purge_batch)
+            mended += step.mended
+            if step.done:
+                break
+            time.sleep(_PAUSE)
+    return mended
+
+
+def purge(app: Any, store: Store, settings: Settings) -> PurgeReport:
+    """One whole run.
+
+    :param app: the sender of ``session_ended`` for each session that is removed.
+    :raises StoreUnavailable: the store did not answer; what was removed until then stays removed.
+    """
+    due = trimmed = 0
+    for step in purge_steps(store, settings):
+        due, trimmed = due + step.due, trimmed + step.trimmed
+        announce(app, step, settings)
+    report = PurgeReport(due, trimmed, audit(store, settings, AUDIT_SLICES))
+    if any(report):
+        logger.info(
+            "purge removed %d sessions, %d of them over the cap, and mended %d entries",
+            report.removed,
+            trimmed,
+            report.mended,
+            extra=report._asdict(),
+        )
+    return report
+
+
+def announce(app: Any, step: PurgeStep, settings: Settings) -> None:
+    """Send ``session_ended`` for what *step* removed, if anybody listens."""
+    if not SessionEnded.signal.receivers and not logger.isEnabledFor(SessionEnded.level):
+        return
+    for gone in step.removed:
+        emit(app, SessionEnded(gone.key, gone.reason, settings.rules.policy.name_of(gone.tier)))
+
+
+class Reaper:
+    """Sees to it that one app's purge job runs in this process.
+
+    It does not hold the app: the job goes when the app does.
+    """
+
+    def __init__(self, app: Any, store: Store, settings: Settings) -> None:
+        self._app = weakref.ref(app)
+        self._store = store
+        self._settings = settings
+        self._id = f"flask-safesession-{id(self):x}"
+        self._scheduler: Any = None
+        self._failing = False
+        self._running = threading.Lock()
+        seconds = (settings.check_interval or 0) / 1000
+        self._seconds = seconds
+        # By the monotonic clock: when to look whether the job still comes round.
+        self._look_at = 0.0 if seconds else float("inf")
+        _reapers.add(self)
+
+    def wake(self) -> None:
+        """Start the job, or start it anew if it has missed its time. Cheap when there is nothing."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + 2 * self._seconds
+            self._start()
+
+    def run(self) -> PurgeReport | None:
+        """One run of the job: ``None`` if it is another process's turn, or the store is down."""
+        app = self._app()
+        if app is None or not self._running.acquire(blocking=False):
+            return None
+        try:
+            return self._turn(app)
+        finally:
+            self._running.release()
+            self._look_at = time.monotonic() + 2 * self._seconds
+
+    def _turn(self, app: Any) -> PurgeReport | None:
+        try:
+            if not self._is_our_turn():
+                return None
+            report = purge(app, self._store, self._settings)
+        except StoreUnavailable as error:
+            if not self._failing:  # once, not every minute
+                emit(app, StoreFailed("purge", str(error)))
+            self._failing = True
+            return None
+        if self._failing:
+            logger.info("the store answers the purge job again")
+        self._failing = False
+        return report
+
+    def _is_our_turn(self) -> bool:
+        if not isinstance(self._store, Leasing):
+            return True
+        # A little less than the interval, so that the next run finds it free.
+        return self._store.lease("purge", max(1, int(self._seconds * 900)))
+
+    def _start(self) -> None:
+        if self._scheduler is not None:
+            # The scheduler waits by the wall clock. If that was set back, its wait may be hours.
+            self._scheduler.modify_job(self._id, next_run_time=datetime.now(timezone.utc))
+            return
+        self._scheduler = self._settings.scheduler or _process_scheduler()
+        self._scheduler.add_job(
+            _run,
+            IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
+            args=[weakref.ref(self)],
+            id=self._id,
+            name="Flask-SafeSession purge",
+            coalesce=True,
+            misfire_grace_time=None,
+            max_instances=1,
+            replace_existing=True,
+        )
+        weakref.finalize(self, _remove_job, self._scheduler, self._id).atexit = False
+
+    def _forked(self) -> None:
+        self._running = threading.Lock()
+        if self._seconds:
+            self._look_at = 0.0
+        self._scheduler = None
+
+
+def _run(reaper: weakref.ref[Reaper]) -> None:
+    alive = reaper()
+    if alive is not None:
+        alive.run()
+
+
+def _remove_job(scheduler: Any, job_id: str) -> None:
+    try:
+        scheduler.remove_job(job_id)
+    except JobLookupError:
+        pass  # the scheduler was the app's own, and has been cleared
+
+
+class _DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """Runs each job on a daemon thread: a purge in progress does not hold up the exit."""
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        threading.Thread(
+            target=self._work, args=(job, run_times), name="safesession-purge", daemon=True
+        ).start()
+
+    def _work(self, job: Any, run_times: list[datetime]) -> None:
+        try:
+            events = run_job(job, job._jobstore_alias, run_times, self._logger.name)
+        except BaseException as error:  # handed to the scheduler, as its own executors do
+            self._run_job_error(job.id, error, error.__traceback__)
+        else:
+            self._run_job_success(job.id, events)
+
+
+_reapers: weakref.WeakSet[Reaper] = weakref.WeakSet()
+_lock = threading.Lock()
+_scheduler: BackgroundScheduler | None = None
+
+
+def _process_scheduler() -> BackgroundScheduler:
+    """The one scheduler of this process, for all apps that have none of their own."""
+    global _scheduler  # noqa: PLW0603  # one a process is the point
+    with _lock:
+        if _scheduler is None:
+            executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
+            _scheduler = BackgroundScheduler(
+                daemon=True, timezone=timezone.utc, executors=executors
+            )
+            _scheduler.start()
+        return _scheduler
+
+
+def _after_fork() -> None:
+    global _scheduler, _lock  # noqa: PLW0603  # the parent's thread is not here, its locks may be
+    _scheduler, _lock = None, threading.Lock()
+    for reaper in _reapers:
+        reaper._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

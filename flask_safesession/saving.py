@@ -1,0 +1,287 @@
+"""What a request did to its session, carried over to the store: one call, more only on a conflict.
+
+Nothing here knows of cookies or responses. What can go wrong, and what then happens:
+
+- *Two requests change one session.* The second commit is refused with the stored bytes; both changes
+  are merged key by key, and tried again until the store's time-out.
+- *The session ended meanwhile.* Nothing is written and an event says so. A login is the exception:
+  what this request itself changed becomes a new session, so that neither a flood nor a double click
+  can block logins. A session that was deleted only because it had become empty did not end on
+  purpose: changes made meanwhile become a new session, too.
+- *A reply is lost.* Stores recognise a repeated call by its stamp.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from .codec import decode, encode
+from .errors import SessionTooLarge, StoreFull, StoreUnavailable
+from .events import (
+    Event,
+    SessionCreated,
+    SessionEnded,
+    SessionLost,
+    SessionMerged,
+    SessionRejected,
+    SessionRotated,
+)
+from .record import Draft, Record
+from .session import Loaded, Session, is_empty, is_permanent, merge, own_changes
+from .settings import Settings
+from .stores.base import EMPTIED, UNKNOWN, Conflict, Gone, Live, Rules, Store, Taken, Terms
+from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
+
+_T = TypeVar("_T")
+Cookie = Literal["keep", "set", "delete"]
+
+
+class Saved(NamedTuple):
+    """What became of the session.
+
+    :param cookie: what the browser's cookie needs.
+    :param sid: the ID that it is to hold.
+    :param fresh: the ID is a new one.
+    """
+
+    cookie: Cookie = "keep"
+    sid: SessionID | None = None
+    fresh: bool = False
+
+
+class Identity(NamedTuple):
+    """Who a session belongs to, as its data says: user and tier."""
+
+    user: Any
+    tier: str
+
+    @property
+    def user_tag(self) -> str:
+        return NO_USER if self.user is None else user_tag(self.user)
+
+
+def identify(data: dict[Any, Any], settings: Settings) -> Identity:
+    """The user (the first user key with a value) and the tier of a session with *data*."""
+    user = next((data[key] for key in settings.user_keys if data.get(key) is not None), None)
+    value = data.get(settings.tier_key)
+    return Identity(user, settings.rules.policy.tier_of(value, has_user=user is not None))
+
+
+def save(session: Session, store: Store, settings: Settings, *, slide: bool) -> Saved:
+    """Store what changed, if anything did, and say what the cookie needs.
+
+    :raises StoreUnavailable: the store did not answer, or conflicts went on until its time-out.
+    :raises StoreFull: no room.
+    :raises SessionTooLarge: over ``SAFESESSION_MAX_SESSION_SIZE``.
+    :raises TypeError: something in it cannot be stored.
+    """
+    return _Save(session, store, settings, slide=slide).run()
+
+
+class _Save:
+    """One save: the request's data, what it was loaded as, and the attempts to store it."""
+
+    def __init__(self, session: Session, store: Store, settings: Settings, *, slide: bool) -> None:
+        loaded, data = session._loaded, session._data
+        self._session = session
+        self._store = store
+        self._settings = settings
+        self._rules: Rules = settings.rules
+        self._slide = slide
+        self._loaded = loaded
+        self._record = loaded.record
+        self._data: dict[Any, Any] = {} if data is None else data
+        self._conflicts = 0
+        self._until = time.monotonic() + settings.store_timeout
+
+    def run(self) -> Saved:
+        while True:
+            saved = self._attempt()
+            if saved is not None:
+                return saved
+            if time.monotonic() > self._until:
+                raise StoreUnavailable("the session kept changing until the store's time-out")
+
+    # -- deciding -------------------------------------------------------------------------------
+
+    def _attempt(self) -> Saved | None:
+        """One try; ``None``: something changed meanwhile, so try again."""
+        session, record = self._session, self._record
+        if record is None:
+            return self._without_record()
+        if session._cleared:
+            return self._end()
+        payload = encode(self._data, record.payload)
+        marked = session._forced or session._renewed or session._signed_in
+        if payload == record.payload and not marked:
+            return Saved()
+        who = identify(self._data, self._settings)
+        if record.user != NO_USER and who.user is None:
+            return self._end()
+        if is_empty(self._data):
+            return self._delete(record)
+        moved = who.user_tag != record.user or tier_tag(who.tier) != record.tier
+        if moved or session._renewed or session._signed_in:
+            return self._rotate(record, payload)
+        return self._commit(record, payload)
+
+    def _without_record(self) -> Saved | None:
+        if is_empty(self._data):
+            return Saved()
+        if self._loaded.buried is not None and not self._is_login():
+            return self._lost(self._loaded.buried)
+        return self._create()
+
+    def _is_login(self) -> bool:
+        return self._session._signed_in and self._who().user is not None
+
+    # -- doing ----------------------------------------------------------------------------------
+
+    def _create(self) -> Saved | None:
+        sid, who = new_id(), self._who()
+        draft = self._draft(encode(self._data))
+        answer = self._admitted(lambda: self._store.create(sid.key, draft, self._rules))
+        if isinstance(answer, Taken):
+            return None
+        self._note(SessionCreated(sid.key, who.tier))
+        return self._stored(answer, sid, fresh=True)
+
+    def _commit(self, record: Record, payload: bytes) -> Saved | None:
+        draft, sid = self._draft(payload), self._sid()
+        answer = self._store.commit(sid.key, draft, record.stamps[0], slide=self._slide)
+        if not isinstance(answer, Live):
+            return self._not_done(answer)
+        sign = self._loaded.stale or is_permanent(self._data) != self._loaded.permanent
+        return self._stored(answer, sid, cookie="set" if sign else "keep")
+
+    def _rotate(self, record: Record, payload: bytes, *, force: bool = False) -> Saved | None:
+        """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
+        old, sid, cleared = self._sid(), new_id(), self._session._cleared
+        expected, reason = (None, "logout") if force else (record.stamps[0], "rotated")
+        terms = Terms(expected, restart=self._is_login() or cleared, reason=reason)
+        draft = self._draft(payload)
+        answer = self._admitted(
+            lambda: self._store.rotate(old.key, sid.key, draft, self._rules, terms)
+        )
+        if isinstance(answer, Taken):
+            return None
+        if not isinstance(answer, Live):
+            return self._not_done(answer)
+        tier = self._who().tier
+        if force:
+            self._note(SessionEnded(old.key, "logout", self._tier(record)))
+            self._note(SessionCreated(sid.key, tier))
+        else:
+            self._note(SessionRotated(sid.key, old.key, tier))
+        return self._stored(answer, sid, fresh=True)
+
+    def _end(self) -> Saved | None:
+        """``clear()``, ``invalidate()`` or the loss of the user: it ends, whatever is in flight."""
+        assert self._record is not None
+        if not is_empty(self._data):
+            return self._rotate(self._record, encode(self._data), force=True)
+        sid = self._sid()
+        answer = self._store.end(sid.key, new_stamp(), "logout", None)
+        if isinstance(answer, Live):
+            self._note(SessionEnded(sid.key, "logout", self._tier(answer.record)))
+        elif isinstance(answer, Gone) and not answer.repeated:
+            self._note_end(answer)
+            return self._forgotten("keep")
+        return self._forgotten("delete")
+
+    def _delete(self, record: Record) -> Saved | None:
+        """Nothing is left in it. Unlike a logout, this gives way to a change made meanwhile."""
+        answer = self._store.end(self._sid().key, new_stamp(), EMPTIED, record.stamps[0])
+        if isinstance(answer, Conflict):
+            return self._not_done(answer)
+        if isinstance(answer, Gone) and not answer.repeated:
+            self._note_end(answer)
+            return self._forgotten("keep")
+        # A page that showed the last flash ended nothing: the cookie stays, for a sibling request
+        # may be about to store under a new one. An app that took out its last key meant it.
+        only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent"}
+        return self._forgotten("keep" if only_flashes else "delete")
+
+    def _admitted(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except StoreFull:
+            self._note(SessionRejected("full", self._who().tier))
+            raise
+
+    def _draft(self, payload: bytes) -> Draft:
+        who = self._who()
+        if len(payload) > self._settings.max_size:
+            self._note(SessionRejected("too-large", who.tier))
+            raise SessionTooLarge(len(payload), self._settings.max_size)
+        limits = self._rules.policy.limits(who.tier)
+        tag = tier_tag(who.tier)
+        return Draft(new_stamp(), limits.idle, limits.lifetime, tag, who.user_tag, payload)
+
+    # -- what came of it ------------------------------------------------------------------------
+
+    def _not_done(self, answer: Conflict | Gone) -> Saved | None:
+        assert self._record is not None
+        if isinstance(answer, Conflict):
+            self._data = merge(self._record.payload, self._data, answer.record.payload)
+            self._record = answer.record
+            self._conflicts += 1
+            return None
+        self._note_end(answer)
+        if self._is_login() or answer.reason == EMPTIED:
+            # Only what this request itself changed: the rest ended with the session.
+            if not self._session._cleared:
+                self._data = own_changes(self._record.payload, self._data)
+            self._record = None
+            return self._create() if not is_empty(self._data) else self._forgotten("keep")
+        return self._lost(answer.reason)
+
+    def _stored(
+        self, answer: Live, sid: SessionID, *, cookie: Cookie = "set", fresh: bool = False
+    ) -> Saved:
+        for gone in answer.removed:
+            self._note(SessionEnded(gone.key, gone.reason, self._rules.policy.name_of(gone.tier)))
+        if self._conflicts:
+            self._note(SessionMerged(sid.key, self._conflicts))
+        permanent = is_permanent(self._data)
+        self._session._rebase(
+            Loaded(
+                self._data,
+                sid,
+                answer.record,
+                permanent=permanent,
+                now=answer.now,
+                total=answer.total,
+            )
+        )
+        return Saved(cookie, sid, fresh)
+
+    def _forgotten(self, cookie: Cookie) -> Saved:
+        self._session._rebase(Loaded({}, self._loaded.sid))
+        return Saved(cookie)
+
+    def _lost(self, reason: str) -> Saved:
+        self._note(SessionLost(self._sid().key, reason))
+        self._session._rebase(Loaded({}, self._loaded.sid, buried=reason))
+        return Saved()
+
+    def _note_end(self, answer: Gone) -> None:
+        """The store found the session due: that is its end, noticed by this request."""
+        if not answer.buried and answer.reason != UNKNOWN:
+            tier = self._rules.policy.name_of(answer.tier)
+            self._note(SessionEnded(self._sid().key, answer.reason, tier))
+
+    def _who(self) -> Identity:
+        return identify(self._data, self._settings)
+
+    def _sid(self) -> SessionID:
+        assert self._loaded.sid is not None
+        return self._loaded.sid
+
+    def _tier(self, record: Record) -> str:
+        return self._rules.policy.name_of(record.tier)
+
+    def _note(self, event: Event) -> None:
+        self._session._events.append(event)

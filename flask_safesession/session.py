@@ -1,0 +1,284 @@
+"""The mapping that views see, what it remembers of a request, and how two requests' changes merge.
+
+A session has looked at nothing until it is first used; then it asks its loader, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from flask.sessions import SessionMixin
+
+from .codec import decode, encode_value
+from .events import Event, logger
+from .record import Record
+from .tokens import SessionID
+
+_PERMANENT = "_permanent"
+# Flask-Login asks for these after every response. They are set and taken out within one request,
+# so that a session that was not loaded has none of them.
+_EPHEMERAL = frozenset({"_remember", "_remember_seconds"})
+
+
+class Loaded(NamedTuple):
+    """What the loader found behind the cookie.
+
+    :param data: the record's data, decoded: this request's own copy.
+    :param sid: the ID in the cookie, if its signature holds.
+    :param record: the live record, or ``None``.
+    :param buried: the reason on the ID's tombstone, if it has one: this request must not store.
+    :param stale: the cookie was signed with a fallback key.
+    :param permanent: the browser's cookie outlives the browser.
+    :param now: the store's clock in milliseconds, 0 if it was not asked.
+    :param total: sessions in the store, where a save had them counted; else 0.
+    """
+
+    data: dict[Any, Any]
+    sid: SessionID | None = None
+    record: Record | None = None
+    buried: str | None = None
+    stale: bool = False
+    permanent: bool = False
+    now: int = 0
+    total: int = 0
+
+
+class SessionInfo(NamedTuple):
+    """What is known of a session, at ``flask.session.info``. Times are UTC.
+
+    :param user: the value under the user key, ``None`` for a stranger.
+    :param tier: the name of its tier.
+    :param handle: names the session in logs and lists; it is no credential. ``None`` while new.
+    :param new: it is not stored yet.
+    :param created_at: when it was made; ``None`` while new, like the other times.
+    :param last_active: its last use that was written down (see ``SAFESESSION_TOUCH_INTERVAL``).
+    :param expires_at: when it ends unless it is used before.
+    """
+
+    user: Any
+    tier: str
+    handle: str | None
+    new: bool
+    created_at: datetime | None
+    last_active: datetime | None
+    expires_at: datetime | None
+
+
+class Session(SessionMixin):
+    """A session whose data comes from the store at first use.
+
+    :param load: gives what is behind the cookie; called once at most.
+    :param describe: gives :class:`SessionInfo` for the session as it is now.
+    :param user_keys: assigning one of these is a login.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Session], Loaded],
+        describe: Callable[[Session], SessionInfo],
+        user_keys: tuple[str, ...],
+    ) -> None:
+        self._load = load
+        self._describe = describe
+        self._user_keys = user_keys
+        self._loaded = Loaded({})
+        self._data: dict[Any, Any] | None = None
+        self._permanent: bool | None = None
+        self._changed = False
+        self._forced = False
+        self._cleared = False
+        self._renewed = False
+        self._signed_in = False
+        self._saved = False
+        self._failed: Exception | None = None
+        self._cookie: object = None
+        self._events: list[Event] = []
+
+    # -- loading --------------------------------------------------------------------------------
+
+    def _use(self) -> dict[Any, Any]:
+        """The data, loaded now if it is not yet."""
+        if self._data is not None:
+            return self._data
+        try:
+            loaded = self._load(self)
+        except Exception as error:
+            # Said once. From here on the request sees an empty scratch, so that its error page can
+            # be drawn, and nothing of it is stored.
+            self._failed = error
+            self._data = {}
+            raise
+        data = loaded.data
+        if self._permanent is not None and bool(data.get(_PERMANENT)) != self._permanent:
+            data[_PERMANENT] = self._permanent
+        if self._data is None:  # else another thread of a stream was faster: its data is in use
+            self._loaded, self._data = loaded, data
+        return self._data
+
+    def _rebase(self, loaded: Loaded) -> None:
+        """From here on *loaded* is what is stored: a second save finds nothing to do."""
+        self._loaded, self._data = loaded, loaded.data
+        self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
+        self._saved = True
+
+    def _change(self) -> dict[Any, Any]:
+        data = self._use()
+        if self._saved and not self._changed:
+            logger.warning(
+                "the session was written after its response was built; the change is not stored."
+                " In a streaming view, change the session before the stream begins"
+            )
+        self._changed = True
+        return data
+
+    # -- the mapping ----------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> Any:
+        return self._use()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._change()[key] = value
+        if key in self._user_keys:
+            self._signed_in = value is not None
+
+    def __delitem__(self, key: str) -> None:
+        data = self._use()
+        if key not in data:
+            raise KeyError(key)
+        del self._change()[key]
+
+    def __contains__(self, key: object) -> bool:
+        if self._data is None and key in _EPHEMERAL:
+            return False
+        return key in self._use()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._use())
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._use())
+
+    def __len__(self) -> int:
+        return len(self._use())
+
+    def __or__(self, other: Any) -> Any:
+        return self._use() | dict(other) if isinstance(other, MutableMapping) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return dict(other) | self._use() if isinstance(other, MutableMapping) else NotImplemented
+
+    def __ior__(self, other: Any) -> Session:
+        self.update(other)
+        return self
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict with the same items."""
+        return dict(self._use())
+
+    def clear(self) -> None:
+        """End this session, whatever else is in flight. What is written afterwards is a new one."""
+        self._change().clear()
+        self._cleared = True
+        self._signed_in = False
+
+    def __repr__(self) -> str:
+        # Neither the ID nor a store call: this is what debuggers and tracebacks show.
+        return f"<Session {'not loaded' if self._data is None else self._data!r}>"
+
+    # -- what Flask asks for --------------------------------------------------------------------
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the cookie outlives the browser. Assigning it loads nothing."""
+        if self._data is None and self._permanent is not None:
+            return self._permanent
+        return bool(self._use().get(_PERMANENT, False))
+
+    @permanent.setter
+    def permanent(self, value: bool) -> None:
+        self._permanent = bool(value)
+        if self._data is not None and bool(self._data.get(_PERMANENT)) != self._permanent:
+            self._change()[_PERMANENT] = self._permanent
+
+    @property
+    def modified(self) -> bool:
+        """Whether a key was assigned or removed. Assigning ``True`` forces a write.
+
+        Changes inside values need no mark: they are noticed when the response is built.
+        """
+        return self._changed or self._forced
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        if value:
+            self._use()
+        else:
+            self._changed = False
+        self._forced = value
+
+    @property
+    def new(self) -> bool:  # type: ignore[override]
+        """Whether the session is not stored yet."""
+        self._use()
+        return self._loaded.record is None
+
+    # -- ours -----------------------------------------------------------------------------------
+
+    def regenerate(self) -> None:
+        """Give the session a new ID when the response is built; data and age stay."""
+        self._use()
+        self._renewed = True
+
+    def invalidate(self) -> None:
+        """End the session, whatever else is in flight, and forget its data."""
+        self.clear()
+
+    @property
+    def info(self) -> SessionInfo:
+        """What is known of this session: user, tier, handle, times."""
+        self._use()
+        return self._describe(self)
+
+
+def as_datetime(milliseconds: int) -> datetime:
+    """A store's time as an aware UTC datetime."""
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+
+
+def is_empty(data: dict[Any, Any]) -> bool:
+    """Whether there is nothing worth storing: only ``_permanent`` counts as empty, too."""
+    return not data or data.keys() <= {_PERMANENT}
+
+
+def is_permanent(data: dict[Any, Any]) -> bool:
+    """Whether the session's cookie is to outlive the browser."""
+    return bool(data.get(_PERMANENT))
+
+
+def own_changes(base: bytes, mine: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of *mine* that are not as they were loaded (*base*)."""
+    before = _encoded(decode(base)) if base else {}
+    return {key: mine[key] for key, value in _encoded(mine).items() if before.get(key) != value}
+
+
+def merge(base: bytes, mine: dict[Any, Any], theirs: bytes) -> dict[Any, Any]:
+    """Two requests' changes to what both had loaded, key by key: mine where I changed, else theirs.
+
+    Values are compared encoded: ``1`` is not ``True``, and NaN is NaN.
+    """
+    before, here = _encoded(decode(base)), _encoded(mine)
+    merged = decode(theirs)
+    for key in {**before, **here}:
+        if before.get(key) == here.get(key):
+            continue
+        if key in here:
+            merged[key] = mine[key]
+        else:
+            merged.pop(key, None)
+    return merged
+
+
+def _encoded(data: dict[Any, Any]) -> dict[Any, bytes]:
+    return {key: encode_value(value) for key, value in data.items()}

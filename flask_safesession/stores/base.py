@@ -1,0 +1,233 @@
+"""What a store is: a handful of operations, each one atomic step by the store's own clock.
+
+A store never sees an ID (a *key* is its digest) and never looks into a payload. "Absent, expired or
+not ours" is an answer (:class:`Gone`), not an error. Every operation raises
+:class:`~flask_safesession.errors.StoreUnavailable` when the store did not answer.
+
+A store that passes :class:`flask_safesession.testing.StoreContract` is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from ..expiry import Policy
+from ..record import Draft, Record
+
+#: How long an explicit end is remembered, in milliseconds.
+TOMBSTONE_TTL = 60_000
+#: Why a :class:`Gone` session is not there, beside the reasons of a tombstone.
+UNKNOWN = "unknown"
+#: The reason of a session that was deleted because nothing was left in it.
+EMPTIED = "emptied"
+#: The reason of a session that had to make room for another.
+EVICTED = "evicted"
+
+
+class Cap(NamedTuple):
+    """How many sessions there may be.
+
+    :param total: live sessions in all.
+    :param users: of these, sessions with a user: at most 95 %, so that strangers find room.
+    :param per_user: sessions of one user; one more ends that user's oldest.
+    :param evict: make room by evicting; otherwise a full store refuses.
+    """
+
+    total: int
+    users: int
+    per_user: int
+    evict: bool
+
+    @classmethod
+    def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
+        """A cap with the strangers' share left free: a 20th, and one session at least."""
+        return cls(total, max(1, total - max(1, -(-total // 20))), per_user, evict)
+
+
+class Rules(NamedTuple):
+    """What a store has to enforce, handed to it with each call that needs it."""
+
+    policy: Policy
+    cap: Cap
+
+
+class Removed(NamedTuple):
+    """A session that the store removed by itself, and why (``idle``, ``lifetime``, ``evicted``)."""
+
+    key: str
+    tier: str
+    reason: str
+
+
+class Live(NamedTuple):
+    """The session is there (now): its record, and who had to go for it.
+
+    :param now: the store's clock, in milliseconds.
+    :param total: sessions in the store after an admission; 0 where nothing was counted.
+    """
+
+    record: Record
+    now: int
+    removed: tuple[Removed, ...] = ()
+    total: int = 0
+
+
+class Gone(NamedTuple):
+    """The session is not there.
+
+    :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed it;
+        ``corrupt`` where something else stands in its place; or the reason on its tombstone.
+    :param buried: there is a tombstone: it was ended on purpose, a moment ago.
+    :param tier: the tag of the tier it had, where this call removed it.
+    :param repeated: this very call ended it already, and the reply was lost.
+    """
+
+    reason: str
+    buried: bool = False
+    tier: str = ""
+    repeated: bool = False
+
+
+class Conflict(NamedTuple):
+    """Someone else wrote the session since it was loaded: this is what it is now."""
+
+    record: Record
+
+
+class Taken(NamedTuple):
+    """There is something under this key already; take another ID."""
+
+
+class PurgeStep(NamedTuple):
+    """What one bounded purge step did.
+
+    :param due: sessions removed because they were due.
+    :param trimmed: live sessions removed because the store was over its cap.
+    :param more: there is more to do.
+    """
+
+    due: int
+    trimmed: int
+    more: bool
+    removed: tuple[Removed, ...] = ()
+
+
+class Census(NamedTuple):
+    """How many sessions there are.
+
+    :param live: sessions that are not due, by tier; strangers stand under ``anonymous``.
+    :param due: sessions past their deadline that are still to be removed.
+    :param overdue: milliseconds since the oldest of these was due.
+    """
+
+    live: Mapping[str, int]
+    due: int
+    overdue: int
+
+    @property
+    def total(self) -> int:
+        """Live sessions in all."""
+        return sum(self.live.values())
+
+
+class AuditStep(NamedTuple):
+    """One slice of index and records compared. ``done``: everything has been seen once."""
+
+    mended: int
+    done: bool
+
+
+class Store(Protocol):
+    """The operations. ``shared``: several processes see the same sessions."""
+
+    shared: bool
+
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """The session, its idle time restarted if *slide* and the touch interval has passed.
+
+        Limits that are shorter than those it was written under are applied; longer ones are not.
+        """
+        ...
+
+    def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        """Store a new session, with admission.
+
+        :raises StoreFull: there is no room, and none may be made.
+        """
+        ...
+
+    def commit(
+        self, key: str, draft: Draft, expected: str, *, slide: bool
+    ) -> Live | Gone | Conflict:
+        """Replace the session's data if its last stamp is *expected*; tier and user stay."""
+        ...
+
+    def rotate(
+        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Live | Gone | Conflict | Taken:
+        """End the session under *key* and let it go on under *new*, in one step.
+
+        :raises StoreFull: as in :meth:`create`; the session is as it was.
+        """
+        ...
+
+    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Live | Gone | Conflict:
+        """End the session and leave a tombstone with *reason*; the answer has its last record.
+
+        :param stamp: names this call, so that a repetition is recognised.
+        :param expected: only if its last stamp is this one; ``None``: whatever is in flight.
+        """
+        ...
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """Remove up to *limit* due sessions, oldest first; then what is over the cap."""
+        ...
+
+    def census(self, rules: Rules) -> Census:
+        """Count what is there. Costs a few index look-ups, never a walk."""
+        ...
+
+    def close(self) -> None:
+        """Release connections. The store can be used again after it."""
+        ...
+
+
+class Terms(NamedTuple):
+    """How a rotation goes.
+
+    :param expected: the stamp that the session must have; ``None``: whatever is in flight.
+    :param restart: both clocks start anew (a login); otherwise the session keeps its age.
+    :param reason: for the tombstone of the old ID.
+    """
+
+    expected: str | None
+    restart: bool
+    reason: str
+
+
+@runtime_checkable
+class Leasing(Protocol):
+    """A store that can choose one process of a fleet for a task."""
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """Whether the caller is the one: nobody else is, for that long."""
+        ...
+
+
+@runtime_checkable
+class Auditing(Protocol):
+    """A store whose index and records may come to differ."""
+
+    def audit(self, rules: Rules, limit: int) -> AuditStep:
+        """Compare the next *limit* or so entries and mend what differs."""
+        ...
+
+
+@runtime_checkable
+class Inspecting(Protocol):
+    """A store whose server can be set up badly."""
+
+    def inspect(self) -> list[str]:
+        """One sentence for each setting of the server that should be mended."""
+        ...

@@ -1,0 +1,168 @@
+-- Put before the scripts that admit a session. Chooses who has to go for it: reads only, so that a
+-- refusal leaves everything as it was. Twin of _Choice in memory.py.
+local SWEEP = 3
+local MAX_EVICTIONS = 16
+
+local function new_choice(p, now, evict)
+  return {p = p, now = now, evict = evict, victims = {}, taken = {}, total = 0, users = 0}
+end
+
+local function count(choice, bucket)
+  choice.total = choice.total + 1
+  if bucket ~= ANONYMOUS then choice.users = choice.users + 1 end
+end
+
+local function take(choice, entry, bucket, evicted)
+  choice.taken[string.sub(entry, 1, 24)] = true
+  choice.victims[#choice.victims + 1] = {entry, bucket, evicted}
+  count(choice, bucket)
+end
+
+-- Takes up to wanted sessions of these buckets in order, those nearest their end first.
+local function pick(choice, buckets, wanted)
+  local found = 0
+  for _, bucket in ipairs(buckets) do
+    local at, more = 0, true
+    while more and found < wanted do
+      local entries = redis.call('ZRANGE', choice.p .. ':t:' .. bucket, at, at + wanted, 'WITHSCORES')
+      more = #entries > 0
+      at = at + #entries / 2
+      for i = 1, #entries, 2 do
+        local evicted = tonumber(entries[i + 1]) > choice.now
+        more = more and found < wanted and (choice.evict or not evicted)
+        if more and not choice.taken[string.sub(entries[i], 1, 24)] then
+          take(choice, entries[i], bucket, evicted)
+          found = found + 1
+        end
+      end
+    end
+  end
+  return found
+end
+
+local function make_room(choice, buckets, excess)
+  local wanted = math.min(excess, MAX_EVICTIONS)
+  return excess <= 0 or pick(choice, buckets, wanted) == wanted
+end
+
+-- Due sessions of these buckets, up to limit of each.
+local function sweep(choice, buckets, limit)
+  for _, bucket in ipairs(buckets) do
+    local name = choice.p .. ':t:' .. bucket
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', name, '-inf', choice.now, 'LIMIT', 0, limit)) do
+      if not choice.taken[string.sub(entry, 1, 24)] then take(choice, entry, bucket, false) end
+    end
+  end
+end
+
+-- A user at the user's own cap: what is due of theirs, then their oldest. Entries of the user's set
+-- that no record stands behind are no sessions: they are returned, to be removed.
+local function choose_own(choice, r, allowed)
+  local own, live, stale = {}, {}, {}
+  for _, key in ipairs(redis.call('ZRANGE', choice.p .. ':u:' .. r.user, 0, -1)) do
+    if not choice.taken[key] then own[#own + 1] = key end
+  end
+  if #own < allowed then return stale end
+  for _, key in ipairs(own) do
+    local theirs = parse(head(choice.p .. ':s:' .. key))
+    if not theirs or theirs.user ~= r.user then
+      stale[#stale + 1] = key
+    elseif deadline(theirs) <= choice.now then
+      take(choice, key .. r.user, theirs.bucket, false)
+    else
+      live[#live + 1] = {key .. r.user, theirs.bucket}
+    end
+  end
+  for i = 1, #live + 1 - allowed do take(choice, live[i][1], live[i][2], true) end
+  return stale
+end
+
+-- The rules in ARGV from at on: caps for all, users and one user, evict (1 or 0), then the tiers of
+-- users in the order of eviction, each as tag and name.
+local function read_rules(at)
+  local rules = {
+    total = tonumber(ARGV[at]),
+    users = tonumber(ARGV[at + 1]),
+    per_user = tonumber(ARGV[at + 2]),
+    evict = ARGV[at + 3] == '1',
+    order = {},
+    names = {},
+  }
+  for i = at + 4, #ARGV, 2 do
+    rules.order[#rules.order + 1] = ARGV[i]
+    rules.names[ARGV[i]] = ARGV[i + 1]
+  end
+  return rules
+end
+
+-- The buckets of users that exist, in the order of eviction: tiers no longer configured first.
+local function user_buckets(p, rules)
+  local buckets, present = {}, {}
+  for _, tag in ipairs(redis.call('HKEYS', p .. ':tiers')) do
+    present[tag] = true
+    if not rules.names[tag] then buckets[#buckets + 1] = tag end
+  end
+  for _, tag in ipairs(rules.order) do
+    if present[tag] then buckets[#buckets + 1] = tag end
+  end
+  return buckets, present
+end
+
+local function with_anonymous(buckets)
+  return {ANONYMOUS, unpack(buckets)}
+end
+
+local function held(p, buckets)
+  local sum = 0
+  for _, bucket in ipairs(buckets) do sum = sum + redis.call('ZCARD', p .. ':t:' .. bucket) end
+  return sum
+end
+
+-- Removes the victims and appends each as key, tier tag and reason. What stands under a victim's key
+-- and is not a record (a tombstone, somebody else's value) is left alone.
+local function dismiss(choice, found)
+  for _, victim in ipairs(choice.victims) do
+    local entry, bucket, evicted = victim[1], victim[2], victim[3]
+    local key, user = string.sub(entry, 1, 24), string.sub(entry, 25)
+    local name = choice.p .. ':s:' .. key
+    local r, other = parse(head(name))
+    if r or other[1] == NEWER then redis.call('UNLINK', name) end
+    redis.call('ZREM', choice.p .. ':t:' .. bucket, entry)
+    if user ~= '' then redis.call('ZREM', choice.p .. ':u:' .. user, key) end
+    found[#found + 1] = key
+    found[#found + 1] = r and r.tier or bucket
+    found[#found + 1] = evicted and 'evicted' or r and ended_by(r) or 'idle'
+  end
+  return found
+end
+
+-- Stores the session r under key; leaving, if any, is the one that it takes the place of.
+local function admit(p, key, draft, r, now, rules, leaving)
+  local choice = new_choice(p, now, rules.evict)
+  if leaving then
+    choice.taken[leaving.key] = true
+    count(choice, leaving.r.bucket)
+  end
+  local users, present = user_buckets(p, rules)
+  local everybody = with_anonymous(users)
+  sweep(choice, everybody, SWEEP)
+  local users_held = held(p, users)
+  local total = users_held + held(p, {ANONYMOUS})
+  local stale = {}
+  if r.user ~= STRANGER then
+    stale = choose_own(choice, r, rules.per_user)
+    if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
+  end
+  local buckets = r.user == STRANGER and {ANONYMOUS} or everybody
+  if not make_room(choice, buckets, total - choice.total + 1 - rules.total) then return {FULL} end
+
+  write(p, key, draft, r, now)
+  if r.user ~= STRANGER then
+    redis.call('ZADD', p .. ':u:' .. r.user, r.created, key)
+    if not present[r.tier] then redis.call('HSET', p .. ':tiers', r.tier, rules.names[r.tier]) end
+    for _, gone in ipairs(stale) do redis.call('ZREM', p .. ':u:' .. r.user, gone) end
+  end
+  local found = answer(now, r)
+  found[4] = total - choice.total + 1
+  return dismiss(choice, found)
+end

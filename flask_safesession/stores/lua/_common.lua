@@ -1,0 +1,114 @@
+-- Put before every script. Everything is local: a global would outlive the script.
+--
+-- A record is a string: magic and version 1-3, stamps 4-27, created 28-40, last active 41-53,
+-- absolute deadline 54-66, idle allowance 67-78, tier tag 79-84, user tag 85-104, payload.
+-- A tombstone is 'SST', the stamp of the call that left it, and the reason.
+-- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
+-- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name).
+local HEADER = 104
+local STRANGER = string.rep(' ', 20)
+local ANONYMOUS = 'anonymous'
+local TOMBSTONE_TTL = 60000
+-- Redis' own expiry is a net under the purge, this much later.
+local NET = 300000
+
+-- The first element of every answer.
+local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
+
+local function clock()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function split(key)
+  return string.sub(key, 1, -28), string.sub(key, -24)
+end
+
+-- Whether an answer of redis.pcall is the error that a key of another type gives.
+local function wrong_type(answer)
+  return type(answer) == 'table' and answer.err and string.find(answer.err, 'WRONGTYPE', 1, true)
+end
+
+-- The record in raw bytes (or a head of them), or nil and the answer to give.
+local function parse(raw)
+  if wrong_type(raw) then return nil, {FOREIGN} end
+  if type(raw) == 'table' then return nil, raw end
+  if not raw or raw == '' then return nil, {UNKNOWN} end
+  local magic = string.sub(raw, 1, 3)
+  if magic == 'SST' then return nil, {BURIED, string.sub(raw, 12), string.sub(raw, 4, 11)} end
+  if magic ~= 'SS1' then
+    return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
+  end
+  local r = {
+    stamp = string.sub(raw, 4, 11),
+    older = string.sub(raw, 12, 27),
+    created = tonumber(string.sub(raw, 28, 40)),
+    last = tonumber(string.sub(raw, 41, 53)),
+    absolute = tonumber(string.sub(raw, 54, 66)),
+    idle = tonumber(string.sub(raw, 67, 78)),
+    tier = string.sub(raw, 79, 84),
+    user = string.sub(raw, 85, 104),
+  }
+  if #r.user < 20 or not (r.created and r.last and r.absolute and r.idle) then
+    return nil, {FOREIGN}
+  end
+  r.bucket = r.user == STRANGER and ANONYMOUS or r.tier
+  return r
+end
+
+local function head(key)
+  return redis.pcall('GETRANGE', key, 0, HEADER - 1)
+end
+
+local function deadline(r)
+  return math.min(r.absolute, r.last + r.idle)
+end
+
+local function ended_by(r)
+  return r.absolute <= r.last + r.idle and 'lifetime' or 'idle'
+end
+
+local function written_by(r, stamp)
+  return r.stamp == stamp or string.sub(r.older, 1, 8) == stamp or string.sub(r.older, 9) == stamp
+end
+
+local function member(key, r)
+  return r.user == STRANGER and key or key .. r.user
+end
+
+local function unindex(p, key, r)
+  redis.call('ZREM', p .. ':t:' .. r.bucket, member(key, r))
+  if r.user ~= STRANGER then redis.call('ZREM', p .. ':u:' .. r.user, key) end
+end
+
+-- UNLINK comes first: it needs no memory, so that the script is not refused at maxmemory.
+local function remove(p, key, r)
+  redis.call('UNLINK', p .. ':s:' .. key)
+  unindex(p, key, r)
+end
+
+local function due(p, key, r)
+  remove(p, key, r)
+  return {DUE, ended_by(r), r.tier}
+end
+
+local function bury(p, key, stamp, reason)
+  redis.call('SET', p .. ':s:' .. key, 'SST' .. stamp .. reason, 'PX', TOMBSTONE_TTL)
+end
+
+local function times(r)
+  return string.format('%013d%013d%013d%012d', r.created, r.last, r.absolute, r.idle)
+end
+
+-- Writes a draft as the record r. SET comes first: at maxmemory the script fails whole. The payload
+-- is not concatenated here; the head is patched in place.
+local function write(p, key, draft, r, now)
+  local name = p .. ':s:' .. key
+  redis.call('SET', name, draft, 'PX', math.max(1, deadline(r) - now + NET))
+  redis.call('SETRANGE', name, 3, r.stamp .. r.older .. times(r))
+  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
+end
+
+local function answer(now, r)
+  return {LIVE, now, 'SS1' .. r.stamp .. r.older .. times(r) .. r.tier .. r.user}
+end

@@ -1,0 +1,17 @@
+-- KEYS: record. ARGV: stamp of this call, reason, expected stamp or ''. Answers LIVE, now, head of
+-- what is over now.
+local p, key = split(KEYS[1])
+local raw = redis.pcall('GET', KEYS[1])
+local r, other = parse(raw)
+local now = clock()
+if not r then
+  -- This very call has been here before, and its reply was lost.
+  if other[1] == BURIED and other[3] == ARGV[1] then return {BURIED, other[2], 'again'} end
+  return other
+end
+if deadline(r) <= now then return due(p, key, r) end
+if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, raw} end
+
+remove(p, key, r)
+bury(p, key, ARGV[1], ARGV[2])
+return answer(now, r)

@@ -1,0 +1,29 @@
+-- KEYS: old record, new record. ARGV: expected stamp or '', restart (1 or 0), reason, draft, rules.
+-- Answers as create does. Everything in one step: there is never a moment with both or neither.
+local p, old = split(KEYS[1])
+local _, key = split(KEYS[2])
+local r = parse(string.sub(ARGV[4], 1, HEADER))
+local now = clock()
+local stored = parse(head(KEYS[2]))
+if stored and written_by(stored, r.stamp) then
+  local found = answer(now, stored)
+  found[4] = 0
+  return found
+end
+if redis.call('EXISTS', KEYS[2]) == 1 then return {TAKEN} end
+
+local leaving, other = parse(head(KEYS[1]))
+if not leaving then return other end
+if deadline(leaving) <= now then return due(p, old, leaving) end
+if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
+
+r.older = leaving.stamp .. string.sub(leaving.older, 1, 8)
+r.created = ARGV[2] == '1' and now or leaving.created
+r.last = now
+r.absolute = r.created + r.absolute
+local found = admit(p, key, ARGV[4], r, now, read_rules(5), {key = old, r = leaving})
+if found[1] == LIVE then
+  unindex(p, old, leaving)
+  bury(p, old, r.stamp, ARGV[3])
+end
+return found

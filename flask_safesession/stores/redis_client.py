@@ -1,0 +1,130 @@
+"""A redis-py client on which every call ends in time, whatever the client was that it is made from.
+
+redis-py limits the wait for one piece of one reply; reconnecting, the handshake and the next piece
+start anew, and its own retries come on top (59 seconds on a stopped server by default). Here a call
+has one deadline, and each wait on the socket gets what is left of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeAlias
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import BlockingConnectionPool, ConnectionPool
+from redis.retry import Retry
+
+from ..errors import ConfigError
+
+Client: TypeAlias = "redis.Redis[Any]"
+
+_call = threading.local()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Everything that this thread does on a bounded client ends within *seconds*."""
+    _call.until = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        del _call.until
+
+
+def remaining() -> float:
+    """Seconds that this thread's call has left.
+
+    :raises redis.TimeoutError: none.
+    """
+    left: float = getattr(_call, "until", time.monotonic() + 1) - time.monotonic()
+    if left <= 0:
+        raise redis.TimeoutError("no time left for this call")
+    return left
+
+
+def bounded(client: object, timeout: float) -> Client:
+    """A client of our own to the server of *client*; *client* itself is not touched.
+
+    :param timeout: seconds that one call may take.
+    :raises ConfigError: it is not a client that can be used safely, with what to do instead.
+    """
+    if not isinstance(client, redis.Redis):
+        raise ConfigError(
+            [
+                f"SAFESESSION_STORE is a {type(client).__module__}.{type(client).__name__}; give a"
+                " redis.Redis client, a URL such as redis://localhost:6379/0, or a Store"
+            ]
+        )
+    if client.connection is not None:
+        raise ConfigError(
+            [
+                "SAFESESSION_STORE is a client with single_connection_client=True, on which threads"
+                " would read each other's replies; make the client without it"
+            ]
+        )
+    pool = client.connection_pool
+    if type(pool) not in (ConnectionPool, BlockingConnectionPool):
+        raise ConfigError(
+            [
+                f"SAFESESSION_STORE is a client on a {type(pool).__name__}, which is not supported"
+                " yet; give a client of one standalone server"
+            ]
+        )
+    return redis.Redis(connection_pool=_pool_like(pool, timeout))
+
+
+def _pool_like(pool: ConnectionPool, timeout: float) -> ConnectionPool:
+    kwargs = {name: value for name, value in pool.connection_kwargs.items() if name in _KEPT}
+    kwargs |= {name: v for name, v in pool.connection_kwargs.items() if name.startswith("ssl")}
+    kwargs |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+    limits: dict[str, Any] = {"socket_timeout": timeout, "decode_responses": False}
+    if "path" not in kwargs:
+        limits["socket_connect_timeout"] = timeout
+    kind = _timed(pool.connection_class)
+    if isinstance(pool, BlockingConnectionPool):
+        return BlockingConnectionPool(
+            pool.max_connections, timeout, connection_class=kind, **kwargs, **limits
+        )
+    return ConnectionPool(kind, pool.max_connections, **kwargs, **limits)
+
+
+# What says where the server is and who we are. Everything else (decoding, retries, caches, hooks on
+# the client's own pool) is that client's business.
+_KEPT = frozenset(
+    "host port db path username password credential_provider client_name protocol"
+    " health_check_interval socket_keepalive socket_keepalive_options socket_type redis_connect_func"
+    # fakeredis' connections find their server by these
+    " server server_key version server_type connected lua_modules client_class".split()
+)
+
+
+@cache
+def _timed(base: type[Any]) -> type[Any]:
+    """A connection class whose every wait is cut to what is left of the call."""
+
+    class Timed(base):
+        def connect(self) -> None:
+            if getattr(self, "_sock", None) is None:
+                self.socket_timeout = self.socket_connect_timeout = remaining()
+                super().connect()
+
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            self.connect()
+            _cut(self)
+            super().send_packed_command(command, check_health)
+
+        def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            _cut(self)
+            return super().read_response(*args, **kwargs)
+
+    return Timed
+
+
+def _cut(connection: Any) -> None:
+    if hasattr(sock := connection._sock, "settimeout"):
+        sock.settimeout(remaining())

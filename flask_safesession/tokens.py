@@ -1,0 +1,124 @@
+"""Session IDs: make, sign, verify; and the digests under which the store knows things.
+
+The ID is the credential and exists in the cookie alone. The store is given its digest, so that a
+dump of the store holds nothing that works as a cookie (Rack's CVE-2019-16782).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+from itsdangerous import BadSignature, Signer
+
+#: Characters of a storage key: 144 bits of SHA-256.
+KEY_LENGTH = 24
+#: Characters of a user tag: 120 bits of SHA-256.
+USER_TAG_LENGTH = 20
+#: Characters of a tier tag. Tiers are a handful of configured names: 36 bits tell them apart.
+TIER_TAG_LENGTH = 6
+#: The user tag of a session without a user.
+NO_USER = " " * USER_TAG_LENGTH
+
+_SALT = b"flask-safesession.id"
+# The leading character says the shard; there is one so far.
+_SHARD = "A"
+_GRAMMAR = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
+# An ID, a dot and 43 characters of HMAC-SHA-256. Anything longer is not worth hashing.
+_MAX_COOKIE = 128
+
+
+class SessionID:
+    """The credential of one session. Its ``repr`` shows the storage key, never the ID.
+
+    :param secret: the 44 characters that stand in the cookie.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    @cached_property
+    def key(self) -> str:
+        """The storage key, also shown as the session's *handle*: it is no credential."""
+        return _digest("id", self._secret, KEY_LENGTH)
+
+    def reveal(self) -> str:
+        """The ID itself: for the cookie, and for nothing else."""
+        return self._secret
+
+    def __repr__(self) -> str:
+        return f"<SessionID {self.key}>"
+
+
+class Verified(NamedTuple):
+    """A cookie whose signature holds. ``current``: by the current key, not a fallback."""
+
+    sid: SessionID
+    current: bool
+
+
+def new_id() -> SessionID:
+    """A fresh ID with 256 bits from the system's source of randomness (ASVS 7.2.3)."""
+    return SessionID(_SHARD + secrets.token_urlsafe(32))
+
+
+def new_stamp() -> str:
+    """Eight random characters that name one logical write of a record."""
+    return secrets.token_urlsafe(6)
+
+
+def sign(sid: SessionID, key: str | bytes) -> str:
+    """The cookie's value: the ID, signed with *key* (HMAC-SHA-256, a salt of its own)."""
+    return _signer((key,)).sign(sid.reveal()).decode("ascii")
+
+
+def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) -> Verified | None:
+    """The ID in a cookie's *value*, or ``None`` if it is forged, malformed or too long.
+
+    The signature comes first, then the grammar: nothing is ever looked up that was not ours.
+
+    :param key: the current secret key.
+    :param fallbacks: older keys that still verify (``SECRET_KEY_FALLBACKS``).
+    """
+    if not value or len(value) > _MAX_COOKIE:
+        return None
+    if (sid := _verify(value, (key,))) is not None:
+        return Verified(sid, current=True)
+    older = tuple(fallbacks)
+    if older and (sid := _verify(value, older)) is not None:
+        return Verified(sid, current=False)
+    return None
+
+
+def user_tag(user: object) -> str:
+    """The digest that stands for a user in the store; the same on every machine and key."""
+    return _digest("user", str(user), USER_TAG_LENGTH)
+
+
+def tier_tag(tier: str) -> str:
+    """The fixed-width digest that stands for a tier's name in a record."""
+    return _digest("tier", tier, TIER_TAG_LENGTH)
+
+
+def _digest(purpose: str, text: str, length: int) -> str:
+    raw = sha256(f"{purpose}:{text}".encode("utf-8", "surrogatepass")).digest()
+    return urlsafe_b64encode(raw).decode("ascii")[:length]
+
+
+def _verify(value: str, keys: tuple[str | bytes, ...]) -> SessionID | None:
+    try:
+        secret = _signer(keys).unsign(value.encode("ascii")).decode("ascii")
+    except (BadSignature, UnicodeError):
+        return None
+    return SessionID(secret) if _GRAMMAR.fullmatch(secret) else None
+
+
+@lru_cache(maxsize=32)
+def _signer(keys: tuple[str | bytes, ...]) -> Signer:
+    # Building a signer costs more than verifying with one.
+    return Signer(list(keys), salt=_SALT, key_derivation="hmac", digest_method=sha256)
