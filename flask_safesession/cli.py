@@ -103,10 +103,14 @@ def check(state: Any, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _ignore(done: int) -> None:
+    """Where no progress is shown."""
+
+
 @contextmanager
 def _progress(length: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     if not shown:
-        yield lambda done: None
+        yield _ignore
         return
     with click.progressbar(length=length, label="Purging", file=sys.stderr) as bar:
         yield bar.update

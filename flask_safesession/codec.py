@@ -32,7 +32,7 @@ class UndecodableError(ValueError):
 def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
     """The bytes of *data*.
 
-    :param known: bytes that were decoded before. If *data* still has these, nothing more is checked.
+    :param known: bytes that were decoded before. If *data* still has these, it is not checked.
     :raises TypeError: a value cannot be stored; the message names its path.
     """
     try:
@@ -64,9 +64,7 @@ def decode(packed: bytes) -> dict[Any, Any]:
 
 
 def _pack(value: object) -> bytes:
-    return msgpack.packb(  # type: ignore[no-any-return]
-        value, default=_reduce, strict_types=True, unicode_errors="surrogatepass"
-    )
+    return msgpack.packb(value, default=_reduce, strict_types=True, unicode_errors="surrogatepass")
 
 
 def _unpack(packed: bytes) -> Any:
@@ -149,13 +147,13 @@ def _zone(offset: int | None) -> tzinfo | None:
 
 
 def _to_datetime(packed: bytes) -> datetime:
-    *parts, fold, offset = _unpack(packed)
-    return datetime(*parts, tzinfo=_zone(offset), fold=fold)
+    year, month, day, hour, minute, second, micro, fold, offset = _unpack(packed)
+    return datetime(year, month, day, hour, minute, second, micro, _zone(offset), fold=fold)
 
 
 def _to_time(packed: bytes) -> time:
-    *parts, fold, offset = _unpack(packed)
-    return time(*parts, tzinfo=_zone(offset), fold=fold)
+    hour, minute, second, micro, fold, offset = _unpack(packed)
+    return time(hour, minute, second, micro, _zone(offset), fold=fold)
 
 
 _RESTORERS: dict[int, Callable[[bytes], object]] = {

@@ -1,7 +1,7 @@
 """What happens to sessions, as blinker signals with frozen payloads.
 
-Receivers are called with the app as sender and the payload as ``event``, after the response's cookie
-is set, at most once for each event. No payload carries a session's ID or its data.
+Receivers are called with the app as sender and the payload as ``event``, after the response's
+cookie is set, at most once for each event. No payload carries a session's ID or its data.
 
     @session_ended.connect_via(app)
     def note(app, event):
@@ -14,7 +14,7 @@ import logging
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from blinker import Namespace, NamedSignal
+from blinker import NamedSignal, Namespace
 
 logger = logging.getLogger("flask_safesession")
 

@@ -36,8 +36,8 @@ class SafeSession:
         app = Flask(__name__)
         SafeSession(app, idle_timeout="10m")
 
-    :param app: the app to set up now; otherwise call :meth:`init_app` later, for one app or several.
-    :param overrides: settings in lower case without ``SAFESESSION_``; they win over ``app.config``.
+    :param app: the app to set up now; otherwise call :meth:`init_app`, for one app or several.
+    :param overrides: settings in lower case without the prefix; they win over ``app.config``.
     :raises ConfigError: with every problem in the settings.
     """
 
@@ -114,6 +114,8 @@ def _open_store(settings: Settings) -> Store:
     from .stores.redis import RedisStore
 
     options: dict[str, Any] = {"prefix": settings.key_prefix, "timeout": settings.store_timeout}
-    return RedisStore.from_url(given, **options) if isinstance(given, str) else RedisStore(
-        given, **options
+    return (
+        RedisStore.from_url(given, **options)
+        if isinstance(given, str)
+        else RedisStore(given, **options)
     )

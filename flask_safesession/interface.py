@@ -1,7 +1,8 @@
 """Flask's session interface: the only place where cookies exist.
 
-``open_session`` hands out a session that has looked at nothing; ``save_session`` stores what changed
-and sets the cookie only where the browser's must change, and only after the store has said yes.
+``open_session`` hands out a session that has looked at nothing; ``save_session`` stores what
+changed and sets the cookie only where the browser's must change, and only after the store has said
+yes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from math import ceil
 from typing import Any
 
@@ -20,7 +22,7 @@ from .codec import UndecodableError, decode
 from .errors import RETRY_AFTER, SessionTooLarge, StoreFull, StoreUnavailable
 from .events import SessionEnded, StoreFailed, emit, logger
 from .saving import Saved, identify, save
-from .session import Loaded, Session, SessionInfo, as_datetime, is_permanent
+from .session import Buried, Loaded, Session, SessionInfo, Stored, as_datetime, is_permanent
 from .settings import Settings
 from .stores.base import EMPTIED, UNKNOWN, Gone, Store
 from .tokens import SessionID, Verified, sign, unsign
@@ -33,9 +35,25 @@ PASSIVE = "_safesession_passive"
 _MAX_COOKIES = 4
 # Headers that belong to the page that is replaced. The others (security policies, CORS) stay.
 _OF_THE_PAGE = frozenset(
-    "accept-ranges cache-control content-disposition content-encoding content-language"
-    " content-length content-location content-range content-type etag expires last-modified link"
-    " location set-cookie transfer-encoding www-authenticate".split()
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+        "etag",
+        "expires",
+        "last-modified",
+        "link",
+        "location",
+        "set-cookie",
+        "transfer-encoding",
+        "www-authenticate",
+    }
 )
 
 
@@ -72,7 +90,7 @@ class SafeSessionInterface(SessionInterface):
         if session._failed is None:
             self._save(app, session, response)
         if session._failed is not None:
-            self._admit_failure(app, session, response)
+            self._admit_failure(app, session, response, session._failed)
         response.vary.add("Cookie")
         events, session._events = session._events, []
         for event in events:
@@ -84,16 +102,15 @@ class SafeSessionInterface(SessionInterface):
         self._warn_of_processes(request)
         slide = not _is_passive(app, request)
         buried: Loaded | None = None
-        unknown = Loaded({})
         for verified in self._verified(app, request):
             found = self._look_up(verified, session, slide=slide)
-            if found.record is not None:
+            if found.stored is not None:
                 return found
             buried = found if found.buried is not None else buried
-        return buried or unknown
+        return buried or Loaded({})
 
     def _verified(self, app: Flask, request: Request) -> Iterator[Verified]:
-        """The IDs in cookies of our name whose signature holds: forged ones beside them are dust."""
+        """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
         values = request.cookies.getlist(self.get_cookie_name(app))
         if not values:
             return
@@ -112,25 +129,34 @@ class SafeSessionInterface(SessionInterface):
             raise
         if isinstance(answer, Gone):
             if answer.buried:
-                return Loaded({}, sid, buried=None if answer.reason == EMPTIED else answer.reason)
+                ended = answer.reason != EMPTIED
+                return Loaded({}, buried=Buried(sid.key, answer.reason) if ended else None)
             if answer.reason != UNKNOWN:
-                tier = self._settings.rules.policy.name_of(answer.tier)
-                session._events.append(SessionEnded(sid.key, answer.reason, tier))
-            return Loaded({}, sid)
+                self._note_end(session, sid, answer.reason, answer.tier)
+            return Loaded({})
         try:
             data = decode(answer.record.payload)
         except UndecodableError:
-            tier = self._settings.rules.policy.name_of(answer.record.tier)
-            session._events.append(SessionEnded(sid.key, "corrupt", tier))
-            return Loaded({}, sid)
-        stale, permanent = not verified.current, is_permanent(data)
-        return Loaded(data, sid, answer.record, stale=stale, permanent=permanent, now=answer.now)
+            self._note_end(session, sid, "corrupt", answer.record.tier)
+            return Loaded({})
+        return Loaded(
+            data,
+            Stored(sid, answer.record),
+            stale=not verified.current,
+            permanent=is_permanent(data),
+            now=answer.now,
+        )
+
+    def _note_end(self, session: Session, sid: SessionID, reason: str, tier_tag: str) -> None:
+        tier = self._settings.rules.policy.name_of(tier_tag)
+        session._events.append(SessionEnded(sid.key, reason, tier))
 
     def _describe(self, session: Session) -> SessionInfo:
-        record, sid = session._loaded.record, session._loaded.sid
+        stored = session._loaded.stored
         who = identify(session._data or {}, self._settings)
-        if record is None or sid is None:
+        if stored is None:
             return SessionInfo(who.user, who.tier, None, True, None, None, None)
+        sid, record = stored
         times = (record.created, record.last_active, record.deadline)
         return SessionInfo(who.user, who.tier, sid.key, False, *map(as_datetime, times))
 
@@ -192,15 +218,17 @@ class SafeSessionInterface(SessionInterface):
     def _signed(self, app: Flask, sid: SessionID) -> str:
         return sign(sid, app.secret_key or "")
 
-    def _admit_failure(self, app: Flask, session: Session, response: Response) -> None:
+    def _admit_failure(
+        self, app: Flask, session: Session, response: Response, error: Exception
+    ) -> None:
         """No success is claimed for what was not stored."""
-        error = session._failed
-        assert error is not None
-        if session._changed and response.status_code < 500:
+        if session._changed and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             _replace(response, _handled(app, error))
-            if isinstance(error, (StoreUnavailable, StoreFull)) and response.status_code < 400:
-                response.status_code = 503
-        if response.status_code == 503 and "Retry-After" not in response.headers:
+            claims_success = response.status_code < HTTPStatus.BAD_REQUEST
+            if isinstance(error, (StoreUnavailable, StoreFull)) and claims_success:
+                response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        unavailable = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        if unavailable and "Retry-After" not in response.headers:
             response.headers["Retry-After"] = str(RETRY_AFTER)
 
     def _watch_the_cap(self, total: int) -> None:
@@ -225,15 +253,15 @@ def _is_passive(app: Flask, request: Request) -> bool:
 
 
 def _is_of_this_request(session: Session) -> bool:
-    return flask.session._get_current_object() is session  # type: ignore[attr-defined,no-any-return]
+    return flask.session._get_current_object() is session  # type: ignore[attr-defined]
 
 
 def _max_age(app: Flask, session: Session) -> int | None:
     """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
-    record = session._loaded.record
-    if record is None or not session._loaded.permanent:
+    loaded = session._loaded
+    if loaded.stored is None or not loaded.permanent:
         return None
-    left = (record.absolute - session._loaded.now) / 1000
+    left = (loaded.stored.record.absolute - loaded.now) / 1000
     return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
 
 
@@ -243,12 +271,13 @@ def _handled(app: Flask, error: Exception) -> Response:
     :raises Exception: *error* itself, where the app has no handler for it.
     """
     try:
-        raise error
-    except Exception:
+        raise error  # noqa: TRY301  # handlers expect the exception that is being handled
+    except Exception:  # noqa: BLE001  # and it is raised again where there is none
         handle: Any = app.handle_user_exception
         # Flask after 3.1 passes the context first.
         takes_context = len(inspect.signature(handle).parameters) > 1
-        context = [flask.globals.app_ctx._get_current_object()] if takes_context else []
+        proxy: Any = flask.globals.app_ctx
+        context = [proxy._get_current_object()] if takes_context else []
         return app.make_response(handle(*context, error))
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ class Reaper:
         _reapers.add(self)
 
     def wake(self) -> None:
-        """Start the job, or start it anew if it has missed its time. Cheap when there is nothing."""
+        """Start the job, or start it anew if it has missed its time. Cheap otherwise."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + 2 * self._seconds
             self._start()
@@ -193,10 +194,8 @@ def _run(reaper: weakref.ref[Reaper]) -> None:
 
 
 def _remove_job(scheduler: Any, job_id: str) -> None:
-    try:
+    with suppress(JobLookupError):  # the scheduler was the app's own, and has been cleared
         scheduler.remove_job(job_id)
-    except JobLookupError:
-        pass  # the scheduler was the app's own, and has been cleared
 
 
 class _DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
@@ -210,7 +209,7 @@ class _DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no
     def _work(self, job: Any, run_times: list[datetime]) -> None:
         try:
             events = run_job(job, job._jobstore_alias, run_times, self._logger.name)
-        except BaseException as error:  # handed to the scheduler, as its own executors do
+        except BaseException as error:  # noqa: BLE001  # handed on, as its own executors do
             self._run_job_error(job.id, error, error.__traceback__)
         else:
             self._run_job_success(job.id, events)
@@ -235,7 +234,7 @@ def _process_scheduler() -> BackgroundScheduler:
 
 
 def _after_fork() -> None:
-    global _scheduler, _lock  # noqa: PLW0603  # the parent's thread is not here, its locks may be
+    global _scheduler, _lock  # the parent's thread is not here, its locks may be
     _scheduler, _lock = None, threading.Lock()
     for reaper in _reapers:
         reaper._forked()

@@ -2,8 +2,8 @@
 
 Nothing here knows of cookies or responses. What can go wrong, and what then happens:
 
-- *Two requests change one session.* The second commit is refused with the stored bytes; both changes
-  are merged key by key, and tried again until the store's time-out.
+- *Two requests change one session.* The second commit is refused with the stored bytes; both
+  changes are merged key by key, and tried again until the store's time-out.
 - *The session ended meanwhile.* Nothing is written and an event says so. A login is the exception:
   what this request itself changed becomes a new session, so that neither a flood nor a double click
   can block logins. A session that was deleted only because it had become empty did not end on
@@ -29,7 +29,7 @@ from .events import (
     SessionRotated,
 )
 from .record import Draft, Record
-from .session import Loaded, Session, is_empty, is_permanent, merge, own_changes
+from .session import Buried, Loaded, Session, Stored, is_empty, is_permanent, merge, own_changes
 from .settings import Settings
 from .stores.base import EMPTIED, UNKNOWN, Conflict, Gone, Live, Rules, Store, Taken, Terms
 from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
@@ -59,6 +59,7 @@ class Identity(NamedTuple):
 
     @property
     def user_tag(self) -> str:
+        """What stands for the user in the store."""
         return NO_USER if self.user is None else user_tag(self.user)
 
 
@@ -91,7 +92,7 @@ class _Save:
         self._rules: Rules = settings.rules
         self._slide = slide
         self._loaded = loaded
-        self._record = loaded.record
+        self._stored = loaded.stored
         self._data: dict[Any, Any] = {} if data is None else data
         self._conflicts = 0
         self._until = time.monotonic() + settings.store_timeout
@@ -106,28 +107,29 @@ class _Save:
 
     # -- deciding -------------------------------------------------------------------------------
 
-    def _attempt(self) -> Saved | None:
+    def _attempt(self) -> Saved | None:  # noqa: PLR0911  # a table of cases, each a line
         """One try; ``None``: something changed meanwhile, so try again."""
-        session, record = self._session, self._record
-        if record is None:
-            return self._without_record()
+        session, stored = self._session, self._stored
+        if stored is None:
+            return self._start()
+        record = stored.record
         if session._cleared:
-            return self._end()
+            return self._end(stored)
         payload = encode(self._data, record.payload)
         marked = session._forced or session._renewed or session._signed_in
         if payload == record.payload and not marked:
             return Saved()
         who = identify(self._data, self._settings)
         if record.user != NO_USER and who.user is None:
-            return self._end()
+            return self._end(stored)
         if is_empty(self._data):
-            return self._delete(record)
+            return self._delete(stored)
         moved = who.user_tag != record.user or tier_tag(who.tier) != record.tier
         if moved or session._renewed or session._signed_in:
-            return self._rotate(record, payload)
-        return self._commit(record, payload)
+            return self._rotate(stored, payload)
+        return self._commit(stored, payload)
 
-    def _without_record(self) -> Saved | None:
+    def _start(self) -> Saved | None:
         if is_empty(self._data):
             return Saved()
         if self._loaded.buried is not None and not self._is_login():
@@ -146,21 +148,21 @@ class _Save:
         if isinstance(answer, Taken):
             return None
         self._note(SessionCreated(sid.key, who.tier))
-        return self._stored(answer, sid, fresh=True)
+        return self._done(answer, sid, fresh=True)
 
-    def _commit(self, record: Record, payload: bytes) -> Saved | None:
-        draft, sid = self._draft(payload), self._sid()
-        answer = self._store.commit(sid.key, draft, record.stamps[0], slide=self._slide)
+    def _commit(self, stored: Stored, payload: bytes) -> Saved | None:
+        sid, expected = stored.sid, stored.record.stamps[0]
+        answer = self._store.commit(sid.key, self._draft(payload), expected, slide=self._slide)
         if not isinstance(answer, Live):
-            return self._not_done(answer)
+            return self._not_done(stored, answer)
         sign = self._loaded.stale or is_permanent(self._data) != self._loaded.permanent
-        return self._stored(answer, sid, cookie="set" if sign else "keep")
+        return self._done(answer, sid, cookie="set" if sign else "keep")
 
-    def _rotate(self, record: Record, payload: bytes, *, force: bool = False) -> Saved | None:
+    def _rotate(self, stored: Stored, payload: bytes, *, force: bool = False) -> Saved | None:
         """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
-        old, sid, cleared = self._sid(), new_id(), self._session._cleared
+        (old, record), sid = stored, new_id()
         expected, reason = (None, "logout") if force else (record.stamps[0], "rotated")
-        terms = Terms(expected, restart=self._is_login() or cleared, reason=reason)
+        terms = Terms(expected, restart=self._is_login() or self._session._cleared, reason=reason)
         draft = self._draft(payload)
         answer = self._admitted(
             lambda: self._store.rotate(old.key, sid.key, draft, self._rules, terms)
@@ -168,36 +170,36 @@ class _Save:
         if isinstance(answer, Taken):
             return None
         if not isinstance(answer, Live):
-            return self._not_done(answer)
+            return self._not_done(stored, answer)
         tier = self._who().tier
         if force:
             self._note(SessionEnded(old.key, "logout", self._tier(record)))
             self._note(SessionCreated(sid.key, tier))
         else:
             self._note(SessionRotated(sid.key, old.key, tier))
-        return self._stored(answer, sid, fresh=True)
+        return self._done(answer, sid, fresh=True)
 
-    def _end(self) -> Saved | None:
-        """``clear()``, ``invalidate()`` or the loss of the user: it ends, whatever is in flight."""
-        assert self._record is not None
+    def _end(self, stored: Stored) -> Saved | None:
+        """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
         if not is_empty(self._data):
-            return self._rotate(self._record, encode(self._data), force=True)
-        sid = self._sid()
-        answer = self._store.end(sid.key, new_stamp(), "logout", None)
+            return self._rotate(stored, encode(self._data), force=True)
+        key = stored.sid.key
+        answer = self._store.end(key, new_stamp(), "logout", None)
         if isinstance(answer, Live):
-            self._note(SessionEnded(sid.key, "logout", self._tier(answer.record)))
+            self._note(SessionEnded(key, "logout", self._tier(answer.record)))
         elif isinstance(answer, Gone) and not answer.repeated:
-            self._note_end(answer)
+            self._note_end(stored, answer)
             return self._forgotten("keep")
         return self._forgotten("delete")
 
-    def _delete(self, record: Record) -> Saved | None:
+    def _delete(self, stored: Stored) -> Saved | None:
         """Nothing is left in it. Unlike a logout, this gives way to a change made meanwhile."""
-        answer = self._store.end(self._sid().key, new_stamp(), EMPTIED, record.stamps[0])
+        sid, record = stored
+        answer = self._store.end(sid.key, new_stamp(), EMPTIED, record.stamps[0])
         if isinstance(answer, Conflict):
-            return self._not_done(answer)
+            return self._not_done(stored, answer)
         if isinstance(answer, Gone) and not answer.repeated:
-            self._note_end(answer)
+            self._note_end(stored, answer)
             return self._forgotten("keep")
         # A page that showed the last flash ended nothing: the cookie stays, for a sibling request
         # may be about to store under a new one. An app that took out its last key meant it.
@@ -222,23 +224,22 @@ class _Save:
 
     # -- what came of it ------------------------------------------------------------------------
 
-    def _not_done(self, answer: Conflict | Gone) -> Saved | None:
-        assert self._record is not None
+    def _not_done(self, stored: Stored, answer: Conflict | Gone) -> Saved | None:
         if isinstance(answer, Conflict):
-            self._data = merge(self._record.payload, self._data, answer.record.payload)
-            self._record = answer.record
+            self._data = merge(stored.record.payload, self._data, answer.record.payload)
+            self._stored = Stored(stored.sid, answer.record)
             self._conflicts += 1
             return None
-        self._note_end(answer)
+        self._note_end(stored, answer)
         if self._is_login() or answer.reason == EMPTIED:
             # Only what this request itself changed: the rest ended with the session.
             if not self._session._cleared:
-                self._data = own_changes(self._record.payload, self._data)
-            self._record = None
+                self._data = own_changes(stored.record.payload, self._data)
+            self._stored = None
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
-        return self._lost(answer.reason)
+        return self._lost(Buried(stored.sid.key, answer.reason))
 
-    def _stored(
+    def _done(
         self, answer: Live, sid: SessionID, *, cookie: Cookie = "set", fresh: bool = False
     ) -> Saved:
         for gone in answer.removed:
@@ -249,8 +250,7 @@ class _Save:
         self._session._rebase(
             Loaded(
                 self._data,
-                sid,
-                answer.record,
+                Stored(sid, answer.record),
                 permanent=permanent,
                 now=answer.now,
                 total=answer.total,
@@ -259,26 +259,22 @@ class _Save:
         return Saved(cookie, sid, fresh)
 
     def _forgotten(self, cookie: Cookie) -> Saved:
-        self._session._rebase(Loaded({}, self._loaded.sid))
+        self._session._rebase(Loaded({}))
         return Saved(cookie)
 
-    def _lost(self, reason: str) -> Saved:
-        self._note(SessionLost(self._sid().key, reason))
-        self._session._rebase(Loaded({}, self._loaded.sid, buried=reason))
+    def _lost(self, buried: Buried) -> Saved:
+        self._note(SessionLost(buried.handle, buried.reason))
+        self._session._rebase(Loaded({}, buried=buried))
         return Saved()
 
-    def _note_end(self, answer: Gone) -> None:
+    def _note_end(self, stored: Stored, answer: Gone) -> None:
         """The store found the session due: that is its end, noticed by this request."""
         if not answer.buried and answer.reason != UNKNOWN:
             tier = self._rules.policy.name_of(answer.tier)
-            self._note(SessionEnded(self._sid().key, answer.reason, tier))
+            self._note(SessionEnded(stored.sid.key, answer.reason, tier))
 
     def _who(self) -> Identity:
         return identify(self._data, self._settings)
-
-    def _sid(self) -> SessionID:
-        assert self._loaded.sid is not None
-        return self._loaded.sid
 
     def _tier(self, record: Record) -> str:
         return self._rules.policy.name_of(record.tier)

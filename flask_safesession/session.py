@@ -22,13 +22,26 @@ _PERMANENT = "_permanent"
 _EPHEMERAL = frozenset({"_remember", "_remember_seconds"})
 
 
+class Stored(NamedTuple):
+    """A session that is in the store: its ID and its record."""
+
+    sid: SessionID
+    record: Record
+
+
+class Buried(NamedTuple):
+    """A session that was ended on purpose a moment ago: its handle, and why."""
+
+    handle: str
+    reason: str
+
+
 class Loaded(NamedTuple):
     """What the loader found behind the cookie.
 
     :param data: the record's data, decoded: this request's own copy.
-    :param sid: the ID in the cookie, if its signature holds.
-    :param record: the live record, or ``None``.
-    :param buried: the reason on the ID's tombstone, if it has one: this request must not store.
+    :param stored: the live session, or ``None``.
+    :param buried: the cookie's session was just ended: this request must not store a new one.
     :param stale: the cookie was signed with a fallback key.
     :param permanent: the browser's cookie outlives the browser.
     :param now: the store's clock in milliseconds, 0 if it was not asked.
@@ -36,9 +49,8 @@ class Loaded(NamedTuple):
     """
 
     data: dict[Any, Any]
-    sid: SessionID | None = None
-    record: Record | None = None
-    buried: str | None = None
+    stored: Stored | None = None
+    buried: Buried | None = None
     stale: bool = False
     permanent: bool = False
     now: int = 0
@@ -158,7 +170,7 @@ class Session(SessionMixin):
         return iter(self._use())
 
     def __reversed__(self) -> Iterator[str]:
-        return reversed(self._use())
+        return reversed(self.copy())
 
     def __len__(self) -> int:
         return len(self._use())
@@ -169,7 +181,7 @@ class Session(SessionMixin):
     def __ror__(self, other: Any) -> Any:
         return dict(other) | self._use() if isinstance(other, MutableMapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Session:
+    def __ior__(self, other: Any) -> Session:  # noqa: PYI034  # typing.Self is for 3.11
         self.update(other)
         return self
 
@@ -222,7 +234,7 @@ class Session(SessionMixin):
     def new(self) -> bool:  # type: ignore[override]
         """Whether the session is not stored yet."""
         self._use()
-        return self._loaded.record is None
+        return self._loaded.stored is None
 
     # -- ours -----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
-from .expiry import ANONYMOUS_TIER, Limits, Policy, milliseconds
+from .expiry import Limits, Policy, milliseconds
 from .stores.base import Cap, Rules
 
 PREFIX = "SAFESESSION_"
@@ -24,6 +24,8 @@ MEMORY_URL = "memory://"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey")
 
 _MAX_TOUCH = 60_000
+_SMALLEST_CAP = 2
+_LONGEST_COOKIE_NAME = 256
 _TIER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _MISSING = object()
 _T = TypeVar("_T")
@@ -99,7 +101,7 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     path = config.get("SESSION_COOKIE_PATH") or config.get("APPLICATION_ROOT") or "/"
     if lowered.startswith("__host-") and path != "/":
         problems.append(f"SESSION_COOKIE_NAME {name!r} wants SESSION_COOKIE_PATH '/', not {path!r}")
-    if len(name) > 256:
+    if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
     return problems
 
@@ -119,17 +121,17 @@ class _Reader:
         cap = self._cap(10_000 if in_memory else 1_000_000)
         size = self._number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024)
         interval = self._given.get(PREFIX + "CHECK_INTERVAL", DEFAULTS["CHECK_INTERVAL"])
-        settings = dict(
-            store=store,
-            tier_key=self._text("TIER_KEY"),
-            user_keys=self._user_keys(),
-            max_size=size,
-            check_interval=None if interval is None else self._duration("CHECK_INTERVAL"),
-            purge_batch=self._number("PURGE_BATCH", 200),
-            scheduler=self._scheduler(),
-            store_timeout=(self._duration("STORE_TIMEOUT") or 0) / 1000,
-            key_prefix=self._prefix(),
-        )
+        settings = {
+            "store": store,
+            "tier_key": self._text("TIER_KEY"),
+            "user_keys": self._user_keys(),
+            "max_size": size,
+            "check_interval": None if interval is None else self._duration("CHECK_INTERVAL"),
+            "purge_batch": self._number("PURGE_BATCH", 200),
+            "scheduler": self._scheduler(),
+            "store_timeout": (self._duration("STORE_TIMEOUT") or 0) / 1000,
+            "key_prefix": self._prefix(),
+        }
         if self._problems or policy is None:
             raise ConfigError(self._problems)
         return Settings(rules=Rules(policy, cap), **settings)
@@ -288,7 +290,7 @@ class _Reader:
         when_full = self._get("WHEN_FULL")
         if when_full not in ("evict", "reject"):
             self._problems.append(f"{PREFIX}WHEN_FULL is {when_full!r}: give 'evict' or 'reject'")
-        if total < 2:
+        if total < _SMALLEST_CAP:
             self._problems.append(
                 f"{PREFIX}MAX_SESSIONS is {total}: give 2 at least, one for a user and one for the"
                 " stranger who wants to sign in"
@@ -324,7 +326,7 @@ def _names(value: object) -> tuple[str, ...]:
     if not isinstance(names, Iterable):
         raise TypeError
     checked = tuple(_non_empty(name) for name in names)
-    return checked if checked else _names(None)
+    return checked or _names(None)
 
 
 def _plain(value: object) -> str:

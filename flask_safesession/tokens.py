@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from itsdangerous import BadSignature, Signer
+from itsdangerous.encoding import want_bytes
 
 #: Characters of a storage key: 144 bits of SHA-256.
 KEY_LENGTH = 24
@@ -121,4 +122,4 @@ def _verify(value: str, keys: tuple[str | bytes, ...]) -> SessionID | None:
 @lru_cache(maxsize=32)
 def _signer(keys: tuple[str | bytes, ...]) -> Signer:
     # Building a signer costs more than verifying with one.
-    return Signer(list(keys), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+    return Signer(map(want_bytes, keys), salt=_SALT, key_derivation="hmac", digest_method=sha256)

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 FLOORS = {
     **dict.fromkeys(["errors", "tokens", "record", "events"], 1),
     **dict.fromkeys(["expiry", "codec", "stores"], 2),
-    **dict.fromkeys(["settings", "session", "reaper"], 3),
-    **dict.fromkeys(["interface", "cli"], 4),
+    **dict.fromkeys(["settings", "session", "saving", "reaper"], 3),
+    **dict.fromkeys(["interface", "doctor", "cli"], 4),
     **dict.fromkeys(["extension", "testing", "__init__"], 5),
 }
 

@@ -76,8 +76,8 @@ class Live(NamedTuple):
 class Gone(NamedTuple):
     """The session is not there.
 
-    :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed it;
-        ``corrupt`` where something else stands in its place; or the reason on its tombstone.
+    :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed
+        it; ``corrupt`` where something else stands in its place; or the reason on its tombstone.
     :param buried: there is a tombstone: it was ended on purpose, a moment ago.
     :param tier: the tag of the tier it had, where this call removed it.
     :param repeated: this very call ended it already, and the reply was lost.
@@ -172,7 +172,9 @@ class Store(Protocol):
         """
         ...
 
-    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Live | Gone | Conflict:
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None
+    ) -> Live | Gone | Conflict:
         """End the session and leave a tombstone with *reason*; the answer has its last record.
 
         :param stamp: names this call, so that a repetition is recognised.

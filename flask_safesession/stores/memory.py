@@ -12,12 +12,10 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable
 
 from sortedcontainers import SortedList
 
-from ..errors import StoreFull
 from ..expiry import ANONYMOUS_TIER
 from ..record import HEADER, Draft, Record, dumps, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
@@ -26,7 +24,6 @@ from .base import (
     TOMBSTONE_TTL,
     UNKNOWN,
     AuditStep,
-    Cap,
     Census,
     Conflict,
     Gone,
@@ -37,15 +34,12 @@ from .base import (
     Taken,
     Terms,
 )
+from .eviction import Bucket, Choice, due_keys
 
 logger = logging.getLogger("flask_safesession")
 
-#: Due sessions that each creation removes from each tier, at most.
-SWEEP = 3
 #: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
 MAX_TOMBSTONES = 10_000
-#: Live sessions that one creation evicts at most, after a cap was lowered: the rest is the purge's.
-MAX_EVICTIONS = 16
 
 
 def store_clock() -> int:
@@ -138,7 +132,9 @@ class MemoryStore:
             self._bury(key, terms.reason, now)
             return live
 
-    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Live | Gone | Conflict:
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None
+    ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.end`. Nothing is repeated here, so *stamp* is not needed."""
         del stamp
         with self._lock:
@@ -157,7 +153,7 @@ class MemoryStore:
         with self._lock:
             now = self._clock()
             self._forget_tombstones(now)
-            due = [k for bucket in self._buckets.values() for k in _due(bucket, now, limit)]
+            due = [k for bucket in self._buckets.values() for k in due_keys(bucket, now, limit)]
             removed = [self._dismiss(key) for key in due[:limit]]
             victims = self._excess(rules, limit - len(removed))
             removed += [self._dismiss(key, reason) for key, reason in victims.items()]
@@ -201,9 +197,9 @@ class MemoryStore:
         self._reindex()
 
     def _reindex(self) -> None:
-        self._buckets: dict[str, SortedList] = {ANONYMOUS_TIER: SortedList()}
+        self._buckets: dict[str, Bucket] = {ANONYMOUS_TIER: SortedList()}
         # One string a session, tag + time of creation + key: a user's sessions are a range of it.
-        self._users: SortedList = SortedList()
+        self._users: SortedList[str] = SortedList()
         for key, raw in self._records.items():
             self._index(key, _parsed(raw))
 
@@ -273,7 +269,7 @@ class MemoryStore:
         Everything is chosen before anything is removed: a refusal leaves the store as it was.
         """
         cap = rules.cap
-        choice = _Choice(self._buckets, now, cap.evict)
+        choice = Choice(self._buckets, now, cap.evict)
         if leaving is not None:
             choice.leave(leaving, _bucket(_parsed(self._records[leaving])))
         choice.sweep()
@@ -285,7 +281,7 @@ class MemoryStore:
         choice.make_room(names, len(self._records) - choice.total + 1 - cap.total, cap)
         return choice.victims
 
-    def _choose_own(self, choice: _Choice, user: str, allowed: int) -> None:
+    def _choose_own(self, choice: Choice, user: str, allowed: int) -> None:
         own = [entry[-KEY_LENGTH:] for entry in self._users.irange(user, user + "~")]
         own = [key for key in own if not choice.has(key)]
         if len(own) < allowed:
@@ -304,66 +300,13 @@ class MemoryStore:
 
     def _excess(self, rules: Rules, limit: int) -> dict[str, str | None]:
         """Live sessions over a cap that was lowered, *limit* at most."""
-        choice = _Choice(self._buckets, self._clock(), evict=rules.cap.evict)
+        choice = Choice(self._buckets, self._clock(), evict=rules.cap.evict)
         if rules.cap.evict:
             users = self._user_buckets(rules)
             choice.pick(users, min(limit, len(self._users) - rules.cap.users))
             over = len(self._records) - choice.total - rules.cap.total
             choice.pick([ANONYMOUS_TIER, *users], min(limit - choice.total, over))
         return choice.victims
-
-
-class _Choice:
-    """Chooses who has to go. Reads the index only."""
-
-    def __init__(self, buckets: Mapping[str, SortedList], now: int, evict: bool) -> None:
-        self.now = now
-        self.victims: dict[str, str | None] = {}
-        self.total = 0
-        self.users = 0
-        self._leaving: str | None = None
-        self._buckets = buckets
-        self._evict = evict
-
-    def has(self, key: str) -> bool:
-        return key == self._leaving or key in self.victims
-
-    def leave(self, key: str, bucket: str) -> None:
-        """*key* goes anyway: it is counted, and nobody's victim."""
-        self._leaving = key
-        self._count(bucket)
-
-    def take(self, key: str, bucket: str, reason: str | None) -> None:
-        self.victims[key] = reason
-        self._count(bucket)
-
-    def sweep(self) -> None:
-        """A few due sessions of every tier: without a scheduler the store shrinks even so."""
-        for name, bucket in self._buckets.items():
-            for key in _due(bucket, self.now, SWEEP):
-                if not self.has(key):
-                    self.take(key, name, None)
-
-    def make_room(self, names: Iterable[str], excess: int, cap: Cap) -> None:
-        """Choose *excess* sessions, those nearest their end, tier by tier."""
-        if excess > 0 and self.pick(names, wanted := min(excess, MAX_EVICTIONS)) < wanted:
-            raise StoreFull(cap.total)
-
-    def pick(self, names: Iterable[str], wanted: int) -> int:
-        """Take up to *wanted* sessions from these tiers in order; how many were found."""
-        found = 0
-        for name in names:
-            for deadline, key in self._buckets[name]:
-                if found >= wanted or (deadline > self.now and not self._evict):
-                    break
-                if not self.has(key):
-                    self.take(key, name, None if deadline <= self.now else EVICTED)
-                    found += 1
-        return found
-
-    def _count(self, bucket: str) -> None:
-        self.total += 1
-        self.users += bucket != ANONYMOUS_TIER
 
 
 def _parsed(raw: bytes) -> Record:
@@ -376,10 +319,6 @@ def _bucket(record: Record) -> str:
 
 def _user_entry(record: Record, key: str) -> str:
     return f"{record.user}{record.created:013d}{key}"
-
-
-def _due(bucket: SortedList, now: int, limit: int) -> list[str]:
-    return [key for _, key in islice(bucket, min(limit, bucket.bisect_right((now, "~"))))]
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()

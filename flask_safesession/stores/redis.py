@@ -1,11 +1,11 @@
 """Sessions on Redis or Valkey: one Lua script for each operation, by the server's clock.
 
-The scripts stand in ``lua/`` with their protocol in a comment on top. Only this file knows redis-py;
-its errors leave here as ours.
+The scripts stand in ``lua/`` with their protocol in a comment on top. redis-py's errors leave here
+as ours.
 
-What a lost reply does: every script but ``create`` recognises its own repetition by the stamp in the
-record or tombstone, so these are sent again on a fresh connection while there is time. ``create`` is
-sent once; its orphan ends by its idle timeout.
+What a lost reply does: every script but ``create`` recognises its own repetition by the stamp in
+the record or tombstone, so these are sent again on a fresh connection while there is time.
+``create`` is sent once; its orphan ends by its idle timeout.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RedisStore:
     def __init__(
         self, client: Client, *, prefix: str = "safesession", timeout: float = 1.0
     ) -> None:
-        self._redis = bounded(client, timeout)
+        self._redis: Any = bounded(client, timeout)
         self._timeout = timeout
         self._slot = f"{{{prefix}:0}}"
         self._wired: tuple[Rules | None, bytes, tuple[bytes | int, ...]] = (None, b"", ())
@@ -115,7 +115,9 @@ class RedisStore:
             return _admitted(status, rest, draft, rules)
         return _refused(status, rest)
 
-    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Live | Gone | Conflict:
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None
+    ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.end`."""
         status, *rest = self._run(_END, (self._name(key),), (stamp, reason, expected or ""))
         if status == _LIVE:
@@ -130,6 +132,7 @@ class RedisStore:
 
     def census(self, rules: Rules) -> Census:
         """See :meth:`.base.Store.census`."""
+        del rules
         _, now, *rest = self._run(_CENSUS, (f"{self._slot}:tiers",), ())
         live: dict[str, int] = {}
         due, oldest = 0, now
@@ -154,7 +157,7 @@ class RedisStore:
 
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
-        info = self._call(lambda: self._redis.info(), repeatable=True)
+        info = self._call(self._redis.info, repeatable=True)
         return _findings(info)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from ..errors import ConfigError
 
-Client: TypeAlias = "redis.Redis[Any]"
+Client: TypeAlias = redis.Redis
 
 _call = threading.local()
 
@@ -54,31 +54,30 @@ def bounded(client: object, timeout: float) -> Client:
     :raises ConfigError: it is not a client that can be used safely, with what to do instead.
     """
     if not isinstance(client, redis.Redis):
-        raise ConfigError(
-            [
-                f"SAFESESSION_STORE is a {type(client).__module__}.{type(client).__name__}; give a"
-                " redis.Redis client, a URL such as redis://localhost:6379/0, or a Store"
-            ]
+        kind = f"{type(client).__module__}.{type(client).__name__}"
+        raise _refused(
+            f"is a {kind}; give a redis.Redis client, a URL such as redis://localhost:6379/0,"
+            " or a Store"
         )
     if client.connection is not None:
-        raise ConfigError(
-            [
-                "SAFESESSION_STORE is a client with single_connection_client=True, on which threads"
-                " would read each other's replies; make the client without it"
-            ]
+        raise _refused(
+            "is a client with single_connection_client=True, on which threads would read each"
+            " other's replies; make the client without it"
         )
     pool = client.connection_pool
     if type(pool) not in (ConnectionPool, BlockingConnectionPool):
-        raise ConfigError(
-            [
-                f"SAFESESSION_STORE is a client on a {type(pool).__name__}, which is not supported"
-                " yet; give a client of one standalone server"
-            ]
+        raise _refused(
+            f"is a client on a {type(pool).__name__}, which is not supported yet; give a client"
+            " of one standalone server"
         )
     return redis.Redis(connection_pool=_pool_like(pool, timeout))
 
 
-def _pool_like(pool: ConnectionPool, timeout: float) -> ConnectionPool:
+def _refused(why: str) -> ConfigError:
+    return ConfigError([f"SAFESESSION_STORE {why}"])
+
+
+def _pool_like(pool: Any, timeout: float) -> Any:
     kwargs = {name: value for name, value in pool.connection_kwargs.items() if name in _KEPT}
     kwargs |= {name: v for name, v in pool.connection_kwargs.items() if name.startswith("ssl")}
     kwargs |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
@@ -86,20 +85,39 @@ def _pool_like(pool: ConnectionPool, timeout: float) -> ConnectionPool:
     if "path" not in kwargs:
         limits["socket_connect_timeout"] = timeout
     kind = _timed(pool.connection_class)
-    if isinstance(pool, BlockingConnectionPool):
-        return BlockingConnectionPool(
-            pool.max_connections, timeout, connection_class=kind, **kwargs, **limits
-        )
+    make: Any = BlockingConnectionPool  # redis-py has types for its other pool only
+    if isinstance(pool, make):
+        return make(pool.max_connections, timeout, connection_class=kind, **kwargs, **limits)
     return ConnectionPool(kind, pool.max_connections, **kwargs, **limits)
 
 
 # What says where the server is and who we are. Everything else (decoding, retries, caches, hooks on
 # the client's own pool) is that client's business.
 _KEPT = frozenset(
-    "host port db path username password credential_provider client_name protocol"
-    " health_check_interval socket_keepalive socket_keepalive_options socket_type redis_connect_func"
-    # fakeredis' connections find their server by these
-    " server server_key version server_type connected lua_modules client_class".split()
+    {
+        "host",
+        "port",
+        "db",
+        "path",
+        "username",
+        "password",
+        "credential_provider",
+        "client_name",
+        "protocol",
+        "health_check_interval",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_type",
+        "redis_connect_func",
+        # fakeredis' connections find their server by these
+        "server",
+        "server_key",
+        "version",
+        "server_type",
+        "connected",
+        "lua_modules",
+        "client_class",
+    }
 )
 
 
@@ -107,7 +125,7 @@ _KEPT = frozenset(
 def _timed(base: type[Any]) -> type[Any]:
     """A connection class whose every wait is cut to what is left of the call."""
 
-    class Timed(base):
+    class Timed(base):  # type: ignore[misc]  # whichever class the given client uses
         def connect(self) -> None:
             if getattr(self, "_sock", None) is None:
                 self.socket_timeout = self.socket_connect_timeout = remaining()

