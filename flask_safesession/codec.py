@@ -39,7 +39,7 @@ def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
         packed = _pack(data)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _explained(data, error) from error
-    if packed != known and _depth_exceeds(data, MAX_DEPTH):
+    if packed != known and _may_be_deep(packed) and _depth_exceeds(data, MAX_DEPTH):
         raise TypeError(f"the session is nested more than {MAX_DEPTH} deep, or contains itself")
     return packed
 
@@ -190,7 +190,15 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((" member", part) for part in value)
 
 
+# Every level of nesting is one of these bytes at least: maps, arrays, and extensions for tuples and
+# sets. Text may have them too, so that their number proves only that something is shallow.
+_LEVELS = frozenset([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xE0)])
+_NOT_LEVELS = bytes(byte for byte in range(256) if byte not in _LEVELS)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+def _may_be_deep(packed: bytes) -> bool:
+    return len(packed.translate(None, _NOT_LEVELS)) > MAX_DEPTH
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

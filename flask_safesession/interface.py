@@ -17,6 +17,7 @@ from typing import Any
 import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+from werkzeug.sansio.http import parse_cookie
 
 from .codec import UndecodableError, decode
 from .errors import RETRY_AFTER, SessionTooLarge, StoreFull, StoreUnavailable
@@ -91,7 +92,7 @@ class SafeSessionInterface(SessionInterface):
             self._save(app, session, response)
         if session._failed is not None:
             self._admit_failure(app, session, response, session._failed)
-        response.vary.add("Cookie")
+        _vary_by_cookie(response)
         events, session._events = session._events, []
         for event in events:
             emit(app, event)
@@ -111,9 +112,10 @@ class SafeSessionInterface(SessionInterface):
 
     def _verified(self, app: Flask, request: Request) -> Iterator[Verified]:
         """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
-        values = request.cookies.getlist(self.get_cookie_name(app))
-        if not values:
-            return
+        name, header = self.get_cookie_name(app), request.environ.get("HTTP_COOKIE", "")
+        if f"{name}=" not in header:
+            return  # the usual stranger: parsing the header would cost more than all the rest
+        values = parse_cookie(header).getlist(name)
         fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
         for value in values[:_MAX_COOKIES]:
             verified = unsign(value, app.secret_key or "", fallbacks)
@@ -245,6 +247,13 @@ class SafeSessionInterface(SessionInterface):
             )
         elif 0 < total < cap * 0.75:
             self._nearly_full = False
+
+
+def _vary_by_cookie(response: Response) -> None:
+    if "Vary" in response.headers:
+        response.vary.add("Cookie")
+    else:  # the usual case, without building a set for it
+        response.headers["Vary"] = "Cookie"
 
 
 def _is_passive(app: Flask, request: Request) -> bool:

@@ -6,16 +6,18 @@ dump of the store holds nothing that works as a cookie (Rack's CVE-2019-16782).
 
 from __future__ import annotations
 
+import hmac
 import re
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
 from itsdangerous import BadSignature, Signer
 from itsdangerous.encoding import want_bytes
+from itsdangerous.signer import SigningAlgorithm
 
 #: Characters of a storage key: 144 bits of SHA-256.
 KEY_LENGTH = 24
@@ -42,11 +44,8 @@ class SessionID:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
-
-    @cached_property
-    def key(self) -> str:
-        """The storage key, also shown as the session's *handle*: it is no credential."""
-        return _digest("id", self._secret, KEY_LENGTH)
+        #: The storage key, also shown as the session's *handle*: it is no credential.
+        self.key = _digest("id", secret, KEY_LENGTH)
 
     def reveal(self) -> str:
         """The ID itself: for the cookie, and for nothing else."""
@@ -119,7 +118,22 @@ def _verify(value: str, keys: tuple[str | bytes, ...]) -> SessionID | None:
     return SessionID(secret) if _GRAMMAR.fullmatch(secret) else None
 
 
+class _HMAC(SigningAlgorithm):
+    """HMAC-SHA-256 in one call; itsdangerous' own builds an object for each."""
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        return hmac.digest(key, value, "sha256")
+
+
+class _Signer(Signer):
+    """Derives each key once: that costs more than a signature."""
+
+    @lru_cache(maxsize=32)  # noqa: B019  # as many signers as keys, kept by _signer() anyway
+    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
+        return super().derive_key(secret_key)
+
+
 @lru_cache(maxsize=32)
-def _signer(keys: tuple[str | bytes, ...]) -> Signer:
-    # Building a signer costs more than verifying with one.
-    return Signer(map(want_bytes, keys), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+def _signer(keys: tuple[str | bytes, ...]) -> _Signer:
+    as_bytes = map(want_bytes, keys)
+    return _Signer(as_bytes, _SALT, ".", "hmac", sha256, _HMAC())

@@ -63,12 +63,12 @@ class Removed(NamedTuple):
 class Live(NamedTuple):
     """The session is there (now): its record, and who had to go for it.
 
-    :param now: the store's clock, in milliseconds.
+    :param now: the store's clock, in milliseconds; 0 where nothing was written.
     :param total: sessions in the store after an admission; 0 where nothing was counted.
     """
 
     record: Record
-    now: int
+    now: int = 0
     removed: tuple[Removed, ...] = ()
     total: int = 0
 

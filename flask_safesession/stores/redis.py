@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 from redis.exceptions import NoScriptError, RedisError
@@ -38,21 +38,27 @@ from .redis_client import Client, bounded, deadline
 # The first element of every answer, as in lua/_common.lua.
 _UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
 _OLDEST = (6, 2)
+# Rules; their limits without and with a slide; their caps and tiers.
+_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes], tuple[bytes | int, ...]]
 
 
 class _Script:
     """A Lua script and the digest by which the server remembers it."""
 
-    def __init__(self, name: str, *, admits: bool = False) -> None:
-        parts = ["_common", *(["_admission"] if admits else []), name]
+    def __init__(self, *parts: str) -> None:
         folder = resources.files(__package__) / "lua"
         self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-_LOAD, _COMMIT, _END = _Script("load"), _Script("commit"), _Script("end")
-_CREATE, _ROTATE = _Script("create", admits=True), _Script("rotate", admits=True)
-_PURGE, _CENSUS, _AUDIT = _Script("purge", admits=True), _Script("census"), _Script("audit")
+_LOAD = _Script("load", "_common", "slide")
+_COMMIT = _Script("_common", "commit")
+_END = _Script("_common", "end")
+_CREATE = _Script("_common", "_admission", "create")
+_ROTATE = _Script("_common", "_admission", "rotate")
+_PURGE = _Script("_common", "_admission", "purge")
+_CENSUS = _Script("_common", "census")
+_AUDIT = _Script("_common", "audit")
 
 
 class RedisStore:
@@ -73,7 +79,7 @@ class RedisStore:
         self._redis: Any = bounded(client, timeout)
         self._timeout = timeout
         self._slot = f"{{{prefix}:0}}"
-        self._wired: tuple[Rules | None, bytes, tuple[bytes | int, ...]] = (None, b"", ())
+        self._wired: _Wired = (None, (b"", b""), ())
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "safesession", timeout: float = 1.0) -> RedisStore:
@@ -82,8 +88,11 @@ class RedisStore:
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        limits = self._wire(rules)[1]
-        status, *rest = self._run(_LOAD, (self._name(key),), (int(slide), limits))
+        limits = self._wire(rules)[1][slide]
+        answer = self._run(_LOAD, (self._name(key),), (limits,))
+        if isinstance(answer, bytes):
+            return Live(_record(answer[:HEADER], answer[HEADER:]))
+        status, *rest = answer
         if status == _LIVE:
             return Live(_record(rest[1], rest[2][HEADER:]), rest[0])
         return _gone(status, rest)
@@ -167,10 +176,11 @@ class RedisStore:
     def _name(self, key: str) -> str:
         return f"{self._slot}:s:{key}"
 
-    def _wire(self, rules: Rules) -> tuple[Rules | None, bytes, tuple[bytes | int, ...]]:
+    def _wire(self, rules: Rules) -> _Wired:
         """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
         if self._wired[0] is not rules:
-            self._wired = (rules, _limit_rows(rules), _cap_arguments(rules))
+            limits = _limit_rows(rules)
+            self._wired = (rules, (b"0" + limits, b"1" + limits), _cap_arguments(rules))
         return self._wired
 
     def _run(
@@ -180,7 +190,7 @@ class RedisStore:
         args: tuple[Any, ...],
         *,
         repeatable: bool = True,
-    ) -> list[Any]:
+    ) -> Any:
         def send() -> Any:
             tail = (len(keys), *keys, *args)
             try:
@@ -189,8 +199,7 @@ class RedisStore:
                 # A restart or SCRIPT FLUSH: sending the text also makes the server remember it.
                 return self._redis.execute_command("EVAL", script.text, *tail)
 
-        answer: list[Any] = self._call(send, repeatable=repeatable)
-        return answer
+        return self._call(send, repeatable=repeatable)
 
     def _call(self, send: Any, *, repeatable: bool) -> Any:
         try:

@@ -1,0 +1,31 @@
+-- The second part of load.lua, after the common functions: what is due, to be slid, to be put under
+-- shorter limits, or no record at all. Has raw of the first part.
+local p, key = split(KEYS[1])
+local r, other = parse(raw)
+if not r then return other end
+
+local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
+local idle = tonumber(string.sub(ARGV[1], row + 7, row + 18))
+local lifetime = tonumber(string.sub(ARGV[1], row + 19, row + 30))
+local touch = tonumber(string.sub(ARGV[1], row + 31, row + 42))
+local now = clock()
+
+-- A load shortens limits, never extends them.
+local changed = r.created + lifetime < r.absolute or idle < r.idle
+r.absolute = math.min(r.absolute, r.created + lifetime)
+r.idle = math.min(r.idle, idle)
+if deadline(r) <= now then return due(p, key, r) end
+
+if string.sub(ARGV[1], 1, 1) == '1' and now - r.last >= touch then
+  r.last = now
+  changed = true
+end
+-- PEXPIRE comes first: it needs no memory, so that reads and slides go on at maxmemory.
+if changed then
+  redis.call('PEXPIRE', KEYS[1], deadline(r) - now + NET)
+  redis.call('SETRANGE', KEYS[1], 27, times(r))
+  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
+end
+local found = answer(now, r)
+found[4] = raw
+return found
