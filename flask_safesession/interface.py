@@ -86,7 +86,10 @@ class SafeSessionInterface(SessionInterface):
         A save that fails becomes the response of the app's error handler, in place: Flask would
         make a 500 of an exception here, and call this a second time for its page.
         """
-        if not isinstance(session, Session) or session._data is None:
+        if not isinstance(session, Session):
+            return
+        if session._data is None:
+            session._saved = True
             return
         if session._failed is None:
             self._save(app, session, response)
