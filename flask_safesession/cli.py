@@ -50,7 +50,7 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     settings = state.settings
     due = state.store.census(settings.rules).due
     if dry_run:
-        _say(as_json, {"due": due}, f"{due} sessions are due.")
+        _say(as_json, {"due": due}, f"{due} sessions are due.", note=_note_of_memory(state))
         return
     if batch is not None:
         settings = replace(settings, purge_batch=batch)

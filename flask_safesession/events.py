@@ -1,7 +1,7 @@
 """What happens to sessions, as blinker signals with frozen payloads.
 
 Receivers are called with the app as sender and the payload as ``event``, after the response's
-cookie is set, at most once for each event. No payload carries a session's ID or its data.
+cookie is set, at most once for each event. No payload carries a session's ID or its data::
 
     @session_ended.connect_via(app)
     def note(app, event):

@@ -33,6 +33,8 @@ class State:
 class SafeSession:
     """Server-side sessions for Flask that end when they should.
 
+    In its shortest form::
+
         app = Flask(__name__)
         SafeSession(app, idle_timeout="10m")
 

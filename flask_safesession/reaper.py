@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from apscheduler.executors.base import BaseExecutor, run_job
-from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -162,23 +161,31 @@ class Reaper:
         return self._store.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
-        if self._scheduler is not None:
-            # The scheduler waits by the wall clock. If that was set back, its wait may be hours.
-            self._scheduler.modify_job(self._id, next_run_time=datetime.now(timezone.utc))
-            return
+        first = self._scheduler is None
         self._scheduler = self._settings.scheduler or _process_scheduler()
-        self._scheduler.add_job(
-            _run,
-            IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
-            args=[weakref.ref(self)],
-            id=self._id,
-            name="Flask-SafeSession purge",
-            coalesce=True,
-            misfire_grace_time=None,
-            max_instances=1,
-            replace_existing=True,
-        )
-        weakref.finalize(self, _remove_job, self._scheduler, self._id).atexit = False
+        # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
+        # that was set back its wait may be hours; or the job was removed from the app's own.
+        when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
+        try:
+            self._scheduler.add_job(
+                _run,
+                IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
+                args=[weakref.ref(self)],
+                id=self._id,
+                name="Flask-SafeSession purge",
+                coalesce=True,
+                misfire_grace_time=None,
+                max_instances=1,
+                replace_existing=True,
+                **when,
+            )
+        except Exception:  # noqa: BLE001  # no visitor's business what a scheduler may raise
+            logger.exception(
+                "the purge job cannot be added to SAFESESSION_SCHEDULER; give a scheduler whose"
+                " default job store is in memory, or None for the process's own"
+            )
+        if first:
+            weakref.finalize(self, _remove_job, self._scheduler, self._id).atexit = False
 
     def _forked(self) -> None:
         self._running = threading.Lock()
@@ -194,7 +201,7 @@ def _run(reaper: weakref.ref[Reaper]) -> None:
 
 
 def _remove_job(scheduler: Any, job_id: str) -> None:
-    with suppress(JobLookupError):  # the scheduler was the app's own, and has been cleared
+    with suppress(LookupError):  # the scheduler was the app's own, and has been cleared
         scheduler.remove_job(job_id)
 
 

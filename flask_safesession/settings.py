@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -238,7 +239,7 @@ class _Reader:
             )
         touch = min(idle // 60, _MAX_TOUCH)
         if self._is_set("TOUCH_INTERVAL") and self._get("TOUCH_INTERVAL") is not None:
-            zero = self._get("TOUCH_INTERVAL") in (0, "0", "0s")
+            zero = self._get("TOUCH_INTERVAL") in (0, "0", "0s", timedelta(0))
             touch = 0 if zero else self._duration("TOUCH_INTERVAL") or 0
         if touch >= idle:
             self._problems.append(

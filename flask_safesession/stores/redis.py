@@ -167,7 +167,15 @@ class RedisStore:
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
         info = self._call(self._redis.info, repeatable=True)
-        return _findings(info)
+        return _findings(info, keeps=bool(info.get("aof_enabled")) or self._snapshots())
+
+    def _snapshots(self) -> bool:
+        """Whether the server saves snapshots; also yes where it will not say."""
+        try:
+            saves = self._call(lambda: self._redis.config_get("save"), repeatable=True)
+        except StoreUnavailable:  # CONFIG is forbidden on most managed servers
+            return True
+        return bool(saves.get("save", True))
 
     def close(self) -> None:
         """See :meth:`.base.Store.close`."""
@@ -215,7 +223,7 @@ class RedisStore:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def _findings(info: dict[str, Any]) -> list[str]:
+def _findings(info: dict[str, Any], *, keeps: bool) -> list[str]:
     found = []
     version = str(info.get("valkey_version") or info.get("redis_version") or "0")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
@@ -228,7 +236,7 @@ def _findings(info: dict[str, Any]) -> list[str]:
         )
     if info.get("maxmemory") == 0:
         found.append("maxmemory is not set: other data on this server can take all its memory")
-    if not info.get("aof_enabled") and not info.get("rdb_last_save_time"):
+    if not keeps:
         found.append("persistence is off: a restart of the server signs everybody out")
     return found
 

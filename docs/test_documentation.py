@@ -1,0 +1,135 @@
+# ruff: noqa: PLR2004  # as in tests/**
+"""What the pages say of the code is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
+from flask import Flask
+from sybil import Example, Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from docs import timelines
+from flask_safesession import SafeSession
+from flask_safesession.settings import DEFAULTS, read_settings
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
+SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
+README_ROWS = {
+    name: cells
+    for name, *cells in re.findall(
+        r"^\| `SAFESESSION_(\w+)` \| `(.+?)` \| (.+) \|$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+}
+
+
+def field(key: str, name: str) -> str:
+    [text] = re.findall(rf"^- {name}: (.+)$", SECTIONS[key], re.MULTILINE)
+    return str(text)
+
+
+def first_code(text: str) -> str:
+    found = re.search(r"`(.+?)`", text)
+    assert found
+    return found[1]
+
+
+# -- configuration ----------------------------------------------------------------------------
+
+
+def test_every_key_has_a_section_and_no_other_has() -> None:
+    assert sorted(SECTIONS) == sorted(DEFAULTS)
+
+
+def test_the_readme_lists_every_key_and_no_other() -> None:
+    assert list(README_ROWS) == list(DEFAULTS)
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_the_stated_default_is_true(key: str) -> None:
+    assert ast.literal_eval(first_code(field(key, "Default"))) == DEFAULTS[key]
+    assert ast.literal_eval(README_ROWS[key][0]) == DEFAULTS[key]
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_every_key_has_a_unit_a_meaning_and_an_example_that_works(key: str) -> None:
+    assert field(key, "Unit")
+    assert len(SECTIONS[key].split("\n- Unit")[0]) > len("a sentence at least")
+    example = first_code(field(key, "Example"))
+    known = {"scheduler": BackgroundScheduler()}
+    given: dict[str, Any] = eval(f"dict({example})", known)  # noqa: S307  # our own page
+    assert key.lower() in given
+    SafeSession(Flask("example"), **given)
+
+
+def test_what_none_means_is_true() -> None:
+    memory = read_settings({}, {})
+    shared = read_settings({}, {"store": "redis://localhost"})
+    assert (memory.rules.cap.total, shared.rules.cap.total) == (10_000, 1_000_000)
+    assert (memory.max_size, shared.max_size) == (65_536, 262_144)
+    for settings, idle, touch in (("30m", 30, 0.5), ("2h", 120, 1), ("10m", 10, 1 / 6)):
+        limits = read_settings({}, {"idle_timeout": settings}).rules.policy.default
+        assert timedelta(milliseconds=limits.idle) == timedelta(minutes=idle)
+        assert timedelta(milliseconds=limits.touch) == timedelta(minutes=touch)
+    for text in (field("MAX_SESSIONS", "Default"), README_ROWS["MAX_SESSIONS"][1]):
+        assert "10,000 in memory, 1,000,000 on a shared store" in text
+    assert "65,536 in memory, 262,144" in field("MAX_SESSION_SIZE", "Default")
+    assert "64 KiB in memory, 256 KiB" in README_ROWS["MAX_SESSION_SIZE"][1]
+
+
+def test_the_idle_timeout_follows_a_shorter_lifetime() -> None:
+    limits = read_settings({}, {"lifetime": "10m"}).rules.policy.default
+    assert limits.idle == limits.lifetime
+
+
+# -- pictures, commands, code -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", timelines.PICTURES)
+def test_the_pictures_show_what_the_store_does(name: str) -> None:
+    drawn = (timelines.FOLDER / f"{name}.svg").read_text("utf-8")
+    assert drawn == timelines.draw(timelines.PICTURES[name]), "run: python docs/timelines.py"
+
+
+def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None:
+    [listed] = re.findall(r"`(EVALSHA .+?)`", (DOCS / "stores.md").read_text(), re.DOTALL)
+    scripts = (ROOT / "flask_safesession/stores/lua").glob("*.lua")
+    called = {
+        command
+        for script in scripts
+        for command in re.findall(r"redis\.p?call\('(\w+)'", script.read_text())
+    }
+    assert set(listed.split()) == called | {"EVALSHA", "EVAL", "SET", "INFO"}
+
+
+def readme_examples() -> list[Example]:
+    reader = Sybil([PythonCodeBlockParser()], path="..")
+    document = reader.parse(ROOT / "README.md")
+    document.namespace["__name__"] = "page"
+    return list(document.examples())
+
+
+def test_the_code_in_the_readme_works() -> None:
+    examples = readme_examples()
+    assert len(examples) == 2, "the example, and what it is said to do"
+    for example in examples:
+        example.evaluate()
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in (
+        "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/flask --app example run",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
+    ):
+        assert f"    {command}\n" in readme

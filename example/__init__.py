@@ -1,0 +1,38 @@
+"""Quayside: a small bank with a shop, to show what SafeSession does in a real application.
+
+``flask --app example run`` starts it; nothing needs to be configured. To keep the sessions in
+Redis instead of this process::
+
+    SAFESESSION_STORE=redis://localhost:6379/0 flask --app example run
+
+Start reading in ``sessions.py``: it is all that an application needs.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from . import account, environment, errors, furniture, guard, sessions, shop, watch
+
+
+def create_app(**overrides: object) -> Flask:
+    """Build the application; ``flask --app example`` finds this function by its name.
+
+    :param overrides: settings of SafeSession as keyword arguments (``store=…``); they win over
+        the defaults in ``sessions.py`` and over the environment. Tests use them.
+    """
+    app = Flask(__name__)
+    environment.configure(app)
+    sessions.configure(app, **overrides)
+    guard.protect(app)
+    errors.register(app)
+    furniture.furnish(app)
+    for blueprint in (shop.pages, account.pages, watch.pages):
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/health", view_func=health)
+    return app
+
+
+def health() -> tuple[str, dict[str, str]]:
+    """Answer a load balancer. No session is used: no store call is made, no cookie set."""
+    return "ok\n", {"Content-Type": "text/plain; charset=utf-8"}

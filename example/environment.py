@@ -1,0 +1,51 @@
+"""Settings from the environment, and a secret key when there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+
+from flask import Flask
+
+PREFIX = "SAFESESSION_"
+RANDOM_KEY_NOTE = (
+    "SECRET_KEY is not set: using a random one for this run. After a restart, or in a second "
+    "worker process, nobody's cookie is valid. Set SECRET_KEY to keep visitors signed in."
+)
+
+
+def configure(app: Flask) -> None:
+    """Read ``SECRET_KEY``, every ``FLASK_…`` and every ``SAFESESSION_…`` variable.
+
+    ``FLASK_SESSION_COOKIE_SECURE=true`` is the one to set when the application is behind HTTPS.
+    """
+    app.config.from_prefixed_env()
+    for name, text in os.environ.items():
+        # An empty variable (``SAFESESSION_STORE=``, common in compose files) means: not set.
+        if name.startswith(PREFIX) and text:
+            app.config[name] = parse(text)
+    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
+    if not app.config["SECRET_KEY"]:
+        app.config["SECRET_KEY"] = secrets.token_hex(32)
+        app.logger.warning(RANDOM_KEY_NOTE)
+
+
+def parse(text: str) -> object:
+    """Turn a variable into a setting: text, or the JSON of what a text cannot say.
+
+    >>> parse("30m"), parse("200"), parse("redis://localhost:6379/0")
+    ('30m', '200', 'redis://localhost:6379/0')
+    >>> parse("null"), parse('{"teller": {"lifetime": "5m"}}')
+    (None, {'teller': {'lifetime': '5m'}})
+
+    SafeSession reads numbers from text by itself. Flask's ``from_prefixed_env("SAFESESSION")``
+    would not do: it strips the prefix, and makes a number of a key prefix such as ``"2024"``.
+    """
+    if text != "null" and not text.startswith(("{", "[")):
+        return text
+    try:
+        parsed: object = json.loads(text)
+    except ValueError:
+        return text  # SafeSession says what is wrong with it
+    return parsed

@@ -1,0 +1,90 @@
+"""What templates may call. Functions, not values: a page that calls none costs no store call."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from flask import Flask, current_app
+
+from flask_safesession import StoreUnavailable
+
+from . import cart
+from .people import current_person
+from .sessions import safe
+
+
+def furnish(app: Flask) -> None:
+    """Make the functions below known to the templates of ``app``."""
+    app.jinja_env.globals.update(person=current_person, cart_size=cart.size, store=store, rule=rule)
+    app.jinja_env.filters.update(clock=clock, money=money)
+
+
+def store() -> dict[str, object]:
+    """Return where sessions are kept, how many are live, and how many may be.
+
+    While the store is away ``live`` is ``None``: strangers, who need no store, can look around.
+    """
+    settings = _settings()
+    where = settings.store
+    kind = where.partition("://")[0] if isinstance(where, str) else type(where).__name__
+    try:
+        live = safe.count()
+    except StoreUnavailable:
+        live = None
+    return {"kind": kind, "live": live, "cap": settings.rules.cap.total}
+
+
+def limits(tier: str) -> tuple[timedelta, timedelta]:
+    """Return how long a session of ``tier`` may be idle, and how long it may live."""
+    of_tier = _settings().rules.policy.limits(tier)
+    return timedelta(milliseconds=of_tier.idle), timedelta(milliseconds=of_tier.lifetime)
+
+
+def rule(tier: str) -> str:
+    """Say when a session of ``tier`` ends."""
+    idle, lifetime = limits(tier)
+    if idle == lifetime:
+        return f"ends {spoken(lifetime)} after it began, used or not."
+    return (
+        f"ends after {spoken(idle)} without use, "
+        f"and at the latest {spoken(lifetime)} after it began."
+    )
+
+
+def spoken(duration: timedelta) -> str:
+    """Write a duration in words.
+
+    >>> spoken(timedelta(minutes=30)), spoken(timedelta(hours=1)), spoken(timedelta(seconds=90))
+    ('30 minutes', '1 hour', '90 seconds')
+    """
+    units = {"hour": timedelta(hours=1), "minute": timedelta(minutes=1), "second": timedelta(0, 1)}
+    unit = next((name for name, size in units.items() if not duration % size), "second")
+    number = duration / units[unit]
+    return f"{number:g} {unit}" if number == 1 else f"{number:g} {unit}s"
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as a clock does.
+
+    >>> clock(5), clock(299.9), clock(3723)
+    ('0:05', '4:59', '1:02:03')
+    """
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def money(amount: Decimal) -> str:
+    """Write an amount in euros.
+
+    >>> money(Decimal("1204.5"))
+    '€1,204.50'
+    """
+    return f"€{amount:,.2f}"
+
+
+def _settings() -> Any:
+    """Return what SafeSession made of the configuration, whichever way it was given."""
+    return current_app.extensions["safesession"].settings

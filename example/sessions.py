@@ -1,0 +1,25 @@
+"""The sessions of this application. These lines are the ones to copy."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from flask_safesession import SafeSession
+
+safe = SafeSession()
+
+TIERS = {  # in the order of eviction: when the store is full, strangers go first
+    "anonymous": {"idle_timeout": "15m"},
+    "customer": {"idle_timeout": "30m"},
+    "admin": {"idle_timeout": "10m", "lifetime": "1h"},
+    "teller": {"lifetime": "5m"},
+}
+
+
+def configure(app: Flask, **overrides: object) -> None:
+    """Give ``app`` server-side sessions. What the environment has set already stays as it is."""
+    app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
+    if app.config.setdefault("SAFESESSION_EXPIRY", "tiered") == "tiered":
+        app.config.setdefault("SAFESESSION_TIERS", TIERS)
+    app.config.setdefault("SAFESESSION_MAX_SESSIONS", 5_000)
+    safe.init_app(app, **overrides)

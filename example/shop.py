@@ -1,0 +1,48 @@
+"""The shop: open to everybody, with a cart that needs no account."""
+
+from __future__ import annotations
+
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from . import cart
+from .catalogue import ARTICLES
+from .people import current_person
+
+pages = Blueprint("shop", __name__)
+
+CHANGES = {"add": cart.add, "take": cart.take, "drop": cart.drop}
+
+
+@pages.get("/")
+def home() -> str:
+    """Show what there is to buy. Looking around stores nothing."""
+    return render_template("shop.html", articles=ARTICLES.values())
+
+
+@pages.get("/cart")
+def show_cart() -> str:
+    """Show the cart."""
+    lines, total = cart.lines(), cart.total()
+    return render_template("cart.html", lines=lines, total=total, most=cart.MOST_OF_ONE)
+
+
+@pages.post("/cart/<sku>")
+def change_cart(sku: str) -> Response:
+    """Add one of ``sku``, take one away, or drop them all: the button's value says which."""
+    change = CHANGES.get(request.form.get("change", "add"))
+    if sku not in ARTICLES or change is None:
+        abort(404)
+    change(sku)
+    return redirect(url_for(".show_cart"), 303)
+
+
+@pages.post("/order")
+def order() -> Response:
+    """Buy what is in the cart; that needs somebody to send the bill to."""
+    if current_person() is None:
+        return redirect(url_for("account.sign_in"), 303)
+    if cart.lines():
+        cart.clear()
+        flash("Thank you. Your order is on its way to nowhere, since this is a demonstration.")
+    return redirect(url_for(".home"), 303)
