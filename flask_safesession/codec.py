@@ -7,7 +7,7 @@ CVE-2020-9484). Subclasses become their base; what cannot be kept is refused bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -37,11 +37,24 @@ def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
     """
     try:
         packed = _pack(data)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # whatever an object in it may raise
         raise _explained(data, error) from error
-    if packed != known and _may_be_deep(packed) and _depth_exceeds(data, MAX_DEPTH):
-        raise TypeError(f"the session is nested more than {MAX_DEPTH} deep, or contains itself")
+    if packed != known:
+        _check(data, packed)
     return packed
+
+
+def _check(data: dict[Any, Any], packed: bytes) -> None:
+    """What is stored can be read again."""
+    if _may_be_deep(packed) and _depth_exceeds(data, MAX_DEPTH):
+        raise _too_deep()
+    try:
+        decode(packed)
+    except UndecodableError as error:
+        raise TypeError(
+            "the session cannot be stored: something in it would not be what it was, such as a"
+            " list or dict of a class of its own as a key or in a set"
+        ) from error
 
 
 def encode_value(value: object) -> bytes:
@@ -73,18 +86,48 @@ def _unpack(packed: bytes) -> Any:
     )
 
 
+def _unpack_inner(packed: bytes) -> Any:
+    """As :func:`_unpack`, for what is inside an extension.
+
+    unpackb takes 40 kB of the C stack for each level, an Unpacker takes them from the heap: a
+    hundred tuples in each other must not end a process on a small stack.
+    """
+    unpacker = msgpack.Unpacker(
+        ext_hook=_restore,
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        max_buffer_size=len(packed) or 1,
+    )
+    unpacker.feed(packed)
+    value = unpacker.unpack()
+    if unpacker.tell() != len(packed):
+        raise UndecodableError("there is something left behind the value")
+    return value
+
+
 def _reduce(value: Any) -> object:
-    """What msgpack does not know: an extension type, or the plain base of a subclass."""
-    if isinstance(value, LocalProxy):
-        return value._get_current_object()
+    """What msgpack does not know: an extension type, or the plain base of a subclass.
+
+    msgpack asks once for each value: the answer has to be plain.
+    """
+    value = _unwrapped(value)
+    if value is None or isinstance(value, (bool, bytearray)):
+        return value
     for kind, reduce in _REDUCERS:
         if isinstance(value, kind):
             return reduce(value)
     if callable(html := getattr(value, "__html__", None)):
         return msgpack.ExtType(_MARKUP, _text(str(html())))
-    if any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__):
-        return str(value)
     raise TypeError(f"{type(value).__name__} objects cannot be stored")
+
+
+def _unwrapped(value: Any) -> Any:
+    """What a proxy or a lazy string stands for."""
+    while isinstance(value, LocalProxy):
+        value = value._get_current_object()
+    if any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__):
+        return Markup(value) if hasattr(value, "__html__") else str(value)  # noqa: S704  # its own
+    return value
 
 
 def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msgpack.ExtType]:
@@ -93,7 +136,7 @@ def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msg
 
 def _of_set(code: int) -> Callable[[Any], msgpack.ExtType]:
     # Iteration order of a set differs between processes: sorted bytes do not.
-    return lambda value: msgpack.ExtType(code, _pack(sorted(map(_pack, value))))
+    return lambda value: msgpack.ExtType(code, _pack(sorted(set(map(_pack, value)))))
 
 
 def _of_int(value: int) -> object:
@@ -147,23 +190,23 @@ def _zone(offset: int | None) -> tzinfo | None:
 
 
 def _to_datetime(packed: bytes) -> datetime:
-    year, month, day, hour, minute, second, micro, fold, offset = _unpack(packed)
+    year, month, day, hour, minute, second, micro, fold, offset = _unpack_inner(packed)
     return datetime(year, month, day, hour, minute, second, micro, _zone(offset), fold=fold)
 
 
 def _to_time(packed: bytes) -> time:
-    hour, minute, second, micro, fold, offset = _unpack(packed)
+    hour, minute, second, micro, fold, offset = _unpack_inner(packed)
     return time(hour, minute, second, micro, _zone(offset), fold=fold)
 
 
 _RESTORERS: dict[int, Callable[[bytes], object]] = {
-    _TUPLE: lambda b: tuple(_unpack(b)),
-    _SET: lambda b: set(map(_unpack, _unpack(b))),
-    _FROZENSET: lambda b: frozenset(map(_unpack, _unpack(b))),
+    _TUPLE: lambda b: tuple(_unpack_inner(b)),
+    _SET: lambda b: set(map(_unpack_inner, _unpack_inner(b))),
+    _FROZENSET: lambda b: frozenset(map(_unpack_inner, _unpack_inner(b))),
     _DATETIME: _to_datetime,
-    _DATE: lambda b: date(*_unpack(b)),
+    _DATE: lambda b: date(*_unpack_inner(b)),
     _TIME: _to_time,
-    _TIMEDELTA: lambda b: timedelta(*_unpack(b)),
+    _TIMEDELTA: lambda b: timedelta(*_unpack_inner(b)),
     _UUID: lambda b: UUID(bytes=b),
     _DECIMAL: lambda b: Decimal(b.decode("ascii")),
     _MARKUP: lambda b: Markup(b.decode("utf-8", "surrogatepass")),  # noqa: S704  # stored as safe
@@ -182,8 +225,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             quoted = f'"{key}"' if isinstance(key, str) else repr(key)
             yield f" key {quoted}", key
             yield f"[{quoted}]", part
-    elif hasattr(value, "_fields"):
-        yield from ((f".{name}", getattr(value, name)) for name in value._fields)
+    elif isinstance(value, tuple) and isinstance(names := getattr(value, "_fields", None), tuple):
+        yield from ((f".{name}", part) for name, part in zip(names, value, strict=False))
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{n}]", part) for n, part in enumerate(value))
     elif isinstance(value, (set, frozenset)):
@@ -202,36 +245,40 @@ def _may_be_deep(packed: bytes) -> bool:
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
-    level: list[Any] = [value]
+    level = [value]
     for _ in range(limit + 1):
-        level = [
-            part
-            for container in level
-            for part in (container.values() if isinstance(container, dict) else container)
-            if isinstance(part, _CONTAINERS)
-        ]
+        # By identity: what is contained twice is looked at once, or levels would grow for ever.
+        parts = {id(part): part for container in level for part in _contents(container)}
+        level = [part for part in parts.values() if isinstance(part, _CONTAINERS)]
         if not level:
             return False
     return True
 
 
+def _contents(container: Any) -> Iterable[Any]:
+    return (*container, *container.values()) if isinstance(container, dict) else container
+
+
+def _too_deep() -> TypeError:
+    return TypeError(f"the session is nested more than {MAX_DEPTH} deep, or contains itself")
+
+
 def _explained(data: object, error: Exception) -> TypeError:
     """A :class:`TypeError` that says where in the session the culprit is."""
+    if _depth_exceeds(data, MAX_DEPTH):
+        return _too_deep()
     path, value = "session", data
-    for _ in range(MAX_DEPTH + 1):
-        culprit = next((c for c in _children(value) if not _packs(c[1])), None)
-        if culprit is None:
-            return TypeError(
-                f"{path} cannot be stored in the session: {error}. Store text, numbers, dates,"
-                " lists, dicts and the like, or an ID from which the object can be loaded."
-            )
+    while culprit := next((c for c in _children(value) if not _packs(c[1])), None):
         path, value = path + culprit[0], culprit[1]
-    return TypeError(f"{path[:60]}… is nested more than {MAX_DEPTH} deep, or contains itself")
+    return TypeError(
+        f"{path} cannot be stored in the session: {error}. Store text, numbers, dates, lists,"
+        " dicts and the like, or an ID from which the object can be loaded."
+    )
 
 
 def _packs(value: object) -> bool:
     try:
         _pack(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # noqa: BLE001  # whatever it raised, it is the culprit
         return False
     return True

@@ -25,7 +25,7 @@ from .events import SessionEnded, StoreFailed, emit, logger
 from .saving import Saved, identify, save
 from .session import Buried, Loaded, Session, SessionInfo, Stored, as_datetime, is_permanent
 from .settings import Settings
-from .stores.base import EMPTIED, UNKNOWN, Gone, Store
+from .stores.base import CORRUPT, EMPTIED, UNKNOWN, Gone, Store
 from .tokens import SessionID, Verified, sign, unsign
 
 #: The attribute that marks a view as passive.
@@ -142,7 +142,7 @@ class SafeSessionInterface(SessionInterface):
         try:
             data = decode(answer.record.payload)
         except UndecodableError:
-            self._note_end(session, sid, "corrupt", answer.record.tier)
+            self._note_end(session, sid, CORRUPT, answer.record.tier)
             return Loaded({})
         return Loaded(
             data,

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from .codec import decode, encode
+from .codec import UndecodableError, decode, encode
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable
 from .events import (
     Event,
@@ -31,7 +31,7 @@ from .events import (
 from .record import Draft, Record
 from .session import Buried, Loaded, Session, Stored, is_empty, is_permanent, merge, own_changes
 from .settings import Settings
-from .stores.base import EMPTIED, UNKNOWN, Conflict, Gone, Live, Rules, Store, Taken, Terms
+from .stores.base import CORRUPT, EMPTIED, UNKNOWN, Conflict, Gone, Live, Rules, Store, Taken, Terms
 from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
 
 _T = TypeVar("_T")
@@ -139,6 +139,11 @@ class _Save:
     def _is_login(self) -> bool:
         return self._session._signed_in and self._who().user is not None
 
+    def _sign_in(self) -> dict[Any, Any]:
+        """What a login assigned, also where it is the same user again."""
+        keys = self._settings.user_keys if self._session._signed_in else ()
+        return {key: self._data[key] for key in keys if key in self._data}
+
     # -- doing ----------------------------------------------------------------------------------
 
     def _create(self) -> Saved | None:
@@ -226,7 +231,10 @@ class _Save:
 
     def _not_done(self, stored: Stored, answer: Conflict | Gone) -> Saved | None:
         if isinstance(answer, Conflict):
-            self._data = merge(stored.record.payload, self._data, answer.record.payload)
+            try:
+                self._data = merge(stored.record.payload, self._data, answer.record.payload)
+            except UndecodableError:
+                return self._lost(Buried(stored.sid.key, CORRUPT))
             self._stored = Stored(stored.sid, answer.record)
             self._conflicts += 1
             return None
@@ -234,7 +242,7 @@ class _Save:
         if self._is_login() or answer.reason == EMPTIED:
             # Only what this request itself changed: the rest ended with the session.
             if not self._session._cleared:
-                self._data = own_changes(stored.record.payload, self._data)
+                self._data = own_changes(stored.record.payload, self._data) | self._sign_in()
             self._stored = None
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
         return self._lost(Buried(stored.sid.key, answer.reason))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -66,7 +66,7 @@ class Settings:
     :param store_timeout: seconds that one store call may take.
     """
 
-    store: Any
+    store: Any = field(repr=False)  # its URL may hold a password
     rules: Rules
     tier_key: str
     user_keys: tuple[str, ...]

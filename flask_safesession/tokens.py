@@ -15,8 +15,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
-from itsdangerous import BadSignature, Signer
-from itsdangerous.encoding import want_bytes
+from itsdangerous import Signer
 from itsdangerous.signer import SigningAlgorithm
 
 #: Characters of a storage key: 144 bits of SHA-256.
@@ -74,7 +73,7 @@ def new_stamp() -> str:
 
 def sign(sid: SessionID, key: str | bytes) -> str:
     """The cookie's value: the ID, signed with *key* (HMAC-SHA-256, a salt of its own)."""
-    return _signer((key,)).sign(sid.reveal()).decode("ascii")
+    return _signer(key).sign(sid.reveal()).decode("ascii")
 
 
 def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) -> Verified | None:
@@ -89,8 +88,7 @@ def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) 
         return None
     if (sid := _verify(value, (key,))) is not None:
         return Verified(sid, current=True)
-    older = tuple(fallbacks)
-    if older and (sid := _verify(value, older)) is not None:
+    if (sid := _verify(value, fallbacks)) is not None:
         return Verified(sid, current=False)
     return None
 
@@ -110,12 +108,14 @@ def _digest(purpose: str, text: str, length: int) -> str:
     return urlsafe_b64encode(raw).decode("ascii")[:length]
 
 
-def _verify(value: str, keys: tuple[str | bytes, ...]) -> SessionID | None:
-    try:
-        secret = _signer(keys).unsign(value.encode("ascii")).decode("ascii")
-    except (BadSignature, UnicodeError):
-        return None
-    return SessionID(secret) if _GRAMMAR.fullmatch(secret) else None
+def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
+    secret, _, signature = value.rpartition(".")
+    for key in keys:
+        # The text is compared, not what it decodes to: base64 has several spellings of one value.
+        good = _signer(key).get_signature(secret.encode("utf-8", "replace"))
+        if hmac.compare_digest(good, signature.encode("utf-8", "replace")):
+            return SessionID(secret) if _GRAMMAR.fullmatch(secret) else None
+    return None
 
 
 class _HMAC(SigningAlgorithm):
@@ -134,6 +134,5 @@ class _Signer(Signer):
 
 
 @lru_cache(maxsize=32)
-def _signer(keys: tuple[str | bytes, ...]) -> _Signer:
-    as_bytes = map(want_bytes, keys)
-    return _Signer(as_bytes, _SALT, ".", "hmac", sha256, _HMAC())
+def _signer(key: str | bytes) -> _Signer:
+    return _Signer(key, _SALT, ".", "hmac", sha256, _HMAC())

@@ -21,6 +21,8 @@ TOMBSTONE_TTL = 60_000
 UNKNOWN = "unknown"
 #: The reason of a session that was deleted because nothing was left in it.
 EMPTIED = "emptied"
+#: The reason of what cannot be read, or is no session of ours.
+CORRUPT = "corrupt"
 #: The reason of a session that had to make room for another.
 EVICTED = "evicted"
 

@@ -18,9 +18,10 @@ import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from ..errors import StoreFull, StoreUnavailable
-from ..record import HEADER, Draft, Record, dumps_draft, loads
+from ..record import HEADER, Draft, dumps_draft, loads
 from ..tokens import tier_tag
 from .base import (
+    CORRUPT,
     UNKNOWN,
     AuditStep,
     Census,
@@ -33,7 +34,7 @@ from .base import (
     Taken,
     Terms,
 )
-from .redis_client import Client, bounded, deadline
+from .redis_client import Client, bounded, deadline, exchange
 
 # The first element of every answer, as in lua/_common.lua.
 _UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
@@ -90,11 +91,14 @@ class RedisStore:
         """See :meth:`.base.Store.load`."""
         limits = self._wire(rules)[1][slide]
         answer = self._run(_LOAD, (self._name(key),), (limits,))
-        if isinstance(answer, bytes):
-            return Live(_record(answer[:HEADER], answer[HEADER:]))
-        status, *rest = answer
-        if status == _LIVE:
-            return Live(_record(rest[1], rest[2][HEADER:]), rest[0])
+        try:
+            if isinstance(answer, bytes):
+                return Live(loads(answer[:HEADER], answer[HEADER:]))
+            status, *rest = answer
+            if status == _LIVE:
+                return Live(loads(rest[1], rest[2][HEADER:]), rest[0])
+        except ValueError:
+            return Gone(CORRUPT)
         return _gone(status, rest)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
@@ -110,7 +114,7 @@ class RedisStore:
         args = (expected, int(slide), dumps_draft(draft))
         status, *rest = self._run(_COMMIT, (self._name(key),), args)
         if status == _LIVE:
-            return Live(_record(rest[1], draft.payload), rest[0])
+            return Live(loads(rest[1], draft.payload), rest[0])
         return _refused(status, rest)
 
     def rotate(
@@ -130,7 +134,7 @@ class RedisStore:
         """See :meth:`.base.Store.end`."""
         status, *rest = self._run(_END, (self._name(key),), (stamp, reason, expected or ""))
         if status == _LIVE:
-            return Live(_record(rest[1], b""), rest[0])
+            return Live(loads(rest[1], b""), rest[0])
         return _refused(status, rest)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
@@ -162,7 +166,8 @@ class RedisStore:
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
         command = ("SET", f"{self._slot}:lease:{task}", 1, "NX", "PX", milliseconds)
-        return bool(self._call(lambda: self._redis.execute_command(*command), repeatable=False))
+        pool = self._redis.connection_pool
+        return bool(self._call(lambda: exchange(pool, *command), repeatable=False))
 
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
@@ -202,10 +207,12 @@ class RedisStore:
         def send() -> Any:
             tail = (len(keys), *keys, *args)
             try:
-                return self._redis.execute_command("EVALSHA", script.sha, *tail)
+                return exchange(pool, "EVALSHA", script.sha, *tail)
             except NoScriptError:
                 # A restart or SCRIPT FLUSH: sending the text also makes the server remember it.
-                return self._redis.execute_command("EVAL", script.text, *tail)
+                return exchange(pool, "EVAL", script.text, *tail)
+
+        pool = self._redis.connection_pool
 
         return self._call(send, repeatable=repeatable)
 
@@ -246,17 +253,13 @@ def _client_for(url: str) -> Client:
     return redis.Redis.from_url(("redis" if scheme == "valkey" else scheme) + separator + rest)
 
 
-def _record(head: bytes, payload: bytes) -> Record:
-    return loads(head, payload)
-
-
 def _gone(status: int, rest: list[Any]) -> Gone:
     if status == _BURIED:
         return Gone(rest[0].decode(), buried=True, repeated=rest[1] == b"again")
     if status == _DUE:
-        return Gone(rest[0].decode(), tier=rest[1].decode())
+        return Gone(rest[0].decode(), tier=rest[1].decode("ascii", "replace"))
     if status == _FOREIGN:
-        return Gone("corrupt")
+        return Gone(CORRUPT)
     if status == _NEWER:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
     return Gone(UNKNOWN)
@@ -265,7 +268,10 @@ def _gone(status: int, rest: list[Any]) -> Gone:
 def _refused(status: int, rest: list[Any]) -> Gone | Conflict:
     if status == _CONFLICT:
         raw = rest[0]
-        return Conflict(_record(raw[:HEADER], raw[HEADER:]))
+        try:
+            return Conflict(loads(raw[:HEADER], raw[HEADER:]))
+        except ValueError:
+            return Gone(CORRUPT)
     return _gone(status, rest)
 
 
@@ -275,11 +281,11 @@ def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live 
     if status == _FULL:
         raise StoreFull(rules.cap.total)
     now, head, total, *removed = rest
-    return Live(_record(head, draft.payload), now, _removed(removed), total)
+    return Live(loads(head, draft.payload), now, _removed(removed), total)
 
 
 def _removed(flat: list[bytes]) -> tuple[Removed, ...]:
-    parts = [part.decode() for part in flat]
+    parts = [part.decode("ascii", "replace") for part in flat]
     return tuple(map(Removed, parts[0::3], parts[1::3], parts[2::3]))
 
 

@@ -7,6 +7,7 @@ has one deadline, and each wait on the socket gets what is left of it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Iterator
@@ -81,7 +82,9 @@ def _pool_like(pool: Any, timeout: float) -> Any:
     kwargs = {name: value for name, value in pool.connection_kwargs.items() if name in _KEPT}
     kwargs |= {name: v for name, v in pool.connection_kwargs.items() if name.startswith("ssl")}
     kwargs |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
-    limits: dict[str, Any] = {"socket_timeout": timeout, "decode_responses": False}
+    # RESP2: on RESP3, redis-py 8 takes whatever is left on a connection for a notification, and a
+    # reply that nobody had waited for would be given to the next request.
+    limits: dict[str, Any] = {"socket_timeout": timeout, "decode_responses": False, "protocol": 2}
     if "path" not in kwargs:
         limits["socket_connect_timeout"] = timeout
     kind = _timed(pool.connection_class)
@@ -103,7 +106,6 @@ _KEPT = frozenset(
         "password",
         "credential_provider",
         "client_name",
-        "protocol",
         "health_check_interval",
         "socket_keepalive",
         "socket_keepalive_options",
@@ -119,6 +121,34 @@ _KEPT = frozenset(
         "client_class",
     }
 )
+
+
+def exchange(pool: ConnectionPool, *command: Any) -> Any:
+    """Send one command and return its reply, on a connection that is sound afterwards.
+
+    Whatever interrupts the wait (a time-out, a greenlet's end, Ctrl-C), the connection is closed:
+    the reply may still be under way, and must not be given to another request (CVE-2023-28858).
+
+    :raises redis.RedisError: the server's error, or that of the connection.
+    """
+    connection: Any = pool.get_connection(*_name_of_command(type(pool)))
+    try:
+        connection.send_command(*command)
+        return connection.read_response()
+    except redis.ResponseError:
+        raise  # a whole reply: there is nothing left on the connection
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+
+
+@cache
+def _name_of_command(kind: type[ConnectionPool]) -> tuple[str, ...]:
+    # redis-py before 5.3 wants the command's name, later ones warn of it.
+    name = inspect.signature(kind.get_connection).parameters["command_name"]
+    return ("EVALSHA",) if name.default is inspect.Parameter.empty else ()
 
 
 @cache

@@ -35,7 +35,9 @@ local function parse(raw)
   if type(raw) == 'table' then return nil, raw end
   if not raw or raw == '' then return nil, {UNKNOWN} end
   local magic = string.sub(raw, 1, 3)
-  if magic == 'SST' then return nil, {BURIED, string.sub(raw, 12), string.sub(raw, 4, 11)} end
+  if magic == 'SST' and #raw < 64 and string.find(raw, '^[%w_-]+$') then
+    return nil, {BURIED, string.sub(raw, 12), string.sub(raw, 4, 11)}
+  end
   if magic ~= 'SS1' then
     return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
   end
@@ -49,7 +51,7 @@ local function parse(raw)
     tier = string.sub(raw, 79, 84),
     user = string.sub(raw, 85, 104),
   }
-  if #r.user < 20 or not (r.created and r.last and r.absolute and r.idle) then
+  if #r.user < 20 or not string.find(string.sub(raw, 28, 78), '^%d+$') then
     return nil, {FOREIGN}
   end
   r.bucket = r.user == STRANGER and ANONYMOUS or r.tier
