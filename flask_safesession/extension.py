@@ -13,7 +13,7 @@ from . import cli
 from .errors import ConfigError
 from .interface import PASSIVE, SafeSessionInterface
 from .reaper import PurgeReport, Reaper, purge
-from .settings import MEMORY_URL, Settings, read_settings
+from .settings import MEMORY_URL, Settings, hide_password, read_settings
 from .stores.base import Store
 from .stores.memory import MemoryStore
 
@@ -116,8 +116,10 @@ def _open_store(settings: Settings) -> Store:
     from .stores.redis import RedisStore
 
     options: dict[str, Any] = {"prefix": settings.key_prefix, "timeout": settings.store_timeout}
-    return (
-        RedisStore.from_url(given, **options)
-        if isinstance(given, str)
-        else RedisStore(given, **options)
-    )
+    if not isinstance(given, str):
+        return RedisStore(given, **options)
+    try:
+        return RedisStore.from_url(given, **options)
+    except ValueError:  # its text may show a piece of the password
+        url = hide_password(given)
+    raise ConfigError([f"SAFESESSION_STORE is {url!r}: it is not a URL that redis-py understands"])

@@ -119,7 +119,7 @@ class SafeSessionInterface(SessionInterface):
         if f"{name}=" not in header:
             return  # the usual stranger: parsing the header would cost more than all the rest
         values = parse_cookie(header).getlist(name)
-        fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
+        fallbacks = list(filter(None, app.config.get("SECRET_KEY_FALLBACKS") or ()))
         for value in values[:_MAX_COOKIES]:
             verified = unsign(value, app.secret_key or "", fallbacks)
             if verified is not None:

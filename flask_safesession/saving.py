@@ -31,7 +31,19 @@ from .events import (
 from .record import Draft, Record
 from .session import Buried, Loaded, Session, Stored, is_empty, is_permanent, merge, own_changes
 from .settings import Settings
-from .stores.base import CORRUPT, EMPTIED, UNKNOWN, Conflict, Gone, Live, Rules, Store, Taken, Terms
+from .stores.base import (
+    CORRUPT,
+    EMPTIED,
+    ROTATED,
+    UNKNOWN,
+    Conflict,
+    Gone,
+    Live,
+    Rules,
+    Store,
+    Taken,
+    Terms,
+)
 from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
 
 _T = TypeVar("_T")
@@ -166,7 +178,7 @@ class _Save:
     def _rotate(self, stored: Stored, payload: bytes, *, force: bool = False) -> Saved | None:
         """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
         (old, record), sid = stored, new_id()
-        expected, reason = (None, "logout") if force else (record.stamps[0], "rotated")
+        expected, reason = (None, "logout") if force else (record.stamps[0], ROTATED)
         terms = Terms(expected, restart=self._is_login() or self._session._cleared, reason=reason)
         draft = self._draft(payload)
         answer = self._admitted(
@@ -191,7 +203,7 @@ class _Save:
         key = stored.sid.key
         answer = self._store.end(key, new_stamp(), "logout", None)
         if isinstance(answer, Live):
-            self._note(SessionEnded(key, "logout", self._tier(answer.record)))
+            self._note(SessionEnded(answer.key, "logout", self._tier(answer.record)))
         elif isinstance(answer, Gone) and not answer.repeated:
             self._note_end(stored, answer)
             return self._forgotten("keep")

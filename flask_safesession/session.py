@@ -197,7 +197,7 @@ class Session(SessionMixin):
 
     def __repr__(self) -> str:
         # Neither the ID nor a store call: this is what debuggers and tracebacks show.
-        return f"<Session {'not loaded' if self._data is None else self._data!r}>"
+        return "<Session not loaded>" if self._data is None else f"<Session {self._data!r}>"
 
     # -- what Flask asks for --------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from .errors import ConfigError
 from .expiry import Limits, Policy, milliseconds
@@ -102,6 +101,11 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     path = config.get("SESSION_COOKIE_PATH") or config.get("APPLICATION_ROOT") or "/"
     if lowered.startswith("__host-") and path != "/":
         problems.append(f"SESSION_COOKIE_NAME {name!r} wants SESSION_COOKIE_PATH '/', not {path!r}")
+    samesite = config.get("SESSION_COOKIE_SAMESITE")
+    if samesite not in (None, "Lax", "Strict", "None"):
+        problems.append(f"SESSION_COOKIE_SAMESITE is {samesite!r}: give 'Lax', 'Strict' or 'None'")
+    if samesite == "None" and not config.get("SESSION_COOKIE_SECURE"):
+        problems.append("SESSION_COOKIE_SAMESITE 'None' wants SESSION_COOKIE_SECURE: browsers do")
     if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
     return problems
@@ -300,13 +304,8 @@ class _Reader:
 
 
 def hide_password(url: str) -> str:
-    """*url* without its password: for messages and logs."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return url.partition("://")[0] + "://…"
-    hidden = url.replace(f":{password}@", ":***@") if password else url
+    """*url* without its password, also if it is malformed: for messages and logs."""
+    hidden = re.sub(r"^((?:[^:/?#]+://)?[^:@/]*):.*@", r"\1:***@", url)
     return re.sub(r"((?:^|[?&])password=)[^&]*", r"\1***", hidden)
 
 

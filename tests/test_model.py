@@ -79,6 +79,7 @@ class World:
     now: int = 0
     live: dict[str, Modelled] = field(default_factory=dict)
     buried: dict[str, str] = field(default_factory=dict)
+    successors: dict[str, str] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
 
@@ -251,14 +252,18 @@ class StoreMachine(RuleBasedStateMachine):
         self.settle(answer.removed)
         del self.world.live[key]
         self.bury(key, "rotated")
+        if not restart:
+            self.world.successors[key] = new
         self.remember(new, draft, user, tier, self.world.now if restart else session.created)
         return new
 
     @rule(key=keys, stale=st.booleans())
     def end(self, key: str, stale: bool) -> None:
-        session = self.world.live.get(key)
         expected = new_stamp() if stale else None
         answer = self.store.end(key, new_stamp(), "logout", expected)
+        while not stale and key in self.world.successors:
+            key = self.world.successors[key]
+        session = self.world.live.get(key)
         if not self.expect(key, answer) or session is None:
             return
         if stale:
@@ -287,6 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.kit.advance(milliseconds)
         self.world.now += milliseconds
         self.world.buried.clear()
+        self.world.successors.clear()
 
     @rule(limit=st.sampled_from([1, 3, 100]))
     def purge(self, limit: int) -> None:

@@ -82,6 +82,8 @@ def world(make_app: MakeApp, kit: StoreKit) -> World:
                 session.pop(key, None)
             elif action == "clear":
                 session.clear()
+            elif action == "renew":
+                session.regenerate()
         return "done"
 
     return World(app, store, kit)
@@ -217,6 +219,16 @@ def test_two_that_empty_it_at_once_leave_nothing(world: World) -> None:
     world.meanwhile("end", "/do?drop=seed")
     world.one.get("/do?drop=seed")
     assert world.app.extensions["tested.safe"].count() == 0
+
+
+def test_a_logout_that_meets_a_new_id_ends_the_session_there(world: World) -> None:
+    ended = heard(session_ended, world.app)
+    world.one.get("/do?set=user_id:1")
+    other = world.meanwhile("end", "/do?renew=1")
+    world.one.get("/do?clear=1")
+    assert world.data(other) == {}
+    assert world.app.extensions["tested.safe"].count() == 0
+    assert [event.reason for event in ended] == ["logout"]
 
 
 def test_a_double_logout_is_a_logout(world: World) -> None:

@@ -21,6 +21,8 @@ TOMBSTONE_TTL = 60_000
 UNKNOWN = "unknown"
 #: The reason of a session that was deleted because nothing was left in it.
 EMPTIED = "emptied"
+#: The reason of a session that goes on under another key.
+ROTATED = "rotated"
 #: The reason of what cannot be read, or is no session of ours.
 CORRUPT = "corrupt"
 #: The reason of a session that had to make room for another.
@@ -67,12 +69,14 @@ class Live(NamedTuple):
 
     :param now: the store's clock, in milliseconds; 0 where nothing was written.
     :param total: sessions in the store after an admission; 0 where nothing was counted.
+    :param key: what an end has ended: the session may have moved.
     """
 
     record: Record
     now: int = 0
     removed: tuple[Removed, ...] = ()
     total: int = 0
+    key: str = ""
 
 
 class Gone(NamedTuple):
@@ -178,6 +182,9 @@ class Store(Protocol):
         self, key: str, stamp: str, reason: str, expected: str | None
     ) -> Live | Gone | Conflict:
         """End the session and leave a tombstone with *reason*; the answer has its last record.
+
+        Without *expected* it ends wherever it is: also where it goes on under another key that a
+        rotation without restart gave it meanwhile.
 
         :param stamp: names this call, so that a repetition is recognised.
         :param expected: only if its last stamp is this one; ``None``: whatever is in flight.

@@ -21,6 +21,7 @@ from ..record import HEADER, Draft, Record, dumps, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
 from .base import (
     EVICTED,
+    ROTATED,
     TOMBSTONE_TTL,
     UNKNOWN,
     AuditStep,
@@ -129,7 +130,8 @@ class MemoryStore:
                 return Conflict(record)
             created = now if terms.restart else record.created
             live = self._admit(new, draft, rules, now, created=created, leaving=key)
-            self._bury(key, terms.reason, now)
+            moved = terms.reason == ROTATED and not terms.restart
+            self._bury(key, terms.reason, now, new if moved else "")
             return live
 
     def end(
@@ -139,6 +141,8 @@ class MemoryStore:
         del stamp
         with self._lock:
             now = self._clock()
+            if expected is None:
+                key = self._where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -146,7 +150,7 @@ class MemoryStore:
                 return Conflict(record)
             self._remove(key)
             self._bury(key, reason, now)
-            return Live(record, now)
+            return Live(record, now, key=key)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
@@ -193,7 +197,7 @@ class MemoryStore:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[str, bytes] = {}
-        self._tombstones: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self._tombstones: OrderedDict[str, tuple[int, str, str]] = OrderedDict()
         self._reindex()
 
     def _reindex(self) -> None:
@@ -206,7 +210,7 @@ class MemoryStore:
     def _find(self, key: str, now: int) -> Record | Gone:
         raw = self._records.get(key)
         if raw is None:
-            until, reason = self._tombstones.get(key, (0, UNKNOWN))
+            until, reason, _ = self._tombstones.get(key, (0, UNKNOWN, ""))
             return Gone(reason, buried=True) if until > now else Gone(UNKNOWN)
         record = _parsed(raw)
         return self._expire(key, record) if record.deadline <= now else record
@@ -240,13 +244,20 @@ class MemoryStore:
         record = self._remove(key)
         return Removed(key, record.tier, reason or record.end_reason)
 
-    def _bury(self, key: str, reason: str, now: int) -> None:
+    def _bury(self, key: str, reason: str, now: int, successor: str = "") -> None:
         self._forget_tombstones(now)
-        self._tombstones[key] = (now + TOMBSTONE_TTL, reason)
+        self._tombstones[key] = (now + TOMBSTONE_TTL, reason, successor)
+
+    def _where_it_is(self, key: str, now: int) -> str:
+        while True:
+            until, _, successor = self._tombstones.get(key, (0, "", ""))
+            if until <= now or not successor:
+                return key
+            key = successor
 
     def _forget_tombstones(self, now: int) -> None:
         while self._tombstones:
-            until, _ = next(iter(self._tombstones.values()))
+            until = next(iter(self._tombstones.values()))[0]
             if until > now and len(self._tombstones) < MAX_TOMBSTONES:
                 return
             self._tombstones.popitem(last=False)

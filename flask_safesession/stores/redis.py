@@ -134,7 +134,7 @@ class RedisStore:
         """See :meth:`.base.Store.end`."""
         status, *rest = self._run(_END, (self._name(key),), (stamp, reason, expected or ""))
         if status == _LIVE:
-            return Live(loads(rest[1], b""), rest[0])
+            return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
         return _refused(status, rest)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:

@@ -207,6 +207,18 @@ class SingleSessionContract(ContractBase):
         assert answer.record.payload == b"theirs"
         assert self.look(kit, key, rules) is not None
 
+    def test_an_end_follows_a_session_that_was_rotated_and_not_a_login(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        for restart in (False, True):
+            key = self.add(kit, rules, user=1)
+            middle, _ = self.rotate(kit, key, rules, user=1)
+            last, _ = self.rotate(kit, middle, rules, user=1, restart=restart)
+            answer = kit.store.end(key, new_stamp(), "logout", None)
+            assert isinstance(answer, Gone if restart else Live)
+            assert (self.look(kit, last, rules) is not None) is restart
+            given_way = kit.store.end(key, new_stamp(), "emptied", "a stamp")
+            assert given_way == Gone("rotated", buried=True)
+
     def test_an_unconditional_end_wins_over_any_commit(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)

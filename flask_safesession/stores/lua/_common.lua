@@ -2,7 +2,8 @@
 --
 -- A record is a string: magic and version 1-3, stamps 4-27, created 28-40, last active 41-53,
 -- absolute deadline 54-66, idle allowance 67-78, tier tag 79-84, user tag 85-104, payload.
--- A tombstone is 'SST', the stamp of the call that left it, and the reason.
+-- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
+-- the key under which the session goes on, unless a login made it another one.
 -- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
 -- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name).
 local HEADER = 104
@@ -36,7 +37,11 @@ local function parse(raw)
   if not raw or raw == '' then return nil, {UNKNOWN} end
   local magic = string.sub(raw, 1, 3)
   if magic == 'SST' and #raw < 64 and string.find(raw, '^[%w_-]+$') then
-    return nil, {BURIED, string.sub(raw, 12), string.sub(raw, 4, 11)}
+    local reason, successor = string.sub(raw, 12), ''
+    if #reason == 31 and string.sub(reason, 1, 7) == 'rotated' then
+      reason, successor = 'rotated', string.sub(reason, 8)
+    end
+    return nil, {BURIED, reason, string.sub(raw, 4, 11), successor}
   end
   if magic ~= 'SS1' then
     return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}

@@ -24,6 +24,6 @@ r.absolute = r.created + r.absolute
 local found = admit(p, key, ARGV[4], r, now, read_rules(5), {key = old, r = leaving})
 if found[1] == LIVE then
   unindex(p, old, leaving)
-  bury(p, old, r.stamp, ARGV[3])
+  bury(p, old, r.stamp, ARGV[3] .. (ARGV[3] == 'rotated' and ARGV[2] == '0' and key or ''))
 end
 return found

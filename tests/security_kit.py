@@ -1,0 +1,174 @@
+"""What the security tests share: a site whose view comes with the request; a look into stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http.cookies import Morsel, SimpleCookie
+from typing import Any
+
+from flask import Flask, Response, make_response, request
+from werkzeug.datastructures import Headers
+
+from flask_safesession import SafeSession, session
+from flask_safesession.stores.base import Gone
+from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.testing import FakeClock, StoreKit
+from flask_safesession.tokens import SessionID, unsign
+
+from .counting import CountingStore
+
+KEY = "a key for tests that is long enough"
+SECOND = 1000
+Work = Callable[[], Any]
+
+_WORK = "tested.work"
+
+
+class Answer:
+    """A response, and what it did to the session cookie."""
+
+    def __init__(self, response: Any, name: str) -> None:
+        self.status: int = response.status_code
+        self.headers: Headers = response.headers
+        self.text: str = response.get_data(as_text=True)
+        self._name = name
+        response.close()
+
+    @property
+    def value(self) -> Any:
+        """What the work in the view returned."""
+        return json.loads(self.text)
+
+    @property
+    def morsel(self) -> Morsel[str] | None:
+        """The session cookie that is set or deleted, with its attributes."""
+        found = [v for v in self.headers.getlist("Set-Cookie") if v.startswith(self._name + "=")]
+        assert len(found) < 2
+        return SimpleCookie(found[0])[self._name] if found else None
+
+    @property
+    def cookie(self) -> str:
+        """The value of the session cookie that is set."""
+        assert self.morsel is not None
+        return self.morsel.value
+
+
+class Site:
+    """An app with sessions in the store of *kit*; ``site.store.calls`` tells what it was asked."""
+
+    def __init__(
+        self, kit: StoreKit, *, config: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        self.kit = kit
+        self.store = CountingStore(kit.store)
+        self.app = Flask("tested")
+        self.app.secret_key = KEY
+        self.app.config.update(config or {})
+        settings.setdefault("check_interval", None)
+        self.safe = SafeSession(self.app, store=self.store, **settings)
+        self.app.add_url_rule("/", view_func=_view)
+
+    def visit(
+        self, work: Work | None, *cookies: str, header: str | None = None, path: str = "/"
+    ) -> Answer:
+        """One request, in which the view does *work*; *cookies* are sent as session cookies."""
+        name = self.app.config["SESSION_COOKIE_NAME"]
+        if header is None:
+            header = "; ".join(f"{name}={value}" for value in cookies)
+        environ = {_WORK: work} | ({"HTTP_COOKIE": header} if header else {})
+        client = self.app.test_client(use_cookies=False)
+        return Answer(client.get(path, environ_overrides=environ), name)
+
+    def sid(self, cookie: str) -> SessionID:
+        """The ID in a cookie of this site."""
+        verified = unsign(cookie, self.app.secret_key or "")
+        assert verified is not None
+        return verified.sid
+
+    def is_gone(self, cookie: str) -> bool:
+        """Whether the store has no session behind *cookie*."""
+        rules = self.app.extensions["safesession"].settings.rules
+        answer = self.kit.store.load(self.sid(cookie).key, rules, slide=False)
+        return isinstance(answer, Gone)
+
+    def count(self) -> int:
+        """Live sessions in the store."""
+        with self.app.app_context():
+            return self.safe.count()
+
+
+def memory_kit() -> StoreKit:
+    """For what is the same on every store, because it does not reach it."""
+    clock = FakeClock()
+    return StoreKit(MemoryStore(clock), clock.advance)
+
+
+def _view() -> Response:
+    work: Work | None = request.environ[_WORK]
+    made = None if work is None else work()
+    return make_response(made if isinstance(made, Response) else json.dumps(made, default=str))
+
+
+def read() -> dict[str, Any]:
+    return dict(session)
+
+
+def write(key: str, value: Any) -> Work:
+    return lambda: session.__setitem__(key, value)
+
+
+def login(user: Any) -> Work:
+    return write("user_id", user)
+
+
+def logout() -> None:
+    session.clear()
+
+
+def regenerate() -> None:
+    session.regenerate()
+
+
+def dump(store: Any) -> bytes:
+    """Everything that *store* holds: keys, records, indexes."""
+    if isinstance(store, MemoryStore):
+        return repr([store._records, store._tombstones, store._buckets, store._users]).encode()
+    client, found = store._redis, []
+    for name in client.scan_iter("*"):
+        kind: bytes = client.type(name)
+        found.append(repr([name, _READERS[kind](client, name)]))
+    return "".join(found).encode()
+
+
+_READERS: dict[bytes, Callable[[Any, bytes], object]] = {
+    b"string": lambda client, name: client.get(name),
+    b"zset": lambda client, name: client.zrange(name, 0, -1),
+    b"hash": lambda client, name: client.hgetall(name),
+}
+
+
+def raw(store: Any, key: str) -> bytes:
+    """The bytes of a record."""
+    found: bytes = (
+        store._records[key]
+        if isinstance(store, MemoryStore)
+        else store._redis.get(store._name(key))
+    )
+    return found
+
+
+def overwrite(store: Any, key: str, value: bytes) -> None:
+    """Put *value* in the place of a record, as another program could."""
+    if isinstance(store, MemoryStore):
+        store._records[key] = value
+    else:
+        store._redis.set(store._name(key), value)
+
+
+def forget(store: Any, key: str) -> None:
+    """Take a record out of the store, behind its back."""
+    if isinstance(store, MemoryStore):
+        store._remove(key)
+    else:
+        store._redis.delete(store._name(key))

@@ -1,0 +1,450 @@
+"""What other projects' advisories taught, as tests; docs/security.md says which is whose."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask, Response
+
+from flask_safesession import ConfigError, SafeSession, session
+from flask_safesession.record import HEADER
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
+
+from .security_kit import (
+    Site,
+    login,
+    logout,
+    memory_kit,
+    overwrite,
+    raw,
+    read,
+    write,
+)
+from .servers import Server
+
+
+@pytest.fixture
+def site(kit: StoreKit) -> Site:
+    return Site(kit)
+
+
+@pytest.fixture
+def memory_site() -> Site:
+    return Site(memory_kit())
+
+
+@pytest.fixture
+def shared_site(server: Server, prefix: str) -> Iterator[Site]:
+    """On a server on which others write, too."""
+    with closing(server.client()) as client:
+        store = RedisStore(client, prefix=prefix, timeout=5)
+        yield Site(StoreKit(store, lambda ms: age_redis(client, ms, prefix), exact_clock=False))
+        store.close()
+
+
+# -- Vary: Cookie ---------------------------------------------------------------------------------
+
+USES: dict[str, Callable[[Any], Any]] = {
+    "in": lambda s: "a" in s,
+    "len": len,
+    "bool": bool,
+    "iter": list,
+    "reversed": lambda s: list(reversed(s)),
+    "get": lambda s: s.get("a"),
+    "[]": lambda s: s["a"],
+    "keys": lambda s: list(s.keys()),
+    "values": lambda s: list(s.values()),
+    "items": lambda s: list(s.items()),
+    "==": lambda s: s == {},
+    "|": lambda s: s | {},
+    "copy": methodcaller("copy"),
+    "dict": dict,
+    "json": lambda s: json.dumps(dict(s)),
+    "permanent": lambda s: s.permanent,
+    "new": lambda s: s.new,
+    "info": lambda s: repr(s.info),
+    "[]=": lambda s: s.__setitem__("a", 2),
+    "del": lambda s: s.__delitem__("a"),
+    "pop": lambda s: s.pop("a"),
+    "popitem": methodcaller("popitem"),
+    "setdefault": lambda s: s.setdefault("b", 1),
+    "update": lambda s: s.update(a=3),
+    "|=": lambda s: s.__ior__({"a": 3}) is None,
+    "clear": methodcaller("clear"),
+    "modified": lambda s: setattr(s, "modified", True),
+    "regenerate": methodcaller("regenerate"),
+    "invalidate": methodcaller("invalidate"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_of_the_session_varies_the_response_by_cookie(
+    memory_site: Site, use: str
+) -> None:
+    cookie = memory_site.visit(write("a", 1)).cookie
+    for cookies in ((), (cookie,)):
+        answer = memory_site.visit(lambda: str(USES[use](session)), *cookies)
+        assert "cookie" in answer.headers.get("Vary", "").lower(), cookies
+
+
+def test_vary_is_added_to_what_the_app_varies_by(memory_site: Site) -> None:
+    def work() -> Response:
+        return Response(str(len(session)), headers={"Vary": "Accept-Encoding"})
+
+    assert memory_site.visit(work).headers["Vary"] == "Accept-Encoding, Cookie"
+
+
+def test_an_untouched_response_neither_varies_nor_refreshes_a_permanent_cookie(
+    memory_site: Site,
+) -> None:
+    def stay() -> None:
+        session.permanent = True
+        session["a"] = 1
+
+    memory_site.app.config["SESSION_REFRESH_EACH_REQUEST"] = True
+    cookie = memory_site.visit(stay).cookie
+    answer = memory_site.visit(None, cookie)
+    assert "Vary" not in answer.headers
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_whoever_sets_a_cookie_varies_and_a_new_id_is_not_cached(memory_site: Site) -> None:
+    for work in (login(1), logout, write("a", 1)):
+        answer = memory_site.visit(work, memory_site.visit(login(0)).cookie)
+        assert "Set-Cookie" not in answer.headers or "Cookie" in answer.headers["Vary"]
+    assert memory_site.visit(login(1)).headers["Cache-Control"] == "no-store"
+
+
+# -- never pickle ---------------------------------------------------------------------------------
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("behind_a_header", [True, False])
+def test_a_pickle_bomb_under_a_valid_key_is_never_executed(
+    shared_site: Site, tmp_path: Path, behind_a_header: bool
+) -> None:
+    crater = tmp_path / "crater"
+    cookie = shared_site.visit(login(1)).cookie
+    key, store = shared_site.sid(cookie).key, shared_site.kit.store
+    head = raw(store, key)[:HEADER] if behind_a_header else b""
+    overwrite(store, key, head + pickle.dumps(_Bomb(crater)))
+    assert shared_site.visit(read, cookie).value == {}
+    assert shared_site.visit(write("a", 1), cookie).status == 200
+    shared_site.app.test_cli_runner().invoke(args=["safesession", "purge"])
+    assert not crater.exists()
+    pickle.loads(pickle.dumps(_Bomb(crater)))
+    assert crater.exists()  # the bomb is a live one
+
+
+@pytest.mark.parametrize("name", ["pickle", "marshal", "yaml", "shelve", "jsonpickle", "dill"])
+def test_pickle_marshal_and_yaml_are_banned_by_lint(name: str) -> None:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename"]
+    command += [str(root / "flask_safesession" / "codec.py"), "-"]
+    done = subprocess.run(
+        command, input=f"import {name}\n", capture_output=True, text=True, check=False, cwd=root
+    )
+    assert f"TID251 `{name}` is banned" in done.stdout
+
+
+# -- foreign values -------------------------------------------------------------------------------
+
+FOREIGN: dict[str, bytes] = {
+    "nothing": b"",
+    "text": b"hello",
+    "JSON": json.dumps({"user_id": 1}).encode(),
+    "a pickle": pickle.dumps({"user_id": 1}),
+    "our magic alone": b"SS1",
+    "our magic and text": b"SS1 is what this app writes" * 10,
+    "our magic and blanks": b"SS1" + b" " * 200,
+    "our magic and high bytes": b"SS1" + b"\xff" * 200,
+    "an older magic": b"SS0" + b"0" * 200,
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_value_that_the_app_wrote_into_the_same_redis_never_loads_as_a_session(
+    shared_site: Site, kind: str
+) -> None:
+    cookie = shared_site.visit(login(1)).cookie
+    store, key = shared_site.kit.store, shared_site.sid(cookie).key
+    overwrite(store, key, FOREIGN[kind])
+    _is_a_strangers(shared_site, cookie)
+    assert raw(store, key) == FOREIGN[kind]
+
+
+@pytest.mark.parametrize("value", [b"SS1" + b"0" * 200, b"SST", b"SST" + b"\xff" * 200])
+def test_a_value_that_looks_like_ours_and_is_due_or_ended_never_loads_as_a_session(
+    shared_site: Site, value: bytes
+) -> None:
+    cookie = shared_site.visit(login(1)).cookie
+    overwrite(shared_site.kit.store, shared_site.sid(cookie).key, value)
+    for work in (read, write("a", 1), logout):
+        assert shared_site.visit(work, cookie).status == 200
+    assert shared_site.visit(read, cookie).value == {}
+
+
+@pytest.mark.parametrize("kind", ["list", "hash", "set", "sorted set", "stream"])
+def test_a_value_of_another_type_under_a_sessions_key_never_loads_as_a_session(
+    shared_site: Site, kind: str
+) -> None:
+    cookie = shared_site.visit(login(1)).cookie
+    store: Any = shared_site.kit.store
+    name, client = store._name(shared_site.sid(cookie).key), store._redis
+    client.delete(name)
+    {
+        "list": lambda: client.rpush(name, "a"),
+        "hash": lambda: client.hset(name, "a", "b"),
+        "set": lambda: client.sadd(name, "a"),
+        "sorted set": lambda: client.zadd(name, {"a": 1}),
+        "stream": lambda: client.xadd(name, {"a": "b"}),
+    }[kind]()
+    _is_a_strangers(shared_site, cookie)
+    assert client.exists(name)
+
+
+def _is_a_strangers(site: Site, cookie: str) -> None:
+    """Nothing loads, nothing is adopted, nothing gets stuck: also not the purge job."""
+    assert site.visit(read, cookie).value == {}
+    made = site.visit(write("a", 1), cookie).cookie
+    assert made != cookie
+    assert site.visit(read, made).value == {"a": 1}
+    assert site.visit(logout, cookie).status == 200
+    result = site.app.test_cli_runner().invoke(args=["safesession", "purge"])
+    assert result.exit_code == 0, result.output
+
+
+# -- corrupt records ------------------------------------------------------------------------------
+
+
+def _damaged(good: bytes, rnd: random.Random, kind: str) -> bytes:
+    broken = bytearray(good)
+    places = range(3, HEADER) if "header" in kind else range(HEADER, len(good))
+    for _ in range(rnd.choice((1, 1, 2, 5))):
+        byte = rnd.choice(b"0189-. xeinNA") if "readable" in kind else rnd.randrange(256)
+        broken[rnd.choice(places)] = byte
+    return bytes(broken[: rnd.randrange(len(broken))] if "cut" in kind else broken)
+
+
+@pytest.mark.parametrize("kind", ["header", "readable header", "payload", "cut header"])
+def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str) -> None:
+    rnd = random.Random(kind)
+    cookie = shared_site.visit(write("a", {"b": (1, "c")})).cookie
+    store, key = shared_site.kit.store, shared_site.sid(cookie).key
+    good, bad = raw(store, key), []
+    # A number to Lua, and none to Python.
+    half_a_number = good[:66] + b"00000180000." + good[78:]
+    for damaged in [half_a_number, *(_damaged(good, rnd, kind) for _ in range(100))]:
+        overwrite(store, key, damaged)
+        seen = [shared_site.visit(work, cookie).status for work in (read, write("z", 1))]
+        if seen != [200, 200]:
+            bad.append((seen, damaged))
+    assert bad == []
+
+
+def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site) -> None:
+    cookie = site.visit(login(1)).cookie
+    store, key = site.kit.store, site.sid(cookie).key
+    overwrite(store, key, raw(store, key)[:HEADER] + b"\xc1 corrupt")
+    assert site.visit(read, cookie).value == {}
+    made = site.visit(login(1), cookie).cookie
+    assert made != cookie
+    assert site.visit(read, made).value == {"user_id": 1}
+
+
+def test_a_corrupt_record_harms_neither_the_visitor_who_sweeps_it_nor_the_purge(
+    shared_site: Site,
+) -> None:
+    store = shared_site.kit.store
+    for user in (1, 2):
+        key = shared_site.sid(shared_site.visit(login(user)).cookie).key
+        head = raw(store, key)
+        overwrite(store, key, head[:78] + b"\xff" * 6 + head[84:])
+    shared_site.kit.advance(24 * 3_600_000)
+    answer = shared_site.visit(login("somebody else"))  # removes what is due on its way
+    assert answer.status == 200
+    assert shared_site.visit(read, answer.cookie).value == {"user_id": "somebody else"}
+    shared_site.app.extensions["safesession"].reaper.run()
+    assert shared_site.count() == 1
+
+
+# -- ended is ended, in every order ---------------------------------------------------------------
+
+
+def test_a_loads_b_logs_out_a_saves_and_it_stays_logged_out(site: Site) -> None:
+    cookie = site.visit(login(1)).cookie
+
+    def a() -> None:
+        session["cart"] = [*session.get("cart", []), "x"]
+        site.store.before("commit", lambda: site.visit(logout, cookie))
+
+    answer = site.visit(a, cookie)
+    assert "commit" in site.store.calls
+    assert answer.morsel is None
+    assert site.visit(read, cookie).value == {}
+    assert site.count() == 0
+
+
+def test_clear_and_then_a_login_rotates_and_the_old_id_is_gone_from_the_store(site: Site) -> None:
+    old = site.visit(lambda: session.update(planted=True, user_id=1)).cookie
+
+    def clear_and_login() -> None:
+        session.clear()
+        session["user_id"] = 1
+
+    new = site.visit(clear_and_login, old).cookie
+    assert new != old
+    assert site.is_gone(old)
+    assert site.visit(read, new).value == {"user_id": 1}
+    assert site.visit(read, old).value == {}
+
+
+def test_a_login_in_flight_does_not_undo_a_logout_of_its_old_id(site: Site) -> None:
+    cookie = site.visit(login(1)).cookie
+
+    def other() -> None:
+        assert session["user_id"] == 1
+        site.visit(logout, cookie)
+        session["user_id"] = 2
+
+    new = site.visit(other, cookie).cookie
+    assert site.visit(read, new).value == {"user_id": 2}
+    assert site.visit(read, cookie).value == {}
+
+
+# -- check (Superset's CVE-2023-27524) ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["dev", "short", "CHANGE_ME_TO_A_COMPLEX_RANDOM_SECRET", "thisismyscretkey", b"dev bytes"],
+)
+@pytest.mark.parametrize("as_fallback", [False, True])
+def test_check_flags_short_and_well_known_secret_keys(
+    memory_site: Site, key: str | bytes, as_fallback: bool
+) -> None:
+    name = "SECRET_KEY_FALLBACKS" if as_fallback else "SECRET_KEY"
+    memory_site.app.config[name] = [key] if as_fallback else key
+    result = memory_site.app.test_cli_runner().invoke(args=["safesession", "check"])
+    assert result.exit_code == 1
+    assert any(line.startswith(f"- {name} is ") for line in result.output.splitlines())
+    assert repr(key) not in result.output
+
+
+def test_check_does_not_flag_a_good_key(memory_site: Site) -> None:
+    result = memory_site.app.test_cli_runner().invoke(args=["safesession", "check"])
+    assert "SECRET_KEY" not in result.output
+
+
+# -- replies (redis-py's CVE-2023-28858 and -28859) -----------------------------------------------
+
+
+class _Interrupt(BaseException):
+    """As a signal's handler or a greenlet's time-out raises it, anywhere."""
+
+
+_MOMENTS = ["after the command was sent", "before the reply is read", "in the middle of the reply"]
+_moment: list[str] = []
+
+
+def _break_off(moment: str) -> None:
+    if _moment == [moment]:
+        _moment.clear()
+        raise _Interrupt
+
+
+class _TornSocket(socket.socket):
+    """Gives the first bytes of a reply, and no more."""
+
+    _given = 0
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        if _moment != ["in the middle of the reply"]:
+            return super().recv(size, flags)
+        if self._given:
+            _break_off("in the middle of the reply")
+        self._given = 3
+        return super().recv(self._given)
+
+
+class _Interrupted(redis.Connection):
+    """A connection on which one call can be broken off at a chosen moment."""
+
+    def _connect(self) -> socket.socket:
+        whole: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        torn = _TornSocket(fileno=whole.detach())
+        torn.settimeout(self.socket_timeout)
+        return torn
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+        _break_off("after the command was sent")
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        _break_off("before the reply is read")
+        return super().read_response(*args, **kwargs)
+
+
+@pytest.mark.parametrize("moment", _MOMENTS)
+@pytest.mark.parametrize("slow_server", [False, True])
+def test_an_interrupted_call_never_shifts_answers_to_the_next_request(
+    server: Server, prefix: str, moment: str, slow_server: bool
+) -> None:
+    client = redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=_Interrupted, port=server.port)
+    )
+    store, rules = RedisStore(client, prefix=prefix, timeout=5), make_rules()
+    mine, others = new_key(), new_key()
+    store.create(mine, make_draft(b"mine"), rules)
+    store.create(others, make_draft(b"others"), rules)
+    store.load(mine, rules, slide=True)
+    with closing(server.client()) as control, closing(client):
+        if slow_server:  # the reply is on its way still when the next request takes the connection
+            control.client_pause(200)
+        _moment.append(moment)
+        with pytest.raises(_Interrupt):
+            store.load(others, rules, slide=True)
+        seen = [store.load(mine, rules, slide=True) for _ in range(3)]
+        store.close()
+    assert [answer.record.payload for answer in seen] == [b"mine"] * 3  # type: ignore[union-attr]
+
+
+def test_a_single_connection_client_is_refused(any_server: Server) -> None:
+    client = redis.Redis(port=any_server.port, single_connection_client=True)
+    with closing(client), pytest.raises(ConfigError, match="single_connection_client"):
+        SafeSession(Flask("tested"), store=client)
+
+
+# -- static files ---------------------------------------------------------------------------------
+
+
+def test_a_static_file_costs_no_store_call(memory_site: Site, tmp_path: Path) -> None:
+    (tmp_path / "style.css").write_text("body {}")
+    memory_site.app.static_folder = str(tmp_path)
+    cookie = memory_site.visit(login(1)).cookie
+    memory_site.store.take()
+    answer = memory_site.visit(None, cookie, path="/static/style.css")
+    assert answer.text == "body {}"
+    assert memory_site.store.calls == []
+    assert "Set-Cookie" not in answer.headers
+    assert "Vary" not in answer.headers
