@@ -17,6 +17,7 @@ from flask.cli import AppGroup
 from .doctor import findings
 from .errors import StoreUnavailable
 from .reaper import announce, audit, purge_steps
+from .settings import MAX_BATCH
 
 commands = AppGroup("safesession", help="Look after the sessions of this app.")
 
@@ -41,7 +42,7 @@ def _on_store(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @commands.command()
-@click.option("--batch", type=click.IntRange(1, 10_000), help="Sessions a step removes at most.")
+@click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions a step removes at most.")
 @click.option("--dry-run", is_flag=True, help="Only say how many sessions are due.")
 @_as_json
 @_on_store

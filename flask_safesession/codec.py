@@ -62,6 +62,11 @@ def encode_value(value: object) -> bytes:
     return _pack(value)
 
 
+def plain(value: object) -> object:
+    """*value* as it will be when it comes back: a member of an enum of texts is its text."""
+    return _unpack(_pack(value)) if type(value) not in (str, int) else value
+
+
 def decode(packed: bytes) -> dict[Any, Any]:
     """The data behind *packed*.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask
 
+from .errors import StoreUnavailable
 from .interface import SafeSessionInterface
 from .settings import Settings, cookie_problems
 from .stores.base import Inspecting, Store
@@ -17,27 +18,30 @@ _SHORTEST_KEY = 16
 _WELL_KNOWN_KEYS = frozenset(
     {
         "dev",
+        "development",
         "secret",
-        "secret-key",
-        "secret_key",
+        "secretkey",
         "changeme",
-        "change-me",
-        "change_me",
+        "changethis",
         "mysecret",
         "mysecretkey",
-        "my-secret-key",
-        "super secret key",
+        "supersecret",
         "supersecretkey",
         "password",
-        "development",
-        "you-will-never-guess",
-        "hard to guess string",
+        "test",
+        "testing",
+        "youwillneverguess",
+        "hardtoguessstring",
         "thisismysecretkey",
-        "thisismyscretkey",
-        "your_secret_key_here",
-        "change_me_to_a_complex_random_secret",
+        "yoursecretkey",
+        "yoursecretkeyhere",
+        "changemetoacomplexrandomsecret",
+        "yourownrandomgeneratedsecretkey",
         "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
-        "_5#y2lf4q8z\\n\\xec]/",
+        "5y2lf4q8z",
+        "5y2lf4q8znxec",  # the quick start of Flask before 2.0 and of now
+        "x02x01thisismyscretkeyx01x02eyyh",  # Superset's default
+        "thisismyscretkeyeyyh",
     }
 )
 
@@ -46,26 +50,38 @@ def findings(app: Flask, settings: Settings, store: Store) -> list[str]:
     """One sentence for each thing to mend, with the setting's name; empty if all is well."""
     found = [*_of_the_key(app), *_of_the_cookie(app), *_of_the_app(app, settings, store)]
     if isinstance(store, Inspecting):
-        found += store.inspect()
+        try:
+            found += store.inspect()
+        except StoreUnavailable as error:
+            found.append(f"the session store cannot be used: {error}")
     return found
 
 
 def _of_the_key(app: Flask) -> Iterator[str]:
-    keys = [("SECRET_KEY", app.secret_key)]
-    keys += [("SECRET_KEY_FALLBACKS", key) for key in app.config.get("SECRET_KEY_FALLBACKS") or ()]
-    for name, key in keys:
-        if not key:
-            yield f"{name} is not set: there are no sessions without it"
-        elif _text(key).strip("\x01\x02\\ey h").lower() in _WELL_KNOWN_KEYS or (
-            _text(key).lower() in _WELL_KNOWN_KEYS
-        ):
-            yield f"{name} is a well-known one: make one with secrets.token_hex()"
-        elif len(key) < _SHORTEST_KEY:
-            yield f"{name} is short ({len(key)} characters): make one with secrets.token_hex()"
+    yield from _of_one_key("SECRET_KEY", app.secret_key)
+    fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
+    if isinstance(fallbacks, (str, bytes)):
+        yield "SECRET_KEY_FALLBACKS is one text: each of its letters counts as a key; give a list"
+        return
+    for key in fallbacks:
+        yield from _of_one_key("SECRET_KEY_FALLBACKS", key)
 
 
-def _text(key: str | bytes) -> str:
-    return key.decode("latin-1") if isinstance(key, bytes) else key
+def _of_one_key(name: str, key: object) -> Iterator[str]:
+    if not key:
+        yield f"{name} is not set: there are no sessions without it"
+    elif not isinstance(key, (str, bytes)):
+        yield f"{name} is a {type(key).__name__}: give text, made with secrets.token_hex()"
+    elif _letters(key) in _WELL_KNOWN_KEYS:
+        yield f"{name} is a well-known one: make one with secrets.token_hex()"
+    elif len(key) < _SHORTEST_KEY:
+        yield f"{name} is short ({len(key)} characters): make one with secrets.token_hex()"
+
+
+def _letters(key: str | bytes) -> str:
+    """What a key has of letters and digits: tutorials differ in the rest."""
+    text = key.decode("latin-1") if isinstance(key, bytes) else key
+    return "".join(c for c in text.lower() if c.isascii() and c.isalnum())
 
 
 def _of_the_cookie(app: Flask) -> Iterator[str]:
@@ -74,7 +90,7 @@ def _of_the_cookie(app: Flask) -> Iterator[str]:
         yield "SESSION_COOKIE_SECURE is off: the cookie also travels over plain HTTP"
     if not app.config["SESSION_COOKIE_HTTPONLY"]:
         yield "SESSION_COOKIE_HTTPONLY is off: scripts in the page can read the cookie"
-    if app.config["SESSION_COOKIE_SAMESITE"] not in ("Lax", "Strict"):
+    if app.config["SESSION_COOKIE_SAMESITE"] not in ("Lax", "Strict", "lax", "strict"):
         yield "SESSION_COOKIE_SAMESITE is not 'Lax' or 'Strict': other sites' forms send the cookie"
 
 
@@ -100,4 +116,4 @@ def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[str]:
 
 def _worker_count() -> int:
     asked: Any = os.environ.get("WEB_CONCURRENCY", "1")
-    return int(asked) if asked.isdigit() else 1
+    return int(asked) if asked.isdecimal() else 1

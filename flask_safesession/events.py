@@ -126,10 +126,11 @@ def emit(app: Any, event: Event) -> None:
         text = " ".join(f"{name}={value}" for name, value in extra.items())
         logger.log(event.level, "%s %s", signal.name, text, extra=extra)
     if signal.receivers:
-        try:
-            signal.send(app, event=event)
-        except Exception:
-            logger.exception("a receiver of %s failed", signal.name)
+        for receiver in signal.receivers_for(app):
+            try:
+                receiver(app, event=event)
+            except Exception:
+                logger.exception("a receiver of %s failed", signal.name)
 
 
 def as_extra(event: Event) -> dict[str, object]:

@@ -59,7 +59,7 @@ class Policy:
         if not has_user and ANONYMOUS_TIER in self.tiers:
             return ANONYMOUS_TIER
         if isinstance(value, str) and value in self.tiers and value != ANONYMOUS_TIER:
-            return value
+            return str.__str__(value)  # of an enum, the text that it is once it was stored
         return DEFAULT_TIER
 
     def limits(self, tier: str) -> Limits:
@@ -106,7 +106,8 @@ def _exact_milliseconds(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value * 1000
     if isinstance(value, str):
-        text = value.strip().lower().replace(" ", "")
+        # A space may stand between a number and its unit, or between two parts; never in a number.
+        text = re.sub(r"(?<=\d) +(?=[a-z])|(?<=[a-z]) +(?=\d)", "", value.strip().lower())
         if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
             return float(text) * 1000
         if _TEXT.fullmatch(text):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from .codec import UndecodableError, decode, encode
+from .codec import UndecodableError, decode, encode, plain
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable
 from .events import (
     Event,
@@ -72,7 +72,7 @@ class Identity(NamedTuple):
     @property
     def user_tag(self) -> str:
         """What stands for the user in the store."""
-        return NO_USER if self.user is None else user_tag(self.user)
+        return NO_USER if self.user is None else user_tag(plain(self.user))
 
 
 def identify(data: dict[Any, Any], settings: Settings) -> Identity:

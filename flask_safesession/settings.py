@@ -23,11 +23,14 @@ MEMORY_URL = "memory://"
 #: Schemes of ``SAFESESSION_STORE``, beside :data:`MEMORY_URL`.
 REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey")
 
+#: The most that one purge step may be asked to remove.
+MAX_BATCH = 10_000
+
 _MAX_TOUCH = 60_000
 _SMALLEST_CAP = 2
 _LONGEST_COOKIE_NAME = 256
 _TIER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
-_MISSING = object()
+_PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")
 _T = TypeVar("_T")
 
 DEFAULTS: dict[str, Any] = {
@@ -102,9 +105,14 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     if lowered.startswith("__host-") and path != "/":
         problems.append(f"SESSION_COOKIE_NAME {name!r} wants SESSION_COOKIE_PATH '/', not {path!r}")
     samesite = config.get("SESSION_COOKIE_SAMESITE")
-    if samesite not in (None, "Lax", "Strict", "None"):
+    spelled = samesite.title() if isinstance(samesite, str) else samesite
+    if spelled not in (None, "Lax", "Strict", "None"):
         problems.append(f"SESSION_COOKIE_SAMESITE is {samesite!r}: give 'Lax', 'Strict' or 'None'")
-    if samesite == "None" and not config.get("SESSION_COOKIE_SECURE"):
+    if (
+        str(samesite).title() == "None"
+        and samesite is not None
+        and not config.get("SESSION_COOKIE_SECURE")
+    ):
         problems.append("SESSION_COOKIE_SAMESITE 'None' wants SESSION_COOKIE_SECURE: browsers do")
     if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
@@ -116,12 +124,13 @@ class _Reader:
 
     def __init__(self, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
         self._problems: list[str] = cookie_problems(config)
-        self._given = {k: v for k, v in config.items() if k.startswith(PREFIX)}
+        self._given = {k: v for k, v in config.items() if str(k).startswith(PREFIX)}
         self._given |= {PREFIX + k.upper(): v for k, v in overrides.items()}
         self._check_names(set(overrides))
 
     def settings(self) -> Settings:
         store, in_memory = self._store()
+        self._touch = self._touch_interval()
         policy = self._policy()
         cap = self._cap(10_000 if in_memory else 1_000_000)
         size = self._number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024)
@@ -132,7 +141,7 @@ class _Reader:
             "user_keys": self._user_keys(),
             "max_size": size,
             "check_interval": None if interval is None else self._duration("CHECK_INTERVAL"),
-            "purge_batch": self._number("PURGE_BATCH", 200),
+            "purge_batch": self._batch(),
             "scheduler": self._scheduler(),
             "store_timeout": (self._duration("STORE_TIMEOUT") or 0) / 1000,
             "key_prefix": self._prefix(),
@@ -144,14 +153,13 @@ class _Reader:
     # -- names ----------------------------------------------------------------------------------
 
     def _check_names(self, arguments: set[str]) -> None:
-        known = [PREFIX + name for name in DEFAULTS]
         for key in sorted(self._given):
-            if key in known:
+            name = key.removeprefix(PREFIX)
+            if name in DEFAULTS:
                 continue
-            near = get_close_matches(key, known, n=1, cutoff=0.8)
-            argument = key.removeprefix(PREFIX).lower()
+            argument, near = name.lower(), get_close_matches(name, DEFAULTS, n=1, cutoff=0.7)
             if near:
-                self._problems.append(f"{key} is not a setting: did you mean {near[0]}?")
+                self._problems.append(f"{key} is not a setting: did you mean {PREFIX}{near[0]}?")
             elif argument in arguments:
                 self._problems.append(f"{argument} is not an argument of SafeSession")
             else:
@@ -182,6 +190,15 @@ class _Reader:
             return default
         return self._checked(name, _positive, "give a whole number above zero") or default
 
+    def _batch(self) -> int:
+        batch = self._number("PURGE_BATCH", 200)
+        if batch > MAX_BATCH:
+            self._problems.append(
+                f"{PREFIX}PURGE_BATCH is {batch}: give {MAX_BATCH} at most, since the store waits"
+                " for each step"
+            )
+        return batch
+
     def _text(self, name: str) -> str:
         return self._checked(name, _non_empty, "give a name") or ""
 
@@ -202,13 +219,15 @@ class _Reader:
         """What is to hold the sessions, and whether it is the memory of this process."""
         store = self._get("STORE")
         if not isinstance(store, str):
-            if store is None or not (hasattr(store, "shared") or hasattr(store, "execute_command")):
+            usable = hasattr(store, "shared") or hasattr(store, "execute_command")
+            if isinstance(store, type) or not usable:
+                shown = hide_password(repr(store))
                 self._problems.append(
-                    f"{PREFIX}STORE is {store!r}: give a URL, a Store or a redis-py client"
+                    f"{PREFIX}STORE is {shown}: give a URL, a Store or a redis-py client"
                 )
             return store, not getattr(store, "shared", True)
-        scheme = store.partition("://")[0]
-        if store != MEMORY_URL and scheme not in REDIS_SCHEMES:
+        scheme, separator, _ = store.partition("://")
+        if store != MEMORY_URL and not (separator and scheme in REDIS_SCHEMES):
             self._problems.append(
                 f"{PREFIX}STORE is {hide_password(store)!r}: give {MEMORY_URL!r} or a URL that"
                 f" begins with {', '.join(REDIS_SCHEMES)} and ://"
@@ -241,16 +260,18 @@ class _Reader:
                 f"{where}: an idle timeout of {idle} ms is longer than the lifetime of"
                 f" {lifetime} ms: shorten the one or extend the other"
             )
-        touch = min(idle // 60, _MAX_TOUCH)
-        if self._is_set("TOUCH_INTERVAL") and self._get("TOUCH_INTERVAL") is not None:
-            zero = self._get("TOUCH_INTERVAL") in (0, "0", "0s", timedelta(0))
-            touch = 0 if zero else self._duration("TOUCH_INTERVAL") or 0
+        touch = min(idle // 60, _MAX_TOUCH) if self._touch is None else self._touch
         if touch >= idle:
             self._problems.append(
                 f"{where}: {PREFIX}TOUCH_INTERVAL ({touch} ms) must be shorter than the idle"
                 f" timeout ({idle} ms): otherwise use would not keep a session alive"
             )
         return Limits(idle, lifetime, touch)
+
+    def _touch_interval(self) -> int | None:
+        if self._get("TOUCH_INTERVAL") is None:
+            return None
+        return self._checked("TOUCH_INTERVAL", _milliseconds_or_zero, "give a duration") or 0
 
     def _tiers(self, kind: str, default: Limits | None) -> dict[str, Limits]:
         tiers = self._get("TIERS")
@@ -305,8 +326,15 @@ class _Reader:
 
 def hide_password(url: str) -> str:
     """*url* without its password, also if it is malformed: for messages and logs."""
-    hidden = re.sub(r"^((?:[^:/?#]+://)?[^:@/]*):.*@", r"\1:***@", url)
-    return re.sub(r"((?:^|[?&])password=)[^&]*", r"\1***", hidden)
+    hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)
+
+
+def _milliseconds_or_zero(value: object) -> int:
+    is_zero = not isinstance(value, bool) and value in (0, timedelta(0))
+    if is_zero or re.fullmatch(r"\s*0+\s*(ms|[smhdw])?\s*", str(value)):
+        return 0
+    return milliseconds(value)
 
 
 def _positive(value: object) -> int:
@@ -323,14 +351,14 @@ def _non_empty(value: object) -> str:
 
 def _names(value: object) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, Iterable):
-        raise TypeError
+    if not isinstance(names, Iterable) or isinstance(names, (set, frozenset)):
+        raise TypeError  # a set has no order, and the order decides
     checked = tuple(_non_empty(name) for name in names)
     return checked or _names(None)
 
 
 def _plain(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[^{}\s\x00-\x20]{1,100}", value):
+    if not isinstance(value, str) or not _PLAIN.fullmatch(value):
         raise ValueError
     return value
 

@@ -1,0 +1,675 @@
+"""What goes into a session comes out of it, byte for byte; what cannot is refused with its path."""
+
+# ruff: noqa: DTZ001, DTZ901  # naive times are kept, too
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from contextvars import ContextVar
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markupsafe import Markup
+from werkzeug.datastructures import ImmutableDict, ImmutableList, ImmutableMultiDict
+from werkzeug.local import LocalProxy
+
+from flask_safesession.codec import MAX_DEPTH, UndecodableError, decode, encode, encode_value
+
+BERLIN = ZoneInfo("Europe/Berlin")
+OFFSETS = st.timedeltas(
+    timedelta(hours=-24) + timedelta(microseconds=1),
+    timedelta(hours=24) - timedelta(microseconds=1),
+)
+ZONES = st.none() | OFFSETS.map(timezone)
+TEXT = st.text(st.characters(codec=None, exclude_categories=()))
+HASHABLE_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | TEXT
+    | st.binary()
+    | TEXT.map(Markup)
+    | st.datetimes(timezones=ZONES, allow_imaginary=True)
+    | st.dates()
+    | st.times(timezones=ZONES)
+    | st.timedeltas()
+    | st.uuids()
+    | st.decimals(allow_nan=False)
+)
+SCALARS = HASHABLE_SCALARS | st.decimals(allow_nan=True)
+HASHABLES = (
+    HASHABLE_SCALARS
+    | st.lists(HASHABLE_SCALARS, max_size=3).map(tuple)
+    | st.frozensets(HASHABLE_SCALARS | st.tuples(HASHABLE_SCALARS), max_size=3)
+)
+VALUES = st.recursive(
+    SCALARS | HASHABLES | st.sets(HASHABLES, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(HASHABLES, inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+SESSIONS = st.dictionaries(HASHABLES, VALUES, max_size=3)
+
+# Examples are slow to make where the machine is busy, which says nothing about the codec.
+few = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+def shape(value: object) -> str:
+    """Everything about *value* that must survive: types, order, signs of zero, folds, offsets."""
+    name = type(value).__name__
+    if isinstance(value, dict):
+        return f"{name}({', '.join(f'{shape(key)}: {shape(part)}' for key, part in value.items())})"
+    if isinstance(value, (list, tuple)):
+        return f"{name}({', '.join(map(shape, value))})"
+    if isinstance(value, (set, frozenset)):
+        return f"{name}({', '.join(sorted(map(shape, value)))})"
+    if isinstance(value, (datetime, time)):
+        plain = value.replace(tzinfo=None, fold=0)
+        return f"{name}({plain!r} {value.fold} {value.utcoffset()!r})"
+    return f"{name}({value!r})"
+
+
+def through(value: object) -> Any:
+    """*value* after a way to the store and back."""
+    return decode(encode({"value": value}))["value"]
+
+
+def refusal(data: dict[Any, Any]) -> str:
+    with pytest.raises(TypeError) as caught:
+        encode(data)
+    return str(caught.value)
+
+
+# -- round trips --------------------------------------------------------------------------------
+
+
+@few
+@given(SESSIONS)
+def test_every_kind_of_value_comes_back_as_it_was_and_has_one_spelling(
+    data: dict[Any, Any],
+) -> None:
+    packed = encode(data)
+    back = decode(packed)
+    assert shape(back) == shape(data)
+    assert encode(back) == packed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(value, id=name)
+        for name, value in {
+            "none": None,
+            "bool": [True, False],
+            "int": [0, -1, 2**63, -(2**63), 2**64 - 1, 2**64, -(2**63) - 1, 7**400, -(7**400)],
+            "float": [0.0, -0.0, 1.5, float("inf"), float("-inf"), float("nan"), 5e-324],
+            "text": ["", "é", "\x00", "😀", "\ud800", "a\udfffb"],
+            "bytes": [b"", b"\x00\xff"],
+            "tuple": [(), (1, (2, [3])), ((),)],
+            "set": [set(), {1, "a", (2,), None, frozenset({3})}],
+            "frozenset": [frozenset(), frozenset({frozenset({1}), b"x"})],
+            "datetime": [datetime.min, datetime.max, datetime(2024, 2, 29, 1, 2, 3, 4, fold=1)],
+            "aware": [
+                datetime(2024, 1, 1, tzinfo=timezone.utc),
+                datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-5, microseconds=1))),
+                datetime(1850, 1, 1, tzinfo=timezone(timedelta(seconds=3208))),
+            ],
+            "date": [date.min, date.max],
+            "time": [time.min, time.max, time(1, fold=1), time(1, tzinfo=timezone.utc)],
+            "timedelta": [timedelta.min, timedelta.max, timedelta(0), timedelta(microseconds=-1)],
+            "uuid": UUID(int=5),
+            "decimal": [Decimal(text) for text in ("0", "-0", "1.10", "1E+9", "NaN", "-Infinity")],
+            "snan": Decimal("sNaN12"),
+            "markup": [Markup("<b>"), Markup(""), Markup("\ud800")],
+            "keys": {
+                1: "int",
+                "1": "text",
+                1.5: "float",
+                None: 0,
+                (1, "a"): 1,
+                b"b": 2,
+                date.min: 3,
+            },
+            "big keys": {2**70: 1, True: 2, Markup("<i>"): 3, frozenset({1}): 4},
+        }.items()
+    ],
+)
+def test_a_value_comes_back_as_it_was(value: object) -> None:
+    assert shape(through(value)) == shape(value)
+    packed = encode({"value": value})
+    assert encode(decode(packed)) == packed
+
+
+def test_number_keys_stay_numbers() -> None:
+    assert shape(through({1: "a", "1": "b", True + 1: "c"})) == shape({1: "a", "1": "b", 2: "c"})
+
+
+def test_a_time_zone_becomes_its_offset_and_the_fold_is_kept() -> None:
+    first = datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN)
+    second = first.replace(fold=1)
+    assert [through(v).utcoffset() for v in (first, second)] == [
+        timedelta(hours=2),
+        timedelta(hours=1),
+    ]
+    assert [through(v).fold for v in (first, second)] == [0, 1]
+    assert through(first).astimezone(timezone.utc) == first.astimezone(timezone.utc)
+    assert through(second).astimezone(timezone.utc) == second.astimezone(timezone.utc)
+
+
+def test_a_time_whose_zone_has_no_offset_without_a_date_becomes_naive() -> None:
+    assert shape(through(time(12, tzinfo=BERLIN))) == shape(time(12))
+    assert through(time(12, tzinfo=ZoneInfo("UTC"))).utcoffset() == timedelta(0)
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "not the value"
+
+
+class Whole(int):
+    def __repr__(self) -> str:
+        return "not the value"
+
+
+class Real(float):
+    pass
+
+
+class Raw(bytes):
+    pass
+
+
+class Moment(datetime):
+    pass
+
+
+class Day(date):
+    pass
+
+
+class Length(timedelta):
+    pass
+
+
+class Ident(UUID):
+    pass
+
+
+class Money(Decimal):
+    def __str__(self) -> str:
+        return "not the value"
+
+
+class Safe(Markup):
+    __slots__ = ()
+
+
+class Item(NamedTuple):
+    name: str
+    price: Any
+
+
+class Role(str, Enum):
+    ADMIN = "admin"
+
+
+class Level(IntEnum):
+    TOP = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "base"),
+    [
+        pytest.param(value, base, id=f"{type(value).__name__}-{n}")
+        for n, (value, base) in enumerate(
+            [
+                (Text("a"), "a"),
+                (Whole(5), 5),
+                (Whole(2**80), 2**80),
+                (Real(1.5), 1.5),
+                (Raw(b"a"), b"a"),
+                (bytearray(b"a"), b"a"),
+                (memoryview(b"ab"), b"ab"),
+                (Moment(2024, 1, 1, 5), datetime(2024, 1, 1, 5)),
+                (Day(2024, 1, 1), date(2024, 1, 1)),
+                (Length(1), timedelta(1)),
+                (Ident(int=7), UUID(int=7)),
+                (Money("1.10"), Decimal("1.10")),
+                (Safe("<b>"), Markup("<b>")),
+                (Item("tea", 5), ("tea", 5)),
+                (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+                (defaultdict(list, a=[1]), {"a": [1]}),
+                (Counter("aab"), {"a": 2, "b": 1}),
+                (ImmutableDict(a=1), {"a": 1}),
+                (ImmutableList([1]), [1]),
+                (Role.ADMIN, "admin"),
+                (Level.TOP, 3),
+            ]
+        )
+    ],
+)
+def test_a_subclass_becomes_its_base(value: object, base: object) -> None:
+    assert shape(through(value)) == shape(base)
+    assert shape(through([value])) == shape([base])
+    assert encode({"value": value}) == encode({"value": base})
+
+
+def test_enum_members_as_keys_become_their_values() -> None:
+    assert shape(through({Role.ADMIN: 1, Level.TOP: 2})) == shape({"admin": 1, 3: 2})
+
+
+class Html:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __html__(self) -> str:
+        return self.text
+
+
+class LazyString:
+    """Like those of translation libraries, which have no common base."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class _LazyString(LazyString):
+    pass
+
+
+def test_an_object_with_html_becomes_markup() -> None:
+    assert shape(through(Html("<b>"))) == shape(Markup("<b>"))
+
+
+@pytest.mark.parametrize("kind", [LazyString, _LazyString, type("Mine", (LazyString,), {})])
+def test_a_lazy_string_becomes_its_text(kind: type[LazyString]) -> None:
+    assert shape(through([kind("hello")])) == shape(["hello"])
+
+
+def test_a_lazy_string_of_markup_becomes_markup() -> None:
+    assert shape(through(LazyString(Markup("<b>")))) == shape(Markup("<b>"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(value, id=f"{type(value).__name__}-{n}")
+        for n, value in enumerate(
+            [
+                1,
+                2**70,
+                "a",
+                Markup("a"),
+                None,
+                [1, (2,)],
+                {"a": 1},
+                (1, 2),
+                {1, 2},
+                datetime(2024, 1, 1),
+                UUID(int=1),
+                Decimal(1),
+                Html("<b>"),
+                LazyString("a"),
+                Role.ADMIN,
+                LocalProxy(lambda: 1),
+            ]
+        )
+    ],
+)
+def test_a_proxy_is_stored_as_what_it_stands_for(value: object) -> None:
+    proxy = LocalProxy(lambda: value)
+    assert encode({"value": proxy}) == encode({"value": value})
+    assert encode({"value": [proxy]}) == encode({"value": [value]})
+
+
+# -- one spelling -------------------------------------------------------------------------------
+
+IN_ANOTHER_PROCESS = """
+from flask_safesession.codec import encode
+words = [f"word {n}" for n in range(50)]
+pairs = frozenset(frozenset({a, b}) for a in words[:9] for b in words[:9])
+print(encode({"set": set(words), "frozen": frozenset(words), "nested": pairs}).hex())
+"""
+
+
+def test_a_set_has_the_same_bytes_in_every_process() -> None:
+    def run(seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert run("1") == run("2") != ""
+
+
+def test_what_python_takes_for_equal_has_bytes_of_its_own() -> None:
+    values = [1, True, 1.0, Decimal(1), 0, False, 0.0, -0.0, "1", b"1", Markup("1"), (), [], {}]
+    values += [set(), frozenset(), None, "", datetime(2024, 1, 1), date(2024, 1, 1)]
+    assert len({encode_value(value) for value in values}) == len(values)
+
+
+def test_nan_has_the_same_bytes_as_nan() -> None:
+    assert encode_value(float("nan")) == encode_value(float("nan"))
+
+
+def test_a_change_deep_inside_changes_the_bytes() -> None:
+    data: dict[str, Any] = {"cart": [{"count": 1}]}
+    before = encode(data)
+    data["cart"][0]["count"] = True
+    assert encode(data, known=before) != before
+    assert encode({"cart": [{"count": 1}]}, known=before) == before
+
+
+# -- what cannot be stored ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        pytest.param(data, path, id=path)
+        for data, path in [
+            ({"cart": object()}, 'session["cart"]'),
+            ({"cart": [1, 2, Item("tea", object())]}, 'session["cart"][2].price'),
+            ({"a": {"b": [0, {7: (1, object())}]}}, 'session["a"]["b"][1][7][1]'),
+            ({"a": {1, 2.5, object()}}, 'session["a"] member'),
+            ({"a": frozenset({(1, object())})}, 'session["a"] member[1]'),
+            ({("a", 1): {"x": object()}}, "session[('a', 1)][\"x\"]"),
+            ({("a", object()): 1}, "session key ('a', <object object at 0x"),
+            ({"fine": 1, "worse": [object()], "worst": object()}, 'session["worse"][0]'),
+        ]
+    ],
+)
+def test_a_refusal_names_the_path(data: dict[Any, Any], path: str) -> None:
+    message = refusal(data)
+    assert message.startswith(path)
+    assert "object objects cannot be stored" in message
+
+
+class Plain(Enum):
+    A = 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(value, id=f"{type(value).__name__}-{n}")
+        for n, value in enumerate(
+            [
+                1j,
+                range(3),
+                iter(()),
+                deque([1]),
+                UserDict(a=1),
+                Plain.A,
+                Exception("x"),
+                len,
+                Markup,
+                ZoneInfo("UTC"),
+                threading.Lock(),
+                b"x".join,
+            ]
+        )
+    ],
+)
+def test_what_has_no_plain_base_is_refused(value: object) -> None:
+    assert refusal({"a": [value]}).startswith('session["a"][0] cannot be stored')
+
+
+def test_the_objects_own_text_is_not_in_the_refusal() -> None:
+    class Account:
+        def __repr__(self) -> str:
+            return "password=hunter2"
+
+    assert "hunter2" not in refusal({"account": Account()})
+
+
+class Broken:
+    def __html__(self) -> str:
+        raise KeyError("template")
+
+
+_unset: ContextVar[int] = ContextVar("_unset")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(value, id=name)
+        for name, value in {
+            "__html__ fails": Broken(),
+            "unbound proxy": LocalProxy(_unset),
+            "_fields without attributes": ast.Name.__new__(ast.Name),
+            "_fields is None": type("Form", (), {"_fields": None})(),
+        }.items()
+    ],
+)
+def test_an_object_that_fails_while_it_is_looked_at_is_refused_with_its_path(
+    value: object,
+) -> None:
+    assert refusal({"a": [value]}).startswith('session["a"][0] cannot be stored')
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(value, id=name)
+        for name, value in {
+            "a list as key": {(ImmutableList([1]),): 1},
+            "a dict as key": {ImmutableDict(a=1): 1},
+            "the arguments of a request as key": {ImmutableMultiDict([("a", "1")]): 1},
+            "a list in a set": {ImmutableList([1])},
+            "an extension of msgpack's": msgpack.ExtType(1, b"x"),
+            "an unknown extension": msgpack.ExtType(99, b""),
+        }.items()
+    ],
+)
+def test_nothing_is_stored_that_could_not_be_loaded(value: object) -> None:
+    """Refused, or readable: stored and unreadable would be the visitor's whole session lost."""
+    try:
+        packed = encode({"value": value})
+    except TypeError:
+        return
+    assert encode(decode(packed)) == packed
+
+
+def test_members_that_become_equal_have_one_spelling() -> None:
+    packed = encode({"html": {Html("a"), Html("a")}})
+    assert encode(decode(packed)) == packed
+
+
+# -- depth --------------------------------------------------------------------------------------
+
+
+def nested(kind: str, levels: int) -> Any:
+    """That many containers of a kind in each other."""
+    wrap: dict[str, Any] = {
+        "list": lambda v: [v],
+        "tuple": lambda v: (v,),
+        "dict": lambda v: {"k": v},
+        "frozenset": lambda v: frozenset({v}),
+        "key": lambda v: (v,),
+    }
+    value: Any = 1
+    for _ in range(levels):
+        value = wrap[kind](value)
+    return {value: 1} if kind == "key" else value
+
+
+KINDS = ["list", "tuple", "dict", "frozenset"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_levels_are_kept(kind: str) -> None:
+    assert shape(through(nested(kind, MAX_DEPTH))) == shape(nested(kind, MAX_DEPTH))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "key"])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 250, 5000])
+def test_more_are_refused(kind: str, levels: int) -> None:
+    assert "nested more than 100 deep" in refusal({"a": nested(kind, levels)})
+
+
+def test_what_contains_itself_is_refused() -> None:
+    items: list[Any] = [1]
+    items.append(items)
+    table: dict[str, Any] = {}
+    table["self"] = table
+    mixed: list[Any] = []
+    mixed.append(({"a": mixed},))
+    for value in (items, table, mixed):
+        assert "contains itself" in refusal({"a": value})
+
+
+IN_A_SMALL_THREAD = """
+import sys, threading
+from flask_safesession.codec import UndecodableError, decode, encode
+import msgpack
+
+def run():
+    try:
+        {work}
+    except UndecodableError:
+        pass
+    print("alive")
+
+threading.stack_size({stack})
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def survives(work: str, *, stack: int) -> bool:
+    """Whether a process survives *work* on a thread with *stack* bytes of stack."""
+    code = IN_A_SMALL_THREAD.format(work=work.replace("\n", "\n        "), stack=stack)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return run.stdout == "alive\n"
+
+
+@pytest.mark.parametrize("code", [1, 3])
+def test_bytes_nested_without_end_do_not_kill_the_process(code: int) -> None:
+    work = (
+        "packed = b'\\x90'\n"
+        f"for _ in range(3000): packed = msgpack.packb([msgpack.ExtType({code}, packed)])\n"
+        "decode(b'\\x81\\xa1x' + packed)"
+    )
+    assert survives(work, stack=8 * 2**20)
+
+
+def test_what_may_be_stored_can_be_loaded_on_a_small_stack() -> None:
+    """A thread has one megabyte on Alpine."""
+    work = (
+        "value = ()\nfor _ in range(99): value = (value,)\n"
+        "assert decode(encode({1: value}))[1] == value"
+    )
+    assert survives(work, stack=2**20)
+
+
+# -- hostile bytes ------------------------------------------------------------------------------
+
+
+def is_refused_or_data(packed: bytes) -> None:
+    try:
+        data = decode(packed)
+    except UndecodableError:
+        return
+    assert isinstance(data, dict)
+
+
+@few
+@given(st.binary())
+def test_random_bytes_are_undecodable_or_data(packed: bytes) -> None:
+    is_refused_or_data(packed)
+
+
+@few
+@given(st.integers(-128, 127), st.binary() | VALUES.map(encode_value))
+def test_random_extensions_are_undecodable_or_data(code: int, inside: bytes) -> None:
+    size = len(inside).to_bytes(4, "big")
+    is_refused_or_data(b"\x81\xa1x\xc9" + size + code.to_bytes(1, "big", signed=True) + inside)
+
+
+@few
+@given(SESSIONS, st.data())
+def test_damaged_bytes_are_undecodable_or_data(data: dict[Any, Any], draw: st.DataObject) -> None:
+    packed = bytearray(encode(data))
+    at = draw.draw(st.integers(0, len(packed) - 1))
+    packed[at] = draw.draw(st.integers(0, 255))
+    is_refused_or_data(bytes(packed))
+
+
+@few
+@given(SESSIONS.filter(bool), st.data())
+def test_truncated_and_extended_bytes_are_undecodable(
+    data: dict[Any, Any], draw: st.DataObject
+) -> None:
+    packed = encode(data)
+    cut = draw.draw(st.integers(0, len(packed) - 1))
+    for wrong in (packed[:cut], packed + b"\x00"):
+        with pytest.raises(UndecodableError):
+            decode(wrong)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pytest.param(packed, id=name)
+        for name, packed in {
+            "nothing": b"",
+            "no dict": encode_value([1]),
+            "text": encode_value("text"),
+            "pickle": b"\x80\x04}\x94.",
+            "a huge array": b"\x81\xa1x\xdd\xff\xff\xff\xff",
+            "a huge map": b"\xdf\xff\xff\xff\xff",
+            "an unknown extension": msgpack.packb({"x": msgpack.ExtType(77, b"")}),
+            "a list as key": b"\x81\x90\x01",
+            "a month 13": msgpack.packb({"x": msgpack.ExtType(5, msgpack.packb([2024, 13, 1]))}),
+            "a long exponent": msgpack.packb({"x": msgpack.ExtType(9, b"1e" + b"9" * 30)}),
+            "an offset of a year": msgpack.packb(
+                {"x": msgpack.ExtType(6, msgpack.packb([1, 0, 0, 0, 0, 10**15]))}
+            ),
+        }.items()
+    ],
+)
+def test_foreign_bytes_are_undecodable(packed: bytes) -> None:
+    with pytest.raises(UndecodableError, match="not session data"):
+        decode(packed)
+
+
+def test_pickled_bytes_run_nothing(tmp_path: Any) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    for packed in (pickle.dumps(Bomb()), pickle.dumps({"a": Bomb()})):
+        with pytest.raises(UndecodableError):
+            decode(packed)
+    assert not (tmp_path / "boom").exists()
