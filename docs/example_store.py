@@ -39,7 +39,7 @@ class ExampleStore:
         self._clock = clock
         self._lock = threading.RLock()
         self._records: dict[str, Record] = {}
-        self._tombstones: dict[str, tuple[int, str]] = {}
+        self._tombstones: dict[str, tuple[int, str, str]] = {}
 
     # one-session
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
@@ -93,7 +93,9 @@ class ExampleStore:
             if terms.expected not in (None, record.stamps[0]):
                 return Conflict(record)
             live = self._admit(new, draft, rules, now, leaving=key, restart=terms.restart)
-            self._tombstones[key] = (now + TOMBSTONE_TTL, terms.reason)
+            # Where the session goes on; a login makes it another one.
+            successor = "" if terms.restart else new
+            self._tombstones[key] = (now + TOMBSTONE_TTL, terms.reason, successor)
             return live
 
     def end(
@@ -102,14 +104,16 @@ class ExampleStore:
         del stamp  # no answer is lost here, so nothing is repeated
         with self._lock:
             now = self._clock()
+            while expected is None and (moved := self._tombstones.get(key, (0, "", ""))[2]):
+                key = moved
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
             if expected not in (None, record.stamps[0]):
                 return Conflict(record)
             del self._records[key]
-            self._tombstones[key] = (now + TOMBSTONE_TTL, reason)
-            return Live(record, now)
+            self._tombstones[key] = (now + TOMBSTONE_TTL, reason, "")
+            return Live(record, now, key=key)
 
     # all-sessions
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
@@ -140,7 +144,7 @@ class ExampleStore:
     def _find(self, key: str, now: int) -> Record | Gone:
         record = self._records.get(key)
         if record is None:
-            until, reason = self._tombstones.get(key, (0, UNKNOWN))
+            until, reason, _ = self._tombstones.get(key, (0, UNKNOWN, ""))
             return Gone(reason, buried=True) if until > now else Gone(UNKNOWN)
         return self._expire(key, record) if record.deadline <= now else record
 

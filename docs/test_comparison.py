@@ -46,11 +46,14 @@ class Site:
         self.visitor = self.app.test_client()
         self.visitor.get("/put?key=visited")
         self.visitor.get("/show")  # the server knows the scripts now
-        self.watch(self.app.extensions["safesession"].store._redis if kind == SAFE else self.store)
+        if kind == SAFE:
+            self.watch(self.app.extensions["safesession"].store._connections, "exchange")
+        else:
+            self.watch(self.store, "execute_command")
 
-    def watch(self, client: Any) -> None:
+    def watch(self, sender: Any, method: str) -> None:
         """Note what is sent from now on, unless the store is said to be down."""
-        send = client.execute_command
+        send = getattr(sender, method)
 
         def watched(*args: Any, **options: Any) -> Any:
             if self.is_down:
@@ -58,7 +61,7 @@ class Site:
             self.commands.append(args[0])
             return send(*args, **options)
 
-        client.execute_command = watched
+        setattr(sender, method, watched)
 
     def plain(self) -> str:
         self.meanwhile()

@@ -33,6 +33,7 @@ _WELL_KNOWN_KEYS = frozenset(
         "youwillneverguess",
         "hardtoguessstring",
         "thisismysecretkey",
+        "thisismyscretkey",
         "yoursecretkey",
         "yoursecretkeyhere",
         "changemetoacomplexrandomsecret",

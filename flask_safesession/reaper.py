@@ -137,7 +137,8 @@ class Reaper:
             return self._turn(app)
         finally:
             self._running.release()
-            self._look_at = time.monotonic() + 2 * self._seconds
+            if self._seconds:
+                self._look_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
         try:
@@ -162,6 +163,8 @@ class Reaper:
 
     def _start(self) -> None:
         first = self._scheduler is None
+        if not first and not self._scheduler.running:
+            return  # the app's own, not started: what is added there would only pile up
         self._scheduler = self._settings.scheduler or _process_scheduler()
         # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
         # that was set back its wait may be hours; or the job was removed from the app's own.

@@ -1,20 +1,21 @@
 """What a store keeps of a session: an immutable record, and its wire form.
 
-The wire form is a fixed-width ASCII header and then the payload, so that a script on the server can
-read and patch the times in place. Times are milliseconds since 1970 by the store's clock.
+The wire form is an ASCII header of fixed widths and then the payload, so that a script on the
+server can read and patch the times in place. Times are milliseconds since 1970 by the store's
+clock, in hexadecimal: every byte here is paid for a million times.
 
 ======== ===== ==================================================
 offset   width field
 ======== ===== ==================================================
 0        3     ``SS`` and the format version
-3        24    the stamps of the last three writes, newest first
-27       13    created
-40       13    last active
-53       13    absolute deadline
-66       12    idle allowance, in milliseconds
-78       6     tier tag
-84       20    user tag, blank for strangers
-104            payload
+3        21    the stamps of the last three writes, newest first
+24       11    created
+35       11    last active
+46       11    absolute deadline
+57       10    idle allowance, in milliseconds
+67       4     tier tag
+71       1     ``+`` for a user, ``-`` for a stranger
+72       16    user tag, of users only
 ======== ===== ==================================================
 """
 
@@ -22,9 +23,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .tokens import STAMP_LENGTH
+
 MAGIC = b"SS1"
-HEADER = 104
-_NO_STAMP = "-" * 8
+_NO_STAMP = "-" * STAMP_LENGTH
+_HEADER_LENGTHS = {b"-": 72, b"+": 88}
 
 
 class Record(NamedTuple):
@@ -92,34 +95,52 @@ def limited(record: Record, idle: int, lifetime: int) -> Record:
 def dumps(record: Record) -> bytes:
     """The wire form of *record*."""
     return (
-        f"SS1{''.join(record.stamps)}{record.created:013d}{record.last_active:013d}"
-        f"{record.absolute:013d}{record.idle:012d}{record.tier}{record.user}"
+        f"SS1{''.join(record.stamps)}{record.created:011x}{record.last_active:011x}"
+        f"{record.absolute:011x}{record.idle:010x}{record.tier}{_kind(record.user)}"
     ).encode("ascii") + record.payload
 
 
 def dumps_draft(draft: Draft) -> bytes:
     """*draft* in the same form, its lifetime in the place of the absolute deadline."""
     return (
-        f"SS1{draft.stamp}{_NO_STAMP * 2}{0:013d}{0:013d}"
-        f"{draft.lifetime:013d}{draft.idle:012d}{draft.tier}{draft.user}"
+        f"SS1{draft.stamp}{_NO_STAMP * 2}{0:011x}{0:011x}"
+        f"{draft.lifetime:011x}{draft.idle:010x}{draft.tier}{_kind(draft.user)}"
     ).encode("ascii") + draft.payload
 
 
-def loads(head: bytes, payload: bytes) -> Record:
-    """The record behind a header of 104 bytes and its payload.
+def loads(raw: bytes, payload: bytes | None = None) -> Record:
+    """The record in *raw*.
 
-    :raises ValueError: the header is not one.
+    :param payload: the payload, where *raw* is the header alone.
+    :raises ValueError: it is no record.
     """
-    if len(head) != HEADER or head[:3] != MAGIC:
-        raise ValueError("not the header of a session record")
-    text = head.decode("ascii")
+    end = header_length(raw)
+    # isalnum, since int() would take underscores and blanks for digits
+    if raw[:3] != MAGIC or len(raw) < end or not raw[24:67].isalnum():
+        raise ValueError("not a session record")
+    text = raw[:end].decode("ascii")
     return Record(
-        (text[3:11], text[11:19], text[19:27]),
-        int(text[27:40]),
-        int(text[40:53]),
-        int(text[53:66]),
-        int(text[66:78]),
-        text[78:84],
-        text[84:104],
-        payload,
+        (text[3:10], text[10:17], text[17:24]),
+        int(text[24:35], 16),
+        int(text[35:46], 16),
+        int(text[46:57], 16),
+        int(text[57:67], 16),
+        text[67:71],
+        text[72:],
+        raw[end:] if payload is None else payload,
     )
+
+
+def header_length(raw: bytes) -> int:
+    """Where the payload of the record in *raw* begins.
+
+    :raises ValueError: it is no record.
+    """
+    try:
+        return _HEADER_LENGTHS[raw[71:72]]
+    except KeyError:
+        raise ValueError("not a session record") from None
+
+
+def _kind(user: str) -> str:
+    return f"+{user}" if user else "-"

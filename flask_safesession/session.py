@@ -17,9 +17,9 @@ from .record import Record
 from .tokens import SessionID
 
 _PERMANENT = "_permanent"
-# Flask-Login asks for these after every response. They are set and taken out within one request,
-# so that a session that was not loaded has none of them.
-_EPHEMERAL = frozenset({"_remember", "_remember_seconds"})
+# Flask-Login asks for this after every response. It is set and taken out within one request, so
+# that a session that was not loaded does not have it.
+_EPHEMERAL = frozenset({"_remember"})
 
 
 class Stored(NamedTuple):

@@ -135,7 +135,7 @@ def dump(store: Any) -> bytes:
     if isinstance(store, MemoryStore):
         return repr([store._records, store._tombstones, store._buckets, store._users]).encode()
     client, found = store._redis, []
-    for name in client.scan_iter("*"):
+    for name in client.scan_iter(f"{store._slot}*"):
         kind: bytes = client.type(name)
         found.append(repr([name, _READERS[kind](client, name)]))
     return "".join(found).encode()

@@ -751,5 +751,5 @@ def test_info_tells_what_is_known(app: Flask, client: FlaskClient) -> None:
     known = client.get("/info").json
     assert known
     assert (known["user"], known["new"], known["tier"]) == ("7", False, "default")
-    assert len(known["handle"]) == 24
+    assert len(known["handle"]) == 18
     assert known["handle"] not in (cookie_of(client) or "")

@@ -26,6 +26,7 @@ from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import Signer
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
+from flask_safesession.record import header_length
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit
 from flask_safesession.tokens import KEY_LENGTH, _signer, new_id, sign, unsign
@@ -423,7 +424,8 @@ def _life(site: Site) -> Iterator[Answer]:
     yield site.visit(write("a", 1), user.cookie)
     yield (corrupt := begin(login(1)))
     key = site.sid(corrupt.cookie).key
-    overwrite(site.kit.store, key, raw(site.kit.store, key)[:104] + b"corrupt")
+    good = raw(site.kit.store, key)
+    overwrite(site.kit.store, key, good[: header_length(good)] + b"corrupt")
     yield site.visit(read, corrupt.cookie)
     yield site.visit(login(1), corrupt.cookie)
     yield (idle := begin(login(1)))

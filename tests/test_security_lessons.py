@@ -19,7 +19,7 @@ import redis
 from flask import Flask, Response
 
 from flask_safesession import ConfigError, SafeSession, session
-from flask_safesession.record import HEADER
+from flask_safesession.record import header_length
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 
@@ -39,6 +39,10 @@ from .servers import Server
 @pytest.fixture
 def site(kit: StoreKit) -> Site:
     return Site(kit)
+
+
+def head_of(record: bytes) -> bytes:
+    return record[: header_length(record)]
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ def test_a_pickle_bomb_under_a_valid_key_is_never_executed(
     crater = tmp_path / "crater"
     cookie = shared_site.visit(login(1)).cookie
     key, store = shared_site.sid(cookie).key, shared_site.kit.store
-    head = raw(store, key)[:HEADER] if behind_a_header else b""
+    head = head_of(raw(store, key)) if behind_a_header else b""
     overwrite(store, key, head + pickle.dumps(_Bomb(crater)))
     assert shared_site.visit(read, cookie).value == {}
     assert shared_site.visit(write("a", 1), cookie).status == 200
@@ -239,7 +243,8 @@ def _is_a_strangers(site: Site, cookie: str) -> None:
 
 def _damaged(good: bytes, rnd: random.Random, kind: str) -> bytes:
     broken = bytearray(good)
-    places = range(3, HEADER) if "header" in kind else range(HEADER, len(good))
+    end = header_length(good)
+    places = range(3, end) if "header" in kind else range(end, len(good))
     for _ in range(rnd.choice((1, 1, 2, 5))):
         byte = rnd.choice(b"0189-. xeinNA") if "readable" in kind else rnd.randrange(256)
         broken[rnd.choice(places)] = byte
@@ -265,7 +270,7 @@ def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str
 def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site) -> None:
     cookie = site.visit(login(1)).cookie
     store, key = site.kit.store, site.sid(cookie).key
-    overwrite(store, key, raw(store, key)[:HEADER] + b"\xc1 corrupt")
+    overwrite(store, key, head_of(raw(store, key)) + b"\xc1 corrupt")
     assert site.visit(read, cookie).value == {}
     made = site.visit(login(1), cookie).cookie
     assert made != cookie
@@ -279,7 +284,7 @@ def test_a_corrupt_record_harms_neither_the_visitor_who_sweeps_it_nor_the_purge(
     for user in (1, 2):
         key = shared_site.sid(shared_site.visit(login(user)).cookie).key
         head = raw(store, key)
-        overwrite(store, key, head[:78] + b"\xff" * 6 + head[84:])
+        overwrite(store, key, head[:67] + b"\xff" * 4 + head[71:])
     shared_site.kit.advance(24 * 3_600_000)
     answer = shared_site.visit(login("somebody else"))  # removes what is due on its way
     assert answer.status == 200

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from sortedcontainers import SortedList
 
 from ..expiry import ANONYMOUS_TIER
-from ..record import HEADER, Draft, Record, dumps, limited, loads, record_from
+from ..record import Draft, Record, dumps, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
 from .base import (
     EVICTED,
@@ -183,9 +183,10 @@ class MemoryStore:
         del rules, limit
         with self._lock:
             indexed = sum(map(len, self._buckets.values()))
-            if indexed == len(self._records):
+            users = indexed - len(self._buckets[ANONYMOUS_TIER])
+            difference = abs(indexed - len(self._records)) + abs(users - len(self._users))
+            if not difference:
                 return AuditStep(0, done=True)
-            difference = abs(indexed - len(self._records))
             self._reindex()
             return AuditStep(difference, done=True)
 
@@ -205,14 +206,14 @@ class MemoryStore:
         # One string a session, tag + time of creation + key: a user's sessions are a range of it.
         self._users: SortedList[str] = SortedList()
         for key, raw in self._records.items():
-            self._index(key, _parsed(raw))
+            self._index(key, loads(raw))
 
     def _find(self, key: str, now: int) -> Record | Gone:
         raw = self._records.get(key)
         if raw is None:
             until, reason, _ = self._tombstones.get(key, (0, UNKNOWN, ""))
             return Gone(reason, buried=True) if until > now else Gone(UNKNOWN)
-        record = _parsed(raw)
+        record = loads(raw)
         return self._expire(key, record) if record.deadline <= now else record
 
     def _expire(self, key: str, record: Record) -> Gone:
@@ -234,7 +235,7 @@ class MemoryStore:
             self._users.add(_user_entry(record, key))
 
     def _remove(self, key: str) -> Record:
-        record = _parsed(self._records.pop(key))
+        record = loads(self._records.pop(key))
         self._buckets[_bucket(record)].discard((record.deadline, key))
         if record.user != NO_USER:
             self._users.discard(_user_entry(record, key))
@@ -282,7 +283,7 @@ class MemoryStore:
         cap = rules.cap
         choice = Choice(self._buckets, now, cap.evict)
         if leaving is not None:
-            choice.leave(leaving, _bucket(_parsed(self._records[leaving])))
+            choice.leave(leaving, _bucket(loads(self._records[leaving])))
         choice.sweep()
         names = [ANONYMOUS_TIER]
         if user != NO_USER:
@@ -297,7 +298,7 @@ class MemoryStore:
         own = [key for key in own if not choice.has(key)]
         if len(own) < allowed:
             return
-        records = {key: _parsed(self._records[key]) for key in own}
+        records = {key: loads(self._records[key]) for key in own}
         due = [key for key in own if records[key].deadline <= choice.now]
         live = [key for key in own if key not in due]
         for key in due + live[: max(0, len(live) + 1 - allowed)]:
@@ -318,10 +319,6 @@ class MemoryStore:
             over = len(self._records) - choice.total - rules.cap.total
             choice.pick([ANONYMOUS_TIER, *users], min(limit - choice.total, over))
         return choice.victims
-
-
-def _parsed(raw: bytes) -> Record:
-    return loads(raw[:HEADER], raw[HEADER:])
 
 
 def _bucket(record: Record) -> str:

@@ -18,10 +18,11 @@ import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from ..errors import StoreFull, StoreUnavailable
-from ..record import HEADER, Draft, dumps_draft, loads
-from ..tokens import tier_tag
+from ..record import Draft, dumps_draft, loads
+from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
+    EVICTED,
     UNKNOWN,
     AuditStep,
     Census,
@@ -34,11 +35,14 @@ from .base import (
     Taken,
     Terms,
 )
-from .redis_client import Client, bounded, deadline, exchange
+from .redis_client import Client, Connections, bounded, deadline
 
 # The first element of every answer, as in lua/_common.lua.
 _UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
 _OLDEST = (6, 2)
+# How the scripts list those who were removed.
+_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
+_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED}
 # Rules; their limits without and with a slide; their caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes], tuple[bytes | int, ...]]
 
@@ -78,6 +82,7 @@ class RedisStore:
         self, client: Client, *, prefix: str = "safesession", timeout: float = 1.0
     ) -> None:
         self._redis: Any = bounded(client, timeout)
+        self._connections = Connections(self._redis.connection_pool)
         self._timeout = timeout
         self._slot = f"{{{prefix}:0}}"
         self._wired: _Wired = (None, (b"", b""), ())
@@ -93,10 +98,10 @@ class RedisStore:
         answer = self._run(_LOAD, (self._name(key),), (limits,))
         try:
             if isinstance(answer, bytes):
-                return Live(loads(answer[:HEADER], answer[HEADER:]))
+                return Live(loads(answer))
             status, *rest = answer
             if status == _LIVE:
-                return Live(loads(rest[1], rest[2][HEADER:]), rest[0])
+                return Live(loads(rest[1], rest[2][len(rest[1]) :]), rest[0])
         except ValueError:
             return Gone(CORRUPT)
         return _gone(status, rest)
@@ -140,17 +145,19 @@ class RedisStore:
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
         args = (limit, *self._wire(rules)[2])
-        _, due, trimmed, more, *rest = self._run(_PURGE, (f"{self._slot}:tiers",), args)
-        return PurgeStep(due, trimmed, bool(more), _removed(rest))
+        _, due, trimmed, more, removed = self._run(_PURGE, (f"{self._slot}:tiers",), args)
+        return PurgeStep(due, trimmed, bool(more), _removed(removed))
 
     def census(self, rules: Rules) -> Census:
         """See :meth:`.base.Store.census`."""
-        del rules
+        # After an index was lost, a mended one has a tier's tag in the place of its name.
+        names = {tier_tag(tier): tier for tier in rules.policy.order}
         _, now, *rest = self._run(_CENSUS, (f"{self._slot}:tiers",), ())
         live: dict[str, int] = {}
         due, oldest = 0, now
         for at in range(0, len(rest), 4):
-            name = rest[at].decode()
+            name = rest[at].decode("ascii", "replace")
+            name = names.get(name, name)
             live[name] = live.get(name, 0) + rest[at + 1]
             due += rest[at + 2]
             oldest = min(oldest, rest[at + 3])
@@ -166,8 +173,10 @@ class RedisStore:
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
         command = ("SET", f"{self._slot}:lease:{task}", 1, "NX", "PX", milliseconds)
-        pool = self._redis.connection_pool
-        return bool(self._call(lambda: exchange(pool, *command), repeatable=False))
+        answer = self._call(
+            lambda: self._connections.exchange(*command, careful=True), repeatable=False
+        )
+        return bool(answer)
 
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
@@ -184,6 +193,7 @@ class RedisStore:
 
     def close(self) -> None:
         """See :meth:`.base.Store.close`."""
+        self._connections.close()
         self._redis.connection_pool.disconnect()
 
     def _name(self, key: str) -> str:
@@ -207,13 +217,12 @@ class RedisStore:
         def send() -> Any:
             tail = (len(keys), *keys, *args)
             try:
-                return exchange(pool, "EVALSHA", script.sha, *tail)
+                return exchange("EVALSHA", script.sha, *tail, careful=not repeatable)
             except NoScriptError:
                 # A restart or SCRIPT FLUSH: sending the text also makes the server remember it.
-                return exchange(pool, "EVAL", script.text, *tail)
+                return exchange("EVAL", script.text, *tail, careful=not repeatable)
 
-        pool = self._redis.connection_pool
-
+        exchange = self._connections.exchange
         return self._call(send, repeatable=repeatable)
 
     def _call(self, send: Any, *, repeatable: bool) -> Any:
@@ -267,9 +276,8 @@ def _gone(status: int, rest: list[Any]) -> Gone:
 
 def _refused(status: int, rest: list[Any]) -> Gone | Conflict:
     if status == _CONFLICT:
-        raw = rest[0]
         try:
-            return Conflict(loads(raw[:HEADER], raw[HEADER:]))
+            return Conflict(loads(rest[0]))
         except ValueError:
             return Gone(CORRUPT)
     return _gone(status, rest)
@@ -280,19 +288,24 @@ def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live 
         return Taken()
     if status == _FULL:
         raise StoreFull(rules.cap.total)
-    now, head, total, *removed = rest
+    now, head, total, removed = rest
     return Live(loads(head, draft.payload), now, _removed(removed), total)
 
 
-def _removed(flat: list[bytes]) -> tuple[Removed, ...]:
-    parts = [part.decode("ascii", "replace") for part in flat]
-    return tuple(map(Removed, parts[0::3], parts[1::3], parts[2::3]))
+def _removed(packed: bytes) -> tuple[Removed, ...]:
+    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
+    text = packed.decode("ascii", "replace")
+    return tuple(
+        Removed(text[at : at + KEY_LENGTH], text[at + KEY_LENGTH : at + _PIECE - 1], _REASONS[c])
+        for at, c in enumerate(text[_PIECE - 1 :])
+        if at % _PIECE == 0
+    )
 
 
 def _limit_rows(rules: Rules) -> bytes:
     policy = rules.policy
-    tags = [("default", policy.default)] + [(tier_tag(n), t) for n, t in policy.tiers.items()]
-    rows = (f"|{tag[:6]}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
+    tags = [("    ", policy.default)] + [(tier_tag(n), t) for n, t in policy.tiers.items()]
+    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
     return "".join(rows).encode("ascii")
 
 

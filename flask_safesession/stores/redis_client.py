@@ -8,10 +8,11 @@ has one deadline, and each wait on the socket gets what is left of it.
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -24,16 +25,26 @@ from ..errors import ConfigError
 
 Client: TypeAlias = redis.Redis
 
+# Seconds for which an idle connection is taken to be alive. A command that can be repeated does no
+# harm on a dead one: it is sent again on a fresh one.
+_TRUSTED = 1.0
+
 _call = threading.local()
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Everything that this thread does on a bounded client ends within *seconds*."""
-    _call.until = time.monotonic() + seconds
-    try:
-        yield
-    finally:
+class deadline:  # noqa: N801  # read as a word of the with statement
+    """``with deadline(1.0):`` all that this thread does on a bounded client ends in that time.
+
+    :param seconds: what a call may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        _call.until = time.monotonic() + self._seconds
+
+    def __exit__(self, *exception: object) -> None:
         del _call.until
 
 
@@ -123,32 +134,82 @@ _KEPT = frozenset(
 )
 
 
-def exchange(pool: ConnectionPool, *command: Any) -> Any:
-    """Send one command and return its reply, on a connection that is sound afterwards.
+class Connections:
+    """Sends commands over connections of a pool, and keeps the idle ones at hand.
 
-    Whatever interrupts the wait (a time-out, a greenlet's end, Ctrl-C), the connection is closed:
-    the reply may still be under way, and must not be given to another request (CVE-2023-28858).
-
-    :raises redis.RedisError: the server's error, or that of the connection.
+    Taking a connection from redis-py's pool and giving it back costs as much as the command itself,
+    so they are given back when the store is closed. There are never more than were in use at once.
     """
-    connection: Any = pool.get_connection(*_name_of_command(type(pool)))
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
+        self._idle: deque[tuple[float, Any]] = deque()
+        self._process = os.getpid()
+        # A pool that makes its users wait has to see every connection that comes back.
+        self._keeps = not isinstance(pool, BlockingConnectionPool)
+        take = inspect.signature(pool.get_connection).parameters["command_name"]
+        # redis-py before 5.3 wants a command's name here, later ones warn of it.
+        self._take: tuple[str, ...] = ("EVALSHA",) if take.default is take.empty else ()
+
+    def exchange(self, *command: Any, careful: bool = False) -> Any:
+        """Send one command and return its reply, on a connection that is sound afterwards.
+
+        Whatever interrupts the wait (a time-out, a greenlet's end, Ctrl-C), the connection is
+        closed: the reply may still be under way, and must not be given to another request
+        (CVE-2023-28858).
+
+        :param careful: make sure first that the server has not closed the connection meanwhile;
+            for commands that must not be sent twice.
+        :raises redis.RedisError: the server's error, or that of the connection.
+        """
+        connection = self._get(careful=careful)
+        try:
+            connection.send_command(*command)
+            reply = connection.read_response()
+        except redis.ResponseError:
+            self._put(connection)  # a whole reply: there is nothing left on the connection
+            raise
+        except BaseException:
+            connection.disconnect()
+            self.pool.release(connection)
+            self.close()  # the others may be as dead
+            raise
+        self._put(connection)
+        return reply
+
+    def close(self) -> None:
+        """Close the idle connections. Others are made when they are needed."""
+        while self._idle:
+            with suppress(IndexError):  # another thread was faster
+                _, connection = self._idle.pop()
+                connection.disconnect()
+                self.pool.release(connection)
+
+    def _get(self, *, careful: bool) -> Any:
+        if self._process != os.getpid():
+            # A fork: those sockets are the parent's.
+            self._idle, self._process = deque(), os.getpid()
+        try:
+            since, connection = self._idle.pop()
+        except IndexError:
+            return self.pool.get_connection(*self._take)
+        if (careful or time.monotonic() - since > _TRUSTED) and _is_stale(connection):
+            connection.disconnect()  # it connects anew when it is used
+        return connection
+
+    def _put(self, connection: Any) -> None:
+        if self._keeps:
+            self._idle.append((time.monotonic(), connection))
+        else:
+            self.pool.release(connection)
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether the server has closed an idle connection, or has said what nobody asked for."""
     try:
-        connection.send_command(*command)
-        return connection.read_response()
-    except redis.ResponseError:
-        raise  # a whole reply: there is nothing left on the connection
-    except BaseException:
-        connection.disconnect()
-        raise
-    finally:
-        pool.release(connection)
-
-
-@cache
-def _name_of_command(kind: type[ConnectionPool]) -> tuple[str, ...]:
-    # redis-py before 5.3 wants the command's name, later ones warn of it.
-    name = inspect.signature(kind.get_connection).parameters["command_name"]
-    return ("EVALSHA",) if name.default is inspect.Parameter.empty else ()
+        return bool(connection.can_read(timeout=0))
+    except (redis.RedisError, OSError):
+        return True
 
 
 @cache

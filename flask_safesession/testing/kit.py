@@ -19,22 +19,26 @@ MINUTE = 60_000
 _AGE = """
 local p, by = string.sub(KEYS[1], 1, -7), tonumber(ARGV[1])
 local function shift(name, from, to)
-  local time = tonumber(string.sub(redis.call('GETRANGE', name, from, to), 1)) - by
-  redis.call('SETRANGE', name, from, string.format('%013d', time))
+  local time = tonumber(redis.call('GETRANGE', name, from, to), 16) - by
+  redis.call('SETRANGE', name, from, string.format('%011x', time))
 end
 for _, name in ipairs(redis.call('KEYS', ARGV[2])) do
   local kind = string.sub(name, #p + 1, #p + 3)
   if kind == ':s:' and redis.call('GETRANGE', name, 0, 2) == 'SS1' then
-    shift(name, 27, 39)
-    shift(name, 40, 52)
-    shift(name, 53, 65)
+    shift(name, 24, 34)
+    shift(name, 35, 45)
+    shift(name, 46, 56)
   elseif kind == ':t:' or kind == ':u:' then
     for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, -by, entry)
     end
   end
   local ttl = redis.call('PTTL', name)
-  if ttl > 0 then redis.call('PEXPIRE', name, math.max(1, ttl - by)) end
+  if ttl > by then
+    redis.call('PEXPIRE', name, ttl - by)
+  elseif ttl > 0 then
+    redis.call('DEL', name)
+  end
 end
 return 1
 """

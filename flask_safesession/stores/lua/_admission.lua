@@ -13,7 +13,7 @@ local function count(choice, bucket)
 end
 
 local function take(choice, entry, bucket, evicted)
-  choice.taken[string.sub(entry, 1, 24)] = true
+  choice.taken[string.sub(entry, 1, KEY)] = true
   choice.victims[#choice.victims + 1] = {entry, bucket, evicted}
   count(choice, bucket)
 end
@@ -30,7 +30,7 @@ local function pick(choice, buckets, wanted)
       for i = 1, #entries, 2 do
         local evicted = tonumber(entries[i + 1]) > choice.now
         more = more and found < wanted and (choice.evict or not evicted)
-        if more and not choice.taken[string.sub(entries[i], 1, 24)] then
+        if more and not choice.taken[string.sub(entries[i], 1, KEY)] then
           take(choice, entries[i], bucket, evicted)
           found = found + 1
         end
@@ -50,7 +50,7 @@ local function sweep(choice, buckets, limit)
   for _, bucket in ipairs(buckets) do
     local name = choice.p .. ':t:' .. bucket
     for _, entry in ipairs(redis.call('ZRANGEBYSCORE', name, '-inf', choice.now, 'LIMIT', 0, limit)) do
-      if not choice.taken[string.sub(entry, 1, 24)] then take(choice, entry, bucket, false) end
+      if not choice.taken[string.sub(entry, 1, KEY)] then take(choice, entry, bucket, false) end
     end
   end
 end
@@ -118,22 +118,47 @@ local function held(p, buckets)
   return sum
 end
 
--- Removes the victims and appends each as key, tier tag and reason. What stands under a victim's key
--- and is not a record (a tombstone, somebody else's value) is left alone.
-local function dismiss(choice, found)
-  for _, victim in ipairs(choice.victims) do
-    local entry, bucket, evicted = victim[1], victim[2], victim[3]
-    local key, user = string.sub(entry, 1, 24), string.sub(entry, 25)
-    local name = choice.p .. ':s:' .. key
-    local r, other = parse(head(name))
-    if r or other[1] == NEWER then redis.call('UNLINK', name) end
-    redis.call('ZREM', choice.p .. ':t:' .. bucket, entry)
-    if user ~= '' then redis.call('ZREM', choice.p .. ':u:' .. user, key) end
-    found[#found + 1] = key
-    found[#found + 1] = r and r.tier or bucket
-    found[#found + 1] = evicted and 'evicted' or r and ended_by(r) or 'idle'
+-- A command over many keys or members; unpack has a limit.
+local function in_portions(command, key, items)
+  for from = 1, #items, 500 do
+    local to = math.min(from + 499, #items)
+    if key then
+      redis.call(command, key, unpack(items, from, to))
+    else
+      redis.call(command, unpack(items, from, to))
+    end
   end
-  return found
+end
+
+-- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
+-- in one string, since clients take long over long arrays. What stands under a victim's key and is not
+-- a record (a tombstone, somebody else's value) is left alone.
+local function dismiss(choice)
+  local records, users = choice.p .. ':s:', choice.p .. ':u:'
+  local names, entries, found = {}, {}, {}
+  for i, victim in ipairs(choice.victims) do
+    local entry, bucket, evicted = victim[1], victim[2], victim[3]
+    local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
+    local raw = head(records .. key)
+    local tier, reason = '    ', 'i'
+    if type(raw) == 'string' and string.find(raw, '^SS%d') then
+      names[#names + 1] = records .. key
+      if #raw >= 72 then
+        tier = string.sub(raw, 68, 71)
+        local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
+        local absolute = tonumber(string.sub(raw, 47, 57), 16)
+        if last and idle and absolute and absolute <= last + idle then reason = 'l' end
+      end
+    end
+    if user ~= '' then redis.call('ZREM', users .. user, key) end
+    local ours = entries[bucket] or {}
+    ours[#ours + 1] = entry
+    entries[bucket] = ours
+    found[i] = key .. tier .. (evicted and 'e' or reason)
+  end
+  in_portions('UNLINK', nil, names)
+  for bucket, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. bucket, ours) end
+  return table.concat(found)
 end
 
 -- Stores the session r under key; leaving, if any, is the one that it takes the place of.
@@ -149,20 +174,21 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}
-  if r.user ~= STRANGER then
+  if r.user ~= '' then
     stale = choose_own(choice, r, rules.per_user)
     if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
   end
-  local buckets = r.user == STRANGER and {ANONYMOUS} or everybody
+  local buckets = r.user == '' and {ANONYMOUS} or everybody
   if not make_room(choice, buckets, total - choice.total + 1 - rules.total) then return {FULL} end
 
   write(p, key, draft, r, now)
-  if r.user ~= STRANGER then
+  if r.user ~= '' then
     redis.call('ZADD', p .. ':u:' .. r.user, r.created, key)
     if not present[r.tier] then redis.call('HSET', p .. ':tiers', r.tier, rules.names[r.tier]) end
     for _, gone in ipairs(stale) do redis.call('ZREM', p .. ':u:' .. r.user, gone) end
   end
   local found = answer(now, r)
   found[4] = total - choice.total + 1
-  return dismiss(choice, found)
+  found[5] = dismiss(choice)
+  return found
 end

@@ -1,13 +1,13 @@
 -- Put before every script. Everything is local: a global would outlive the script.
 --
--- A record is a string: magic and version 1-3, stamps 4-27, created 28-40, last active 41-53,
--- absolute deadline 54-66, idle allowance 67-78, tier tag 79-84, user tag 85-104, payload.
+-- A record is a string: magic and version 1-3, stamps 4-24, created 25-35, last active 36-46,
+-- absolute deadline 47-57, idle allowance 58-67 (hexadecimal), tier tag 68-71, '+' or '-' 72, of users
+-- the user tag 73-88, payload.
 -- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
 -- the key under which the session goes on, unless a login made it another one.
 -- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
 -- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name).
-local HEADER = 104
-local STRANGER = string.rep(' ', 20)
+local HEADER, KEY = 88, 18
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
 -- Redis' own expiry is a net under the purge, this much later.
@@ -22,7 +22,7 @@ local function clock()
 end
 
 local function split(key)
-  return string.sub(key, 1, -28), string.sub(key, -24)
+  return string.sub(key, 1, -4 - KEY), string.sub(key, -KEY)
 end
 
 -- Whether an answer of redis.pcall is the error that a key of another type gives.
@@ -37,29 +37,29 @@ local function parse(raw)
   if not raw or raw == '' then return nil, {UNKNOWN} end
   local magic = string.sub(raw, 1, 3)
   if magic == 'SST' and #raw < 64 and string.find(raw, '^[%w_-]+$') then
-    local reason, successor = string.sub(raw, 12), ''
-    if #reason == 31 and string.sub(reason, 1, 7) == 'rotated' then
+    local reason, successor = string.sub(raw, 11), ''
+    if #reason == 7 + KEY and string.sub(reason, 1, 7) == 'rotated' then
       reason, successor = 'rotated', string.sub(reason, 8)
     end
-    return nil, {BURIED, reason, string.sub(raw, 4, 11), successor}
+    return nil, {BURIED, reason, string.sub(raw, 4, 10), successor}
   end
   if magic ~= 'SS1' then
     return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
   end
+  local kind = string.sub(raw, 72, 72)
+  local whole = kind == '-' or (kind == '+' and #raw >= HEADER)
+  if not whole or not string.find(string.sub(raw, 25, 67), '^%x+$') then return nil, {FOREIGN} end
   local r = {
-    stamp = string.sub(raw, 4, 11),
-    older = string.sub(raw, 12, 27),
-    created = tonumber(string.sub(raw, 28, 40)),
-    last = tonumber(string.sub(raw, 41, 53)),
-    absolute = tonumber(string.sub(raw, 54, 66)),
-    idle = tonumber(string.sub(raw, 67, 78)),
-    tier = string.sub(raw, 79, 84),
-    user = string.sub(raw, 85, 104),
+    stamp = string.sub(raw, 4, 10),
+    older = string.sub(raw, 11, 24),
+    created = tonumber(string.sub(raw, 25, 35), 16),
+    last = tonumber(string.sub(raw, 36, 46), 16),
+    absolute = tonumber(string.sub(raw, 47, 57), 16),
+    idle = tonumber(string.sub(raw, 58, 67), 16),
+    tier = string.sub(raw, 68, 71),
+    user = kind == '+' and string.sub(raw, 73, HEADER) or '',
   }
-  if #r.user < 20 or not string.find(string.sub(raw, 28, 78), '^%d+$') then
-    return nil, {FOREIGN}
-  end
-  r.bucket = r.user == STRANGER and ANONYMOUS or r.tier
+  r.bucket = kind == '-' and ANONYMOUS or r.tier
   return r
 end
 
@@ -76,16 +76,16 @@ local function ended_by(r)
 end
 
 local function written_by(r, stamp)
-  return r.stamp == stamp or string.sub(r.older, 1, 8) == stamp or string.sub(r.older, 9) == stamp
+  return r.stamp == stamp or string.sub(r.older, 1, 7) == stamp or string.sub(r.older, 8) == stamp
 end
 
 local function member(key, r)
-  return r.user == STRANGER and key or key .. r.user
+  return key .. r.user
 end
 
 local function unindex(p, key, r)
   redis.call('ZREM', p .. ':t:' .. r.bucket, member(key, r))
-  if r.user ~= STRANGER then redis.call('ZREM', p .. ':u:' .. r.user, key) end
+  if r.user ~= '' then redis.call('ZREM', p .. ':u:' .. r.user, key) end
 end
 
 -- UNLINK comes first: it needs no memory, so that the script is not refused at maxmemory.
@@ -104,7 +104,7 @@ local function bury(p, key, stamp, reason)
 end
 
 local function times(r)
-  return string.format('%013d%013d%013d%012d', r.created, r.last, r.absolute, r.idle)
+  return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
 end
 
 -- Writes a draft as the record r. SET comes first: at maxmemory the script fails whole. The payload
@@ -117,5 +117,6 @@ local function write(p, key, draft, r, now)
 end
 
 local function answer(now, r)
-  return {LIVE, now, 'SS1' .. r.stamp .. r.older .. times(r) .. r.tier .. r.user}
+  return {LIVE, now, 'SS1' .. r.stamp .. r.older .. times(r) .. r.tier
+    .. (r.user == '' and '-' or '+' .. r.user)}
 end

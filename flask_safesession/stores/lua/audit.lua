@@ -13,7 +13,7 @@ local function agrees(r, key, bucket, score)
 end
 
 local function check_entry(bucket, entry, score)
-  local key, user = string.sub(entry, 1, 24), string.sub(entry, 25)
+  local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
   local r = parse(head(p .. ':s:' .. key))
   if agrees(r, key, bucket, score) and member(key, r) == entry then return end
   mended = mended + 1
@@ -25,12 +25,12 @@ local function check_record(key)
   local r = parse(head(p .. ':s:' .. key))
   if not r then return end
   local score = redis.call('ZSCORE', p .. ':t:' .. r.bucket, member(key, r))
-  local listed = r.user == STRANGER or redis.call('ZSCORE', p .. ':u:' .. r.user, key)
+  local listed = r.user == '' or redis.call('ZSCORE', p .. ':u:' .. r.user, key)
   if score and tonumber(score) == deadline(r) and listed then return end
   mended = mended + 1
   if deadline(r) <= now then return remove(p, key, r) end
   redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
-  if r.user ~= STRANGER then
+  if r.user ~= '' then
     redis.call('ZADD', p .. ':u:' .. r.user, r.created, key)
     redis.call('HSETNX', p .. ':tiers', r.tier, r.tier)
   end
@@ -56,8 +56,8 @@ local function walk_keys(cursor)
   local page = redis.call('SCAN', cursor, 'MATCH', ARGV[2], 'COUNT', limit)
   for _, name in ipairs(page[2]) do
     local kind, rest = string.sub(name, #p + 1, #p + 3), string.sub(name, #p + 4)
-    if kind == ':s:' and #rest == 24 then check_record(rest) end
-    if kind == ':u:' and #rest == 20 then check_user(rest) end
+    if kind == ':s:' and #rest == KEY then check_record(rest) end
+    if kind == ':u:' and #rest == 16 then check_user(rest) end
   end
   return page[1]
 end

@@ -9,7 +9,7 @@ if written_by(r, draft.stamp) then return answer(now, r) end
 if deadline(r) <= now then return due(p, key, r) end
 if r.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
 
-r.older = r.stamp .. string.sub(r.older, 1, 8)
+r.older = r.stamp .. string.sub(r.older, 1, 7)
 r.stamp = draft.stamp
 if ARGV[2] == '1' then r.last = now end
 r.absolute = r.created + draft.absolute

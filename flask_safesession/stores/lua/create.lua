@@ -1,12 +1,12 @@
--- KEYS: record. ARGV: draft, rules. Answers LIVE, now, head, sessions held, then key, tier and reason
--- of each session that had to go.
+-- KEYS: record. ARGV: draft, rules. Answers LIVE, now, head, sessions held, and those who had to go as
+-- dismiss() lists them.
 local p, key = split(KEYS[1])
 local r = parse(string.sub(ARGV[1], 1, HEADER))
 local stored = parse(head(KEYS[1]))
 local now = clock()
 if stored and written_by(stored, r.stamp) then
   local found = answer(now, stored)
-  found[4] = 0
+  found[4], found[5] = 0, ''
   return found
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {TAKEN} end

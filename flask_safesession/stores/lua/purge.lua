@@ -1,5 +1,5 @@
--- KEYS: tiers. ARGV: limit, rules. Answers LIVE, due, trimmed, whether there is more (1 or 0), then
--- key, tier and reason of each.
+-- KEYS: tiers. ARGV: limit, rules. Answers LIVE, due, trimmed, whether there is more (1 or 0), and who
+-- was removed as dismiss() lists them.
 local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local rules = read_rules(2)
@@ -16,9 +16,8 @@ if rules.evict then
   local wanted = math.min(limit - choice.total, total - choice.total - rules.total)
   pick(choice, with_anonymous(users), wanted)
 end
-local found = {LIVE, due_ones, choice.total - due_ones, choice.total >= limit and 1 or 0}
-dismiss(choice, found)
+local removed = dismiss(choice)
 for _, bucket in ipairs(users) do
   if not rules.names[bucket] and held(p, {bucket}) == 0 then redis.call('HDEL', KEYS[1], bucket) end
 end
-return found
+return {LIVE, due_ones, choice.total - due_ones, choice.total >= limit and 1 or 0, removed}

@@ -7,7 +7,7 @@ local now = clock()
 local stored = parse(head(KEYS[2]))
 if stored and written_by(stored, r.stamp) then
   local found = answer(now, stored)
-  found[4] = 0
+  found[4], found[5] = 0, ''
   return found
 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {TAKEN} end
@@ -17,7 +17,7 @@ if not leaving then return other end
 if deadline(leaving) <= now then return due(p, old, leaving) end
 if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
 
-r.older = leaving.stamp .. string.sub(leaving.older, 1, 8)
+r.older = leaving.stamp .. string.sub(leaving.older, 1, 7)
 r.created = ARGV[2] == '1' and now or leaving.created
 r.last = now
 r.absolute = r.created + r.absolute

@@ -5,9 +5,9 @@ local r, other = parse(raw)
 if not r then return other end
 
 local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
-local idle = tonumber(string.sub(ARGV[1], row + 7, row + 18))
-local lifetime = tonumber(string.sub(ARGV[1], row + 19, row + 30))
-local touch = tonumber(string.sub(ARGV[1], row + 31, row + 42))
+local idle = tonumber(string.sub(ARGV[1], row + 5, row + 16))
+local lifetime = tonumber(string.sub(ARGV[1], row + 17, row + 28))
+local touch = tonumber(string.sub(ARGV[1], row + 29, row + 40))
 local now = clock()
 
 -- A load shortens limits, never extends them.
@@ -23,7 +23,7 @@ end
 -- PEXPIRE comes first: it needs no memory, so that reads and slides go on at maxmemory.
 if changed then
   redis.call('PEXPIRE', KEYS[1], deadline(r) - now + NET)
-  redis.call('SETRANGE', KEYS[1], 27, times(r))
+  redis.call('SETRANGE', KEYS[1], 24, times(r))
   redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
 end
 local found = answer(now, r)

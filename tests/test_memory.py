@@ -1,0 +1,449 @@
+"""The memory store: its clock, its forks, its bounds, and what threads may do to it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import random
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any, Protocol
+
+import pytest
+import time_machine
+from flask import Flask
+
+from flask_safesession import session
+from flask_safesession.record import Record, dumps, loads
+from flask_safesession.stores import memory
+from flask_safesession.stores.base import TOMBSTONE_TTL, Conflict, Gone, Live, Rules, Terms
+from flask_safesession.stores.memory import MemoryStore, store_clock
+from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
+from flask_safesession.tokens import NO_USER
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+PATIENCE = 20.0  # seconds until a test gives up on another thread or process
+
+
+class MakeApp(Protocol):
+    def __call__(self, **settings: Any) -> Flask: ...
+
+
+# -- help ---------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """The result of *work* (made of what JSON knows) in a forked child."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = json.dumps({"result": work()})
+        except BaseException as error:  # noqa: BLE001  # told to the parent
+            answer = json.dumps({"error": repr(error)})
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], PATIENCE)
+        answer = os.read(reading, 65536).decode() if ready else '{"error": "the child hangs"}'
+    finally:
+        os.close(reading)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    told = json.loads(answer)
+    assert "error" not in told, told
+    return told["result"]
+
+
+@contextmanager
+def held(lock: threading.Lock) -> Iterator[None]:
+    """*lock* is held by another thread for as long as the block lasts."""
+    holds, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            holds.set()
+            release.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holds.wait(PATIENCE)
+    yield
+    release.set()
+    thread.join()
+
+
+def add(store: MemoryStore, rules: Rules, payload: bytes = b"data", user: object = None) -> str:
+    key = new_key()
+    assert isinstance(store.create(key, make_draft(payload, rules=rules, user=user), rules), Live)
+    return key
+
+
+def assert_sound(store: MemoryStore) -> None:
+    """The index says of the records what is in them, no more and no less."""
+    records = {key: _parsed(raw) for key, raw in store._records.items()}
+    entries = [(tag, *entry) for tag, bucket in store._buckets.items() for entry in bucket]
+    assert sorted(entries) == sorted(
+        ("anonymous" if r.user == NO_USER else r.tier, r.deadline, key)
+        for key, r in records.items()
+    )
+    assert list(store._users) == sorted(
+        f"{r.user}{r.created:013d}{key}" for key, r in records.items() if r.user != NO_USER
+    )
+    assert not records.keys() & store._tombstones.keys()
+
+
+def _parsed(raw: bytes) -> Record:
+    return loads(raw)
+
+
+# -- the clock ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [timedelta(days=2), timedelta(days=-2)], ids=["ahead", "back"])
+def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
+    step: timedelta,
+) -> None:
+    store, rules = MemoryStore(), make_rules(idle=HOUR)
+    key = add(store, rules)
+    with time_machine.travel(datetime.now(timezone.utc) + step):
+        answer = store.load(key, rules, slide=True)
+        assert isinstance(answer, Live)
+        assert answer.record.last_active - answer.record.created < MINUTE
+        assert store.purge(rules, 100).removed == ()
+
+
+def test_the_wall_clock_does_not_move_the_stores_clock() -> None:
+    before = store_clock()
+    with time_machine.travel(datetime(2001, 1, 1, tzinfo=timezone.utc)):
+        assert 0 <= store_clock() - before < MINUTE
+
+
+def test_the_stores_clock_shows_the_time_of_day_at_which_the_process_started() -> None:
+    assert abs(store_clock() - time.time() * 1000) < MINUTE
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock counts suspension here")
+def test_the_time_that_a_machine_sleeps_is_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep = 0
+    true_clock = time.clock_gettime_ns
+
+    def clock(which: int) -> int:
+        # After a suspension CLOCK_BOOTTIME has gone on and CLOCK_MONOTONIC has not.
+        return true_clock(which) + (asleep if which == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime_ns", clock)
+    store, rules = MemoryStore(), make_rules(idle=HOUR)
+    key = add(store, rules)
+    asleep = 2 * HOUR * 1_000_000
+    assert store.load(key, rules, slide=True) == Gone("idle", tier=make_draft().tier)
+
+
+def test_without_a_clock_that_counts_suspension_the_monotonic_one_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 5_000_000_000)
+    first = store_clock()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 6_500_000_000)
+    assert store_clock() - first == 1500
+
+
+# -- forks --------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_starts_empty_and_says_so() -> None:
+    store, rules = MemoryStore(), make_rules()
+    # A number that no other test's store has: those may still be alive, and say the same.
+    key, *_ = [add(store, rules) for _ in range(37)]
+    handler = _Messages()
+    memory.logger.addHandler(handler)
+
+    def child() -> list[Any]:
+        found = store.load(key, rules, slide=False)
+        return [isinstance(found, Gone), store.census(rules).total, handler.texts]
+
+    try:
+        gone, count, warnings = in_child(child)
+    finally:
+        memory.logger.removeHandler(handler)
+    assert gone
+    assert count == 0
+    [warning] = [text for text in warnings if "37 sessions" in text]
+    assert "use a Redis store" in warning
+    assert handler.texts == []
+    assert isinstance(store.load(key, rules, slide=False), Live)
+
+
+def test_a_child_that_was_forked_while_a_thread_held_the_lock_works() -> None:
+    store, rules = MemoryStore(), make_rules()
+    add(store, rules, user=1)
+
+    def child() -> bool:
+        key = add(store, rules, user=1)
+        assert_sound(store)
+        return isinstance(store.load(key, rules, slide=True), Live)
+
+    with held(store._lock):
+        assert in_child(child)
+    assert store.census(rules).total == 1
+
+
+def test_a_store_that_was_empty_at_the_fork_says_nothing() -> None:
+    store = MemoryStore()
+    handler = _Messages()
+    memory.logger.addHandler(handler)
+    try:
+        count, texts = in_child(lambda: [store.census(make_rules()).total, handler.texts])
+    finally:
+        memory.logger.removeHandler(handler)
+    assert count == 0
+    assert not any("parent's 0 sessions" in text for text in texts)
+
+
+class _Messages(logging.Handler):
+    """Keeps texts: caplog's records stay in the parent."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+# -- bounds -------------------------------------------------------------------------------------
+
+
+def test_a_flood_of_logouts_leaves_a_bounded_number_of_tombstones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "MAX_TOMBSTONES", 100)
+    store, rules = MemoryStore(FakeClock()), make_rules()
+    keys = [add(store, rules) for _ in range(3)]
+    store.end(keys[0], "stamp---", "logout", None)
+    store.end(keys[1], "stamp---", "logout", None)
+    for _ in range(99):
+        store.end(add(store, rules), "stamp---", "logout", None)
+    assert len(store._tombstones) == 100
+    assert store.load(keys[0], rules, slide=True) == Gone("unknown")  # the oldest made room
+    assert store.load(keys[1], rules, slide=True) == Gone("logout", buried=True)
+    assert isinstance(store.load(keys[2], rules, slide=True), Live)
+
+
+def test_tombstones_are_gone_after_their_time() -> None:
+    clock = FakeClock()
+    store, rules = MemoryStore(clock), make_rules()
+    for _ in range(50):
+        store.end(add(store, rules), "stamp---", "logout", None)
+    clock.advance(TOMBSTONE_TTL - 1)
+    store.purge(rules, 10)
+    assert len(store._tombstones) == 50
+    clock.advance(1)
+    store.purge(rules, 10)
+    assert not store._tombstones
+
+
+def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
+    clock = FakeClock()
+    store, rules = MemoryStore(clock), make_rules(total=1000, per_user=10)
+
+    def fill_and_purge() -> int:
+        for n in range(200):
+            key = add(store, rules, b"x" * 100, user=n % 50 if n % 2 else None)
+            store.load(key, rules, slide=True)
+            if n % 10 == 0:
+                store.end(key, "stamp---", "logout", None)
+        clock.advance(rules.policy.default.lifetime)
+        while store.purge(rules, 200).more:
+            pass
+        gc.collect()
+        return len(gc.get_objects())
+
+    after_first = fill_and_purge()
+    for _ in range(9):
+        after_last = fill_and_purge()
+    assert not store._records
+    assert not store._tombstones
+    assert not store._users
+    assert not any(store._buckets.values())
+    # Nine rounds made 1,800 sessions. A few objects come and go with other code's caches.
+    assert abs(after_last - after_first) < 100
+
+
+def test_stored_sessions_are_no_work_for_the_garbage_collector() -> None:
+    store, rules = MemoryStore(FakeClock()), make_rules(total=10_000)
+    gc.collect()
+    before = len(gc.get_objects())
+    for n in range(3000):
+        add(store, rules, user=n)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 300
+
+
+# -- threads ------------------------------------------------------------------------------------
+
+
+def test_a_loaded_value_that_is_changed_does_not_reach_the_store(make_app: MakeApp) -> None:
+    app = make_app()
+    inside, go_on = threading.Event(), threading.Event()
+
+    @app.get("/fill")
+    def fill() -> str:
+        session["cart"] = ["apple"]
+        return "filled"
+
+    @app.get("/change")
+    def change() -> list[str]:
+        session["cart"].append("pear")
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return list(session["cart"])
+
+    @app.get("/read")
+    def read() -> list[str]:
+        return list(session["cart"])
+
+    browser = app.test_client()
+    browser.get("/fill")
+    cookie = browser.get_cookie("session")
+    assert cookie is not None
+    other = app.test_client()
+    other.set_cookie("session", cookie.value)
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(browser.get, "/change")
+        assert inside.wait(PATIENCE)
+        assert other.get("/read").json == ["apple"]
+        go_on.set()
+        assert changing.result(PATIENCE).json == ["apple", "pear"]
+    assert other.get("/read").json == ["apple", "pear"]
+
+
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """Threads take turns as often as they can, so that a step that is not whole is seen."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("busy_threads")
+def test_no_commit_of_concurrent_ones_is_lost() -> None:
+    store, rules = MemoryStore(FakeClock()), make_rules()
+    key = add(store, rules, b"0")
+
+    def count_up(number: int) -> None:
+        done = 0
+        while done < 100:
+            found = store.load(key, rules, slide=False)
+            assert isinstance(found, Live)
+            draft = make_draft(b"%d" % (int(found.record.payload) + 1), rules=rules)
+            answer = store.commit(key, draft, found.record.stamps[0], slide=True)
+            done += isinstance(answer, Live)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count_up, range(8)))
+    last = store.load(key, rules, slide=False)
+    assert isinstance(last, Live)
+    assert last.record.payload == b"800"
+
+
+@pytest.mark.usefixtures("busy_threads")
+def test_sixteen_threads_leave_index_and_records_equal() -> None:
+    clock = FakeClock()
+    store, rules = MemoryStore(clock), make_rules(total=60, per_user=5, idle=60)
+    barrier = threading.Barrier(16)
+    keys = [new_key()]  # everybody's: threads meet at the same sessions
+
+    def hammer(number: int) -> int:
+        dice, done = random.Random(number), 0
+        barrier.wait(PATIENCE)
+        for _ in range(300):
+            done += _one_step(store, rules, dice, keys)
+            clock.advance(1)
+        return done
+
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(hammer, range(16)))
+    assert_sound(store)
+    assert min(done) > 20  # every thread found sessions to work on
+    census = store.census(rules)
+    assert census.total + census.due == len(store._records) <= 60
+    clock.advance(HOUR)
+    while store.purge(rules, 7).more:
+        pass
+    assert not store._records
+    assert_sound(store)
+
+
+def _one_step(store: MemoryStore, rules: Rules, dice: random.Random, keys: list[str]) -> int:
+    """Something at random with one of *keys*; 1 if its session was there."""
+    key, user = dice.choice(keys[-30:]), dice.choice([None, 1, 2, 3])
+    act = dice.choice(["create", "create", "load", "commit", "rotate", "end", "purge", "census"])
+    draft = make_draft(f"{key} {dice.random()}".encode(), rules=rules, user=user)
+    answer: object = None
+    if act == "create":
+        keys.append(new_key())
+        answer = store.create(keys[-1], draft, rules)
+    elif act == "purge":
+        store.purge(rules, 20)
+    elif act == "census":
+        store.census(rules)
+    else:
+        answer = found = store.load(key, rules, slide=dice.random() < 0.5)
+        if isinstance(found, Live) and act != "load":
+            answer = _change(store, rules, keys, key, found.record, act)
+    return isinstance(answer, Live)
+
+
+def _change(
+    store: MemoryStore, rules: Rules, keys: list[str], key: str, record: Record, act: str
+) -> object:
+    stamp = record.stamps[0]
+    draft = make_draft(record.payload, rules=rules)._replace(user=record.user)
+    if act == "commit":
+        return store.commit(key, draft, stamp, slide=True)
+    if act == "rotate":
+        keys.append(new_key())
+        return store.rotate(key, keys[-1], draft, rules, Terms(stamp, True, "rotated"))
+    return store.end(key, draft.stamp, "logout", stamp)
+
+
+def test_a_commit_by_the_wrong_stamp_is_shown_what_is_stored() -> None:
+    store, rules = MemoryStore(FakeClock()), make_rules()
+    key = add(store, rules, b"first")
+    answer = store.commit(key, make_draft(b"late", rules=rules), "another-", slide=True)
+    assert isinstance(answer, Conflict)
+    assert answer.record.payload == b"first"
+
+
+# -- the audit ----------------------------------------------------------------------------------
+
+
+def test_the_audit_mends_what_an_exception_in_the_middle_of_a_step_left_behind() -> None:
+    store, rules = MemoryStore(FakeClock()), make_rules()
+    keys = [add(store, rules, user=n) for n in range(4)]
+    record = _parsed(store._records[keys[0]])
+    del store._records[keys[0]]  # a record behind the index
+    assert store.census(rules).total == 4
+    assert store.audit(rules, 10).mended == 1
+    assert store.census(rules).total == 3
+    assert_sound(store)
+    store._records[keys[0]] = dumps(record)  # a record without an entry
+    assert store.audit(rules, 10).mended == 1
+    assert store.census(rules).total == 4
+    assert_sound(store)
+    assert store.audit(rules, 10) == (0, True)
