@@ -26,6 +26,7 @@ from flask_safesession import session
 from flask_safesession.record import Record, dumps, loads
 from flask_safesession.stores import memory
 from flask_safesession.stores.base import TOMBSTONE_TTL, Conflict, Gone, Live, Rules, Terms
+from flask_safesession.stores.eviction import parts
 from flask_safesession.stores.memory import MemoryStore, store_clock
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
 from flask_safesession.tokens import NO_USER
@@ -93,20 +94,17 @@ def add(store: MemoryStore, rules: Rules, payload: bytes = b"data", user: object
 
 def assert_sound(store: MemoryStore) -> None:
     """The index says of the records what is in them, no more and no less."""
-    records = {key: _parsed(raw) for key, raw in store._records.items()}
-    entries = [(tag, *entry) for tag, bucket in store._buckets.items() for entry in bucket]
+    records = {key: loads(raw) for key, raw in store._records.items()}
+    buckets = store._buckets.items()
+    entries = [(tag, *parts(entry)) for tag, bucket in buckets for entry in bucket]
     assert sorted(entries) == sorted(
         ("anonymous" if r.user == NO_USER else r.tier, r.deadline, key)
         for key, r in records.items()
     )
     assert list(store._users) == sorted(
-        f"{r.user}{r.created:013d}{key}" for key, r in records.items() if r.user != NO_USER
+        f"{r.user}{r.created:011x}{key}".encode() for key, r in records.items() if r.user != NO_USER
     )
     assert not records.keys() & store._tombstones.keys()
-
-
-def _parsed(raw: bytes) -> Record:
-    return loads(raw)
 
 
 # -- the clock ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from .base import (
     Taken,
     Terms,
 )
-from .eviction import Bucket, Choice, due_keys
+from .eviction import Bucket, Choice, count_due, entry_of, parts
 
 logger = logging.getLogger("flask_safesession")
 
@@ -157,8 +157,7 @@ class MemoryStore:
         with self._lock:
             now = self._clock()
             self._forget_tombstones(now)
-            due = [k for bucket in self._buckets.values() for k in due_keys(bucket, now, limit)]
-            removed = [self._dismiss(key) for key in due[:limit]]
+            removed = self._dismiss_due(now, limit)
             victims = self._excess(rules, limit - len(removed))
             removed += [self._dismiss(key, reason) for key, reason in victims.items()]
             more = len(removed) >= limit
@@ -171,11 +170,11 @@ class MemoryStore:
             live: dict[str, int] = {ANONYMOUS_TIER: 0}
             due, oldest = 0, now
             for name, bucket in self._buckets.items():
-                past = bucket.bisect_right((now, "~"))
+                past = count_due(bucket, now)
                 tier = name if name == ANONYMOUS_TIER else rules.policy.name_of(name)
                 live[tier] = live.get(tier, 0) + len(bucket) - past
                 due += past
-                oldest = min(oldest, bucket[0][0]) if past else oldest
+                oldest = min(oldest, parts(bucket[0])[0]) if past else oldest
             return Census(live, due, now - oldest)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
@@ -203,8 +202,8 @@ class MemoryStore:
 
     def _reindex(self) -> None:
         self._buckets: dict[str, Bucket] = {ANONYMOUS_TIER: SortedList()}
-        # One string a session, tag + time of creation + key: a user's sessions are a range of it.
-        self._users: SortedList[str] = SortedList()
+        # One entry a session, tag + time of creation + key: a user's sessions are a range of it.
+        self._users: SortedList[bytes] = SortedList()
         for key, raw in self._records.items():
             self._index(key, loads(raw))
 
@@ -226,17 +225,23 @@ class MemoryStore:
             self._index(key, fresh)
         elif old.deadline != fresh.deadline:
             bucket = self._buckets[_bucket(fresh)]
-            bucket.discard((old.deadline, key))
-            bucket.add((fresh.deadline, key))
+            bucket.discard(entry_of(old.deadline, key))
+            bucket.add(entry_of(fresh.deadline, key))
 
     def _index(self, key: str, record: Record) -> None:
-        self._buckets.setdefault(_bucket(record), SortedList()).add((record.deadline, key))
+        bucket = self._buckets.setdefault(_bucket(record), SortedList())
+        bucket.add(entry_of(record.deadline, key))
         if record.user != NO_USER:
             self._users.add(_user_entry(record, key))
 
     def _remove(self, key: str) -> Record:
+        record = self._take_out(key)
+        self._buckets[_bucket(record)].discard(entry_of(record.deadline, key))
+        return record
+
+    def _take_out(self, key: str) -> Record:
+        """Remove all of a session but its entry in the bucket."""
         record = loads(self._records.pop(key))
-        self._buckets[_bucket(record)].discard((record.deadline, key))
         if record.user != NO_USER:
             self._users.discard(_user_entry(record, key))
         return record
@@ -244,6 +249,15 @@ class MemoryStore:
     def _dismiss(self, key: str, reason: str | None = None) -> Removed:
         record = self._remove(key)
         return Removed(key, record.tier, reason or record.end_reason)
+
+    def _dismiss_due(self, now: int, limit: int) -> list[Removed]:
+        removed: list[Removed] = []
+        for bucket in self._buckets.values():
+            for _ in range(min(limit - len(removed), count_due(bucket, now))):
+                key = parts(bucket.pop(0))[1]
+                record = self._take_out(key)
+                removed.append(Removed(key, record.tier, record.end_reason))
+        return removed
 
     def _bury(self, key: str, reason: str, now: int, successor: str = "") -> None:
         self._forget_tombstones(now)
@@ -294,7 +308,8 @@ class MemoryStore:
         return choice.victims
 
     def _choose_own(self, choice: Choice, user: str, allowed: int) -> None:
-        own = [entry[-KEY_LENGTH:] for entry in self._users.irange(user, user + "~")]
+        first = user.encode("ascii")
+        own = [e[-KEY_LENGTH:].decode("ascii") for e in self._users.irange(first, first + b"~")]
         own = [key for key in own if not choice.has(key)]
         if len(own) < allowed:
             return
@@ -325,8 +340,8 @@ def _bucket(record: Record) -> str:
     return ANONYMOUS_TIER if record.user == NO_USER else record.tier
 
 
-def _user_entry(record: Record, key: str) -> str:
-    return f"{record.user}{record.created:013d}{key}"
+def _user_entry(record: Record, key: str) -> bytes:
+    return f"{record.user}{record.created:011x}{key}".encode("ascii")
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
