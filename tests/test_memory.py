@@ -434,7 +434,7 @@ def test_a_commit_by_the_wrong_stamp_is_shown_what_is_stored() -> None:
 def test_the_audit_mends_what_an_exception_in_the_middle_of_a_step_left_behind() -> None:
     store, rules = MemoryStore(FakeClock()), make_rules()
     keys = [add(store, rules, user=n) for n in range(4)]
-    record = _parsed(store._records[keys[0]])
+    record = loads(store._records[keys[0]])
     del store._records[keys[0]]  # a record behind the index
     assert store.census(rules).total == 4
     assert store.audit(rules, 10).mended == 1
