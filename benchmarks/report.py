@@ -1,0 +1,106 @@
+"""The table that a run prints: Markdown, so that it can be pasted into the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+from .contenders import BASELINE
+from .population import who
+from .results import Results
+from .targets import targets
+from .traffic import KINDS, Cost
+
+WIDTH = 220
+"""Wide enough for every column: a terminal wraps, a file does not."""
+
+
+def show(results: Results) -> None:
+    """Print what was measured, the targets last."""
+    console = Console(width=WIDTH)
+    console.print(", ".join(f"{name} {value}" for name, value in results.machine.items()))
+    for table in _tables(results):
+        console.print(table)
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    if results.costs:
+        yield _requests(results)
+    if results.sizes:
+        yield _sizes(results)
+    if results.times:
+        yield _times(results)
+    if results.purges:
+        yield _purges(results)
+    if results.soaks:
+        yield _soaks(results)
+    yield _targets(results)
+
+
+def _requests(results: Results) -> Table:
+    names = [name for name, kind in results.costs if kind == KINDS[0].name and name != BASELINE]
+    table = _table("A request: round trips / the server's µs / added µs", ["request", *names])
+    for kind in KINDS:
+        table.add_row(kind.name, *(_cell(results.costs[name, kind.name]) for name in names))
+    return table
+
+
+def _cell(cost: Cost) -> str:
+    wire = f"{cost.round_trips:g} / {cost.server:.0f} / " if cost.round_trips else ""
+    return f"{wire}{cost.added:.0f}"
+
+
+def _sizes(results: Results) -> Table:
+    rows = (
+        (s.store, f"{s.sessions:,}", who(users=s.users), f"{s.overhead:.0f}") for s in results.sizes
+    )
+    return _table("Size", ["store", "sessions", "of", "bytes above payload"], rows)
+
+
+def _times(results: Results) -> Table:
+    rows = (
+        (t.store, f"{t.sessions:,}", t.call, f"{t.microseconds:.0f}", f"{t.ratio:.2f}")
+        for t in results.times
+    )
+    return _table("Time", ["store", "sessions", "call", "µs", "to that at 1,000"], rows)
+
+
+def _purges(results: Results) -> Table:
+    figures = "a second", "time with 1 % due", "others' p99, ms", "of calls"
+    table = _table("Purge", ["store", "sessions", "of", *figures])
+    for p in results.purges:
+        waiting = f"{p.p99:.1f}", f"{p.calls:,}"
+        row = p.store, f"{p.sessions:,}", who(users=p.users), f"{p.rate:,.0f}"
+        table.add_row(*row, f"{p.one_percent:.2%}", *waiting)
+    return table
+
+
+def _soaks(results: Results) -> Table:
+    table = _table("Filling and purging", ["store", "cap", "MiB after each round", "growth"])
+    for soak in results.soaks:
+        mebibytes = " ".join(f"{taken / 2**20:.1f}" for taken in soak.taken)
+        table.add_row(soak.store, f"{soak.cap:,}", mebibytes, f"{soak.growth:.1%}")
+    return table
+
+
+def _targets(results: Results) -> Table:
+    table = _table("Targets", ["target", "measured", "limit", ""])
+    for target in targets(results):
+        limit = f"{'≥' if target.at_least else '≤'} {target.limit:,g} {target.unit}"
+        verdict = "reached" if target.reached else "NOT REACHED"
+        table.add_row(target.what, f"{_short(target.figure)} {target.unit}", limit, verdict)
+    return table
+
+
+def _short(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.2f}"
+
+
+def _table(title: str, columns: list[str], rows: Iterable[tuple[str, ...]] = ()) -> Table:
+    table = Table(*columns, title=title, title_justify="left", box=MARKDOWN)
+    for row in rows:
+        table.add_row(*row)
+    return table
