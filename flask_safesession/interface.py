@@ -8,7 +8,7 @@ yes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from math import ceil
@@ -17,7 +17,6 @@ from typing import Any
 import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
-from werkzeug.sansio.http import parse_cookie
 
 from .codec import UndecodableError, decode
 from .errors import RETRY_AFTER, SessionTooLarge, StoreFull, StoreUnavailable
@@ -96,7 +95,7 @@ class SafeSessionInterface(SessionInterface):
         if session._failed is not None:
             self._admit_failure(app, session, response, session._failed)
         _vary_by_cookie(response)
-        events, session._events = session._events, []
+        events, session._events = session._events, ()
         for event in events:
             emit(app, event)
 
@@ -104,33 +103,33 @@ class SafeSessionInterface(SessionInterface):
 
     def _load(self, app: Flask, request: Request, session: Session) -> Loaded:
         self._warn_of_processes(request)
-        slide = not _is_passive(app, request)
         buried: Loaded | None = None
         for verified in self._verified(app, request):
-            found = self._look_up(verified, session, slide=slide)
+            found = self._look_up(verified, session, slide=not _is_passive(app, request))
             if found.stored is not None:
                 return found
             buried = found if found.buried is not None else buried
         return buried or Loaded({})
 
-    def _verified(self, app: Flask, request: Request) -> Iterator[Verified]:
+    def _verified(self, app: Flask, request: Request) -> list[Verified]:
         """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
         name, header = self.get_cookie_name(app), request.environ.get("HTTP_COOKIE", "")
         if f"{name}=" not in header:
-            return  # the usual stranger: parsing the header would cost more than all the rest
-        values = parse_cookie(header).getlist(name)
-        fallbacks = list(filter(None, app.config.get("SECRET_KEY_FALLBACKS") or ()))
-        for value in values[:_MAX_COOKIES]:
-            verified = unsign(value, app.secret_key or "", fallbacks)
-            if verified is not None:
-                yield verified
+            return []
+        # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
+        pairs = [cookie.strip().partition("=") for cookie in header.split(";")]
+        values = [value.strip('"') for key, _, value in pairs if key == name][:_MAX_COOKIES]
+        key = app.secret_key or ""
+        fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
+        verified = [unsign(value, key, fallbacks) for value in values]
+        return [good for good in verified if good is not None]
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
         sid = verified.sid
         try:
             answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         except StoreUnavailable as error:
-            session._events.append(StoreFailed("load", str(error)))
+            session._note(StoreFailed("load", str(error)))
             raise
         if isinstance(answer, Gone):
             if answer.buried:
@@ -148,13 +147,14 @@ class SafeSessionInterface(SessionInterface):
             data,
             Stored(sid, answer.record),
             stale=not verified.current,
+            slide=slide,
             permanent=is_permanent(data),
             now=answer.now,
         )
 
     def _note_end(self, session: Session, sid: SessionID, reason: str, tier_tag: str) -> None:
         tier = self._settings.rules.policy.name_of(tier_tag)
-        session._events.append(SessionEnded(sid.key, reason, tier))
+        session._note(SessionEnded(sid.key, reason, tier))
 
     def _describe(self, session: Session) -> SessionInfo:
         stored = session._loaded.stored
@@ -179,15 +179,14 @@ class SafeSessionInterface(SessionInterface):
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, app: Flask, session: Session, response: Response) -> None:
-        slide = not _is_passive(app, flask.request)
         try:
-            saved = save(session, self._store, self._settings, slide=slide)
+            saved = save(session, self._store, self._settings)
         except (StoreUnavailable, StoreFull, SessionTooLarge, TypeError) as error:
             # From here on nothing more is stored, also while an error page is built.
             session._failed = error
             session._changed = True
             if isinstance(error, StoreUnavailable):
-                session._events.append(StoreFailed("save", str(error)))
+                session._note(StoreFailed("save", str(error)))
             if not _is_of_this_request(session):
                 raise  # a test's session_transaction(): there is no visitor to answer
             return

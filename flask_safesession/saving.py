@@ -82,7 +82,7 @@ def identify(data: dict[Any, Any], settings: Settings) -> Identity:
     return Identity(user, settings.rules.policy.tier_of(value, has_user=user is not None))
 
 
-def save(session: Session, store: Store, settings: Settings, *, slide: bool) -> Saved:
+def save(session: Session, store: Store, settings: Settings) -> Saved:
     """Store what changed, if anything did, and say what the cookie needs.
 
     :raises StoreUnavailable: the store did not answer, or conflicts went on until its time-out.
@@ -90,19 +90,18 @@ def save(session: Session, store: Store, settings: Settings, *, slide: bool) -> 
     :raises SessionTooLarge: over ``SAFESESSION_MAX_SESSION_SIZE``.
     :raises TypeError: something in it cannot be stored.
     """
-    return _Save(session, store, settings, slide=slide).run()
+    return _Save(session, store, settings).run()
 
 
 class _Save:
     """One save: the request's data, what it was loaded as, and the attempts to store it."""
 
-    def __init__(self, session: Session, store: Store, settings: Settings, *, slide: bool) -> None:
+    def __init__(self, session: Session, store: Store, settings: Settings) -> None:
         loaded, data = session._loaded, session._data
         self._session = session
         self._store = store
         self._settings = settings
         self._rules: Rules = settings.rules
-        self._slide = slide
         self._loaded = loaded
         self._stored = loaded.stored
         self._data: dict[Any, Any] = {} if data is None else data
@@ -169,7 +168,9 @@ class _Save:
 
     def _commit(self, stored: Stored, payload: bytes) -> Saved | None:
         sid, expected = stored.sid, stored.record.stamps[0]
-        answer = self._store.commit(sid.key, self._draft(payload), expected, slide=self._slide)
+        answer = self._store.commit(
+            sid.key, self._draft(payload), expected, slide=self._loaded.slide
+        )
         if not isinstance(answer, Live):
             return self._not_done(stored, answer)
         sign = self._loaded.stale or is_permanent(self._data) != self._loaded.permanent
@@ -271,6 +272,7 @@ class _Save:
             Loaded(
                 self._data,
                 Stored(sid, answer.record),
+                slide=self._loaded.slide,
                 permanent=permanent,
                 now=answer.now,
                 total=answer.total,
@@ -300,4 +302,4 @@ class _Save:
         return self._rules.policy.name_of(record.tier)
 
     def _note(self, event: Event) -> None:
-        self._session._events.append(event)
+        self._session._note(event)

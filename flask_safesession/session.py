@@ -43,6 +43,7 @@ class Loaded(NamedTuple):
     :param stored: the live session, or ``None``.
     :param buried: the cookie's session was just ended: this request must not store a new one.
     :param stale: the cookie was signed with a fallback key.
+    :param slide: using it restarts its idle time: the view is not passive.
     :param permanent: the browser's cookie outlives the browser.
     :param now: the store's clock in milliseconds, 0 if it was not asked.
     :param total: sessions in the store, where a save had them counted; else 0.
@@ -52,6 +53,7 @@ class Loaded(NamedTuple):
     stored: Stored | None = None
     buried: Buried | None = None
     stale: bool = False
+    slide: bool = True
     permanent: bool = False
     now: int = 0
     total: int = 0
@@ -86,6 +88,20 @@ class Session(SessionMixin):
     :param user_keys: assigning one of these is a login.
     """
 
+    # What a request has done so far. Class attributes, since most requests change none of them.
+    _loaded = Loaded({})
+    _data: dict[Any, Any] | None = None
+    _permanent: bool | None = None
+    _changed = False
+    _forced = False
+    _cleared = False
+    _renewed = False
+    _signed_in = False
+    _saved = False
+    _failed: Exception | None = None
+    _cookie: object = None
+    _events: tuple[Event, ...] = ()
+
     def __init__(
         self,
         load: Callable[[Session], Loaded],
@@ -95,18 +111,6 @@ class Session(SessionMixin):
         self._load = load
         self._describe = describe
         self._user_keys = user_keys
-        self._loaded = Loaded({})
-        self._data: dict[Any, Any] | None = None
-        self._permanent: bool | None = None
-        self._changed = False
-        self._forced = False
-        self._cleared = False
-        self._renewed = False
-        self._signed_in = False
-        self._saved = False
-        self._failed: Exception | None = None
-        self._cookie: object = None
-        self._events: list[Event] = []
 
     # -- loading --------------------------------------------------------------------------------
 
@@ -129,6 +133,10 @@ class Session(SessionMixin):
             self._loaded, self._data = loaded, data
         return self._data
 
+    def _note(self, event: Event) -> None:
+        """Keep *event* until the response has its cookie."""
+        self._events = (*self._events, event)
+
     def _rebase(self, loaded: Loaded) -> None:
         """From here on *loaded* is what is stored: a second save finds nothing to do."""
         self._loaded, self._data = loaded, loaded.data
@@ -149,6 +157,12 @@ class Session(SessionMixin):
 
     def __getitem__(self, key: str) -> Any:
         return self._use()[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of *key*, or *default*."""
+        if self._data is None and key in _EPHEMERAL:
+            return default
+        return self._use().get(key, default)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._change()[key] = value

@@ -16,7 +16,6 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from itsdangerous import Signer
-from itsdangerous.signer import SigningAlgorithm
 
 #: Characters of a storage key: 108 bits of SHA-256. To find an ID for a given key is out of reach,
 #: and each character is paid for three times a session.
@@ -75,8 +74,13 @@ def new_stamp() -> str:
 
 
 def sign(sid: SessionID, key: str | bytes) -> str:
-    """The cookie's value: the ID, signed with *key* (HMAC-SHA-256, a salt of its own)."""
-    return _signer(key).sign(sid.reveal()).decode("ascii")
+    """The cookie's value: the ID, signed with *key*.
+
+    The form and the derivation of the key are those of :class:`itsdangerous.Signer` with
+    HMAC-SHA-256 and a salt of its own.
+    """
+    secret = sid.reveal()
+    return f"{secret}.{_signature(secret.encode('ascii'), key).decode('ascii')}"
 
 
 def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) -> Verified | None:
@@ -112,30 +116,20 @@ def _digest(purpose: str, text: str, length: int) -> str:
 
 
 def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
-    secret, _, signature = value.rpartition(".")
+    secret, _, signature = value.encode("utf-8", "replace").rpartition(b".")
     for key in keys:
         # The text is compared, not what it decodes to: base64 has several spellings of one value.
-        good = _signer(key).get_signature(secret.encode("utf-8", "replace"))
-        if hmac.compare_digest(good, signature.encode("utf-8", "replace")):
-            return SessionID(secret) if _GRAMMAR.fullmatch(secret) else None
+        if hmac.compare_digest(_signature(secret, key), signature):
+            text = secret.decode("utf-8")
+            return SessionID(text) if _GRAMMAR.fullmatch(text) else None
     return None
 
 
-class _HMAC(SigningAlgorithm):
-    """HMAC-SHA-256 in one call; itsdangerous' own builds an object for each."""
-
-    def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha256")
-
-
-class _Signer(Signer):
-    """Derives each key once: that costs more than a signature."""
-
-    @lru_cache(maxsize=32)  # noqa: B019  # as many signers as keys, kept by _signer() anyway
-    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
-        return super().derive_key(secret_key)
+def _signature(secret: bytes, key: str | bytes) -> bytes:
+    return urlsafe_b64encode(hmac.digest(_derived(key), secret, "sha256")).rstrip(b"=")
 
 
 @lru_cache(maxsize=32)
-def _signer(key: str | bytes) -> _Signer:
-    return _Signer(key, _SALT, ".", "hmac", sha256, _HMAC())
+def _derived(key: str | bytes) -> bytes:
+    # Deriving the key costs more than a signature with it.
+    return Signer(key, salt=_SALT, key_derivation="hmac", digest_method=sha256).derive_key()
