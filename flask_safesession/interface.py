@@ -95,9 +95,10 @@ class SafeSessionInterface(SessionInterface):
         if session._failed is not None:
             self._admit_failure(app, session, response, session._failed)
         _vary_by_cookie(response)
-        events, session._events = session._events, ()
-        for event in events:
-            emit(app, event)
+        if session._events:
+            events, session._events = session._events, ()
+            for event in events:
+                emit(app, event)
 
     # -- loading --------------------------------------------------------------------------------
 
@@ -190,7 +191,8 @@ class SafeSessionInterface(SessionInterface):
             if not _is_of_this_request(session):
                 raise  # a test's session_transaction(): there is no visitor to answer
             return
-        self._watch_the_cap(session._loaded.total)
+        if session._loaded.total:
+            self._watch_the_cap(session._loaded.total)
         if saved.cookie != "keep":
             session._cookie = saved
         if isinstance(session._cookie, Saved):
@@ -247,7 +249,7 @@ class SafeSessionInterface(SessionInterface):
                 cap,
                 extra={"sessions": total, "cap": cap},
             )
-        elif 0 < total < cap * 0.75:
+        elif total < cap * 0.75:
             self._nearly_full = False
 
 
@@ -255,7 +257,7 @@ def _vary_by_cookie(response: Response) -> None:
     if "Vary" in response.headers:
         response.vary.add("Cookie")
     else:  # the usual case, without building a set for it
-        response.headers["Vary"] = "Cookie"
+        response.headers.add("Vary", "Cookie")
 
 
 def _is_passive(app: Flask, request: Request) -> bool:

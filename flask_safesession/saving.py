@@ -63,23 +63,29 @@ class Saved(NamedTuple):
     fresh: bool = False
 
 
+#: Nothing was to be done.
+NOTHING = Saved()
+
+
 class Identity(NamedTuple):
-    """Who a session belongs to, as its data says: user and tier."""
+    """Who a session belongs to, as its data says.
+
+    :param user: the value of the first user key that has one.
+    :param tier: the name of its tier.
+    :param user_tag: what stands for the user in the store.
+    """
 
     user: Any
     tier: str
-
-    @property
-    def user_tag(self) -> str:
-        """What stands for the user in the store."""
-        return NO_USER if self.user is None else user_tag(plain(self.user))
+    user_tag: str
 
 
 def identify(data: dict[Any, Any], settings: Settings) -> Identity:
     """The user (the first user key with a value) and the tier of a session with *data*."""
     user = next((data[key] for key in settings.user_keys if data.get(key) is not None), None)
     value = data.get(settings.tier_key)
-    return Identity(user, settings.rules.policy.tier_of(value, has_user=user is not None))
+    tier = settings.rules.policy.tier_of(value, has_user=user is not None)
+    return Identity(user, tier, NO_USER if user is None else user_tag(plain(user)))
 
 
 def save(session: Session, store: Store, settings: Settings) -> Saved:
@@ -90,7 +96,17 @@ def save(session: Session, store: Store, settings: Settings) -> Saved:
     :raises SessionTooLarge: over ``SAFESESSION_MAX_SESSION_SIZE``.
     :raises TypeError: something in it cannot be stored.
     """
-    return _Save(session, store, settings).run()
+    stored, data = session._loaded.stored, session._data
+    marked = session._forced or session._renewed or session._signed_in or session._cleared
+    payload = b""
+    if stored is None:
+        if not data:
+            return NOTHING
+    elif not session._cleared:
+        payload = encode(data or {}, stored.record.payload)
+        if payload == stored.record.payload and not marked:
+            return NOTHING
+    return _Save(session, store, settings).run(payload)
 
 
 class _Save:
@@ -105,20 +121,22 @@ class _Save:
         self._loaded = loaded
         self._stored = loaded.stored
         self._data: dict[Any, Any] = {} if data is None else data
+        self._identity: Identity | None = None
         self._conflicts = 0
         self._until = time.monotonic() + settings.store_timeout
 
-    def run(self) -> Saved:
+    def run(self, payload: bytes) -> Saved:
         while True:
-            saved = self._attempt()
+            saved = self._attempt(payload)
             if saved is not None:
                 return saved
             if time.monotonic() > self._until:
                 raise StoreUnavailable("the session kept changing until the store's time-out")
+            payload = encode(self._data, self._stored.record.payload if self._stored else None)
 
     # -- deciding -------------------------------------------------------------------------------
 
-    def _attempt(self) -> Saved | None:  # noqa: PLR0911  # a table of cases, each a line
+    def _attempt(self, payload: bytes) -> Saved | None:
         """One try; ``None``: something changed meanwhile, so try again."""
         session, stored = self._session, self._stored
         if stored is None:
@@ -126,11 +144,7 @@ class _Save:
         record = stored.record
         if session._cleared:
             return self._end(stored)
-        payload = encode(self._data, record.payload)
-        marked = session._forced or session._renewed or session._signed_in
-        if payload == record.payload and not marked:
-            return Saved()
-        who = identify(self._data, self._settings)
+        who = self._who()
         if record.user != NO_USER and who.user is None:
             return self._end(stored)
         if is_empty(self._data):
@@ -245,7 +259,7 @@ class _Save:
     def _not_done(self, stored: Stored, answer: Conflict | Gone) -> Saved | None:
         if isinstance(answer, Conflict):
             try:
-                self._data = merge(stored.record.payload, self._data, answer.record.payload)
+                self._become(merge(stored.record.payload, self._data, answer.record.payload))
             except UndecodableError:
                 return self._lost(Buried(stored.sid.key, CORRUPT))
             self._stored = Stored(stored.sid, answer.record)
@@ -255,7 +269,8 @@ class _Save:
         if self._is_login() or answer.reason == EMPTIED:
             # Only what this request itself changed: the rest ended with the session.
             if not self._session._cleared:
-                self._data = own_changes(stored.record.payload, self._data) | self._sign_in()
+                own = own_changes(stored.record.payload, self._data) | self._sign_in()
+                self._become(own)
             self._stored = None
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
         return self._lost(Buried(stored.sid.key, answer.reason))
@@ -296,7 +311,13 @@ class _Save:
             self._note(SessionEnded(stored.sid.key, answer.reason, tier))
 
     def _who(self) -> Identity:
-        return identify(self._data, self._settings)
+        if self._identity is None:
+            self._identity = identify(self._data, self._settings)
+        return self._identity
+
+    def _become(self, data: dict[Any, Any]) -> None:
+        """Go on with other data than the request left: merged, or its own part."""
+        self._data, self._identity = data, None
 
     def _tier(self, record: Record) -> str:
         return self._rules.policy.name_of(record.tier)

@@ -105,6 +105,7 @@ def user_tag(user: object) -> str:
     return _digest("user", str(user), USER_TAG_LENGTH)
 
 
+@lru_cache(maxsize=256)
 def tier_tag(tier: str) -> str:
     """The fixed-width digest that stands for a tier's name in a record."""
     return _digest("tier", tier, TIER_TAG_LENGTH)

@@ -57,7 +57,7 @@ class _Script:
 
 
 _LOAD = _Script("load", "_common", "slide")
-_COMMIT = _Script("_common", "commit")
+_COMMIT = _Script("commit", "_common", "recommit")
 _END = _Script("_common", "end")
 _CREATE = _Script("_common", "_admission", "create")
 _ROTATE = _Script("_common", "_admission", "rotate")
@@ -117,7 +117,10 @@ class RedisStore:
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
         args = (expected, int(slide), dumps_draft(draft))
-        status, *rest = self._run(_COMMIT, (self._name(key),), args)
+        answer = self._run(_COMMIT, (self._name(key),), args)
+        if isinstance(answer, bytes):
+            return Live(loads(answer[11:], draft.payload), int(answer[:11], 16))
+        status, *rest = answer
         if status == _LIVE:
             return Live(loads(rest[1], draft.payload), rest[0])
         return _refused(status, rest)
