@@ -87,6 +87,8 @@ class ExampleStore:
             now = self._clock()
             if new in self._records or new in self._tombstones:
                 return Taken()
+            if terms.expected is None:
+                key = self._where_it_is(key)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -104,8 +106,8 @@ class ExampleStore:
         del stamp  # no answer is lost here, so nothing is repeated
         with self._lock:
             now = self._clock()
-            while expected is None and (moved := self._tombstones.get(key, (0, "", ""))[2]):
-                key = moved
+            if expected is None:
+                key = self._where_it_is(key)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -147,6 +149,12 @@ class ExampleStore:
             until, reason, _ = self._tombstones.get(key, (0, UNKNOWN, ""))
             return Gone(reason, buried=True) if until > now else Gone(UNKNOWN)
         return self._expire(key, record) if record.deadline <= now else record
+
+    def _where_it_is(self, key: str) -> str:
+        """Rotations without a login are followed, so that none outruns a logout."""
+        while successor := self._tombstones.get(key, (0, "", ""))[2]:
+            key = successor
+        return key
 
     def _expire(self, key: str, record: Record) -> Gone:
         del self._records[key]

@@ -236,12 +236,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=keys, key=keys, who=identities, restart=st.booleans(), force=st.booleans())
     def rotate(self, key: str, who: tuple[int | None, str], restart: bool, force: bool) -> str:
         user, tier = who
+        asked, first = key, self.world.live.get(key)
+        expected = None if force or first is None else first.stamp
+        while expected is None and key in self.world.successors:
+            key = self.world.successors[key]
         session, before = self.world.live.get(key), dict(self.world.live)
-        expected = None if force or session is None else session.stamp
         new, draft = new_key(), self.draft(user, tier)
         terms = Terms(expected, restart, "rotated")
         try:
-            answer = self.store.rotate(key, new, draft, RULES, terms)
+            answer = self.store.rotate(asked, new, draft, RULES, terms)
         except StoreFull:
             assert user is None  # users make room among users; strangers may find none of theirs
             return new

@@ -231,6 +231,15 @@ def test_a_logout_that_meets_a_new_id_ends_the_session_there(world: World) -> No
     assert [event.reason for event in ended] == ["logout"]
 
 
+def test_a_logout_that_keeps_a_cart_ends_the_session_under_its_new_id(world: World) -> None:
+    world.one.get("/do?set=user_id:1")
+    other = world.meanwhile("rotate", "/do?renew=1")
+    world.one.get("/do?drop=user_id")
+    assert world.data(world.one) == {"seed": "0"}
+    assert world.data(other) == {}
+    assert world.app.extensions["tested.safe"].count() == 1
+
+
 def test_a_double_logout_is_a_logout(world: World) -> None:
     world.meanwhile("end", "/do?clear=1")
     response = world.one.get("/do?clear=1")

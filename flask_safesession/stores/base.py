@@ -174,6 +174,8 @@ class Store(Protocol):
     ) -> Live | Gone | Conflict | Taken:
         """End the session under *key* and let it go on under *new*, in one step.
 
+        Without an expected stamp it is taken from wherever it is, as in :meth:`end`.
+
         :raises StoreFull: as in :meth:`create`; the session is as it was.
         """
         ...

@@ -123,6 +123,8 @@ class MemoryStore:
             now = self._clock()
             if new in self._records or new in self._tombstones:
                 return Taken()
+            if terms.expected is None:
+                key = self._where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record

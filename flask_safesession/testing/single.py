@@ -216,6 +216,18 @@ class SingleSessionContract(ContractBase):
             answer = kit.store.end(key, new_stamp(), "logout", None)
             assert isinstance(answer, Gone if restart else Live)
             assert (self.look(kit, last, rules) is not None) is restart
+        for restart in (False, True):
+            key = self.add(kit, rules, user=1)
+            last, _ = self.rotate(kit, key, rules, user=1, restart=restart)
+            _, rotated = self.rotate(kit, key, rules)
+            assert isinstance(rotated, Gone if restart else Live)
+            assert (self.look(kit, last, rules) is not None) is restart
+
+    def test_an_end_that_gives_way_follows_nothing(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        for restart in (False, True):
+            key = self.add(kit, rules, user=1)
+            self.rotate(kit, key, rules, user=1, restart=restart)
             given_way = kit.store.end(key, new_stamp(), "emptied", "a stamp")
             assert given_way == Gone("rotated", buried=True)
 

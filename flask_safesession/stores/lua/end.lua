@@ -1,16 +1,11 @@
 -- KEYS: record. ARGV: stamp of this call, reason, expected stamp or ''. Answers LIVE, now, head and
--- key of what is over now.
---
--- Without an expected stamp the session ends wherever it is: also where it goes on under a new ID
--- that it was given meanwhile, so that a logout is never outrun by a rotation.
+-- key of what is over now. Without an expected stamp the session ends wherever it is.
 local p, key = split(KEYS[1])
-local raw = redis.pcall('GET', KEYS[1])
-local r, other = parse(raw)
-for _ = 1, 20 do
-  if r or other[1] ~= BURIED or other[4] == '' or ARGV[3] ~= '' then break end
-  key = other[4]
-  raw = redis.pcall('GET', p .. ':s:' .. key)
-  r, other = parse(raw)
+local r, other
+if ARGV[3] == '' then
+  key, r, other = locate(p, key)
+else
+  r, other = parse(head(KEYS[1]))
 end
 local now = clock()
 if not r then
@@ -19,7 +14,7 @@ if not r then
   return other
 end
 if deadline(r) <= now then return due(p, key, r) end
-if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, raw} end
+if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, redis.call('GET', KEYS[1])} end
 
 remove(p, key, r)
 bury(p, key, ARGV[1], ARGV[2])

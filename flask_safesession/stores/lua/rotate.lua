@@ -1,5 +1,6 @@
 -- KEYS: old record, new record. ARGV: expected stamp or '', restart (1 or 0), reason, draft, rules.
 -- Answers as create does. Everything in one step: there is never a moment with both or neither.
+-- Without an expected stamp the session is taken from wherever it is.
 local p, old = split(KEYS[1])
 local _, key = split(KEYS[2])
 local r = parse(string.sub(ARGV[4], 1, HEADER))
@@ -12,7 +13,12 @@ if stored and written_by(stored, r.stamp) then
 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {TAKEN} end
 
-local leaving, other = parse(head(KEYS[1]))
+local leaving, other
+if ARGV[1] == '' then
+  old, leaving, other = locate(p, old)
+else
+  leaving, other = parse(head(KEYS[1]))
+end
 if not leaving then return other end
 if deadline(leaving) <= now then return due(p, old, leaving) end
 if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
