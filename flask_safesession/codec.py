@@ -8,6 +8,7 @@ CVE-2020-9484). Subclasses become their base; what cannot be kept is refused bef
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -123,6 +124,8 @@ def _reduce(value: Any) -> object:
             return reduce(value)
     if callable(html := getattr(value, "__html__", None)):
         return msgpack.ExtType(_MARKUP, _text(str(html())))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     raise TypeError(f"{type(value).__name__} objects cannot be stored")
 
 
@@ -232,6 +235,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"[{quoted}]", part
     elif isinstance(value, tuple) and isinstance(names := getattr(value, "_fields", None), tuple):
         yield from ((f".{name}", part) for name, part in zip(names, value, strict=False))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{field.name}", getattr(value, field.name)) for field in fields(value))
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{n}]", part) for n, part in enumerate(value))
     elif isinstance(value, (set, frozenset)):

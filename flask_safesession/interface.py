@@ -202,9 +202,9 @@ class SafeSessionInterface(SessionInterface):
     def _answer_cookie(
         self, app: Flask, session: Session, response: Response, saved: Saved
     ) -> None:
-        name = self.get_cookie_name(app)
-        if any(c.startswith(f"{name}=") for c in response.headers.getlist("Set-Cookie")):
-            return
+        name, lines = self.get_cookie_name(app), response.headers.getlist("Set-Cookie")
+        if session._cookie_line in lines:
+            response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
         attributes: dict[str, Any] = {
             "domain": self.get_cookie_domain(app),
             "path": self.get_cookie_path(app),
@@ -215,14 +215,12 @@ class SafeSessionInterface(SessionInterface):
         }
         if saved.sid is None:
             response.delete_cookie(name, **attributes)
-            return
-        value, max_age = self._signed(app, saved.sid), _max_age(app, session)
-        response.set_cookie(name, value, max_age=max_age, **attributes)
+        else:
+            value, max_age = sign(saved.sid, app.secret_key or ""), _max_age(app, session)
+            response.set_cookie(name, value, max_age=max_age, **attributes)
+        session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
         if saved.fresh and "Cache-Control" not in response.headers:
             response.cache_control.no_store = True
-
-    def _signed(self, app: Flask, sid: SessionID) -> str:
-        return sign(sid, app.secret_key or "")
 
     def _admit_failure(
         self, app: Flask, session: Session, response: Response, error: Exception
@@ -266,7 +264,8 @@ def _is_passive(app: Flask, request: Request) -> bool:
 
 
 def _is_of_this_request(session: Session) -> bool:
-    return flask.session._get_current_object() is session  # type: ignore[attr-defined]
+    current: Any = flask.session
+    return flask.has_request_context() and current._get_current_object() is session
 
 
 def _max_age(app: Flask, session: Session) -> int | None:

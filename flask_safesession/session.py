@@ -6,6 +6,7 @@ A session has looked at nothing until it is first used; then it asks its loader,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from copy import deepcopy
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -98,8 +99,10 @@ class Session(SessionMixin):
     _renewed = False
     _signed_in = False
     _saved = False
+    _was_modified = False
     _failed: Exception | None = None
     _cookie: object = None
+    _cookie_line = ""
     _events: tuple[Event, ...] = ()
 
     def __init__(
@@ -140,6 +143,7 @@ class Session(SessionMixin):
     def _rebase(self, loaded: Loaded) -> None:
         """From here on *loaded* is what is stored: a second save finds nothing to do."""
         self._loaded, self._data = loaded, loaded.data
+        self._was_modified = self.modified
         self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
         self._saved = True
 
@@ -203,6 +207,17 @@ class Session(SessionMixin):
         """A plain dict with the same items."""
         return dict(self._use())
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return deepcopy(self._use(), memo)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove the key that was added last; it and its value."""
+        if not self._use():
+            raise KeyError("popitem(): the session is empty")
+        return self._change().popitem()
+
     def clear(self) -> None:
         """End this session, whatever else is in flight. What is written afterwards is a new one."""
         self._change().clear()
@@ -234,14 +249,14 @@ class Session(SessionMixin):
 
         Changes inside values need no mark: they are noticed when the response is built.
         """
-        return self._changed or self._forced
+        return self._changed or self._forced or self._was_modified
 
     @modified.setter
     def modified(self, value: bool) -> None:
         if value:
             self._use()
         else:
-            self._changed = False
+            self._changed = self._was_modified = False
         self._forced = value
 
     @property

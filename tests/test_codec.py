@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -298,6 +299,22 @@ class LazyString:
 
 class _LazyString(LazyString):
     pass
+
+
+@dataclass
+class Line:
+    """A line of a cart, as an app may have it."""
+
+    name: str
+    price: object
+
+
+def test_a_dataclass_becomes_a_dict() -> None:
+    assert through([Line("pear", Line("inner", 2))]) == [
+        {"name": "pear", "price": {"name": "inner", "price": 2}}
+    ]
+    with pytest.raises(TypeError, match=r'session\["cart"\]\[0\]\.price cannot'):
+        encode({"cart": [Line("pear", object())]})
 
 
 def test_an_object_with_html_becomes_markup() -> None:

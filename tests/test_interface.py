@@ -676,6 +676,30 @@ def test_an_error_page_after_a_good_save_carries_the_cookie(app: Flask) -> None:
     assert client.get("/read").json == {"cart": ["pear"]}
 
 
+def test_an_apps_own_cookies_of_the_name_do_not_stand_in_the_way(
+    app: Flask, client: FlaskClient
+) -> None:
+    @app.get("/in")
+    def sign_in() -> Any:
+        session["user_id"] = 1
+        response = app.make_response("in")
+        response.delete_cookie("session", path="/old")
+        return response
+
+    lines = set_cookies(client.get("/in"))
+    assert len(lines) == 2
+    assert "Path=/old" in lines[0]
+    assert client.get("/read").json == {"user_id": 1}
+
+
+def test_modified_still_tells_after_the_response(app: Flask) -> None:
+    with app.test_client() as client:
+        client.get("/append")
+        assert session.modified
+        client.get("/read")
+        assert not session.modified
+
+
 def test_session_transaction_raises_what_a_visitor_would_get(
     client: FlaskClient, store: CountingStore
 ) -> None:

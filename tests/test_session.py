@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -118,6 +119,23 @@ def test_it_behaves_like_the_dict_that_it_holds() -> None:
         operator.or_(session, five)
     with pytest.raises(TypeError):
         operator.or_(five, session)
+
+
+def test_its_copies_are_plain_dicts_of_their_own() -> None:
+    session, _ = make({"a": [1]})
+    any_session: Any = session
+    shallow, deep = copy.copy(any_session), copy.deepcopy(any_session)
+    deep["a"].append(2)
+    shallow["b"] = 1
+    assert type(shallow) is type(deep) is dict
+    assert dict(session) == {"a": [1]}
+
+
+def test_popitem_takes_the_last() -> None:
+    session, _ = make({"a": 1, "b": 2})
+    assert [session.popitem(), session.popitem()] == [("b", 2), ("a", 1)]
+    with pytest.raises(KeyError):
+        session.popitem()
 
 
 def test_modified_says_whether_a_key_was_assigned_or_removed() -> None:
