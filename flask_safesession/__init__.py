@@ -11,7 +11,7 @@ from .extension import SafeSession
 from .session import Session, SessionInfo
 
 #: The session of the current request: the same proxy as :data:`flask.session`, with our types.
-session = cast(Session, flask.session)
+session: Session = cast(Session, flask.session)
 
 __all__ = [
     "ConfigError",

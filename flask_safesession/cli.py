@@ -19,7 +19,7 @@ from .errors import StoreUnavailable
 from .reaper import announce, audit, purge_steps
 from .settings import MAX_BATCH
 
-commands = AppGroup("safesession", help="Look after the sessions of this app.")
+commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 # A full round over the store; only a store of some hundred million sessions has more slices.

@@ -133,9 +133,8 @@ def _unwrapped(value: Any) -> Any:
     """What a proxy or a lazy string stands for."""
     while isinstance(value, LocalProxy):
         value = value._get_current_object()
-    if any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__):
-        return Markup(value) if hasattr(value, "__html__") else str(value)  # noqa: S704  # its own
-    return value
+    lazy = any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__)
+    return str(value) if lazy and not hasattr(value, "__html__") else value
 
 
 def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msgpack.ExtType]:
@@ -217,7 +216,7 @@ _RESTORERS: dict[int, Callable[[bytes], object]] = {
     _TIMEDELTA: lambda b: timedelta(*_unpack_inner(b)),
     _UUID: lambda b: UUID(bytes=b),
     _DECIMAL: lambda b: Decimal(b.decode("ascii")),
-    _MARKUP: lambda b: Markup(b.decode("utf-8", "surrogatepass")),  # noqa: S704  # stored as safe
+    _MARKUP: lambda b: Markup(b.decode("utf-8", "surrogatepass")),  # noqa: S704  # nosec B704  # it was
     _BIG_INT: lambda b: int(b, 16),
 }
 

@@ -24,7 +24,7 @@ class ConfigError(SafeSessionError, click.ClickException):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         message = "SafeSession cannot start:\n" + "\n".join(f"  - {p}" for p in self.problems)
         super().__init__(message)
 
@@ -57,7 +57,9 @@ class StoreUnavailable(SafeSessionError, ServiceUnavailable):
     :param reason: for the log and the operator; visitors do not see it.
     """
 
-    description = "Sessions cannot be reached at the moment. Please try again in a few seconds."
+    description: str = (
+        "Sessions cannot be reached at the moment. Please try again in a few seconds."
+    )
 
     def __init__(self, reason: str = "the session store is unavailable") -> None:
         ServiceUnavailable.__init__(self, self.description, retry_after=RETRY_AFTER)
@@ -73,7 +75,7 @@ class StoreFull(SafeSessionError, ServiceUnavailable):
     :param limit: the cap that was reached, in sessions.
     """
 
-    description = "Too many visitors at the moment. Please try again in a few seconds."
+    description: str = "Too many visitors at the moment. Please try again in a few seconds."
 
     def __init__(self, limit: int) -> None:
         ServiceUnavailable.__init__(self, self.description, retry_after=RETRY_AFTER)

@@ -16,23 +16,23 @@ from typing import Any, ClassVar
 
 from blinker import NamedSignal, Namespace
 
-logger = logging.getLogger("flask_safesession")
+logger: logging.Logger = logging.getLogger("flask_safesession")
 
 _signals = Namespace()
 #: A session was stored for the first time.
-session_created = _signals.signal("session-created")
+session_created: NamedSignal = _signals.signal("session-created")
 #: A session got a new ID: a login, a change of tier, or ``session.regenerate()``.
-session_rotated = _signals.signal("session-rotated")
+session_rotated: NamedSignal = _signals.signal("session-rotated")
 #: A session is over.
-session_ended = _signals.signal("session-ended")
+session_ended: NamedSignal = _signals.signal("session-ended")
 #: Two concurrent requests changed a session, and both changes were kept.
-session_merged = _signals.signal("session-merged")
+session_merged: NamedSignal = _signals.signal("session-merged")
 #: A change was not stored, because its session had ended meanwhile.
-session_lost = _signals.signal("session-lost")
+session_lost: NamedSignal = _signals.signal("session-lost")
 #: A session was not stored: no room, or too large.
-session_rejected = _signals.signal("session-rejected")
+session_rejected: NamedSignal = _signals.signal("session-rejected")
 #: The store could not be used.
-store_failed = _signals.signal("store-failed")
+store_failed: NamedSignal = _signals.signal("store-failed")
 
 
 @dataclass(frozen=True)

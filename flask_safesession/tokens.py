@@ -46,7 +46,7 @@ class SessionID:
     def __init__(self, secret: str) -> None:
         self._secret = secret
         #: The storage key, also shown as the session's *handle*: it is no credential.
-        self.key = _digest("id", secret, KEY_LENGTH)
+        self.key: str = _digest("id", secret, KEY_LENGTH)
 
     def reveal(self) -> str:
         """The ID itself: for the cookie, and for nothing else."""

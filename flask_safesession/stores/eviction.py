@@ -28,8 +28,8 @@ class Choice:
     def __init__(self, buckets: Mapping[str, Bucket], now: int, evict: bool) -> None:
         self.now = now
         self.victims: dict[str, str | None] = {}
-        self.total = 0
-        self.users = 0
+        self.total: int = 0
+        self.users: int = 0
         self._leaving: str | None = None
         self._buckets = buckets
         self._evict = evict

@@ -37,7 +37,7 @@ from .base import (
 )
 from .eviction import Bucket, Choice, count_due, entry_of, parts
 
-logger = logging.getLogger("flask_safesession")
+logger: logging.Logger = logging.getLogger("flask_safesession")
 
 #: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
 MAX_TOMBSTONES = 10_000

@@ -51,7 +51,7 @@ class FakeClock:
     """
 
     def __init__(self, now: int = 1_700_000_000_000) -> None:
-        self.now = now
+        self.now: int = now
 
     def __call__(self) -> int:
         """The time in milliseconds."""
