@@ -121,12 +121,13 @@ local function answer(now, r)
     .. (r.user == '' and '-' or '+' .. r.user)}
 end
 
--- The session under key wherever it is now: rotations without a login are followed to where it goes
--- on, so that a logout is never outrun by one. Gives key and record, or nil and the answer.
-local function locate(p, key)
+-- Key and record of the session under key, or nil and the answer. Without an expected stamp, wherever
+-- it is now: rotations without a login are followed to where it goes on, so that a logout is never
+-- outrun by one.
+local function locate(p, key, expected)
   local r, other = parse(head(p .. ':s:' .. key))
   for _ = 1, 20 do
-    if r or other[1] ~= BURIED or other[4] == '' then break end
+    if r or expected ~= '' or other[1] ~= BURIED or other[4] == '' then break end
     key = other[4]
     r, other = parse(head(p .. ':s:' .. key))
   end

@@ -2,11 +2,7 @@
 -- key of what is over now. Without an expected stamp the session ends wherever it is.
 local p, key = split(KEYS[1])
 local r, other
-if ARGV[3] == '' then
-  key, r, other = locate(p, key)
-else
-  r, other = parse(head(KEYS[1]))
-end
+key, r, other = locate(p, key, ARGV[3])
 local now = clock()
 if not r then
   -- This very call has been here before, and its reply was lost.

@@ -14,11 +14,7 @@ end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {TAKEN} end
 
 local leaving, other
-if ARGV[1] == '' then
-  old, leaving, other = locate(p, old)
-else
-  leaving, other = parse(head(KEYS[1]))
-end
+old, leaving, other = locate(p, old, ARGV[1])
 if not leaving then return other end
 if deadline(leaving) <= now then return due(p, old, leaving) end
 if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
