@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import fakeredis
 import pytest
 from flask import Flask
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
@@ -17,6 +19,10 @@ from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
 from . import servers
+
+# Tests leave no file behind: what hypothesis notes down goes with the run.
+_notes = TemporaryDirectory(prefix="hypothesis-")
+set_hypothesis_home_dir(_notes.name)
 
 _prefixes = count()
 SERVERS = sorted(servers.binaries())
