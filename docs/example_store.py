@@ -94,7 +94,7 @@ class ExampleStore:
                 return record
             if terms.expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            live = self._admit(new, draft, rules, now, leaving=key, restart=terms.restart)
+            live = self._admit(new, draft, rules, now, leaving=key, terms=terms)
             # Where the session goes on; a login makes it another one.
             successor = "" if terms.restart else new
             self._tombstones[key] = (now + TOMBSTONE_TTL, terms.reason, successor)
@@ -176,7 +176,7 @@ class ExampleStore:
         now: int,
         *,
         leaving: str | None = None,
-        restart: bool = False,
+        terms: Terms | None = None,
     ) -> Live:
         old = self._records.pop(leaving) if leaving else None
         try:
@@ -186,9 +186,11 @@ class ExampleStore:
                 self._records[leaving] = old
             raise
         removed = self._remove(victims)
-        created = old.created if old and not restart else now
-        stamps = old.stamps[:2] if old else ()
-        record = record_from(draft, created=created, last_active=now, stamps=stamps)
+        record = record_from(draft, created=now, last_active=now, stamps=())
+        if old and terms:
+            created = now if terms.restart else old.created
+            active = now if terms.restart or terms.slide else old.last_active
+            record = record_from(draft, created=created, last_active=active, stamps=old.stamps[:2])
         self._records[key] = record
         return Live(record, now, removed, len(self._records))
 

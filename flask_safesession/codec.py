@@ -65,7 +65,7 @@ def encode_value(value: object) -> bytes:
 
 def plain(value: object) -> object:
     """*value* as it will be when it comes back: a member of an enum of texts is its text."""
-    return _unpack(_pack(value)) if type(value) not in (str, int) else value
+    return _unpack(_pack(value)) if type(value) not in (str, int) and _packs(value) else value
 
 
 def decode(packed: bytes) -> dict[Any, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from .codec import UndecodableError, decode, encode, plain
@@ -100,7 +101,7 @@ def save(session: Session, store: Store, settings: Settings) -> Saved:
     marked = session._forced or session._renewed or session._signed_in or session._cleared
     payload = b""
     if stored is None:
-        if not data:
+        if not data and not (session._cleared and session._loaded.buried):
             return NOTHING
     elif not session._cleared:
         payload = encode(data or {}, stored.record.payload)
@@ -155,11 +156,23 @@ class _Save:
         return self._commit(stored, payload)
 
     def _start(self) -> Saved | None:
+        buried = self._loaded.buried
+        if buried is not None and self._session._cleared and self._end_elsewhere(buried):
+            return self._forgotten("delete")
         if is_empty(self._data):
-            return Saved()
-        if self._loaded.buried is not None and not self._is_login():
-            return self._lost(self._loaded.buried)
+            return NOTHING
+        if buried is not None and not self._is_login():
+            return self._lost(buried)
         return self._create()
+
+    def _end_elsewhere(self, buried: Buried) -> bool:
+        """A logout with an ID that was rotated away: the session goes on, and is over now."""
+        if buried.reason != ROTATED:
+            return False
+        answer = self._store.end(buried.handle, new_stamp(), "logout", None)
+        if isinstance(answer, Live):
+            self._note(SessionEnded(answer.key, "logout", self._tier(answer.record)))
+        return isinstance(answer, Live) and is_empty(self._data)
 
     def _is_login(self) -> bool:
         return self._session._signed_in and self._who().user is not None
@@ -172,8 +185,8 @@ class _Save:
     # -- doing ----------------------------------------------------------------------------------
 
     def _create(self) -> Saved | None:
-        sid, who = new_id(), self._who()
-        draft = self._draft(encode(self._data))
+        sid, payload = new_id(), encode(self._data)
+        draft, who = self._draft(payload), self._who()
         answer = self._admitted(lambda: self._store.create(sid.key, draft, self._rules))
         if isinstance(answer, Taken):
             return None
@@ -194,7 +207,8 @@ class _Save:
         """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
         (old, record), sid = stored, new_id()
         expected, reason = (None, "logout") if force else (record.stamps[0], ROTATED)
-        terms = Terms(expected, restart=self._is_login() or self._session._cleared, reason=reason)
+        restart = self._is_login() or self._session._cleared
+        terms = Terms(expected, restart, reason, slide=self._loaded.slide)
         draft = self._draft(payload)
         answer = self._admitted(
             lambda: self._store.rotate(old.key, sid.key, draft, self._rules, terms)
@@ -213,9 +227,15 @@ class _Save:
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
-        if not is_empty(self._data):
-            return self._rotate(stored, encode(self._data), force=True)
         key = stored.sid.key
+        if not is_empty(self._data):
+            try:
+                return self._rotate(stored, encode(self._data), force=True)
+            except (StoreUnavailable, StoreFull, SessionTooLarge, TypeError):
+                # What is left in it cannot be stored; the logout holds all the same.
+                with suppress(StoreUnavailable):
+                    self._store.end(key, new_stamp(), "logout", None)
+                raise
         answer = self._store.end(key, new_stamp(), "logout", None)
         if isinstance(answer, Live):
             self._note(SessionEnded(answer.key, "logout", self._tier(answer.record)))

@@ -170,8 +170,11 @@ class Session(SessionMixin):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._change()[key] = value
-        if key in self._user_keys:
+        if key in self._user_keys and (value is not None or not self._has_user()):
             self._signed_in = value is not None
+
+    def _has_user(self) -> bool:
+        return any(self._use().get(key) is not None for key in self._user_keys)
 
     def __delitem__(self, key: str) -> None:
         data = self._use()

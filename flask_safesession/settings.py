@@ -321,7 +321,11 @@ class _Reader:
                 f"{PREFIX}MAX_SESSIONS is {total}: give 2 at least, one for a user and one for the"
                 " stranger who wants to sign in"
             )
-        return Cap.of(total, per_user, evict=when_full == "evict")
+        cap = Cap.of(total, per_user, evict=when_full == "evict")
+        if self._is_set("MAX_SESSIONS_PER_USER"):
+            return cap
+        # Under a small cap the default would let one account push out all the others.
+        return cap._replace(per_user=min(per_user, max(1, cap.users // 2)))
 
 
 def hide_password(url: str) -> str:

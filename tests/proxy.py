@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 
@@ -13,7 +14,8 @@ class Proxy:
 
     ``cut_replies``: so many replies are thrown away and their connections cut, after the server has
     done what it was asked. ``truncate``: a reply is cut after so many bytes. ``silent``: nothing is
-    passed on at all, and nothing is cut.
+    passed on at all, and nothing is cut. ``piece``: replies come in pieces of so many bytes, ten a
+    second.
     """
 
     def __init__(self, port: int) -> None:
@@ -23,6 +25,7 @@ class Proxy:
         self.cut_replies = 0
         self.truncate: int | None = None
         self.silent = False
+        self.piece: int | None = None
         self.connections = 0
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -71,7 +74,12 @@ class Proxy:
                     data, self.truncate = data[: self.truncate], None
                     sink.sendall(data)
                     break
-                sink.sendall(data)
+                if replies and (piece := self.piece):
+                    for at in range(0, len(data), piece):
+                        sink.sendall(data[at : at + piece])
+                        time.sleep(0.1)  # a slow network is what is played here
+                else:
+                    sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

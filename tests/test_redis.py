@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -353,6 +354,60 @@ def test_a_silent_network_costs_one_timeout(
         hasty.census(RULES)
 
 
+def test_a_reply_in_many_pieces_costs_one_timeout(
+    far_store: RedisStore, proxy: proxies.Proxy, prefix: str
+) -> None:
+    key = new_key()
+    far_store.create(key, make_draft(b"x" * 2000), RULES)
+    hasty = RedisStore.from_url(proxy.url, prefix=prefix, timeout=0.4)
+    assert isinstance(hasty.load(key, RULES, slide=False), Live)
+    proxy.piece = 20
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        hasty.load(key, RULES, slide=False)
+    assert time.monotonic() - started < 2  # of some eleven seconds that the pieces take
+    proxy.piece = None
+    hasty.close()
+
+
+def test_a_server_that_became_a_replica_is_not_asked_again_on_that_connection(
+    tmp_path: Path,
+) -> None:
+    with servers.running(servers_first(), tmp_path) as server:
+        store = RedisStore.from_url(server.url, timeout=5)
+        add(store)
+        with server.client() as admin:
+            admin.replicaof("127.0.0.1", str(servers.free_port()))
+            before = admin.info("stats")["total_connections_received"]
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match="ReadOnly"):
+                    add(store)
+            assert admin.info("stats")["total_connections_received"] > before
+            admin.replicaof("NO", "ONE")
+        add(store)
+        store.close()
+
+
+def test_closing_the_store_leaves_a_call_that_is_under_way_alone(
+    far_store: RedisStore, proxy: proxies.Proxy
+) -> None:
+    key, _ = add(far_store)
+    proxy.silent = True
+    failures: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            far_store.load(key, RULES, slide=False)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is looked at
+            failures.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    far_store.close()
+    waiting.join(30)
+    assert [type(error) for error in failures] == [StoreUnavailable]
+
+
 def test_a_client_with_long_retries_and_timeouts_of_its_own_is_bounded_all_the_same() -> None:
     patient = redis.Redis(port=servers.free_port(), socket_timeout=60, socket_connect_timeout=60)
     store = RedisStore(patient, timeout=0.5)
@@ -409,7 +464,9 @@ def test_at_maxmemory_reads_slides_and_logouts_go_on_and_writes_fail_whole(
             assert isinstance(store.load(key, rules, slide=True), Live)
             assert isinstance(store.end(other, new_stamp(), "logout", None), Live)
             assert store.load(other, rules, slide=True) == Gone("logout", buried=True)
+            assert store.lease("purge", 1000)
             store.purge(rules, 10)
+            store.audit(rules, 10)
         store.close()
 
 

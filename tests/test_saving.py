@@ -240,6 +240,33 @@ def test_a_logout_that_keeps_a_cart_ends_the_session_under_its_new_id(world: Wor
     assert world.app.extensions["tested.safe"].count() == 1
 
 
+def test_a_logout_that_arrives_after_a_new_id_was_given_ends_the_session(world: World) -> None:
+    world.one.get("/do?set=user_id:1")
+    late = world.sibling()
+    world.one.get("/do?renew=1")
+    response = late.get("/do?clear=1")
+    assert "Max-Age=0" in response.headers["Set-Cookie"]
+    assert world.data(world.one) == {}
+    assert world.app.extensions["tested.safe"].count() == 0
+
+
+def test_a_logout_with_the_id_before_a_login_ends_nothing(world: World) -> None:
+    late = world.sibling()
+    world.one.get("/do?set=user_id:1")
+    assert "Set-Cookie" not in late.get("/do?clear=1").headers
+    assert world.data(world.one) == {"seed": "0", "user_id": "1"}
+
+
+def test_a_logout_holds_also_when_what_is_left_cannot_be_stored(world: World) -> None:
+    world.one.get("/do?set=user_id:1")
+    world.store.failing = {"rotate"}
+    old = world.sibling()
+    assert world.one.get("/do?drop=user_id").status_code == 503
+    world.store.failing = set()
+    assert world.data(old) == {}
+    assert world.app.extensions["tested.safe"].count() == 0
+
+
 def test_a_double_logout_is_a_logout(world: World) -> None:
     world.meanwhile("end", "/do?clear=1")
     response = world.one.get("/do?clear=1")

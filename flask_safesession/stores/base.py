@@ -212,11 +212,13 @@ class Terms(NamedTuple):
     :param expected: the stamp that the session must have; ``None``: whatever is in flight.
     :param restart: both clocks start anew (a login); otherwise the session keeps its age.
     :param reason: for the tombstone of the old ID.
+    :param slide: the idle time starts anew; a passive view's does not.
     """
 
     expected: str | None
     restart: bool
     reason: str
+    slide: bool = True
 
 
 @runtime_checkable

@@ -95,7 +95,8 @@ class MemoryStore:
             now = self._clock()
             if key in self._records or key in self._tombstones:
                 return Taken()
-            return self._admit(key, draft, rules, now, created=now, leaving=None)
+            fresh = record_from(draft, created=now, last_active=now, stamps=())
+            return self._admit(key, fresh, rules, now, leaving=None)
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, slide: bool
@@ -131,7 +132,11 @@ class MemoryStore:
             if terms.expected not in (None, record.stamps[0]):
                 return Conflict(record)
             created = now if terms.restart else record.created
-            live = self._admit(new, draft, rules, now, created=created, leaving=key)
+            active = now if terms.slide or terms.restart else record.last_active
+            fresh = record_from(
+                draft, created=created, last_active=active, stamps=record.stamps[:2]
+            )
+            live = self._admit(new, fresh, rules, now, leaving=key)
             moved = terms.reason == ROTATED and not terms.restart
             self._bury(key, terms.reason, now, new if moved else "")
             return live
@@ -280,14 +285,14 @@ class MemoryStore:
             self._tombstones.popitem(last=False)
 
     def _admit(
-        self, key: str, draft: Draft, rules: Rules, now: int, *, created: int, leaving: str | None
+        self, key: str, fresh: Record, rules: Rules, now: int, *, leaving: str | None
     ) -> Live:
-        victims = self._victims(draft.user, rules, now, leaving)
+        victims = self._victims(fresh.user, rules, now, leaving)
         removed = tuple(self._dismiss(victim, reason) for victim, reason in victims.items())
-        stamps = self._remove(leaving).stamps[:2] if leaving is not None else ()
-        record = record_from(draft, created=created, last_active=now, stamps=stamps)
-        self._put(key, record, None)
-        return Live(record, now, removed, len(self._records))
+        if leaving is not None:
+            self._remove(leaving)
+        self._put(key, fresh, None)
+        return Live(fresh, now, removed, len(self._records))
 
     def _victims(
         self, user: str, rules: Rules, now: int, leaving: str | None

@@ -18,6 +18,7 @@ import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from ..errors import StoreFull, StoreUnavailable
+from ..expiry import DEFAULT_TIER
 from ..record import Draft, dumps_draft, loads
 from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
@@ -35,7 +36,7 @@ from .base import (
     Taken,
     Terms,
 )
-from .redis_client import Client, Connections, bounded, deadline
+from .redis_client import Client, Connections, bounded, deadline, remaining
 
 # The first element of every answer, as in lua/_common.lua.
 _UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
@@ -64,6 +65,7 @@ _ROTATE = _Script("_common", "_admission", "rotate")
 _PURGE = _Script("_common", "_admission", "purge")
 _CENSUS = _Script("_common", "census")
 _AUDIT = _Script("_common", "audit")
+_LEASE = _Script("_common", "lease")
 
 
 class RedisStore:
@@ -129,7 +131,8 @@ class RedisStore:
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`."""
-        how = (terms.expected or "", int(terms.restart), terms.reason)
+        pace = "1" if terms.restart else "0" if terms.slide else "-"
+        how = (terms.expected or "", pace, terms.reason)
         args = (*how, dumps_draft(draft), *self._wire(rules)[2])
         status, *rest = self._run(_ROTATE, (self._name(key), self._name(new)), args)
         if status in (_LIVE, _TAKEN, _FULL):
@@ -175,11 +178,8 @@ class RedisStore:
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
-        command = ("SET", f"{self._slot}:lease:{task}", 1, "NX", "PX", milliseconds)
-        answer = self._call(
-            lambda: self._connections.exchange(*command, careful=True), repeatable=False
-        )
-        return bool(answer)
+        name = f"{self._slot}:lease:{task}"
+        return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
 
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
@@ -197,7 +197,8 @@ class RedisStore:
     def close(self) -> None:
         """See :meth:`.base.Store.close`."""
         self._connections.close()
-        self._redis.connection_pool.disconnect()
+        # Those in use are closed by whoever uses them.
+        self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def _name(self, key: str) -> str:
         return f"{self._slot}:s:{key}"
@@ -237,6 +238,7 @@ class RedisStore:
                     # The reply may have been lost; there may be time to ask again.
                     if not repeatable:
                         raise
+                    remaining()
                     return send()
         except RedisError as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
@@ -307,7 +309,9 @@ def _removed(packed: bytes) -> tuple[Removed, ...]:
 
 def _limit_rows(rules: Rules) -> bytes:
     policy = rules.policy
-    tags = [("    ", policy.default)] + [(tier_tag(n), t) for n, t in policy.tiers.items()]
+    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
+        (tier_tag(n), t) for n, t in policy.tiers.items()
+    ]
     rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
     return "".join(rows).encode("ascii")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -166,13 +167,14 @@ class Connections:
         try:
             connection.send_command(*command)
             reply = connection.read_response()
+        except redis.ReadOnlyError:
+            self._drop(connection)  # it is no master any more; look up who is
+            raise
         except redis.ResponseError:
             self._put(connection)  # a whole reply: there is nothing left on the connection
             raise
         except BaseException:
-            connection.disconnect()
-            self.pool.release(connection)
-            self.close()  # the others may be as dead
+            self._drop(connection)
             raise
         self._put(connection)
         return reply
@@ -184,6 +186,11 @@ class Connections:
                 _, connection = self._idle.pop()
                 connection.disconnect()
                 self.pool.release(connection)
+
+    def _drop(self, connection: Any) -> None:
+        connection.disconnect()
+        self.pool.release(connection)
+        self.close()  # the others may be as dead
 
     def _get(self, *, careful: bool) -> Any:
         if self._process != os.getpid():
@@ -217,10 +224,22 @@ def _timed(base: type[Any]) -> type[Any]:
     """A connection class whose every wait is cut to what is left of the call."""
 
     class Timed(base):  # type: ignore[misc]  # whichever class the given client uses
+        @property
+        def socket_connect_timeout(self) -> float:
+            return remaining()  # asked anew for each address that is tried
+
+        @socket_connect_timeout.setter
+        def socket_connect_timeout(self, value: float | None) -> None:
+            """What the given client had is not ours."""
+
         def connect(self) -> None:
             if getattr(self, "_sock", None) is None:
-                self.socket_timeout = self.socket_connect_timeout = remaining()
+                self.socket_timeout = remaining()
                 super().connect()
+
+        def _connect(self) -> Any:
+            sock = super()._connect()
+            return _Cut(sock) if isinstance(sock, socket.socket) else sock
 
         def send_packed_command(self, command: Any, check_health: bool = True) -> None:
             self.connect()
@@ -237,3 +256,35 @@ def _timed(base: type[Any]) -> type[Any]:
 def _cut(connection: Any) -> None:
     if hasattr(sock := connection._sock, "settimeout"):
         sock.settimeout(remaining())
+
+
+class _Cut:
+    """A socket whose every wait gets what is left of the call: a reply may come in pieces."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._limit = sock.gettimeout()
+
+    def settimeout(self, limit: float | None) -> None:
+        self._limit = limit
+        self._sock.settimeout(limit)
+
+    def recv(self, *args: Any) -> bytes:
+        self._apply()
+        return self._sock.recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._apply()
+        return self._sock.recv_into(*args)
+
+    def sendall(self, *args: Any) -> None:
+        self._apply()
+        self._sock.sendall(*args)
+
+    def _apply(self) -> None:
+        left = remaining()
+        if self._limit is None or left < self._limit:
+            self._sock.settimeout(left)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)

@@ -262,6 +262,15 @@ class SingleSessionContract(ContractBase):
         record = self.record(kit, new, rules)
         assert record.created == record.last_active
 
+    def test_a_passive_rotation_does_not_slide(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        key, new = self.add(kit, rules), new_key()
+        kit.advance(20 * MINUTE)
+        terms = Terms(None, restart=False, reason="rotated", slide=False)
+        self.live(kit.store.rotate(key, new, make_draft(rules=rules), rules, terms))
+        kit.advance(10 * MINUTE)
+        assert self.look(kit, new, rules) is None
+
     def test_a_rotation_on_old_data_is_a_conflict(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)

@@ -64,8 +64,10 @@ local function choose_own(choice, r, allowed)
   end
   if #own < allowed then return stale end
   for _, key in ipairs(own) do
-    local theirs = parse(head(choice.p .. ':s:' .. key))
-    if not theirs or theirs.user ~= r.user then
+    local theirs, other = parse(head(choice.p .. ':s:' .. key))
+    if other and other[1] == NEWER then
+      allowed = allowed - 1  -- it counts, and is left to those who can read it
+    elseif not theirs or theirs.user ~= r.user then
       stale[#stale + 1] = key
     elseif deadline(theirs) <= choice.now then
       take(choice, key .. r.user, theirs.bucket, false)

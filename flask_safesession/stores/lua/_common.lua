@@ -21,6 +21,12 @@ local function clock()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- At maxmemory a script's first write is refused if it may need memory; after one that needs none, all
+-- are let through.
+local function go_on_at_maxmemory(p)
+  redis.call('UNLINK', p .. ':none')
+end
+
 local function split(key)
   return string.sub(key, 1, -4 - KEY), string.sub(key, -KEY)
 end

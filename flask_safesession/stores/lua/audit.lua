@@ -7,6 +7,7 @@ local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local now = clock()
 local mended = 0
+go_on_at_maxmemory(p)
 
 local function agrees(r, key, bucket, score)
   return r and r.bucket == bucket and deadline(r) == tonumber(score)
@@ -14,7 +15,8 @@ end
 
 local function check_entry(bucket, entry, score)
   local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
-  local r = parse(head(p .. ':s:' .. key))
+  local r, other = parse(head(p .. ':s:' .. key))
+  if other and other[1] == NEWER then return end
   if agrees(r, key, bucket, score) and member(key, r) == entry then return end
   mended = mended + 1
   redis.call('ZREM', p .. ':t:' .. bucket, entry)
@@ -38,8 +40,9 @@ end
 
 local function check_user(user)
   for _, key in ipairs(redis.call('ZRANGE', p .. ':u:' .. user, 0, -1)) do
-    local r = parse(head(p .. ':s:' .. key))
-    if not r or r.user ~= user then
+    local r, other = parse(head(p .. ':s:' .. key))
+    local newer = other and other[1] == NEWER
+    if not newer and (not r or r.user ~= user) then
       mended = mended + 1
       redis.call('ZREM', p .. ':u:' .. user, key)
     end

@@ -1,4 +1,4 @@
--- KEYS: old record, new record. ARGV: expected stamp or '', restart (1 or 0), reason, draft, rules.
+-- KEYS: old record, new record. ARGV: expected stamp or '', restart (1; 0 if not, - if it does not slide either), reason, draft, rules.
 -- Answers as create does. Everything in one step: there is never a moment with both or neither.
 -- Without an expected stamp the session is taken from wherever it is.
 local p, old = split(KEYS[1])
@@ -21,11 +21,11 @@ if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call(
 
 r.older = leaving.stamp .. string.sub(leaving.older, 1, 7)
 r.created = ARGV[2] == '1' and now or leaving.created
-r.last = now
+r.last = ARGV[2] == '-' and leaving.last or now
 r.absolute = r.created + r.absolute
 local found = admit(p, key, ARGV[4], r, now, read_rules(5), {key = old, r = leaving})
 if found[1] == LIVE then
   unindex(p, old, leaving)
-  bury(p, old, r.stamp, ARGV[3] .. (ARGV[3] == 'rotated' and ARGV[2] == '0' and key or ''))
+  bury(p, old, r.stamp, ARGV[3] .. (ARGV[3] == 'rotated' and ARGV[2] ~= '1' and key or ''))
 end
 return found
