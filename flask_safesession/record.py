@@ -131,6 +131,14 @@ def loads(raw: bytes, payload: bytes | None = None) -> Record:
     )
 
 
+def glance(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Tier tag, user tag, creation and absolute deadline of a record, as they stand in *raw*.
+
+    For those who look at very many: a tenth of what :func:`loads` takes.
+    """
+    return raw[67:71], raw[72:88] if raw[71:72] == b"+" else b"", raw[24:35], raw[46:57]
+
+
 def header_length(raw: bytes) -> int:
     """Where the payload of the record in *raw* begins.
 

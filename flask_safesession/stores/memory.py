@@ -17,7 +17,7 @@ from collections.abc import Callable
 from sortedcontainers import SortedList
 
 from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, dumps, limited, loads, record_from
+from ..record import Draft, Record, dumps, glance, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
 from .base import (
     EVICTED,
@@ -261,9 +261,13 @@ class MemoryStore:
         removed: list[Removed] = []
         for bucket in self._buckets.values():
             for _ in range(min(limit - len(removed), count_due(bucket, now))):
-                key = parts(bucket.pop(0))[1]
-                record = self._take_out(key)
-                removed.append(Removed(key, record.tier, record.end_reason))
+                entry = bucket.pop(0)
+                key = entry[11:].decode("ascii")
+                tier, user, created, absolute = glance(self._records.pop(key))
+                if user:
+                    self._users.discard(user + created + entry[11:])
+                reason = "lifetime" if absolute == entry[:11] else "idle"
+                removed.append(Removed(key, tier.decode("ascii"), reason))
         return removed
 
     def _bury(self, key: str, reason: str, now: int, successor: str = "") -> None:

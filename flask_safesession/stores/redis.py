@@ -300,11 +300,8 @@ def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live 
 def _removed(packed: bytes) -> tuple[Removed, ...]:
     """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
     text = packed.decode("ascii", "replace")
-    return tuple(
-        Removed(text[at : at + KEY_LENGTH], text[at + KEY_LENGTH : at + _PIECE - 1], _REASONS[c])
-        for at, c in enumerate(text[_PIECE - 1 :])
-        if at % _PIECE == 0
-    )
+    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
 
 
 def _limit_rows(rules: Rules) -> bytes:

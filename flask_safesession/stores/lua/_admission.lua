@@ -132,31 +132,32 @@ local function in_portions(command, key, items)
   end
 end
 
+-- What is told of a session that goes: its tier tag and a letter for the reason. Its name is added to
+-- those to be deleted. What stands under it and is no record (a tombstone, somebody else's value) is
+-- left alone.
+local function obituary(name, names)
+  local raw = head(name)
+  if type(raw) ~= 'string' or not string.find(raw, '^SS%d') then return '    i' end
+  names[#names + 1] = name
+  local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
+  local absolute = tonumber(string.sub(raw, 47, 57), 16)
+  if #raw < 72 or not (last and idle and absolute) then return '    i' end
+  return string.sub(raw, 68, 71) .. (absolute <= last + idle and 'l' or 'i')
+end
+
 -- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
--- in one string, since clients take long over long arrays. What stands under a victim's key and is not
--- a record (a tombstone, somebody else's value) is left alone.
+-- in one string, since clients take long over long arrays.
 local function dismiss(choice)
-  local records, users = choice.p .. ':s:', choice.p .. ':u:'
   local names, entries, found = {}, {}, {}
   for i, victim in ipairs(choice.victims) do
     local entry, bucket, evicted = victim[1], victim[2], victim[3]
     local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
-    local raw = head(records .. key)
-    local tier, reason = '    ', 'i'
-    if type(raw) == 'string' and string.find(raw, '^SS%d') then
-      names[#names + 1] = records .. key
-      if #raw >= 72 then
-        tier = string.sub(raw, 68, 71)
-        local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
-        local absolute = tonumber(string.sub(raw, 47, 57), 16)
-        if last and idle and absolute and absolute <= last + idle then reason = 'l' end
-      end
-    end
-    if user ~= '' then redis.call('ZREM', users .. user, key) end
+    local told = obituary(choice.p .. ':s:' .. key, names)
+    if user ~= '' then redis.call('ZREM', choice.p .. ':u:' .. user, key) end
     local ours = entries[bucket] or {}
     ours[#ours + 1] = entry
     entries[bucket] = ours
-    found[i] = key .. tier .. (evicted and 'e' or reason)
+    found[i] = key .. (evicted and string.sub(told, 1, 4) .. 'e' or told)
   end
   in_portions('UNLINK', nil, names)
   for bucket, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. bucket, ours) end

@@ -3,21 +3,35 @@
 local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local rules = read_rules(2)
-local choice = new_choice(p, clock(), rules.evict)
+local now = clock()
 local users = user_buckets(p, rules)
-for _, bucket in ipairs(with_anonymous(users)) do
-  if choice.total < limit then sweep(choice, {bucket}, limit - choice.total) end
+local everybody = with_anonymous(users)
+
+-- What is due goes without the bookkeeping of a choice: there may be a million of them.
+local found = {}
+for _, bucket in ipairs(everybody) do
+  local index, names = p .. ':t:' .. bucket, {}
+  local due_ones = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - #found)
+  for _, entry in ipairs(due_ones) do
+    local key = string.sub(entry, 1, KEY)
+    found[#found + 1] = key .. obituary(p .. ':s:' .. key, names)
+    if #entry > KEY then redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key) end
+  end
+  in_portions('UNLINK', nil, names)
+  in_portions('ZREM', index, due_ones)
 end
-local due_ones = choice.total
-if rules.evict then
+
+local choice = new_choice(p, now, rules.evict)
+if rules.evict and #found < limit then
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
-  pick(choice, users, math.min(limit - choice.total, users_held - choice.users - rules.users))
-  local wanted = math.min(limit - choice.total, total - choice.total - rules.total)
-  pick(choice, with_anonymous(users), wanted)
+  local left = limit - #found
+  pick(choice, users, math.min(left, users_held - rules.users))
+  pick(choice, everybody, math.min(left - choice.total, total - choice.total - rules.total))
 end
-local removed = dismiss(choice)
+local trimmed = dismiss(choice)
 for _, bucket in ipairs(users) do
   if not rules.names[bucket] and held(p, {bucket}) == 0 then redis.call('HDEL', KEYS[1], bucket) end
 end
-return {LIVE, due_ones, choice.total - due_ones, choice.total >= limit and 1 or 0, removed}
+local more = #found + choice.total >= limit and 1 or 0
+return {LIVE, #found, choice.total, more, table.concat(found) .. trimmed}
