@@ -22,7 +22,7 @@ import pytest
 import time_machine
 from flask import Flask
 
-from flask_safesession import session
+from flask_safesession import events, session
 from flask_safesession.record import Record, dumps, loads
 from flask_safesession.stores import memory
 from flask_safesession.stores.base import TOMBSTONE_TTL, Conflict, Gone, Live, Rules, Terms
@@ -167,7 +167,7 @@ def test_a_forked_child_starts_empty_and_says_so() -> None:
     # A number that no other test's store has: those may still be alive, and say the same.
     key, *_ = [add(store, rules) for _ in range(37)]
     handler = _Messages()
-    memory.logger.addHandler(handler)
+    events.logger.addHandler(handler)
 
     def child() -> list[Any]:
         found = store.load(key, rules, slide=False)
@@ -176,7 +176,7 @@ def test_a_forked_child_starts_empty_and_says_so() -> None:
     try:
         gone, count, warnings = in_child(child)
     finally:
-        memory.logger.removeHandler(handler)
+        events.logger.removeHandler(handler)
     assert gone
     assert count == 0
     [warning] = [text for text in warnings if "37 sessions" in text]
@@ -202,11 +202,11 @@ def test_a_child_that_was_forked_while_a_thread_held_the_lock_works() -> None:
 def test_a_store_that_was_empty_at_the_fork_says_nothing() -> None:
     store = MemoryStore()
     handler = _Messages()
-    memory.logger.addHandler(handler)
+    events.logger.addHandler(handler)
     try:
         count, texts = in_child(lambda: [store.census(make_rules()).total, handler.texts])
     finally:
-        memory.logger.removeHandler(handler)
+        events.logger.removeHandler(handler)
     assert count == 0
     assert not any("parent's 0 sessions" in text for text in texts)
 

@@ -6,7 +6,6 @@ users' sessions. Everything happens under one lock, in steps that do not grow wi
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 
 from sortedcontainers import SortedList
 
+from ..events import logger
 from ..expiry import ANONYMOUS_TIER
 from ..record import Draft, Record, dumps, glance, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
@@ -36,8 +36,6 @@ from .base import (
     Terms,
 )
 from .eviction import Bucket, Choice, count_due, entry_of, parts
-
-logger: logging.Logger = logging.getLogger("flask_safesession")
 
 #: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
 MAX_TOMBSTONES = 10_000
@@ -242,13 +240,8 @@ class MemoryStore:
             self._users.add(_user_entry(record, key))
 
     def _remove(self, key: str) -> Record:
-        record = self._take_out(key)
-        self._buckets[_bucket(record)].discard(entry_of(record.deadline, key))
-        return record
-
-    def _take_out(self, key: str) -> Record:
-        """Remove all of a session but its entry in the bucket."""
         record = loads(self._records.pop(key))
+        self._buckets[_bucket(record)].discard(entry_of(record.deadline, key))
         if record.user != NO_USER:
             self._users.discard(_user_entry(record, key))
         return record

@@ -45,11 +45,11 @@ local function make_room(choice, buckets, excess)
   return excess <= 0 or pick(choice, buckets, wanted) == wanted
 end
 
--- Due sessions of these buckets, up to limit of each.
-local function sweep(choice, buckets, limit)
+-- A few due sessions of each of these buckets.
+local function sweep(choice, buckets)
   for _, bucket in ipairs(buckets) do
     local name = choice.p .. ':t:' .. bucket
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', name, '-inf', choice.now, 'LIMIT', 0, limit)) do
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', name, '-inf', choice.now, 'LIMIT', 0, SWEEP)) do
       if not choice.taken[string.sub(entry, 1, KEY)] then take(choice, entry, bucket, false) end
     end
   end
@@ -173,7 +173,7 @@ local function admit(p, key, draft, r, now, rules, leaving)
   end
   local users, present = user_buckets(p, rules)
   local everybody = with_anonymous(users)
-  sweep(choice, everybody, SWEEP)
+  sweep(choice, everybody)
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}

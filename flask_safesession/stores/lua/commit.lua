@@ -22,7 +22,7 @@ then
     local head = string.sub(ARGV[3], 4, 10) .. string.sub(raw, 4, 17) .. string.sub(raw, 25, 35)
       .. string.format('%011x%011x', last, absolute) .. string.sub(ARGV[3], 58, 67)
     local bucket = user == '' and 'anonymous' or string.sub(tier, 1, 4)
-    -- SET comes first: at maxmemory the script fails whole.
+    -- SET comes first: at maxmemory the script fails whole. 300000 is NET of _common.lua.
     redis.call('SET', KEYS[1], ARGV[3], 'PX', math.max(1, deadline - now + 300000))
     redis.call('SETRANGE', KEYS[1], 3, head)
     redis.call('ZADD', string.sub(KEYS[1], 1, -22) .. ':t:' .. bucket, deadline,
