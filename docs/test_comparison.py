@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -47,18 +48,22 @@ class Site:
         self.visitor.get("/put?key=visited")
         self.visitor.get("/show")  # the server knows the scripts now
         if kind == SAFE:
-            self.watch(self.app.extensions["safesession"].store._connections, "exchange")
+            [server] = self.app.extensions["safesession"].store._caller.topology.servers()
+            self.watch(server, "exchange", lambda *commands: [name for name, *_ in commands])
         else:
-            self.watch(self.store, "execute_command")
+            self.watch(self.store, "execute_command", lambda name, *_: [name])
 
-    def watch(self, sender: Any, method: str) -> None:
-        """Note what is sent from now on, unless the store is said to be down."""
+    def watch(self, sender: Any, method: str, names: Callable[..., list[str]]) -> None:
+        """Note what is sent from now on, unless the store is said to be down.
+
+        *names* finds the names of the commands among the arguments of *method*.
+        """
         send = getattr(sender, method)
 
         def watched(*args: Any, **options: Any) -> Any:
             if self.is_down:
                 raise redis.ConnectionError("nobody there")
-            self.commands.append(args[0])
+            self.commands += names(*args)
             return send(*args, **options)
 
         setattr(sender, method, watched)

@@ -1,4 +1,4 @@
-"""``flask safesession purge``, ``stats`` and ``check``."""
+"""``flask safesession purge``, ``stats``, ``check`` and ``reshard``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from flask.cli import AppGroup
 
 from .doctor import findings
 from .errors import StoreUnavailable
+from .figures import stats_of
 from .reaper import announce, audit, purge_steps
 from .settings import MAX_BATCH
+from .stores.base import Sharded
 
 commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
 
@@ -72,22 +74,36 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
 @_as_json
 @_on_store
 def stats(state: Any, as_json: bool) -> None:
-    """Show how many sessions there are, against the cap and by tier."""
-    cap = state.settings.rules.cap
-    census = state.store.census(state.settings.rules)
-    result = {
-        "sessions": census.total,
-        "cap": cap.total,
-        "due": census.due,
-        "overdue_seconds": round(census.overdue / 1000, 3),
-        "by_tier": dict(census.live),
-    }
+    """Show how many sessions there are, against the cap and by tier, and how the servers are."""
+    found = stats_of(state.store, state.settings)
     lines = [
-        f"{census.total} sessions of {cap.total} ({census.total / cap.total:.1%})",
-        *(f"  {tier}: {count}" for tier, count in census.live.items()),
-        f"{census.due} due, the oldest for {census.overdue / 1000:.1f} s",
+        f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
+        *(f"  {tier}: {count}" for tier, count in found.by_tier.items()),
+        f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
+        *(f"server {name}: circuit {circuit}" for name, circuit in found.servers.items()),
     ]
-    _say(as_json, result, "\n".join(lines), note=_note_of_memory(state))
+    _say(as_json, found._asdict(), "\n".join(lines), note=_note_of_memory(state))
+
+
+@commands.command()
+@click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions moved in one step.")
+@_as_json
+@_on_store
+def reshard(state: Any, batch: int | None, as_json: bool) -> None:
+    """Move the sessions to SAFESESSION_SHARDS shards, while everybody goes on using them.
+
+    Interrupted, it is started again; it goes on where it stood.
+    """
+    if not isinstance(state.store, Sharded):
+        raise click.ClickException("The store has no shards: nothing is to be moved.")
+    moved = 0
+    for step in state.store.reshard(batch or state.settings.purge_batch):
+        moved += step.sessions
+        if step.waiting and not as_json:
+            click.echo(f"Moved {moved} sessions; {step.waiting:.0f} s until it is safe to forget.")
+    shards = state.settings.shards
+    text = f"The sessions are in {shards} shards; {moved} were moved."
+    _say(as_json, {"shards": shards, "moved": moved}, text)
 
 
 @commands.command()

@@ -33,6 +33,10 @@ session_lost: NamedSignal = _signals.signal("session-lost")
 session_rejected: NamedSignal = _signals.signal("session-rejected")
 #: The store could not be used.
 store_failed: NamedSignal = _signals.signal("store-failed")
+#: A server of the store stopped answering, or answers again: its circuit breaker, in this process.
+store_state_changed: NamedSignal = _signals.signal("store-state-changed")
+#: Fewer replicas than asked for have confirmed the end of a session.
+replicas_missing: NamedSignal = _signals.signal("replicas-missing")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,35 @@ class StoreFailed:
     error: str
 
 
+@dataclass(frozen=True)
+class StoreStateChanged:
+    """``server`` as host and port; ``state`` of its circuit breaker: ``open`` or ``closed``.
+
+    Sent at once, from whichever thread noticed it.
+    """
+
+    signal: ClassVar[NamedSignal] = store_state_changed
+    level: ClassVar[int] = logging.ERROR
+    server: str
+    state: str
+
+
+@dataclass(frozen=True)
+class ReplicasMissing:
+    """``operation``: ``end`` or ``rotate``; of ``wanted`` replicas ``confirmed`` have it.
+
+    The session under ``handle`` has ended on the master; a failover to a replica that has not heard
+    of it would bring it back. Sent at once.
+    """
+
+    signal: ClassVar[NamedSignal] = replicas_missing
+    level: ClassVar[int] = logging.WARNING
+    operation: str
+    handle: str
+    wanted: int
+    confirmed: int
+
+
 Event = (
     SessionCreated
     | SessionRotated
@@ -115,6 +148,8 @@ Event = (
     | SessionLost
     | SessionRejected
     | StoreFailed
+    | StoreStateChanged
+    | ReplicasMissing
 )
 
 

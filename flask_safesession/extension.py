@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, has_app_context
 
 from . import cli
 from .errors import ConfigError
-from .interface import PASSIVE, SafeSessionInterface
+from .events import Event, emit
+from .figures import Stats, stats_of
+from .interface import EXEMPT, PASSIVE, SafeSessionInterface
 from .reaper import PurgeReport, Reaper, purge
-from .settings import MEMORY_URL, Settings, hide_password, read_settings
-from .stores.base import Store
+from .settings import MEMORY_URL, Settings, read_settings
+from .stores.base import Networked, Store
 from .stores.memory import MemoryStore
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -52,7 +56,8 @@ class SafeSession:
     def init_app(self, app: Flask, **overrides: Any) -> None:
         """Install the session interface, the purge job and the commands on *app*.
 
-        The store is not contacted: an app starts also while its store is down.
+        A shared store is asked once whether it is in as many shards as the settings say. An app
+        starts also while its store is down.
 
         :param overrides: settings for this app; they win over those of the constructor.
         :raises ConfigError: with every problem in the settings.
@@ -63,6 +68,10 @@ class SafeSession:
             )
         settings = read_settings(app.config, {**self._overrides, **overrides})
         store = _open_store(settings)
+        if isinstance(store, Networked):
+            store.report_to(partial(_emit, weakref.ref(app)))
+            if not _is_command():
+                store.prepare()
         state = State(settings, store, Reaper(app, store, settings))
         app.extensions[_EXTENSION] = state
         app.session_interface = SafeSessionInterface(settings, store, state.reaper.wake)
@@ -76,6 +85,22 @@ class SafeSession:
         """
         state = self._state()[1]
         return state.store.census(state.settings.rules).total
+
+    def stats(self) -> Stats:
+        """How many sessions there are, and how their servers are, as this process sees them.
+
+        :raises StoreUnavailable: the store did not answer.
+        """
+        state = self._state()[1]
+        return stats_of(state.store, state.settings)
+
+    def servers(self) -> Mapping[str, str]:
+        """The circuit breaker of each of the store's servers, without asking any: for probes.
+
+        ``closed``: all is well; ``open``: down; ``half-open``: down, and being asked again.
+        """
+        store = self._state()[1].store
+        return store.states() if isinstance(store, Networked) else {}
 
     def purge(self) -> PurgeReport:
         """Remove now what is due, whoever's turn it is. The job does it by itself.
@@ -92,6 +117,17 @@ class SafeSession:
         For polling: a page that asks every minute would otherwise keep a session alive for ever.
         """
         setattr(view, PASSIVE, True)
+        return view
+
+    @staticmethod
+    def exempt(view: _View) -> _View:
+        """Mark a view as exempt: its requests do without a session, and never touch the store.
+
+        For health checks and webhooks. What they see is an empty session, whatever the cookie says.
+        No cookie is set or deleted, and the idle time goes on. What is written to it is not stored,
+        which a warning tells.
+        """
+        setattr(view, EXEMPT, True)
         return view
 
     def _state(self) -> tuple[Flask, State]:
@@ -115,11 +151,20 @@ def _open_store(settings: Settings) -> Store:
     # Imported here: apps on memory do not pay for redis-py.
     from .stores.redis import RedisStore
 
-    options: dict[str, Any] = {"prefix": settings.key_prefix, "timeout": settings.store_timeout}
-    if not isinstance(given, str):
-        return RedisStore(given, **options)
-    try:
-        return RedisStore.from_url(given, **options)
-    except ValueError:  # its text may show a piece of the password
-        url = hide_password(given)
-    raise ConfigError([f"SAFESESSION_STORE is {url!r}: it is not a URL that redis-py understands"])
+    return RedisStore(
+        given,
+        prefix=settings.key_prefix,
+        timeout=settings.store_timeout,
+        shards=settings.shards,
+        wait_replicas=settings.wait_replicas,
+    )
+
+
+def _emit(app: weakref.ref[Flask], event: Event) -> None:
+    if (alive := app()) is not None:
+        emit(alive, event)
+
+
+def _is_command() -> bool:
+    """Whether this is a ``flask`` command: one of them mends what others are refused for."""
+    return os.environ.get("FLASK_RUN_FROM_CLI") == "true"

@@ -7,10 +7,8 @@ yes.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from math import ceil
 from typing import Any
 
@@ -19,42 +17,26 @@ from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
 from .codec import UndecodableError, decode
-from .errors import RETRY_AFTER, SessionTooLarge, StoreFull, StoreUnavailable
+from .errors import SessionTooLarge, StoreFull, StoreUnavailable
 from .events import SessionEnded, StoreFailed, emit, logger
+from .failure import admit
 from .saving import Saved, identify, save
+from .scratch import Scratch
 from .session import Buried, Loaded, Session, SessionInfo, Stored, as_datetime, is_permanent
-from .settings import Settings
+from .settings import READONLY, Settings
 from .stores.base import CORRUPT, EMPTIED, UNKNOWN, Gone, Store
 from .tokens import SessionID, Verified, sign, unsign
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
+#: The attribute that marks a view as exempt.
+EXEMPT = "_safesession_exempt"
 
 # Cookies of our name in one request that are looked at; a browser sends one, two after a change of
 # path or domain.
 _MAX_COOKIES = 4
-# Headers that belong to the page that is replaced. The others (security policies, CORS) stay.
-_OF_THE_PAGE = frozenset(
-    {
-        "accept-ranges",
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-location",
-        "content-range",
-        "content-type",
-        "etag",
-        "expires",
-        "last-modified",
-        "link",
-        "location",
-        "set-cookie",
-        "transfer-encoding",
-        "www-authenticate",
-    }
-)
+# Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class SafeSessionInterface(SessionInterface):
@@ -90,23 +72,59 @@ class SafeSessionInterface(SessionInterface):
         if session._data is None:
             session._saved = True
             return
+        scratch = session._data if isinstance(session._data, Scratch) else None
+        if scratch is not None and scratch.failed is None:
+            _leave_exempt(session)
+            return
         if session._failed is None:
             self._save(app, session, response)
         if session._failed is not None:
-            self._admit_failure(app, session, response, session._failed)
+            admit(app, session, response, session._failed)
+        if scratch is not None:
+            session._seal()
+            _keep_out_of_caches(response)  # a stranger's page, at a visitor's address
         _vary_by_cookie(response)
-        if session._events:
-            events, session._events = session._events, ()
-            for event in events:
-                emit(app, event)
+        _send_events(app, session)
 
     # -- loading --------------------------------------------------------------------------------
 
     def _load(self, app: Flask, request: Request, session: Session) -> Loaded:
+        """What the session of *request* is to hold.
+
+        The mark of a view is looked at here, and not when the session is opened: Flask finds the
+        view only then. (A URL converter that uses the session is too early to see the mark.)
+
+        :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
+        """
+        if _is_marked(app, request, EXEMPT) and _is_of_this_request(session):
+            return Loaded(Scratch())
         self._warn_of_processes(request)
+        try:
+            return self._find(app, request, session)
+        except StoreUnavailable as error:
+            session._note(StoreFailed("load", str(error)))
+            if not self._may_be_a_stranger(request, session):
+                raise
+            session._failed = error
+            return Loaded(Scratch(error))
+        finally:
+            if session._saved:  # in a stream: no response follows that would send them
+                _send_events(app, session)
+
+    def _may_be_a_stranger(self, request: Request, session: Session) -> bool:
+        """Whether the outage policy lets *request* see an empty session.
+
+        Only where it asks for nothing but an answer: what a signed-in user posts is not done in a
+        stranger's name, and a logout that found nobody to sign out does not say that it worked.
+        """
+        lenient = self._settings.on_outage == READONLY and request.method in _SAFE_METHODS
+        return lenient and _is_of_this_request(session)
+
+    def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
+        slide = not _is_marked(app, request, PASSIVE)
         buried: Loaded | None = None
         for verified in self._verified(app, request):
-            found = self._look_up(verified, session, slide=not _is_passive(app, request))
+            found = self._look_up(verified, session, slide=slide)
             if found.stored is not None:
                 return found
             buried = found if found.buried is not None else buried
@@ -127,11 +145,7 @@ class SafeSessionInterface(SessionInterface):
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
         sid = verified.sid
-        try:
-            answer = self._store.load(sid.key, self._settings.rules, slide=slide)
-        except StoreUnavailable as error:
-            session._note(StoreFailed("load", str(error)))
-            raise
+        answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         if isinstance(answer, Gone):
             if answer.buried:
                 ended = answer.reason != EMPTIED
@@ -191,6 +205,7 @@ class SafeSessionInterface(SessionInterface):
             if not _is_of_this_request(session):
                 raise  # a test's session_transaction(): there is no visitor to answer
             return
+        session._seal()
         if session._loaded.total:
             self._watch_the_cap(session._loaded.total)
         if saved.cookie != "keep":
@@ -219,21 +234,8 @@ class SafeSessionInterface(SessionInterface):
             value, max_age = sign(saved.sid, app.secret_key or ""), _max_age(app, session)
             response.set_cookie(name, value, max_age=max_age, **attributes)
         session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
-        if saved.fresh and "Cache-Control" not in response.headers:
-            response.cache_control.no_store = True
-
-    def _admit_failure(
-        self, app: Flask, session: Session, response: Response, error: Exception
-    ) -> None:
-        """No success is claimed for what was not stored."""
-        if session._changed and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            _replace(response, _handled(app, error))
-            claims_success = response.status_code < HTTPStatus.BAD_REQUEST
-            if isinstance(error, (StoreUnavailable, StoreFull)) and claims_success:
-                response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-        unavailable = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
-        if unavailable and "Retry-After" not in response.headers:
-            response.headers["Retry-After"] = str(RETRY_AFTER)
+        if saved.fresh:
+            _keep_out_of_caches(response)
 
     def _watch_the_cap(self, total: int) -> None:
         """Warn once at 80 % of the cap, and again after it was under 75 %."""
@@ -258,9 +260,35 @@ def _vary_by_cookie(response: Response) -> None:
         response.headers.add("Vary", "Cookie")
 
 
-def _is_passive(app: Flask, request: Request) -> bool:
+def _keep_out_of_caches(response: Response) -> None:
+    if "Cache-Control" not in response.headers:
+        response.cache_control.no_store = True
+
+
+def _send_events(app: Flask, session: Session) -> None:
+    if session._events:
+        events, session._events = session._events, ()
+        for event in events:
+            emit(app, event)
+
+
+def _leave_exempt(session: Session) -> None:
+    if session._was_written() and not session._saved:
+        endpoint = flask.request.endpoint
+        logger.warning(
+            "the session was written in a request for %r, a view that is marked safe.exempt; the"
+            " change is not stored. Take the mark off the view, or let what runs before each"
+            " request leave the session alone for it (request.endpoint tells)",
+            endpoint,
+            extra={"endpoint": endpoint},
+        )
+    session._seal()
+
+
+def _is_marked(app: Flask, request: Request, mark: str) -> bool:
+    """Whether the view of *request*, or its class, bears *mark*."""
     view = app.view_functions.get(request.endpoint or "")
-    return getattr(view, PASSIVE, False)
+    return getattr(view, mark, False) or getattr(getattr(view, "view_class", None), mark, False)
 
 
 def _is_of_this_request(session: Session) -> bool:
@@ -275,33 +303,3 @@ def _max_age(app: Flask, session: Session) -> int | None:
         return None
     left = (loaded.stored.record.absolute - loaded.now) / 1000
     return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
-
-
-def _handled(app: Flask, error: Exception) -> Response:
-    """The app's response to *error*, as if a view had raised it.
-
-    :raises Exception: *error* itself, where the app has no handler for it.
-    """
-    try:
-        raise error  # noqa: TRY301  # handlers expect the exception that is being handled
-    except Exception:  # noqa: BLE001  # and it is raised again where there is none
-        handle: Any = app.handle_user_exception
-        # Flask after 3.1 passes the context first.
-        takes_context = len(inspect.signature(handle).parameters) > 1
-        proxy: Any = flask.globals.app_ctx
-        context = [proxy._get_current_object()] if takes_context else []
-        return app.make_response(handle(*context, error))
-
-
-def _replace(response: Response, by: Response) -> None:
-    """Make *response* say what *by* says. Flask has it already and takes no other."""
-    if hasattr(old := response.response, "close"):
-        old.close()
-    kept = [(name, v) for name, v in response.headers if name.lower() not in _OF_THE_PAGE]
-    response.headers.clear()
-    response.headers.extend(by.headers)
-    response.headers.extend((name, v) for name, v in kept if name not in by.headers)
-    response.status = by.status
-    response.response = by.response
-    response.direct_passthrough = by.direct_passthrough
-    response._on_close.extend(by._on_close)

@@ -8,6 +8,7 @@ starts it, also after a fork, since threads do not survive one.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from .errors import StoreUnavailable
 from .events import SessionEnded, StoreFailed, emit, logger
 from .settings import Settings
-from .stores.base import Auditing, Leasing, PurgeStep, Store
+from .stores.base import Auditing, Leasing, Part, PurgeStep, Sharded, Store
 
 #: Slices of the index that one run of the job compares at most.
 AUDIT_SLICES = 10
@@ -49,18 +50,18 @@ class PurgeReport(NamedTuple):
         return self.due + self.trimmed
 
 
-def purge_steps(store: Store, settings: Settings) -> Iterator[PurgeStep]:
+def purge_steps(store: Store | Part, settings: Settings) -> Iterator[PurgeStep]:
     """Remove what is due, step by step, until nothing is."""
     while True:
         step = store.purge(settings.rules, settings.purge_batch)
         yield step
         if not step.more:
             return
-        if not store.shared:  # a server is free between two calls as it is
+        if not getattr(store, "shared", True):  # a server is free between two calls as it is
             time.sleep(_PAUSE)
 
 
-def audit(store: Store, settings: Settings, slices: int) -> int:
+def audit(store: Store | Part, settings: Settings, slices: int) -> int:
     """Compare up to *slices* slices of index and records; how many places were mended."""
     mended = 0
     if isinstance(store, Auditing):
@@ -73,7 +74,7 @@ def audit(store: Store, settings: Settings, slices: int) -> int:
     return mended
 
 
-def purge(app: Any, store: Store, settings: Settings) -> PurgeReport:
+def purge(app: Any, store: Store | Part, settings: Settings) -> PurgeReport:
     """One whole run.
 
     :param app: the sender of ``session_ended`` for each session that is removed.
@@ -142,25 +143,35 @@ class Reaper:
                 self._look_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
+        reports, failed = [], None
         try:
-            if not self._is_our_turn():
-                return None
-            report = purge(app, self._store, self._settings)
+            for part in self._parts():
+                try:
+                    if self._is_our_turn(part):
+                        reports.append(purge(app, part, self._settings))
+                except StoreUnavailable as error:  # of one part; others may be well
+                    failed = error
         except StoreUnavailable as error:
-            if not self._failing:  # once, not every minute
-                emit(app, StoreFailed("purge", str(error)))
-            self._failing = True
-            return None
-        if self._failing:
+            failed = error
+        if failed is not None and not self._failing:  # once, not every minute
+            emit(app, StoreFailed("purge", str(failed)))
+        if failed is None and self._failing:
             logger.info("the store answers the purge job again")
-        self._failing = False
-        return report
+        self._failing = failed is not None
+        return PurgeReport(*map(sum, zip(*reports, strict=True))) if reports else None
 
-    def _is_our_turn(self) -> bool:
-        if not isinstance(self._store, Leasing):
+    def _parts(self) -> list[Any]:
+        """The parts of the store, in any order: processes of a fleet begin at different ones."""
+        if not isinstance(self._store, Sharded):
+            return [self._store]
+        parts = self._store.parts()
+        return random.sample(parts, len(parts))
+
+    def _is_our_turn(self, part: object) -> bool:
+        if not isinstance(part, Leasing):
             return True
         # A little less than the interval, so that the next run finds it free.
-        return self._store.lease("purge", max(1, int(self._seconds * 900)))
+        return part.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
         first = self._scheduler is None

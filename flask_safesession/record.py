@@ -100,10 +100,13 @@ def dumps(record: Record) -> bytes:
     ).encode("ascii") + record.payload
 
 
-def dumps_draft(draft: Draft) -> bytes:
-    """*draft* in the same form, its lifetime in the place of the absolute deadline."""
+def dumps_draft(draft: Draft, created: int = 0, last_active: int = 0) -> bytes:
+    """*draft* in the same form, its lifetime in the place of the absolute deadline.
+
+    :param created: and *last_active*: of a session that comes from elsewhere; 0: the store's now.
+    """
     return (
-        f"SS1{draft.stamp}{_NO_STAMP * 2}{0:011x}{0:011x}"
+        f"SS1{draft.stamp}{_NO_STAMP * 2}{created:011x}{last_active:011x}"
         f"{draft.lifetime:011x}{draft.idle:010x}{draft.tier}{_kind(draft.user)}"
     ).encode("ascii") + draft.payload
 

@@ -14,9 +14,9 @@ Nothing here knows of cookies or responses. What can go wrong, and what then hap
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from .codec import UndecodableError, decode, encode, plain
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable
@@ -47,8 +47,12 @@ from .stores.base import (
 )
 from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
 
-_T = TypeVar("_T")
 Cookie = Literal["keep", "set", "delete"]
+
+# Parts of a store that a stranger may be refused in.
+_PARTS_TRIED = 3
+# IDs drawn for that at most: the number of parts may change meanwhile.
+_DRAWN = 30
 
 
 class Saved(NamedTuple):
@@ -185,13 +189,39 @@ class _Save:
     # -- doing ----------------------------------------------------------------------------------
 
     def _create(self) -> Saved | None:
-        sid, payload = new_id(), encode(self._data)
-        draft, who = self._draft(payload), self._who()
-        answer = self._admitted(lambda: self._store.create(sid.key, draft, self._rules))
-        if isinstance(answer, Taken):
-            return None
-        self._note(SessionCreated(sid.key, who.tier))
-        return self._done(answer, sid, fresh=True)
+        who, draft = self._who(), self._draft(encode(self._data))
+        for left, sid in self._fresh_ids(who):
+            try:
+                answer = self._store.create(sid.key, draft, self._rules)
+            except StoreFull:
+                if left:
+                    continue
+                self._note(SessionRejected("full", who.tier))
+                raise
+            if isinstance(answer, Taken):
+                return None
+            self._note(SessionCreated(sid.key, who.tier))
+            return self._done(answer, sid, fresh=True)
+        return None
+
+    def _fresh_ids(self, who: Identity) -> Iterator[tuple[int, SessionID]]:
+        """New IDs to be tried, and how many are left after each.
+
+        A user's are all in one part of the store; a stranger who is refused in one tries two more.
+        """
+        store: Any = self._store
+        count = 1 if who.user_tag or not hasattr(store, "part_count") else store.part_count()
+        if count == 1:
+            yield 0, new_id(who.user_tag[:1])
+            return
+        ids: dict[int, SessionID] = {}
+        for _ in range(_DRAWN):
+            sid = new_id()
+            ids.setdefault(store.part_of(sid.key), sid)
+            if len(ids) == min(_PARTS_TRIED, count):
+                break
+        for tried, sid in enumerate(ids.values(), 1):
+            yield len(ids) - tried, sid
 
     def _commit(self, stored: Stored, payload: bytes) -> Saved | None:
         sid, expected = stored.sid, stored.record.stamps[0]
@@ -205,14 +235,18 @@ class _Save:
 
     def _rotate(self, stored: Stored, payload: bytes, *, force: bool = False) -> Saved | None:
         """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
-        (old, record), sid = stored, new_id()
+        old, record = stored
+        # A user's sessions are all in one shard; a stranger's stays in the one where it is.
+        sid = new_id(self._who().user_tag[:1] or old.key[:1])
         expected, reason = (None, "logout") if force else (record.stamps[0], ROTATED)
         restart = self._is_login() or self._session._cleared
         terms = Terms(expected, restart, reason, slide=self._loaded.slide)
         draft = self._draft(payload)
-        answer = self._admitted(
-            lambda: self._store.rotate(old.key, sid.key, draft, self._rules, terms)
-        )
+        try:
+            answer = self._store.rotate(old.key, sid.key, draft, self._rules, terms)
+        except StoreFull:
+            self._note(SessionRejected("full", self._who().tier))
+            raise
         if isinstance(answer, Taken):
             return None
         if not isinstance(answer, Live):
@@ -257,13 +291,6 @@ class _Save:
         # may be about to store under a new one. An app that took out its last key meant it.
         only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent"}
         return self._forgotten("keep" if only_flashes else "delete")
-
-    def _admitted(self, call: Callable[[], _T]) -> _T:
-        try:
-            return call()
-        except StoreFull:
-            self._note(SessionRejected("full", self._who().tier))
-            raise
 
     def _draft(self, payload: bytes) -> Draft:
         who = self._who()

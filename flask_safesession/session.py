@@ -15,12 +15,13 @@ from flask.sessions import SessionMixin
 from .codec import decode, encode_value
 from .events import Event, logger
 from .record import Record
+from .scratch import PERMANENT, REMEMBER, Scratch
 from .tokens import SessionID
 
-_PERMANENT = "_permanent"
 # Flask-Login asks for this after every response. It is set and taken out within one request, so
 # that a session that was not loaded does not have it.
-_EPHEMERAL = frozenset({"_remember"})
+_EPHEMERAL = frozenset({REMEMBER})
+_MISSING = object()
 
 
 class Stored(NamedTuple):
@@ -127,11 +128,11 @@ class Session(SessionMixin):
             # Said once. From here on the request sees an empty scratch, so that its error page can
             # be drawn, and nothing of it is stored.
             self._failed = error
-            self._data = {}
+            self._data = Scratch(error)
             raise
         data = loaded.data
-        if self._permanent is not None and bool(data.get(_PERMANENT)) != self._permanent:
-            data[_PERMANENT] = self._permanent
+        if self._permanent is not None and bool(data.get(PERMANENT)) != self._permanent:
+            data[PERMANENT] = self._permanent
         if self._data is None:  # else another thread of a stream was faster: its data is in use
             self._loaded, self._data = loaded, data
         return self._data
@@ -146,6 +147,17 @@ class Session(SessionMixin):
         self._was_modified = self.modified
         self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
         self._saved = True
+
+    def _seal(self) -> None:
+        """The response is built: nothing that is written from here on is stored."""
+        self._was_modified = self.modified
+        self._changed, self._saved = False, True
+
+    def _was_written(self) -> bool:
+        """Whether this request meant to change the session, as far as that can be known."""
+        if isinstance(self._data, Scratch):
+            return self._data.written or self._forced or self._renewed
+        return self._changed
 
     def _change(self) -> dict[Any, Any]:
         data = self._use()
@@ -177,10 +189,7 @@ class Session(SessionMixin):
         return any(self._use().get(key) is not None for key in self._user_keys)
 
     def __delitem__(self, key: str) -> None:
-        data = self._use()
-        if key not in data:
-            raise KeyError(key)
-        del self._change()[key]
+        self.pop(key)
 
     def __contains__(self, key: object) -> bool:
         if self._data is None and key in _EPHEMERAL:
@@ -213,7 +222,17 @@ class Session(SessionMixin):
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return deepcopy(self._use(), memo)
+        return deepcopy(self.copy(), memo)
+
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Remove *key*; its value, or *default* where it is missing.
+
+        :raises KeyError: it is missing, and there is no *default*.
+        """
+        data = self._use()
+        if key in data:
+            data = self._change()
+        return data.pop(key) if default is _MISSING else data.pop(key, default)
 
     def popitem(self) -> tuple[str, Any]:
         """Remove the key that was added last; it and its value."""
@@ -238,13 +257,13 @@ class Session(SessionMixin):
         """Whether the cookie outlives the browser. Assigning it loads nothing."""
         if self._data is None and self._permanent is not None:
             return self._permanent
-        return bool(self._use().get(_PERMANENT, False))
+        return bool(self._use().get(PERMANENT, False))
 
     @permanent.setter
     def permanent(self, value: bool) -> None:
         self._permanent = bool(value)
-        if self._data is not None and bool(self._data.get(_PERMANENT)) != self._permanent:
-            self._change()[_PERMANENT] = self._permanent
+        if self._data is not None and bool(self._data.get(PERMANENT)) != self._permanent:
+            self._change()[PERMANENT] = self._permanent
 
     @property
     def modified(self) -> bool:
@@ -293,12 +312,12 @@ def as_datetime(milliseconds: int) -> datetime:
 
 def is_empty(data: dict[Any, Any]) -> bool:
     """Whether there is nothing worth storing: only ``_permanent`` counts as empty, too."""
-    return not data or data.keys() <= {_PERMANENT}
+    return not data or data.keys() <= {PERMANENT}
 
 
 def is_permanent(data: dict[Any, Any]) -> bool:
     """Whether the session's cookie is to outlive the browser."""
-    return bool(data.get(_PERMANENT))
+    return bool(data.get(PERMANENT))
 
 
 def own_changes(base: bytes, mine: dict[Any, Any]) -> dict[Any, Any]:

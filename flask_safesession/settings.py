@@ -17,11 +17,21 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 from .expiry import Limits, Policy, milliseconds
 from .stores.base import Cap, Rules
+from .stores.layout import MAX_SHARDS
 
 PREFIX = "SAFESESSION_"
 MEMORY_URL = "memory://"
+_SERVERS = ("redis", "rediss", "valkey", "valkeys")
 #: Schemes of ``SAFESESSION_STORE``, beside :data:`MEMORY_URL`.
-REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey")
+REDIS_SCHEMES: tuple[str, ...] = (
+    *_SERVERS,
+    "unix",
+    *(f"{server}+sentinel" for server in _SERVERS),
+    *(f"{server}+cluster" for server in _SERVERS),
+)
+
+#: What ``SAFESESSION_ON_OUTAGE`` may be.
+UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
 
 #: The most that one purge step may be asked to remove.
 MAX_BATCH = 10_000
@@ -50,7 +60,10 @@ DEFAULTS: dict[str, Any] = {
     "PURGE_BATCH": 200,
     "SCHEDULER": None,
     "STORE_TIMEOUT": "1s",
+    "ON_OUTAGE": UNAVAILABLE,
     "KEY_PREFIX": "safesession",
+    "SHARDS": 1,
+    "WAIT_REPLICAS": 0,
 }
 
 
@@ -66,6 +79,9 @@ class Settings:
     :param purge_batch: sessions that one purge step removes at most.
     :param scheduler: the app's own APScheduler, or ``None``.
     :param store_timeout: seconds that one store call may take.
+    :param shards: in how many parts a shared store is.
+    :param wait_replicas: replicas that have to confirm the end of a session.
+    :param on_outage: what a request sees whose session cannot be loaded.
     """
 
     store: Any = field(repr=False)  # its URL may hold a password
@@ -77,7 +93,10 @@ class Settings:
     purge_batch: int
     scheduler: Any
     store_timeout: float
+    on_outage: str
     key_prefix: str
+    shards: int
+    wait_replicas: int
 
 
 def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
@@ -132,7 +151,8 @@ class _Reader:
         store, in_memory = self._store()
         self._touch = self._touch_interval()
         policy = self._policy()
-        cap = self._cap(10_000 if in_memory else 1_000_000)
+        shards = self._shards(in_memory=in_memory)
+        cap = self._cap(10_000 if in_memory else 1_000_000, shards)
         size = self._number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024)
         interval = self._given.get(PREFIX + "CHECK_INTERVAL", DEFAULTS["CHECK_INTERVAL"])
         settings = {
@@ -144,7 +164,10 @@ class _Reader:
             "purge_batch": self._batch(),
             "scheduler": self._scheduler(),
             "store_timeout": (self._duration("STORE_TIMEOUT") or 0) / 1000,
+            "on_outage": self._on_outage(),
             "key_prefix": self._prefix(),
+            "shards": shards,
+            "wait_replicas": self._wait_replicas(in_memory=in_memory),
         }
         if self._problems or policy is None:
             raise ConfigError(self._problems)
@@ -210,6 +233,28 @@ class _Reader:
         mend = "give a text without braces, spaces or control characters"
         return self._checked("KEY_PREFIX", _plain, mend) or ""
 
+    def _shards(self, *, in_memory: bool) -> int:
+        shards = self._number("SHARDS", 1)
+        if shards & (shards - 1) or shards > MAX_SHARDS:
+            self._problems.append(
+                f"{PREFIX}SHARDS is {shards}: give a power of two, {MAX_SHARDS} at most, so that"
+                " all shards are of one size"
+            )
+        if shards > 1 and in_memory:
+            self._problems.append(
+                f"{PREFIX}SHARDS is {shards}, but the store is in memory: leave it"
+            )
+        return min(shards, MAX_SHARDS)
+
+    def _wait_replicas(self, *, in_memory: bool) -> int:
+        mend = "give the number of replicas, or 0"
+        replicas = self._checked("WAIT_REPLICAS", _positive_or_zero, mend) or 0
+        if replicas and in_memory:
+            self._problems.append(
+                f"{PREFIX}WAIT_REPLICAS is {replicas}, but the store is in memory: it has none"
+            )
+        return replicas
+
     def _scheduler(self) -> Any:
         return self._checked("SCHEDULER", _scheduler_of, "give an APScheduler 3 scheduler")
 
@@ -233,6 +278,14 @@ class _Reader:
                 f" begins with {', '.join(REDIS_SCHEMES)} and ://"
             )
         return store, store == MEMORY_URL
+
+    def _on_outage(self) -> Any:
+        on_outage = self._get("ON_OUTAGE")
+        if on_outage not in (UNAVAILABLE, READONLY):
+            self._problems.append(
+                f"{PREFIX}ON_OUTAGE is {on_outage!r}: give {UNAVAILABLE!r} or {READONLY!r}"
+            )
+        return on_outage
 
     # -- the policy -----------------------------------------------------------------------------
 
@@ -310,22 +363,24 @@ class _Reader:
         lifetime = read.get("lifetime", default.lifetime)
         return self._limits(where, read.get("idle_timeout", lifetime), lifetime)
 
-    def _cap(self, default: int) -> Cap:
+    def _cap(self, default: int, shards: int) -> Cap:
         total = self._number("MAX_SESSIONS", default)
         per_user = self._number("MAX_SESSIONS_PER_USER", 100)
         when_full = self._get("WHEN_FULL")
         if when_full not in ("evict", "reject"):
             self._problems.append(f"{PREFIX}WHEN_FULL is {when_full!r}: give 'evict' or 'reject'")
-        if total < _SMALLEST_CAP:
+        if total < _SMALLEST_CAP * shards:
+            each = "" if shards == 1 else f" for each of {shards} shards"
             self._problems.append(
-                f"{PREFIX}MAX_SESSIONS is {total}: give 2 at least, one for a user and one for the"
-                " stranger who wants to sign in"
+                f"{PREFIX}MAX_SESSIONS is {total}: give 2 at least{each}, one for a user and one"
+                " for the stranger who wants to sign in"
             )
         cap = Cap.of(total, per_user, evict=when_full == "evict")
         if self._is_set("MAX_SESSIONS_PER_USER"):
             return cap
         # Under a small cap the default would let one account push out all the others.
-        return cap._replace(per_user=min(per_user, max(1, cap.users // 2)))
+        users = cap.share(shards).users
+        return cap._replace(per_user=min(per_user, max(1, users // 2)))
 
 
 def hide_password(url: str) -> str:
@@ -345,6 +400,10 @@ def _positive(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) < 1:
         raise ValueError
     return int(value)
+
+
+def _positive_or_zero(value: object) -> int:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _positive(value)
 
 
 def _non_empty(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+import string
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from functools import lru_cache
@@ -17,8 +18,8 @@ from typing import NamedTuple
 
 from itsdangerous import Signer
 
-#: Characters of a storage key: 108 bits of SHA-256. To find an ID for a given key is out of reach,
-#: and each character is paid for three times a session.
+#: Characters of a storage key: that of the ID's bucket, and 102 bits of SHA-256. To find an ID for
+#: a given key is out of reach, and each character is paid for three times a session.
 KEY_LENGTH = 18
 #: Characters of a user tag: 96 bits of SHA-256.
 USER_TAG_LENGTH = 16
@@ -30,8 +31,7 @@ STAMP_LENGTH = 7
 NO_USER = ""
 
 _SALT = b"flask-safesession.id"
-# The leading character says the shard; there is one so far.
-_SHARD = "A"
+_ALPHABET = string.ascii_letters + string.digits + "-_"
 _GRAMMAR = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
 # An ID, a dot and 43 characters of HMAC-SHA-256. Anything longer is not worth hashing.
 _MAX_COOKIE = 128
@@ -45,8 +45,9 @@ class SessionID:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
-        #: The storage key, also shown as the session's *handle*: it is no credential.
-        self.key: str = _digest("id", secret, KEY_LENGTH)
+        #: The storage key, also shown as the session's *handle*: it is no credential. It begins as
+        #: the ID does, by which a store finds the shard.
+        self.key: str = secret[:1] + _digest("id", secret, KEY_LENGTH - 1)
 
     def reveal(self) -> str:
         """The ID itself: for the cookie, and for nothing else."""
@@ -63,9 +64,12 @@ class Verified(NamedTuple):
     current: bool
 
 
-def new_id() -> SessionID:
-    """A fresh ID with 256 bits from the system's source of randomness (ASVS 7.2.3)."""
-    return SessionID(_SHARD + secrets.token_urlsafe(32))
+def new_id(bucket: str = "") -> SessionID:
+    """A fresh ID with 256 bits from the system's source of randomness (ASVS 7.2.3).
+
+    :param bucket: the character that it begins with, which says its shard; by default any.
+    """
+    return SessionID((bucket or secrets.choice(_ALPHABET)) + secrets.token_urlsafe(32))
 
 
 def new_stamp() -> str:

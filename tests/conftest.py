@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ import pytest
 from flask import Flask
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from flask_safesession import SafeSession
+from flask_safesession import ConfigError, SafeSession
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
@@ -101,6 +102,24 @@ def kit(request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
     made = redis_kit(client, prefix)
     yield made
     made.store.close()
+    client.close()
+
+
+@pytest.fixture
+def make_store(any_server: servers.Server, prefix: str) -> Iterator[Callable[..., RedisStore]]:
+    """Makes stores with so many shards, as several processes would have them."""
+    client, made = any_server.client(), []
+
+    def make(shards: int, *, started: bool = True, timeout: float = 5) -> RedisStore:
+        made.append(RedisStore(client, prefix=prefix, timeout=timeout, shards=shards))
+        if started:
+            with suppress(ConfigError):  # it is the one that mends it
+                made[-1].prepare()
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
     client.close()
 
 

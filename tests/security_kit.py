@@ -134,18 +134,32 @@ def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
         return repr([store._records, store._tombstones, store._buckets, store._users]).encode()
-    client, found = store._redis, []
-    for name in client.scan_iter(f"{store._slot}*"):
-        kind: bytes = client.type(name)
-        found.append(repr([name, _READERS[kind](client, name)]))
+    found = []
+    every_shard = store._shards[0].slot.replace(":0}", ":*}")
+    for name in ask(store, "KEYS", f"{every_shard}*"):
+        command, *rest = _READERS[ask(store, "TYPE", name)]
+        found.append(repr([name, ask(store, command, name, *rest)]))
     return "".join(found).encode()
 
 
-_READERS: dict[bytes, Callable[[Any, bytes], object]] = {
-    b"string": lambda client, name: client.get(name),
-    b"zset": lambda client, name: client.zrange(name, 0, -1),
-    b"hash": lambda client, name: client.hgetall(name),
+_READERS: dict[bytes, tuple[str, ...]] = {
+    b"string": ("GET",),
+    b"set": ("SMEMBERS",),
+    b"zset": ("ZRANGE", "0", "-1"),
+    b"hash": ("HGETALL",),
 }
+
+
+def ask(store: Any, *command: Any) -> Any:
+    """One command to the one server that a store on Redis has, on a connection of the store."""
+    [reply] = store._caller.topology.exchange("", command)
+    return reply
+
+
+def name_of(store: Any, key: str) -> str:
+    """Under which name a store on Redis keeps the session."""
+    name: str = store._shards[store.part_of(key)]._name(key)
+    return name
 
 
 def raw(store: Any, key: str) -> bytes:
@@ -153,7 +167,7 @@ def raw(store: Any, key: str) -> bytes:
     found: bytes = (
         store._records[key]
         if isinstance(store, MemoryStore)
-        else store._redis.get(store._name(key))
+        else ask(store, "GET", name_of(store, key))
     )
     return found
 
@@ -163,7 +177,7 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
     if isinstance(store, MemoryStore):
         store._records[key] = value
     else:
-        store._redis.set(store._name(key), value)
+        ask(store, "SET", name_of(store, key), value)
 
 
 def forget(store: Any, key: str) -> None:
@@ -171,4 +185,4 @@ def forget(store: Any, key: str) -> None:
     if isinstance(store, MemoryStore):
         store._remove(key)
     else:
-        store._redis.delete(store._name(key))
+        ask(store, "DEL", name_of(store, key))

@@ -18,6 +18,7 @@ from flask.sessions import SecureCookieSessionInterface
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.events import session_ended
+from flask_safesession.stores import resharding
 from flask_safesession.stores.base import AuditStep, Census, PurgeStep
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
@@ -577,3 +578,61 @@ def test_a_wrong_configuration_is_told_without_a_traceback(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
     assert "SAFESESSION_EXPIRY is 'rolling'" in done.stderr
     assert "SAFESESSION_LIFETIME is 'soon'" in done.stderr
+
+
+# -- reshard -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(
+    make_app: MakeApp, any_server: servers.Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int], Deployment]]:
+    """Makes deployments as a ``flask`` command has them, on one store, in so many shards."""
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    monkeypatch.setattr(resharding, "_SETTLE", 0.01)
+    made = []
+
+    def make(number: int) -> Deployment:
+        app = make_app(store=any_server.url, key_prefix=prefix, shards=number)
+        made.append(Deployment(app, lambda ms: None))
+        return made[-1]
+
+    yield make
+    for there in made:
+        there.store.close()
+
+
+def test_reshard_moves_what_is_there_and_the_number_holds_from_then_on(
+    shards: Callable[[int], Deployment],
+) -> None:
+    old = shards(1)
+    old.fill(20)
+    old.fill(10, user=1)
+    new = shards(4)
+    for command in ("stats", "purge"):
+        refused = run(new.app, command)
+        assert refused.code == 1
+        assert "run `flask safesession reshard`" in refused.err
+    assert "run `flask safesession reshard`" in run(new.app, "check").out
+    said = run(new.app, "reshard", "--batch", "7")
+    assert said.code == 0
+    assert "The sessions are in 4 shards" in said.out
+    assert run(shards(4).app, "stats", "--json").json["sessions"] == 30
+    assert run(shards(1).app, "stats").code == 1
+    assert run(shards(4).app, "reshard", "--json").json == {"shards": 4, "moved": 0}
+
+
+def test_reshard_of_a_store_without_shards_says_so(make_app: MakeApp) -> None:
+    said = run(make_app(), "reshard")
+    assert said.code == 1
+    assert "no shards" in said.err
+
+
+def test_stats_say_how_the_servers_are(deploy: Callable[..., Deployment]) -> None:
+    there = deploy()
+    servers_now = run(there.app, "stats", "--json").json["servers"]
+    assert set(servers_now.values()) <= {"closed"}
+    assert bool(servers_now) == there.store.shared
+    with there.app.app_context():
+        assert there.app.extensions["tested.safe"].servers() == servers_now
+        assert there.app.extensions["tested.safe"].stats().servers == servers_now

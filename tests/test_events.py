@@ -15,6 +15,7 @@ from flask import Flask
 from flask_safesession import events
 from flask_safesession.events import (
     Event,
+    ReplicasMissing,
     SessionCreated,
     SessionEnded,
     SessionLost,
@@ -22,6 +23,7 @@ from flask_safesession.events import (
     SessionRejected,
     SessionRotated,
     StoreFailed,
+    StoreStateChanged,
     as_extra,
     emit,
     store_failed,
@@ -35,6 +37,8 @@ EXAMPLES: list[Any] = [
     SessionLost("handle", "logout"),
     SessionRejected("full", "anonymous"),
     StoreFailed("load", "no answer"),
+    StoreStateChanged("localhost:6379", "open"),
+    ReplicasMissing("end", "handle", 2, 1),
 ]
 each = pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
 
@@ -113,6 +117,8 @@ def test_only_what_an_operator_must_know_is_over_debug() -> None:
         "SessionLost": logging.WARNING,
         "SessionRejected": logging.WARNING,
         "StoreFailed": logging.ERROR,
+        "StoreStateChanged": logging.ERROR,
+        "ReplicasMissing": logging.WARNING,
     }
 
 
@@ -150,4 +156,6 @@ def test_the_signals_have_the_names_of_the_documentation() -> None:
         "SessionLost": events.session_lost,
         "SessionRejected": events.session_rejected,
         "StoreFailed": events.store_failed,
+        "StoreStateChanged": events.store_state_changed,
+        "ReplicasMissing": events.replicas_missing,
     }

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 # A module, or a package with all that is in it, and its floor. `__init__` is the package itself.
 FLOORS = {
     **dict.fromkeys(["errors", "tokens", "record", "events"], 1),
-    **dict.fromkeys(["expiry", "codec", "stores"], 2),
+    **dict.fromkeys(["expiry", "codec", "scratch", "stores"], 2),
     **dict.fromkeys(["settings", "session", "saving", "reaper"], 3),
-    **dict.fromkeys(["interface", "doctor", "cli"], 4),
+    **dict.fromkeys(["figures", "interface", "failure", "doctor", "cli"], 4),
     **dict.fromkeys(["extension", "testing", "__init__"], 5),
 }
 

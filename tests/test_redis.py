@@ -15,11 +15,12 @@ import pytest
 import redis
 from flask import Flask
 
-from flask_safesession import ConfigError, StoreUnavailable, session
+from flask_safesession import StoreUnavailable, session
 from flask_safesession.record import dumps_draft
 from flask_safesession.stores.base import Conflict, Gone, Live, Rules, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
+from flask_safesession.testing.kit import together
 from flask_safesession.tokens import NO_USER, new_stamp, user_tag
 
 from . import proxy as proxies
@@ -487,16 +488,25 @@ def test_a_client_that_decodes_replies_is_used_without_decoding(
         store.close()
 
 
-def test_a_blocking_pool_is_bounded_in_its_wait(any_server: servers.Server, prefix: str) -> None:
+def test_a_blocking_pool_is_bounded_in_its_wait(proxy: proxies.Proxy, prefix: str) -> None:
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        port=any_server.port, max_connections=1, timeout=60
+        port=proxy.port, max_connections=1, timeout=60
     )
     with redis.Redis(connection_pool=pool) as client:
-        store = RedisStore(client, prefix=prefix, timeout=0.2)
-        held = store._redis.connection_pool.get_connection()
-        with pytest.raises(StoreUnavailable):
-            store.census(RULES)
-        store._redis.connection_pool.release(held)
+        store = RedisStore(client, prefix=prefix, timeout=0.3)
+        proxy.silent = True
+
+        def call(number: int) -> str:
+            with pytest.raises(StoreUnavailable) as caught:
+                store.census(RULES)
+            return str(caught.value)
+
+        started = time.monotonic()
+        told = together(3, call)
+        assert time.monotonic() - started < 2
+        assert any("none of 1 connections came free" in text for text in told)
+        proxy.silent = False
+        proxy.cut_all()
         assert store.census(RULES).total == 0
         store.close()
     pool.disconnect()
@@ -517,25 +527,6 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable) as caught:
             wrong.census(RULES)
         assert ":no@" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("client", "mend"),
-    [
-        (lambda port: redis.Redis(port=port, single_connection_client=True), "without it"),
-        (lambda port: redis.asyncio.Redis(port=port), "give a redis.Redis client"),
-        (lambda port: object(), "give a redis.Redis client"),
-    ],
-    ids=["single connection", "asyncio", "something else"],
-)
-def test_a_client_that_cannot_be_used_safely_is_refused_with_the_mend(
-    any_server: servers.Server, client: Any, mend: str
-) -> None:
-    made = client(any_server.port)
-    with pytest.raises(ConfigError, match=mend):
-        RedisStore(made)
-    if isinstance(made, redis.Redis):
-        made.close()
 
 
 def test_fakeredis_is_a_client_like_any_other(prefix: str) -> None:

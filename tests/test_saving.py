@@ -306,7 +306,7 @@ def test_an_id_that_is_taken_is_not_used(world: World, monkeypatch: pytest.Monke
     taken = tokens.unsign(world.cookie(world.one), world.app.secret_key or "")
     assert taken
     ids = iter([taken.sid, tokens.new_id(), taken.sid, tokens.new_id()])
-    monkeypatch.setattr(saving, "new_id", lambda: next(ids))
+    monkeypatch.setattr(saving, "new_id", lambda _bucket="": next(ids))
     stranger = world.app.test_client()
     stranger.get("/do?set=a:1")
     assert world.data(stranger) == {"a": "1"}

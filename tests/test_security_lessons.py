@@ -25,9 +25,11 @@ from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rule
 
 from .security_kit import (
     Site,
+    ask,
     login,
     logout,
     memory_kit,
+    name_of,
     overwrite,
     raw,
     read,
@@ -214,17 +216,18 @@ def test_a_value_of_another_type_under_a_sessions_key_never_loads_as_a_session(
 ) -> None:
     cookie = shared_site.visit(login(1)).cookie
     store: Any = shared_site.kit.store
-    name, client = store._name(shared_site.sid(cookie).key), store._redis
-    client.delete(name)
-    {
-        "list": lambda: client.rpush(name, "a"),
-        "hash": lambda: client.hset(name, "a", "b"),
-        "set": lambda: client.sadd(name, "a"),
-        "sorted set": lambda: client.zadd(name, {"a": 1}),
-        "stream": lambda: client.xadd(name, {"a": "b"}),
-    }[kind]()
+    name = name_of(store, shared_site.sid(cookie).key)
+    ask(store, "DEL", name)
+    command, *value = {
+        "list": ("RPUSH", "a"),
+        "hash": ("HSET", "a", "b"),
+        "set": ("SADD", "a"),
+        "sorted set": ("ZADD", 1, "a"),
+        "stream": ("XADD", "*", "a", "b"),
+    }[kind]
+    ask(store, command, name, *value)
     _is_a_strangers(shared_site, cookie)
-    assert client.exists(name)
+    assert ask(store, "EXISTS", name)
 
 
 def _is_a_strangers(site: Site, cookie: str) -> None:

@@ -467,7 +467,7 @@ def test_a_host_cookie_as_it_should_be_is_none() -> None:
         "localhost:6379",
         "redis:/h",
     ),
-    *("http://h", "redi://h", "redis+cluster://h", None, 0, False, b"redis://h", [], {}, object),
+    *("http://h", "redi://h", "redis-cluster://h", None, 0, False, b"redis://h", [], {}, object),
 )
 def test_what_is_no_store_is_named(value: object) -> None:
     assert problem(store=value).startswith(f"SAFESESSION_STORE is {value!r}: give ")

@@ -9,9 +9,10 @@ A store that passes :class:`flask_safesession.testing.StoreContract` is done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from ..events import Event
 from ..expiry import Policy
 from ..record import Draft, Record
 
@@ -47,6 +48,12 @@ class Cap(NamedTuple):
     def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
         """A cap with the strangers' share left free: a 20th, and one session at least."""
         return cls(total, max(1, total - max(1, -(-total // 20))), per_user, evict)
+
+    def share(self, shards: int) -> Cap:
+        """The cap of one shard of several; a user's sessions are all in one."""
+        if shards == 1:
+            return self
+        return self.of(max(2, self.total // shards), self.per_user, evict=self.evict)
 
 
 class Rules(NamedTuple):
@@ -245,4 +252,64 @@ class Inspecting(Protocol):
 
     def inspect(self) -> list[str]:
         """One sentence for each setting of the server that should be mended."""
+        ...
+
+
+@runtime_checkable
+class Networked(Protocol):
+    """A store whose servers may be down while the app runs."""
+
+    def prepare(self) -> None:
+        """Look whether the store is as the settings say; called once, when an app starts.
+
+        :raises ConfigError: it is not, with what to do.
+        """
+        ...
+
+    def report_to(self, listener: Callable[[Event], None]) -> None:
+        """Tell *listener* of servers that come and go."""
+        ...
+
+    def states(self) -> Mapping[str, str]:
+        """The circuit breaker of each server as this process sees it: open, half-open, closed."""
+        ...
+
+
+class Part(Protocol):
+    """A part of a store that is looked after on its own: a process that has its lease does it."""
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """See :meth:`Store.purge`."""
+        ...
+
+    def audit(self, rules: Rules, limit: int) -> AuditStep:
+        """See :meth:`Auditing.audit`."""
+        ...
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """See :meth:`Leasing.lease`."""
+        ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A store in several parts, each with its share of the cap."""
+
+    def parts(self) -> Sequence[Part]:
+        """The parts as they are now; asks the store."""
+        ...
+
+    def part_count(self) -> int:
+        """How many there are, as far as this process knows."""
+        ...
+
+    def reshard(self, batch: int) -> Iterator[Any]:
+        """Move sessions to the number of parts that is set, step by step.
+
+        Each step says how many ``sessions`` it moved, or for how many seconds it is ``waiting``.
+        """
+        ...
+
+    def part_of(self, key: str) -> int:
+        """The number of the part that a new session with *key* would be in."""
         ...

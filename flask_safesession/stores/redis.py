@@ -1,30 +1,24 @@
-"""Sessions on Redis or Valkey: one Lua script for each operation, by the server's clock.
+"""Sessions on Redis or Valkey: on one slot of one server, or dealt out to several.
 
-The scripts stand in ``lua/`` with their protocol in a comment on top. redis-py's errors leave here
-as ours.
-
-What a lost reply does: every script but ``create`` recognises its own repetition by the stamp in
-the record or tombstone, so these are sent again on a fresh connection while there is time.
-``create`` is sent once; its orphan ends by its idle timeout.
+A session is in one shard, which its key names; each operation on it is one script call there. Only
+a login needs two, where the user's shard is another one than the stranger's: the new session is
+created, then the old one is ended. Until then nobody knows the new ID, and the loser of a race
+removes its own; left over, it ends by its idle timeout.
 """
 
 from __future__ import annotations
 
-import hashlib
-from importlib import resources
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
-import redis
-from redis.exceptions import NoScriptError, RedisError
-
-from ..errors import StoreFull, StoreUnavailable
-from ..expiry import DEFAULT_TIER
-from ..record import Draft, dumps_draft, loads
-from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
+from ..errors import ConfigError, StoreUnavailable
+from ..events import Event, SessionEnded, emit
+from ..record import Draft
+from ..tokens import new_stamp
 from .base import (
-    CORRUPT,
-    EVICTED,
-    UNKNOWN,
+    ROTATED,
     AuditStep,
     Census,
     Conflict,
@@ -36,285 +30,271 @@ from .base import (
     Taken,
     Terms,
 )
-from .redis_client import Client, Connections, bounded, deadline, remaining
+from .connections import deadline
+from .layout import MAX_SHARDS
+from .redis_url import topology_of
+from .resharding import Moved, reshard
+from .routing import Router
+from .scripts import Caller
+from .server_settings import findings
+from .shard import Elsewhere, Shard, Successor
 
-# The first element of every answer, as in lua/_common.lua.
-_UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
-_OLDEST = (6, 2)
-# How the scripts list those who were removed.
-_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
-_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED}
-# Rules; their limits without and with a slide; their caps and tiers.
-_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes], tuple[bytes | int, ...]]
-
-
-class _Script:
-    """A Lua script and the digest by which the server remembers it."""
-
-    def __init__(self, *parts: str) -> None:
-        folder = resources.files(__package__) / "lua"
-        self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-_LOAD = _Script("load", "_common", "slide")
-_COMMIT = _Script("commit", "_common", "recommit")
-_END = _Script("_common", "end")
-_CREATE = _Script("_common", "_admission", "create")
-_ROTATE = _Script("_common", "_admission", "rotate")
-_PURGE = _Script("_common", "_admission", "purge")
-_CENSUS = _Script("_common", "census")
-_AUDIT = _Script("_common", "audit")
-_LEASE = _Script("_common", "lease")
+# The reason on the tombstone of a session that lost a race for being the next one.
+_WITHDRAWN = "withdrawn"
+_Rotated: TypeAlias = Live | Gone | Conflict | Taken | Elsewhere | Successor
 
 
 class RedisStore:
-    """The store behind ``redis://``, ``rediss://``, ``unix://`` and ``valkey://``.
+    """The store behind every URL but ``memory://``.
 
-    :param client: a ready redis-py client. Its address and credentials are used; time-outs, retries
-        and decoding are the store's own, so the client itself is not touched.
+    :param given: a URL, or a ready redis-py client. A client's address and credentials are used;
+        time-outs, retries and decoding are the store's own, so the client itself is not touched.
     :param prefix: what the keys begin with. Apps with the same prefix share sessions and cap.
     :param timeout: seconds that one call may take, reconnects and retries included.
-    :raises ConfigError: the client cannot be used, with what to do instead.
+    :param shards: in how many slots the sessions are; all processes have to say the same.
+    :param wait_replicas: how many replicas have to confirm the end of a session.
+    :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """
 
     shared = True
 
     def __init__(
-        self, client: Client, *, prefix: str = "safesession", timeout: float = 1.0
+        self,
+        given: object,
+        *,
+        prefix: str = "safesession",
+        timeout: float = 1.0,
+        shards: int = 1,
+        wait_replicas: int = 0,
     ) -> None:
-        self._redis: Any = bounded(client, timeout)
-        self._connections = Connections(self._redis.connection_pool)
-        self._timeout = timeout
-        self._slot = f"{{{prefix}:0}}"
-        self._wired: _Wired = (None, (b"", b""), ())
+        self._listener = _Listener()
+        self._caller = Caller(topology_of(given, self._listener), timeout)
+        make = partial(Shard, self._caller, prefix, replicas=wait_replicas, notify=self._listener)
+        self._shards = [make(number) for number in range(MAX_SHARDS)]
+        self._router = Router(self._shards, shards, timeout)
+        self._asked = shards
+        self._replicas = wait_replicas
+        self._auditing = 0
 
     @classmethod
-    def from_url(cls, url: str, *, prefix: str = "safesession", timeout: float = 1.0) -> RedisStore:
-        """A store for a URL that redis-py understands; ``valkey://`` means ``redis://``."""
-        return cls(_client_for(url), prefix=prefix, timeout=timeout)
+    def from_url(cls, url: str, **options: Any) -> RedisStore:
+        """A store for a URL; *options* as for the constructor."""
+        return cls(url, **options)
+
+    # -- one session ----------------------------------------------------------------------------
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        limits = self._wire(rules)[1][slide]
-        answer = self._run(_LOAD, (self._name(key),), (limits,))
-        try:
-            if isinstance(answer, bytes):
-                return Live(loads(answer))
-            status, *rest = answer
-            if status == _LIVE:
-                return Live(loads(rest[1], rest[2][len(rest[1]) :]), rest[0])
-        except ValueError:
-            return Gone(CORRUPT)
-        return _gone(status, rest)
+        return self._router.where_it_is(key, lambda shard: shard.load(key, rules, slide=slide))
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
-        args = (dumps_draft(draft), *self._wire(rules)[2])
-        status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
-        return _admitted(status, rest, draft, rules)
+        return self._router.at_home(
+            key, lambda shard, share: shard.create(key, draft, share), rules
+        )
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, slide: bool
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
-        args = (expected, int(slide), dumps_draft(draft))
-        answer = self._run(_COMMIT, (self._name(key),), args)
-        if isinstance(answer, bytes):
-            return Live(loads(answer[11:], draft.payload), int(answer[:11], 16))
-        status, *rest = answer
-        if status == _LIVE:
-            return Live(loads(rest[1], draft.payload), rest[0])
-        return _refused(status, rest)
+        return self._router.where_it_is(
+            key, lambda at: at.commit(key, draft, expected, slide=slide)
+        )
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`."""
-        pace = "1" if terms.restart else "0" if terms.slide else "-"
-        how = (terms.expected or "", pace, terms.reason)
-        args = (*how, dumps_draft(draft), *self._wire(rules)[2])
-        status, *rest = self._run(_ROTATE, (self._name(key), self._name(new)), args)
-        if status in (_LIVE, _TAKEN, _FULL):
-            return _admitted(status, rest, draft, rules)
-        return _refused(status, rest)
+
+        def take(shard: Shard, old: str) -> _Rotated:
+            layout = self._router.known()
+            if shard.number == layout.home(new):
+                return shard.rotate(old, new, draft, self._router.share(rules, layout), terms)
+            return self._across(shard, old, new, draft, rules, terms)
+
+        return self._router.wherever_it_is(key, take)
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.end`."""
-        status, *rest = self._run(_END, (self._name(key),), (stamp, reason, expected or ""))
-        if status == _LIVE:
-            return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
-        return _refused(status, rest)
+        return self._router.wherever_it_is(key, lambda at, k: at.end(k, stamp, reason, expected))
+
+    # -- all of them ----------------------------------------------------------------------------
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
-        args = (limit, *self._wire(rules)[2])
-        _, due, trimmed, more, removed = self._run(_PURGE, (f"{self._slot}:tiers",), args)
-        return PurgeStep(due, trimmed, bool(more), _removed(removed))
+        due = trimmed = 0
+        more, removed = False, list[Removed]()
+        for part in self.parts():
+            if due + trimmed >= limit:
+                return PurgeStep(due, trimmed, True, tuple(removed))
+            step = part.purge(rules, limit - due - trimmed)
+            due, trimmed = due + step.due, trimmed + step.trimmed
+            more = more or step.more
+            removed += step.removed
+        return PurgeStep(due, trimmed, more, tuple(removed))
 
     def census(self, rules: Rules) -> Census:
         """See :meth:`.base.Store.census`."""
-        # After an index was lost, a mended one has a tier's tag in the place of its name.
-        names = {tier_tag(tier): tier for tier in rules.policy.order}
-        _, now, *rest = self._run(_CENSUS, (f"{self._slot}:tiers",), ())
         live: dict[str, int] = {}
-        due, oldest = 0, now
-        for at in range(0, len(rest), 4):
-            name = rest[at].decode("ascii", "replace")
-            name = names.get(name, name)
-            live[name] = live.get(name, 0) + rest[at + 1]
-            due += rest[at + 2]
-            oldest = min(oldest, rest[at + 3])
-        return Census(live, due, max(0, now - oldest))
+        due = overdue = 0
+        with deadline(self._caller.timeout):
+            for shard in self._shards[: self._router.look_up().shards]:
+                found = shard.census(rules)
+                for tier, count in found.live.items():
+                    live[tier] = live.get(tier, 0) + count
+                due, overdue = due + found.due, max(overdue, found.overdue)
+        return Census(live, due, overdue)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.Auditing.audit`."""
         del rules
-        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._slot) + ":[su]:*"
-        _, mended, done = self._run(_AUDIT, (f"{self._slot}:audit",), (limit, pattern))
-        return AuditStep(mended, done=bool(done))
+        shards = self._shards[: self._router.known().shards]
+        at = min(self._auditing, len(shards) - 1)
+        step = shards[at].audit(limit)
+        self._auditing = (at + step.done) % len(shards)
+        return AuditStep(step.mended, done=step.done and self._auditing == 0)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
-        name = f"{self._slot}:lease:{task}"
-        return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
+        return self._shards[0].lease(task, milliseconds)
+
+    def parts(self) -> Sequence[_Part]:
+        """See :meth:`.base.Sharded.parts`."""
+        shards, layout = self._router.in_use(), self._router.known()
+        return [_Part(shard, lambda rules: self._router.share(rules, layout)) for shard in shards]
+
+    def part_count(self) -> int:
+        """See :meth:`.base.Sharded.part_count`."""
+        return self._router.known().placing
+
+    def part_of(self, key: str) -> int:
+        """See :meth:`.base.Sharded.part_of`."""
+        return self._router.known().home(key)
+
+    # -- the servers ----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """See :meth:`.base.Networked.prepare`; a store that is down is looked at when it is up."""
+        with suppress(StoreUnavailable):
+            self._router.look_up()
+        self.close()  # the process may fork from here
+
+    def report_to(self, listener: Callable[[Event], None]) -> None:
+        """See :meth:`.base.Networked.report_to`."""
+        self._listener.tell = listener
+
+    def states(self) -> Mapping[str, str]:
+        """See :meth:`.base.Networked.states`."""
+        return {at.server: at.breaker.state for at in self._caller.topology.servers()}
 
     def inspect(self) -> list[str]:
         """See :meth:`.base.Inspecting.inspect`."""
-        info = self._call(self._redis.info, repeatable=True)
-        return _findings(info, keeps=bool(info.get("aof_enabled")) or self._snapshots())
-
-    def _snapshots(self) -> bool:
-        """Whether the server saves snapshots; also yes where it will not say."""
+        found: list[str] = []
         try:
-            saves = self._call(lambda: self._redis.config_get("save"), repeatable=True)
-        except StoreUnavailable:  # CONFIG is forbidden on most managed servers
-            return True
-        return bool(saves.get("save", True))
+            self._router.look_up()
+        except ConfigError as error:
+            found += error.problems
+        return found + findings(self._caller, self._replicas)
 
     def close(self) -> None:
         """See :meth:`.base.Store.close`."""
-        self._connections.close()
-        # Those in use are closed by whoever uses them.
-        self._redis.connection_pool.disconnect(inuse_connections=False)
+        self._caller.topology.close()
 
-    def _name(self, key: str) -> str:
-        return f"{self._slot}:s:{key}"
+    def reshard(self, batch: int) -> Iterator[Moved]:
+        """Move the sessions to as many shards as the settings say. See :mod:`.resharding`."""
+        return reshard(self._shards, self._asked, batch=batch)
 
-    def _wire(self, rules: Rules) -> _Wired:
-        """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
-        if self._wired[0] is not rules:
-            limits = _limit_rows(rules)
-            self._wired = (rules, (b"0" + limits, b"1" + limits), _cap_arguments(rules))
-        return self._wired
+    def _across(
+        self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> _Rotated:
+        """A rotation out of *shard* into another: create, then end."""
+        if terms.expected is None and terms.reason != ROTATED:
+            return self._end_first(key, new, draft, rules, terms)
+        created = last_active = 0
+        if not terms.restart or self._router.known().moving:
+            old = shard.load(key, rules, slide=False)
+            if not isinstance(old, Live):
+                return old
+            if not terms.restart:
+                created = old.record.created
+                last_active = 0 if terms.slide else old.record.last_active
 
-    def _run(
-        self,
-        script: _Script,
-        keys: tuple[str, ...],
-        args: tuple[Any, ...],
-        *,
-        repeatable: bool = True,
-    ) -> Any:
-        def send() -> Any:
-            tail = (len(keys), *keys, *args)
-            try:
-                return exchange("EVALSHA", script.sha, *tail, careful=not repeatable)
-            except NoScriptError:
-                # A restart or SCRIPT FLUSH: sending the text also makes the server remember it.
-                return exchange("EVAL", script.text, *tail, careful=not repeatable)
+        def create(home: Shard, share: Rules) -> Live | Taken | Elsewhere:
+            return home.create(new, draft, share, created=created, last_active=last_active)
 
-        exchange = self._connections.exchange
-        return self._call(send, repeatable=repeatable)
-
-    def _call(self, send: Any, *, repeatable: bool) -> Any:
+        successor = new if terms.reason == ROTATED and not terms.restart else ""
+        made = self._created(new, create, rules)
+        if not isinstance(made, Live):
+            return made
         try:
-            with deadline(self._timeout):
-                try:
-                    return send()
-                except redis.ConnectionError:
-                    # The reply may have been lost; there may be time to ask again.
-                    if not repeatable:
-                        raise
-                    remaining()
-                    return send()
-        except RedisError as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            ended = shard.end(key, draft.stamp, terms.reason + successor, terms.expected)
+        except StoreUnavailable:
+            self._withdraw(new)
+            raise
+        if _is_over(ended):
+            return made
+        self._withdraw(new)  # somebody was faster
+        for gone in made.removed:  # nobody else will tell of them
+            tier = rules.policy.name_of(gone.tier)
+            self._listener(SessionEnded(gone.key, gone.reason, tier))
+        return ended
 
+    def _end_first(self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms) -> _Rotated:
+        """A logout that keeps data: it holds whatever becomes of the rest."""
+        ended = self.end(key, draft.stamp, terms.reason, None)
+        if not _is_over(ended):
+            return ended
+        created = ended.record.created if isinstance(ended, Live) and not terms.restart else 0
 
-def _findings(info: dict[str, Any], *, keeps: bool) -> list[str]:
-    found = []
-    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        found.append(f"the server is version {version}: Redis 6.2 or Valkey 7.2 is the oldest")
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        found.append(
-            f"maxmemory-policy is {policy}: the server will drop sessions behind our back, users'"
-            " first or last as it likes; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap"
-        )
-    if info.get("maxmemory") == 0:
-        found.append("maxmemory is not set: other data on this server can take all its memory")
-    if not keeps:
-        found.append("persistence is off: a restart of the server signs everybody out")
-    return found
+        def create(home: Shard, share: Rules) -> Live | Taken | Elsewhere:
+            return home.create(new, draft, share, created=created)
 
+        return self._created(new, create, rules)
 
-def _client_for(url: str) -> Client:
-    scheme, separator, rest = url.partition("://")
-    return redis.Redis.from_url(("redis" if scheme == "valkey" else scheme) + separator + rest)
-
-
-def _gone(status: int, rest: list[Any]) -> Gone:
-    if status == _BURIED:
-        return Gone(rest[0].decode(), buried=True, repeated=rest[1] == b"again")
-    if status == _DUE:
-        return Gone(rest[0].decode(), tier=rest[1].decode("ascii", "replace"))
-    if status == _FOREIGN:
-        return Gone(CORRUPT)
-    if status == _NEWER:
-        raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
-    return Gone(UNKNOWN)
-
-
-def _refused(status: int, rest: list[Any]) -> Gone | Conflict:
-    if status == _CONFLICT:
+    def _created(
+        self, new: str, create: Callable[[Shard, Rules], Live | Taken | Elsewhere], rules: Rules
+    ) -> Live | Taken:
         try:
-            return Conflict(loads(rest[0]))
-        except ValueError:
-            return Gone(CORRUPT)
-    return _gone(status, rest)
+            return self._router.at_home(new, create, rules)
+        except StoreUnavailable:
+            self._withdraw(new)  # it may be there
+            raise
+
+    def _withdraw(self, key: str) -> None:
+        """Take back a session whose ID nobody has been told; left over, it ends as idle."""
+        with suppress(StoreUnavailable):
+            self.end(key, new_stamp(), _WITHDRAWN, None)
 
 
-def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken:
-    if status == _TAKEN:
-        return Taken()
-    if status == _FULL:
-        raise StoreFull(rules.cap.total)
-    now, head, total, removed = rest
-    return Live(loads(head, draft.payload), now, _removed(removed), total)
+class _Part(NamedTuple):
+    """One shard, under its share of the rules."""
+
+    shard: Shard
+    share: Callable[[Rules], Rules]
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        return self.shard.purge(self.share(rules), limit)
+
+    def audit(self, rules: Rules, limit: int) -> AuditStep:
+        del rules
+        return self.shard.audit(limit)
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        return self.shard.lease(task, milliseconds)
 
 
-def _removed(packed: bytes) -> tuple[Removed, ...]:
-    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
-    text = packed.decode("ascii", "replace")
-    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
-    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
+class _Listener:
+    """Hands on what the servers do. Apart from the store, so that neither holds the other."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[Event], None] = partial(emit, None)
+
+    def __call__(self, event: Event) -> None:
+        self.tell(event)
 
 
-def _limit_rows(rules: Rules) -> bytes:
-    policy = rules.policy
-    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
-        (tier_tag(n), t) for n, t in policy.tiers.items()
-    ]
-    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
-    return "".join(rows).encode("ascii")
-
-
-def _cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
-    cap = rules.cap
-    order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
-    caps = (cap.total, cap.users, cap.per_user, int(cap.evict))
-    return caps + tuple(part.encode("ascii") for part in order)
+def _is_over(ended: object) -> bool:
+    """Whether an end was this call's doing."""
+    return isinstance(ended, Live) or (isinstance(ended, Gone) and ended.repeated)

@@ -5,8 +5,10 @@
 -- the user tag 73-88, payload.
 -- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
 -- the key under which the session goes on, unless a login made it another one.
+-- 'SSM' instead of 'SS1' is a record on its way to another shard; nobody uses it here any more.
 -- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
--- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name).
+-- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name), {P}:shards the layout as in layout.py, if it
+-- is not one shard. {P}:none never exists.
 local HEADER, KEY = 88, 18
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
@@ -15,6 +17,12 @@ local NET = 300000
 
 -- The first element of every answer.
 local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local MOVING, ELSEWHERE = 9, 10
+
+-- The score of a session on its way to another shard: nobody purges or evicts it here any more.
+local LEAVING = 9007199254740991
+
+local LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
 
 local function clock()
   local time = redis.call('TIME')
@@ -49,6 +57,7 @@ local function parse(raw)
     end
     return nil, {BURIED, reason, string.sub(raw, 4, 10), successor}
   end
+  if magic == 'SSM' then return nil, {MOVING} end
   if magic ~= 'SS1' then
     return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
   end
@@ -100,6 +109,26 @@ local function remove(p, key, r)
   unindex(p, key, r)
 end
 
+-- Whether key belongs in this shard after a change of their number, or if there is none; and whether
+-- a new session may be placed here. Third, the layout; fourth, whether it belonged here before. Who
+-- asks here and knows of no change must hear of it if the session may still be in its old place.
+local function belongs(p, key)
+  local layout = redis.call('GET', p .. ':shards')
+  if not layout then return true, true, nil, true end
+  local bucket = (string.find(LETTERS, string.sub(key, 1, 1), 1, true) or 1) - 1
+  local here = tonumber(string.match(p, ':(%d+)}$'))
+  local before, after, placing = string.match(layout, ':(%d+):(%d+):(%d+)$')
+  local stays = bucket % after == here
+  return stays, stays or bucket % placing == here, layout, bucket % before == here
+end
+
+-- What to answer where a record is not: another shard may have it.
+local function no_record(p, key, other)
+  if other[1] ~= UNKNOWN then return other end
+  local stays, _, layout, was = belongs(p, key)
+  return stays and was and other or {ELSEWHERE, layout}
+end
+
 local function due(p, key, r)
   remove(p, key, r)
   return {DUE, ended_by(r), r.tier}
@@ -129,13 +158,14 @@ end
 
 -- Key and record of the session under key, or nil and the answer. Without an expected stamp, wherever
 -- it is now: rotations without a login are followed to where it goes on, so that a logout is never
--- outrun by one.
+-- outrun by one. What goes on in another shard is followed by the caller, who is told the key.
 local function locate(p, key, expected)
   local r, other = parse(head(p .. ':s:' .. key))
   for _ = 1, 20 do
     if r or expected ~= '' or other[1] ~= BURIED or other[4] == '' then break end
-    key = other[4]
-    r, other = parse(head(p .. ':s:' .. key))
+    local there, answer = parse(head(p .. ':s:' .. other[4]))
+    if not there and (answer[1] == UNKNOWN or answer[1] == MOVING) then break end  -- in another shard
+    key, r, other = other[4], there, answer
   end
   return key, r, other
 end

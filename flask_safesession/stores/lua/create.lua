@@ -10,8 +10,11 @@ if stored and written_by(stored, r.stamp) then
   return found
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {TAKEN} end
+local _, placed, layout = belongs(p, key)
+if not placed then return {ELSEWHERE, layout} end
 
-r.created = now
-r.last = now
-r.absolute = now + r.absolute
+-- A session that comes from another shard keeps its age.
+if r.created == 0 then r.created = now end
+if r.last == 0 then r.last = now end
+r.absolute = r.created + r.absolute
 return admit(p, key, ARGV[1], r, now, read_rules(2), nil)

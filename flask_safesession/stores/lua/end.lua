@@ -5,9 +5,13 @@ local r, other
 key, r, other = locate(p, key, ARGV[3])
 local now = clock()
 if not r then
-  -- This very call has been here before, and its reply was lost.
-  if other[1] == BURIED and other[3] == ARGV[1] then return {BURIED, other[2], 'again'} end
-  return other
+  -- This very call has been here before, and its reply was lost. It writes all the same: a WAIT that
+  -- follows counts the replicas that have the last write of its connection.
+  if other[1] == BURIED and other[3] == ARGV[1] then
+    bury(p, key, ARGV[1], other[2] .. other[4])
+    return {BURIED, other[2], 'again'}
+  end
+  return no_record(p, key, other)
 end
 if deadline(r) <= now then return due(p, key, r) end
 if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, redis.call('GET', KEYS[1])} end

@@ -2,7 +2,7 @@
 -- Has raw of the first part.
 local p, key = split(KEYS[1])
 local r, other = parse(raw)
-if not r then return other end
+if not r then return no_record(p, key, other) end
 
 local now = clock()
 local draft = parse(string.sub(ARGV[3], 1, HEADER))

@@ -2,7 +2,7 @@
 -- shorter limits, or no record at all. Has raw of the first part.
 local p, key = split(KEYS[1])
 local r, other = parse(raw)
-if not r then return other end
+if not r then return no_record(p, key, other) end
 
 local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
 local idle = tonumber(string.sub(ARGV[1], row + 5, row + 16))

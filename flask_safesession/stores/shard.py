@@ -1,0 +1,347 @@
+"""One shard of a store on Redis or Valkey: each operation is one script, by the server's clock."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import StoreFull, StoreUnavailable
+from ..events import ReplicasMissing
+from ..expiry import DEFAULT_TIER
+from ..record import Draft, dumps_draft, loads
+from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
+from .base import (
+    CORRUPT,
+    EVICTED,
+    UNKNOWN,
+    AuditStep,
+    Census,
+    Conflict,
+    Gone,
+    Live,
+    PurgeStep,
+    Removed,
+    Rules,
+    Taken,
+    Terms,
+)
+from .breaker import Notify
+from .layout import Layout
+from .scripts import Caller, Script
+
+# The first element of every answer, as in lua/_common.lua.
+_UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
+_MOVING, _ELSEWHERE = 9, 10
+#: How a record begins that is on its way to another shard.
+LEAVING = b"SSM"
+# How the scripts list those who were removed.
+_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
+_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED}
+# Rules; their limits without and with a slide; their caps and tiers.
+_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes], tuple[bytes | int, ...]]
+
+_LOAD = Script("load", "_common", "slide")
+_COMMIT = Script("commit", "_common", "recommit")
+_END = Script("_common", "end")
+_CREATE = Script("_common", "_admission", "create")
+_ROTATE = Script("_common", "_admission", "rotate")
+_PURGE = Script("_common", "_admission", "purge")
+_CENSUS = Script("_common", "census")
+_AUDIT = Script("_common", "audit")
+_LEASE = Script("_common", "lease")
+_LAYOUT = Script("_common", "layout")
+_DEPART = Script("_common", "depart")
+_ARRIVE = Script("_common", "arrive")
+_FORGET = Script("_common", "forget")
+
+
+class Elsewhere(NamedTuple):
+    """The session is not in this shard, and another may have it.
+
+    :param layout: the layout as this shard knows it; ``None``: the session is on its way.
+    """
+
+    layout: Layout | None
+
+
+class Successor(NamedTuple):
+    """The session was rotated, and does not go on in this shard.
+
+    :param answer: if it does not in any other either.
+    :param key: under which it may.
+    """
+
+    answer: Any
+    key: str
+
+
+class Departed(NamedTuple):
+    """Sessions that are on their way to other shards: key and record of each.
+
+    :param cursor: where to go on.
+    :param more: there are more at *cursor*, even if it is 0; otherwise 0 is the end.
+    :param tier: the name of the tier of all of them, empty for strangers.
+    """
+
+    cursor: int
+    more: bool
+    tier: str
+    sessions: tuple[tuple[str, bytes], ...]
+
+
+class Shard:
+    """All operations on the sessions of one slot.
+
+    :param caller: runs the scripts.
+    :param prefix: what the keys begin with.
+    :param number: which shard this is.
+    :param replicas: how many have to confirm the end of a session.
+    :param notify: told when fewer did.
+    """
+
+    def __init__(
+        self, caller: Caller, prefix: str, number: int, replicas: int, notify: Notify
+    ) -> None:
+        self.number = number
+        self.slot = f"{{{prefix}:{number}}}"
+        self._caller = caller
+        self._run = caller.run
+        self._replicas = replicas
+        self._notify = notify
+        self._wired: _Wired = (None, (b"", b""), ())
+
+    # -- one session ----------------------------------------------------------------------------
+
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone | Elsewhere:
+        """See :meth:`.base.Store.load`."""
+        limits = self._wire(rules)[1]
+        answer = self._run(
+            _LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[False],)
+        )
+        try:
+            if isinstance(answer, bytes):
+                return Live(loads(answer))
+            status, *rest = answer
+            if status == _LIVE:
+                return Live(loads(rest[1], rest[2][len(rest[1]) :]), rest[0])
+        except ValueError:
+            return Gone(CORRUPT)
+        return _gone(status, rest)
+
+    def create(
+        self, key: str, draft: Draft, rules: Rules, *, created: int = 0, last_active: int = 0
+    ) -> Live | Taken | Elsewhere:
+        """See :meth:`.base.Store.create`; it may keep the age of another session."""
+        args = (dumps_draft(draft, created, last_active), *self._wire(rules)[2])
+        status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
+        return _admitted(status, rest, draft, rules)
+
+    def commit(
+        self, key: str, draft: Draft, expected: str, *, slide: bool
+    ) -> Live | Gone | Conflict | Elsewhere:
+        """See :meth:`.base.Store.commit`."""
+        args = (expected, int(slide), dumps_draft(draft))
+        answer = self._run(_COMMIT, (self._name(key),), args)
+        if isinstance(answer, bytes):
+            return Live(loads(answer[11:], draft.payload), int(answer[:11], 16))
+        status, *rest = answer
+        if status == _LIVE:
+            return Live(loads(rest[1], draft.payload), rest[0])
+        return _conflict(rest) if status == _CONFLICT else _gone(status, rest)
+
+    def rotate(
+        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Live | Gone | Conflict | Taken | Elsewhere | Successor:
+        """See :meth:`.base.Store.rotate`; both keys have to be in this shard."""
+        pace = "1" if terms.restart else "0" if terms.slide else "-"
+        how = (terms.expected or "", pace, terms.reason)
+        args = (*how, dumps_draft(draft), *self._wire(rules)[2])
+        names = (self._name(key), self._name(new))
+        status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
+        if status in (_LIVE, _TAKEN, _FULL):
+            return _admitted(status, rest, draft, rules)
+        return _refused(status, rest, follow=terms.expected is None)
+
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None
+    ) -> Live | Gone | Conflict | Elsewhere | Successor:
+        """See :meth:`.base.Store.end`."""
+        args = (stamp, reason, expected or "")
+        status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
+        if status == _LIVE:
+            return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
+        return _refused(status, rest, follow=expected is None)
+
+    # -- all of them ----------------------------------------------------------------------------
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """See :meth:`.base.Store.purge`."""
+        args = (limit, *self._wire(rules)[2])
+        _, due, trimmed, more, removed = self._run(_PURGE, (f"{self.slot}:tiers",), args)
+        return PurgeStep(due, trimmed, bool(more), _removed(removed))
+
+    def census(self, rules: Rules) -> Census:
+        """See :meth:`.base.Store.census`."""
+        # After an index was lost, a mended one has a tier's tag in the place of its name.
+        names = {tier_tag(tier): tier for tier in rules.policy.order}
+        _, now, *rest = self._run(_CENSUS, (f"{self.slot}:tiers",), ())
+        live: dict[str, int] = {}
+        due, oldest = 0, now
+        for at in range(0, len(rest), 4):
+            name = rest[at].decode("ascii", "replace")
+            name = names.get(name, name)
+            live[name] = live.get(name, 0) + rest[at + 1]
+            due += rest[at + 2]
+            oldest = min(oldest, rest[at + 3])
+        return Census(live, due, max(0, now - oldest))
+
+    def audit(self, limit: int) -> AuditStep:
+        """See :meth:`.base.Auditing.audit`."""
+        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + ":[su]:*"
+        _, mended, done = self._run(_AUDIT, (f"{self.slot}:audit",), (limit, pattern))
+        return AuditStep(mended, done=bool(done))
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """See :meth:`.base.Leasing.lease`."""
+        name = f"{self.slot}:lease:{task}"
+        return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
+
+    # -- moving to another number of shards -------------------------------------------------------
+
+    def layout(self, wanted: str = "", expected: str = "") -> Layout | None:
+        """The layout that this shard knows, after *wanted* has taken its place if it may."""
+        raw = self._run(_LAYOUT, (f"{self.slot}:shards",), (wanted, expected))
+        return Layout.loads(raw) if raw else None
+
+    def depart(self, epoch: int, tag: str, cursor: int, limit: int, size: int) -> Departed | None:
+        """Take sessions that belong elsewhere out of use here: a page of one bucket of the index.
+
+        :param size: bytes of records after which it is enough.
+        """
+        args = (epoch, tag, cursor, limit, size)
+        answer = self._run(_DEPART, (f"{self.slot}:shards",), args)
+        if not answer:
+            return None
+        if answer[0] == b"newer":
+            raise StoreUnavailable(
+                "a record was written by a newer version of Flask-SafeSession: move with that one"
+            )
+        at, more, tier, *rest = answer
+        keys = (key.decode() for key in rest[::2])
+        sessions = tuple(zip(keys, rest[1::2], strict=True))
+        return Departed(int(at), bool(more), tier.decode(), sessions)
+
+    def arrive(self, epoch: int, tier: str, sessions: list[tuple[str, bytes]]) -> bool:
+        """Take sessions into use, unless they have arrived before; whether *epoch* is right."""
+        args = (epoch, tier, *(part for session in sessions for part in session))
+        return bool(self._run(_ARRIVE, (f"{self.slot}:shards",), args))
+
+    def forget(self, epoch: int, keys: list[str]) -> None:
+        """Remove what has arrived elsewhere in *epoch*."""
+        self._run(_FORGET, (f"{self.slot}:shards",), (epoch, *keys))
+
+    def record(self, key: str) -> bytes:
+        """What stands under *key*, as it is; empty if nothing."""
+        name = self._name(key)
+        return self._plain(name, "GET") or b""
+
+    def tags(self) -> list[str]:
+        """The buckets of the index: of strangers, and of each tier."""
+        return ["anonymous", *(tag.decode() for tag in self._plain(f"{self.slot}:tiers", "HKEYS"))]
+
+    def restart_audit(self) -> None:
+        """Let the next audit begin a round anew."""
+        self._plain(f"{self.slot}:audit", "UNLINK")
+
+    # -- help -----------------------------------------------------------------------------------
+
+    def _plain(self, name: str, command: str) -> Any:
+        """The answer of a command that needs no script."""
+        return self._caller.call(lambda: self._caller.topology.exchange(name, (command, name))[0])
+
+    def _name(self, key: str) -> str:
+        return f"{self.slot}:s:{key}"
+
+    def _wire(self, rules: Rules) -> _Wired:
+        """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
+        if self._wired[0] is not rules:
+            limits = _limit_rows(rules)
+            self._wired = (rules, (b"0" + limits, b"1" + limits), _cap_arguments(rules))
+        return self._wired
+
+    def _confirmed(
+        self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
+    ) -> Any:
+        """The answer of a script that ends a session; too few replicas are told of."""
+        if not self._replicas:
+            return self._run(script, names, args)
+        answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
+        done = answer[0] == _LIVE or answer[2:] == [b"again"]
+        if done and confirmed < self._replicas:
+            handle = names[0][-KEY_LENGTH:]
+            self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
+        return answer
+
+
+def _gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
+    if status == _BURIED:
+        return Gone(rest[0].decode(), buried=True, repeated=rest[1] == b"again")
+    if status == _DUE:
+        return Gone(rest[0].decode(), tier=rest[1].decode("ascii", "replace"))
+    if status == _FOREIGN:
+        return Gone(CORRUPT)
+    if status == _NEWER:
+        raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
+    if status == _MOVING:
+        return Elsewhere(None)
+    if status == _ELSEWHERE:
+        return Elsewhere(Layout.loads(rest[0]))
+    return Gone(UNKNOWN)
+
+
+def _refused(
+    status: int, rest: list[Any], *, follow: bool = False
+) -> Gone | Conflict | Elsewhere | Successor:
+    if follow and status == _BURIED and rest[2:] and rest[2]:
+        return Successor(_gone(status, rest), rest[2].decode())
+    return _conflict(rest) if status == _CONFLICT else _gone(status, rest)
+
+
+def _conflict(rest: list[Any]) -> Gone | Conflict:
+    try:
+        return Conflict(loads(rest[0]))
+    except ValueError:
+        return Gone(CORRUPT)
+
+
+def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken | Elsewhere:
+    if status == _TAKEN:
+        return Taken()
+    if status == _FULL:
+        raise StoreFull(rules.cap.total)
+    if status == _ELSEWHERE:
+        return Elsewhere(Layout.loads(rest[0]))
+    now, head, total, removed = rest
+    return Live(loads(head, draft.payload), now, _removed(removed), total)
+
+
+def _removed(packed: bytes) -> tuple[Removed, ...]:
+    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
+    text = packed.decode("ascii", "replace")
+    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
+
+
+def _limit_rows(rules: Rules) -> bytes:
+    policy = rules.policy
+    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
+        (tier_tag(n), t) for n, t in policy.tiers.items()
+    ]
+    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
+    return "".join(rows).encode("ascii")
+
+
+def _cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
+    cap = rules.cap
+    order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
+    caps = (cap.total, cap.users, cap.per_user, int(cap.evict))
+    return caps + tuple(part.encode("ascii") for part in order)

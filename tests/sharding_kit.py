@@ -1,0 +1,32 @@
+"""What tests of shards share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask_safesession.record import Draft
+from flask_safesession.stores.base import Live
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.resharding import Moved, reshard
+from flask_safesession.testing import make_draft, make_rules
+from flask_safesession.tokens import new_id, new_stamp, user_tag
+
+RULES = make_rules(total=10_000)
+Make = Callable[..., RedisStore]
+
+
+def add(store: RedisStore, user: object = None, rules: Any = RULES) -> tuple[str, Draft]:
+    tag = user_tag(user)[0] if user is not None else ""
+    key, draft = new_id(tag).key, make_draft(new_stamp().encode(), rules=rules, user=user)
+    assert isinstance(store.create(key, draft, rules), Live)
+    return key, draft
+
+
+def move(store: RedisStore, after: int, batch: int = 50) -> list[Moved]:
+    return list(reshard(store._shards, after, batch=batch, settle=0))
+
+
+def payload(store: RedisStore, key: str) -> bytes | None:
+    answer = store.load(key, RULES, slide=False)
+    return answer.record.payload if isinstance(answer, Live) else None
