@@ -116,6 +116,7 @@ class Reaper:
         self._settings = settings
         self._id = f"flask-safesession-{id(self):x}"
         self._scheduler: Any = None
+        self._leaving: Any = None
         self._failing = False
         self._running = threading.Lock()
         seconds = (settings.check_interval or 0) / 1000
@@ -126,9 +127,15 @@ class Reaper:
 
     def wake(self) -> None:
         """Start the job, or start it anew if it has missed its time. Cheap otherwise."""
+        if _process != os.getpid() and not _notice_fork():
+            return  # another thread is at it
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + 2 * self._seconds
-            self._start()
+            try:
+                self._start()
+            except BaseException:  # a greenlet's time is up: the next request does it
+                self._look_at = 0.0
+                raise
 
     def run(self) -> PurgeReport | None:
         """One run of the job: ``None`` if it is another process's turn, or the store is down."""
@@ -177,11 +184,17 @@ class Reaper:
         first = self._scheduler is None
         if not first and not self._scheduler.running:
             return  # the app's own, not started: what is added there would only pile up
-        self._scheduler = self._settings.scheduler or _process_scheduler()
         # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
         # that was set back its wait may be hours; or the job was removed from the app's own.
         when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
         try:
+            self._scheduler = self._settings.scheduler or _process_scheduler()
+            if self._scheduler is None:
+                self._look_at = 0.0  # the next request is early enough
+                return
+            if first:
+                self._leaving = weakref.finalize(self, _remove_job, self._scheduler, self._id)
+                self._leaving.atexit = False
             self._scheduler.add_job(
                 _run,
                 IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
@@ -199,13 +212,15 @@ class Reaper:
                 "the purge job cannot be added to SAFESESSION_SCHEDULER; give a scheduler whose"
                 " default job store is in memory, or None for the process's own"
             )
-        if first:
-            weakref.finalize(self, _remove_job, self._scheduler, self._id).atexit = False
 
     def _forked(self) -> None:
+        """In a child: the parent's scheduler has no thread here, and its locks may be held."""
         self._running = threading.Lock()
-        if self._seconds:
-            self._look_at = 0.0
+        if self._leaving is not None:
+            self._leaving.detach()
+        own = self._settings.scheduler
+        goes_on = own is not None and own.running  # in the parent
+        self._look_at = 0.0 if self._seconds and not goes_on else float("inf")
         self._scheduler = None
 
 
@@ -242,24 +257,52 @@ _lock = threading.Lock()
 _scheduler: BackgroundScheduler | None = None
 
 
-def _process_scheduler() -> BackgroundScheduler:
-    """The one scheduler of this process, for all apps that have none of their own."""
+def _process_scheduler() -> BackgroundScheduler | None:
+    """The one scheduler of this process, for all apps that have none of their own.
+
+    ``None``: another thread is about to start it.
+    """
+    # Nobody waits for the lock: greenlets take turns while a thread starts, and where gevent came
+    # after this module, one that waited would stop all of them.
+    if _lock.acquire(blocking=False):
+        try:
+            if _scheduler is None:
+                _start_scheduler()
+        finally:
+            _lock.release()
+    return _scheduler
+
+
+def _start_scheduler() -> None:
     global _scheduler  # noqa: PLW0603  # one a process is the point
-    with _lock:
-        if _scheduler is None:
-            executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
-            _scheduler = BackgroundScheduler(
-                daemon=True, timezone=timezone.utc, executors=executors
-            )
-            _scheduler.start()
-        return _scheduler
+    executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
+    made = BackgroundScheduler(daemon=True, timezone=timezone.utc, executors=executors)
+    try:
+        made.start()
+    finally:
+        if made.running:  # also if a greenlet's time was up while the thread started
+            _scheduler = made
+
+
+_process = os.getpid()
+_noticed: dict[int, object] = {}
 
 
 def _after_fork() -> None:
-    global _scheduler, _lock  # the parent's thread is not here, its locks may be
+    # The parent's thread is not here, its locks may be.
+    global _scheduler, _lock, _process  # noqa: PLW0603  # one a process is the point
     _scheduler, _lock = None, threading.Lock()
     for reaper in _reapers:
         reaper._forked()
+    _process = os.getpid()
+
+
+def _notice_fork() -> bool:
+    """Where no hooks ran at the fork: uWSGI runs none unless it is told to. Whether it is done."""
+    mine = object()
+    if _noticed.setdefault(os.getpid(), mine) is mine:  # one thread does it
+        _after_fork()
+    return _process == os.getpid()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,288 +1,380 @@
-"""Real servers: gunicorn with forked workers, and with threads, on a real store."""
+"""Processes, threads and greenlets: real servers that fork, and calls that are cut short."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import ctypes
+import gc
 import os
 import signal
-import subprocess
 import sys
-import time
-import urllib.request
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http.cookiejar import CookieJar
+from contextlib import contextmanager, suppress
+from datetime import timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
-
-from .servers import Server, free_port
-
-PATIENCE = 20.0
-CLIENTS = 8
-ROUNDS = 19  # of two requests each
-DATABASE = 7  # no other test uses it: its connections are the site's
-
-SITE = """
-import os
-import threading
-
+from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
+from flask.testing import FlaskClient
 
-from flask_safesession import SafeSession, reaper, session
+from flask_safesession import reaper, session
+from flask_safesession.extension import State
+from flask_safesession.reaper import PurgeReport
+from flask_safesession.stores.redis import RedisStore
 
-app = Flask("site")
-app.secret_key = "a key for tests that is long enough"
-safe = SafeSession(
-    app,
-    store=os.environ["SITE_STORE"],
-    key_prefix=os.environ["SITE_PREFIX"],
-    check_interval="1h",
-    store_timeout="5s",
+from . import proxy, servers
+from .servers import Server, poll
+from .sites.running import (
+    PATIENCE,
+    assert_each_process_has_its_own,
+    assert_nothing_is_left,
+    browse,
+    gunicorn,
+    run_greenlets,
+    share_one_session,
 )
+from .test_memory import held, in_child
+
+ROUNDS = 10  # of two requests each, for each of eight browsers
+MakeApp = Callable[..., Flask]
 
 
-@app.get("/append/<value>")
-def append(value):
-    session.setdefault("mine", []).append(value)
-    return {"mine": session["mine"]}
+# -- forks ---
 
 
-@app.get("/mine")
-def mine():
-    return {"mine": session.get("mine", [])}
+@pytest.mark.parametrize("kind", ["sync", "gevent"])
+def test_fault_25_workers_of_a_preloaded_app_share_sessions_and_nothing_else(
+    any_server: Server, prefix: str, tmp_path: Path, kind: str
+) -> None:
+    options = ("--preload", "--workers", "2", "--worker-class", kind)
+    with gunicorn(any_server, prefix, tmp_path, *options, used=True) as site:
+        poll("two workers", lambda: len(site.workers()) == 2)
+        browse(site, ROUNDS)
+        share_one_session(site)
+        assert_each_process_has_its_own(site)
+        assert site.connections(site.master.pid)
+        assert_nothing_is_left(site)
 
 
-@app.get("/put/<key>")
-def put(key):
-    session[key] = True
-    return {}
+def test_fault_25_a_child_keeps_no_connection_of_its_parents_not_even_one_in_use(
+    make_app: MakeApp, any_server: Server, prefix: str
+) -> None:
+    with proxy.before(any_server.port) as way:
+        app = make_site(make_app, store=way.url, key_prefix=prefix)
+        mine, others = visitors(app)
+        way.piece = 5
+        thread = threading.Thread(target=mine.get, args=["/read"])
+        thread.start()
+        wait_until_it_waits(ident(thread))
+        way.piece = None  # from the next reply on
+
+        def child() -> list[Any]:
+            return [others.get("/read").json, ports_to(way.port)]
+
+        parents = ports_to(way.port)
+        seen, childs = in_child(child)
+        thread.join(PATIENCE)
+    assert seen == {"mine": "others"}
+    assert len(parents) == 1
+    assert len(childs) == 1
+    assert parents != childs
 
 
-@app.get("/keys")
-def keys():
-    return {"keys": sorted(session)}
+# Locks of this library and of those it uses. A thread that is not in the child may hold any.
+LOCKS: dict[str, Callable[[State], Any]] = {
+    "memory store": lambda state: state.store._lock,  # type: ignore[attr-defined]
+    "job": lambda state: state.reaper._running,
+    "scheduler of the process": lambda _: reaper._lock,
+    "jobs of the scheduler": lambda _: reaper._scheduler._jobstores_lock,  # type: ignore[union-attr]
+    "breaker": lambda state: _server(state).breaker._lock,
+    "pybreaker": lambda state: _server(state).breaker._circuit._lock,
+    "the only connection": lambda state: _server(state)._own.free,
+}
 
 
-@app.get("/process")
-def process():
-    names = [thread.name for thread in threading.enumerate()]
-    return {"jobs": len(reaper._scheduler.get_jobs()), "schedulers": names.count("APScheduler")}
+@pytest.mark.parametrize("name", LOCKS)
+def test_fault_26_a_child_that_was_forked_while_a_lock_was_held_works_with_its_own_job(
+    make_app: MakeApp, any_server: Server, prefix: str, name: str
+) -> None:
+    store = "memory://" if name == "memory store" else f"{any_server.url}?max_connections=1"
+    app = make_site(make_app, store=store, key_prefix=prefix)
+    app.test_client().get("/write/parent")
+    assert app.test_client().get("/jobs").json == {"jobs": 1}
+    parents = reaper._scheduler
+
+    def child() -> list[Any]:
+        one = app.test_client()
+        one.get("/write/child")
+        mine = one.get("/read").json
+        jobs = one.get("/jobs").json
+        return [mine, jobs, reaper._scheduler is parents, state_of(app).reaper.run()]
+
+    with held(LOCKS[name](state_of(app))):
+        mine, jobs, is_the_parents, report = in_child(child)
+    assert mine == {"mine": "child"}
+    assert jobs == {"jobs": 1}
+    assert not is_the_parents
+    assert PurgeReport(*report) == PurgeReport()
 
 
-@app.after_request
-def say_who_answers(response):
-    response.headers["X-Pid"] = str(os.getpid())
-    return response
+def test_fault_26_a_child_can_let_its_app_go_whatever_the_parents_scheduler_was_doing(
+    make_app: MakeApp,
+) -> None:
+    apps = [make_site(make_app)]
+    apps[0].test_client().get("/write/parent")
+
+    def child() -> int:
+        apps.clear()
+        return gc.collect() and 1
+
+    assert reaper._scheduler
+    with held(reaper._scheduler._jobstores_lock):
+        assert in_child(child)
 
 
-if os.environ["SITE_USED_BEFORE_THE_FORK"]:
-    # The worst that a preloaded app can do: workers inherit an open connection and a job.
+def test_fault_26_a_child_leaves_a_scheduler_alone_that_runs_in_its_parent(
+    make_app: MakeApp, any_server: Server, prefix: str
+) -> None:
+    own = BackgroundScheduler(timezone=timezone.utc)
+    own.start()
+    app = make_site(make_app, store=any_server.url, key_prefix=prefix, scheduler=own)
     client = app.test_client()
-    client.get("/append/parent")
-    assert client.get("/process").json == {"jobs": 1, "schedulers": 1}
-"""
+    client.get("/write/parent")
+    with held(own._jobstores_lock):
+        assert in_child(lambda: client.get("/read").json) == {"mine": "parent"}
+    assert len(own.get_jobs()) == 1
+    own.shutdown()
 
 
-class Browser:
-    """Keeps its cookies, and notes which processes answered."""
-
-    def __init__(self, base: str) -> None:
-        self._base = base
-        self.jar = CookieJar()
-        self._open = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
-        ).open
-        self.pids: set[int] = set()
-        self.pid = 0
-
-    def get(self, path: str) -> Any:
-        with self._open(self._base + path, timeout=PATIENCE) as response:
-            self.pid = int(response.headers["X-Pid"])
-            self.pids.add(self.pid)
-            return json.loads(response.read())
-
-
-@dataclass
-class Site:
-    """A running gunicorn."""
-
-    port: int
-    master: subprocess.Popen[bytes]
-    log: Path
-    store: Server
-
-    def browser(self) -> Browser:
-        return Browser(f"http://127.0.0.1:{self.port}")
-
-    def workers(self) -> set[int]:
-        return {child.pid for child in psutil.Process(self.master.pid).children(recursive=True)}
-
-    def connections(self, pid: int) -> set[int]:
-        """The local ports of a process's connections to the store."""
-        return {
-            found.laddr.port
-            for found in psutil.Process(pid).net_connections("tcp")
-            if found.status == psutil.CONN_ESTABLISHED and found.raddr.port == self.store.port
-        }
-
-    def wait(self) -> None:
-        def answers() -> bool:
-            assert self.master.poll() is None, self.log.read_text()
-            with contextlib.suppress(OSError):
-                self.browser().get("/mine")
-                return True
-            return False
-
-        until(answers)
-
-    def stop(self) -> None:
-        self.master.send_signal(signal.SIGTERM)
-        try:
-            self.master.wait(PATIENCE)
-        finally:
-            self.master.kill()
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for another process: there is nothing else to wait on."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def start(any_server: Server, prefix: str, tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    sites: list[Site] = []
-
-    def run(*options: str, used_before: bool = False) -> Site:
-        (tmp_path / "site_of_tests.py").write_text(SITE)
-        # In a file and not an option: older versions of gunicorn do not know it, and skip it here.
-        (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True")
-        port, log = free_port(), tmp_path / "log"
-        command = [sys.executable, "-m", "gunicorn", "site_of_tests:app"]
-        command += [
-            "--config",
-            str(tmp_path / "gunicorn.conf.py"),
-            "--bind",
-            f"127.0.0.1:{port}",
-            "--chdir",
-            str(tmp_path),
-            *options,
-        ]
-        environment = os.environ | {
-            "SITE_STORE": any_server.url.replace("/0", f"/{DATABASE}"),
-            "SITE_PREFIX": prefix,
-            "SITE_USED_BEFORE_THE_FORK": "yes" if used_before else "",
-        }
-        with log.open("wb") as out:
-            master = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        sites.append(Site(port, master, log, any_server))
-        sites[-1].wait()
-        return sites[-1]
-
-    yield run
-    for site in sites:
-        if site.master.poll() is None:
-            site.stop()
-
-
-def connections_at(server: Server) -> int:
-    """How many connections the store sees from the site, whoever holds them."""
-    with contextlib.closing(server.client()) as client:
-        listed: Any = client.client_list()
-    return sum(connection["db"] == str(DATABASE) for connection in listed)
-
-
-def browse(site: Site) -> list[Browser]:
-    """Some 300 requests of several clients at once; each has to see its own data, all of it."""
-
-    def one(number: int) -> Browser:
-        browser, mine = site.browser(), []
-        for turn in range(ROUNDS):
-            mine.append(f"{number}-{turn}")
-            assert browser.get(f"/append/{mine[-1]}") == {"mine": mine}
-            assert browser.get("/mine") == {"mine": mine}
-        return browser
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        browsers = list(pool.map(one, range(CLIENTS)))
-    cookies = {cookie.value for browser in browsers for cookie in browser.jar}
-    assert len(cookies) == CLIENTS
-    return browsers
-
-
-def share_one_session(site: Site) -> None:
-    """Concurrent changes of one session to different keys: all of them survive."""
-    owner = site.browser()
-    owner.get("/put/start")
-
-    def change(number: int) -> None:
-        browser = site.browser()
-        for cookie in owner.jar:
-            browser.jar.set_cookie(cookie)
-        browser.get(f"/put/key{number}")
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(change, range(CLIENTS)))
-    expected = sorted(["start", *(f"key{n}" for n in range(CLIENTS))])
-    assert owner.get("/keys") == {"keys": expected}
-
-
-def assert_nothing_is_left(site: Site, pids: set[int]) -> None:
-    site.stop()
-    assert site.master.returncode == 0
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    until(lambda: connections_at(site.store) == 0)
-    with pytest.raises(OSError, match="refused"):
-        site.browser().get("/mine")
-    log = site.log.read_text()
-    assert "Traceback" not in log
-    assert "[ERROR]" not in log
-
-
-def test_forked_workers_of_a_preloaded_app_share_sessions_and_nothing_else(
-    start: Callable[..., Site],
+def test_fault_26_a_child_that_starts_the_apps_own_scheduler_has_its_job_there(
+    make_app: MakeApp,
 ) -> None:
-    site = start("--preload", "--workers", "2", "--worker-class", "sync", used_before=True)
-    until(lambda: len(site.workers()) == 2)
-    workers = site.workers()
+    own = BackgroundScheduler(timezone=timezone.utc)
+    app = make_site(make_app, scheduler=own)
+    app.test_client().get("/write/parent")
 
-    browsers = browse(site)
-    assert set().union(*(browser.pids for browser in browsers)) == workers
-    assert any(len(browser.pids) == 2 for browser in browsers)  # one session, both workers
-    share_one_session(site)
+    def child() -> int:
+        own.start()  # as in a hook of the server's
+        app.test_client().get("/write/child")
+        return len(own.get_jobs())
 
-    jobs = {}
-    browser = site.browser()
-
-    def both_were_asked() -> bool:
-        found = browser.get("/process")
-        jobs[browser.pid] = found
-        return jobs.keys() == workers
-
-    until(both_were_asked)
-    assert all(found == {"jobs": 1, "schedulers": 1} for found in jobs.values())
-
-    everybody = [*workers, site.master.pid]
-    held = [site.connections(pid) for pid in everybody]
-    assert all(held)
-    assert len(set().union(*held)) == sum(map(len, held))  # none is held by two
-    assert_nothing_is_left(site, {*workers, site.master.pid})
+    assert in_child(child) == 1
 
 
-def test_threads_of_one_worker_share_its_job_and_nothing_of_each_other(
-    start: Callable[..., Site],
+def test_fault_26_a_child_that_was_forked_during_an_outage_finds_out_for_itself(
+    make_app: MakeApp, tmp_path: Path
 ) -> None:
-    site = start("--workers", "1", "--worker-class", "gthread", "--threads", "4")
-    [worker] = site.workers()
-    browse(site)
-    share_one_session(site)
-    assert site.browser().get("/process") == {"jobs": 1, "schedulers": 1}
-    assert 1 <= len(site.connections(worker)) <= 4  # one a thread at most
-    assert_nothing_is_left(site, {worker, site.master.pid})
+    with servers.running(min(servers.binaries()), tmp_path, *servers.KEEP) as server:
+        app = make_site(make_app, store=server.url)
+        client = app.test_client()
+        client.get("/write/parent")
+        server.kill()
+        answers = [client.get("/read").status_code for _ in range(6)]
+        assert answers == [503] * 6
+        server.restart()
+        assert list(store_of(app).states().values()) == ["open"]
+        assert in_child(lambda: client.get("/read").json) == {"mine": "parent"}
+        assert list(store_of(app).states().values()) == ["open"]
+
+
+def test_an_app_works_under_uwsgi_without_threads_and_the_log_says_what_is_missing(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reaper, "_scheduler", None)
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=False))
+    app = make_site(make_app)
+    client = app.test_client()
+    client.get("/write/mine")
+    assert client.get("/read").json == {"mine": "mine"}
+    assert "--enable-threads" in caplog.text
+
+
+# -- calls that are cut short ---
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_fault_28_a_signal_in_the_middle_of_a_reply_throws_its_connection_away(
+    make_app: MakeApp, tmp_path: Path, error: type[BaseException]
+) -> None:
+    with servers.running(min(servers.binaries()), tmp_path) as server:
+        app = make_site(make_app, store=server.url)
+        mine, others = visitors(app)
+        interrupt = when_it_waits(threading.get_ident(), interrupted_by(error))
+        with server.paused(), interrupt, pytest.raises(error):
+            mine.get("/read")
+        # The server answers what it was asked before it stopped.
+        assert others.get("/read").json == {"mine": "others"}
+        assert mine.get("/read").json == {"mine": "mine"}
+        assert server.ask("INFO", "clients")["connected_clients"] == 2  # it, and the one that asks
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_fault_28_a_thread_that_ends_in_the_middle_of_a_reply_throws_its_connection_away(
+    make_app: MakeApp, any_server: Server, prefix: str, error: type[BaseException]
+) -> None:
+    with proxy.before(any_server.port) as way:
+        app = make_site(make_app, store=way.url, key_prefix=prefix)
+        mine, others = visitors(app)
+        seen: list[object] = []
+
+        def visit() -> None:
+            try:
+                seen.append(mine.get("/read").json)
+            except error as raised:
+                seen.append(type(raised))
+
+        way.piece = 5
+        thread = threading.Thread(target=visit)
+        thread.start()
+        wait_until_it_waits(ident(thread))
+        raise_in(ident(thread), error)
+        thread.join(PATIENCE)
+        assert seen == [error]
+        way.piece = None
+        assert others.get("/read").json == {"mine": "others"}
+        assert mine.get("/read").json == {"mine": "mine"}
+        assert way.open == 1
+
+
+def test_fault_28_a_thread_that_ends_while_it_waits_for_a_connection_leaves_it_to_the_next(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    with servers.running(min(servers.binaries()), tmp_path) as server:
+        app = make_site(make_app, store=f"{server.url}?max_connections=1", store_timeout="5s")
+        visitor, _ = visitors(app)
+        seen: dict[str, int] = {}
+
+        def visit(name: str) -> None:
+            with suppress(SystemExit):
+                seen[name] = visitor.get("/read").status_code
+
+        threads = {name: threading.Thread(target=visit, args=[name]) for name in ("1", "2", "3")}
+        with server.paused():
+            for name, thread in threads.items():
+                thread.start()
+                wait_until_it_waits(ident(thread), *(["_Slots"] if name != "1" else []))
+            raise_in(ident(threads["2"]), SystemExit)  # it will, when it is woken up
+        for thread in threads.values():
+            thread.join(PATIENCE)
+    assert seen == {"1": 200, "3": 200}
+
+
+def test_fault_28_greenlets_that_run_out_of_time_throw_their_connections_away(
+    any_server: Server,
+) -> None:
+    with proxy.before(any_server.port) as way:
+        way.delay = 0.005
+        seen = run_greenlets(f"{way.url}?max_connections=5", "late", greenlets=20, rounds=6)
+    assert seen["wrong"] == []
+    assert seen["cut"] > 10
+    assert seen["process"] == {"jobs": 2, "schedulers": 1}  # a job an app
+
+
+# -- help ---
+
+
+def make_site(make_app: MakeApp, **settings: Any) -> Flask:
+    app = make_app(check_interval="1h", **settings)
+    app.add_url_rule("/write/<value>", "write", write)
+    app.add_url_rule("/read", "read", lambda: {"mine": session.get("mine")})
+    app.add_url_rule("/jobs", "jobs", lambda: {"jobs": len(_jobs(app))})
+    return app
+
+
+def write(value: str) -> str:
+    session["mine"] = value
+    return ""
+
+
+def _jobs(app: Flask) -> list[Any]:
+    """The jobs of this app: those of other tests' apps may be there still."""
+    found = reaper._scheduler.get_jobs() if reaper._scheduler else []
+    return [job for job in found if job.id == state_of(app).reaper._id]
+
+
+def state_of(app: Flask) -> State:
+    state: State = app.extensions["safesession"]
+    return state
+
+
+def store_of(app: Flask) -> RedisStore:
+    store = state_of(app).store
+    assert isinstance(store, RedisStore)
+    return store
+
+
+def _server(state: State) -> Any:
+    [server] = state.store._caller.topology.servers()  # type: ignore[attr-defined]
+    return server
+
+
+def visitors(app: Flask) -> tuple[FlaskClient, FlaskClient]:
+    """Two, with a session each; the store has one idle connection, and the server the scripts."""
+    both = app.test_client(), app.test_client()
+    for client, name in zip(both, ("mine", "others"), strict=True):
+        client.get(f"/write/{name}")
+        client.get("/read")
+    return both
+
+
+def ports_to(port: int) -> list[int]:
+    """The near ends of this process's connections to *port*."""
+    found = psutil.Process().net_connections("tcp")
+    return [one.laddr.port for one in found if getattr(one.raddr, "port", None) == port]
+
+
+def ident(thread: threading.Thread) -> int:
+    assert thread.ident, "not started"
+    return thread.ident
+
+
+def is_in(thread: int, place: str) -> bool:
+    """Whether *thread* is in a function of that name, or in a method of such a class."""
+    frame = sys._current_frames().get(thread)
+    while frame:
+        if place in (frame.f_code.co_name, type(frame.f_locals.get("self")).__name__):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def wait_until_it_waits(thread: int, place: str = "read_response") -> None:
+    """For a reply, or in another *place*."""
+    poll(f"a thread in {place}", lambda: is_in(thread, place))
+
+
+@contextmanager
+def when_it_waits(thread: int, interrupt: Callable[[], None]) -> Iterator[None]:
+    """Interrupt *thread* when it waits for a reply."""
+
+    def watch() -> None:
+        wait_until_it_waits(thread)
+        interrupt()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join(PATIENCE)
+
+
+def interrupted_by(error: type[BaseException]) -> Callable[[], None]:
+    """A signal to this process whose handler raises *error*, as gunicorn's does."""
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise error
+
+    signal.signal(signal.SIGUSR1, handle)
+    return lambda: os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def raise_in(thread: int, error: type[BaseException]) -> None:
+    """Let *thread* raise *error* as soon as it runs again."""
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(error)
+    )
+    assert raised == 1

@@ -46,7 +46,7 @@ class Cluster:
 
     The map of slots is read when it is first needed; again when a node says that it is out of date,
     and while a node does not answer, so that a replica that took over is found. One call at a time
-    does that for all, and nobody waits for it.
+    does that for all; only for the first map do the others wait.
 
     :param seeds: addresses of some nodes.
     :param access: how to get into each of them.
@@ -106,7 +106,7 @@ class Cluster:
 
     def _owner(self, slot: int) -> _Node:
         if not self._slots:
-            self._read(slot)
+            self._start(slot)
         node = self._slots[slot]
         if node is None or node.at.breaker.failing:
             self._look(slot)
@@ -141,17 +141,32 @@ class Cluster:
 
     # -- the map --------------------------------------------------------------------------------
 
+    def _start(self, slot: int) -> None:
+        """Read the first map. The others who start wait for it, but not for all of their time."""
+        starting = self._own_turn().starting
+        is_first = starting.acquire(timeout=remaining() / 2)
+        try:
+            if not self._slots:
+                self._read(slot)
+        finally:
+            if is_first:
+                starting.release()
+
     def _look(self, slot: int, first: _Node | None = None) -> None:
-        """Read the map anew, if it is time and nobody else is at it; never in vain for the call."""
-        if self._turn.process != os.getpid():
-            self._turn = _Turn()
+        """Read the map anew, if it is time and nobody is at it. Calls can go on without."""
+        turn = self._own_turn()
         with suppress(redis.RedisError):
-            if self._turn.is_taken():
+            if turn.is_taken():
                 return
             try:
                 self._read(slot, first)
             finally:
-                self._turn.give_back()
+                turn.give_back()
+
+    def _own_turn(self) -> _Turn:
+        if self._turn.process != os.getpid():
+            self._turn = _Turn()
+        return self._turn
 
     def _read(self, slot: int | None = None, first: _Node | None = None) -> None:
         """Ask one node after the other for the map; none may take more than its share of time.
@@ -207,11 +222,12 @@ class _Turn:
     """Whose turn it is to look: one at a time, and not all the time.
 
     Of one process: locks may be held at a fork. A turn is a time, since whoever got it may never be
-    heard of again.
+    heard of again. ``starting``: held by who reads the first map.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.starting = threading.Lock()
         self._lock = threading.Lock()
         self._at = 0.0
 

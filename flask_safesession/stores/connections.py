@@ -8,7 +8,7 @@ has one deadline, and each wait on the socket gets what is left of it (see :mod:
 from __future__ import annotations
 
 import os
-import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -81,25 +81,60 @@ def was_sent(error: redis.RedisError) -> bool:
 class _Slots:
     """So many calls at once; the others wait for one to end, within their time.
 
-    A semaphore of ``threading`` breaks when a time-out of gevent's ends the wait for it; a queue of
-    C does not, nor does gevent's own.
+    A call that ends gives its slot to the next one by name. When that one's wait is cut short (by
+    gevent, by ``SystemExit``) it hands the slot on; with a semaphore or a queue it would be lost.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(count):
-            self._free.put(None)
+        self._free = count
+        self._waiting: deque[_Turn] = deque()
+        self._lock = threading.Lock()  # never held while anything is waited for
 
     def __enter__(self) -> None:
+        turn = _Turn()
         try:
-            self._free.get(timeout=remaining())
-        except queue.Empty:
+            with self._lock:
+                if self._free:
+                    self._free -= 1
+                    return
+                self._waiting.append(turn)
+            in_time = turn.bell.acquire(timeout=remaining())
+        except BaseException:
+            self._give_up(turn)
+            raise
+        if not in_time:
+            self._give_up(turn)
             error = redis.TimeoutError(f"none of {self._count} connections came free in time")
-            raise _unsent(error) from None
+            raise _unsent(error)
 
     def __exit__(self, *exception: object) -> None:
-        self._free.put(None)
+        with self._lock:
+            self._hand_on()
+
+    def _give_up(self, turn: _Turn) -> None:
+        with self._lock:
+            if turn.given:
+                self._hand_on()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+
+    def _hand_on(self) -> None:
+        if self._waiting:
+            turn = self._waiting.popleft()
+            turn.given = True
+            turn.bell.release()
+        else:
+            self._free += 1
+
+
+class _Turn:
+    """Of one that waits. ``given``: it has the slot, also if it does not know yet."""
+
+    def __init__(self) -> None:
+        self.given = False
+        self.bell = threading.Lock()
+        self.bell.acquire()
 
 
 class _Own:

@@ -6,6 +6,7 @@ meets a session on its way to another shard sends it on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -92,11 +93,13 @@ class Router:
 
     def where_it_is(self, key: str, ask: Callable[[Shard], _T | Elsewhere]) -> _T | Gone:
         """What the shard answers that has the session; ``Gone`` if none has."""
-        with deadline(self._timeout):
-            if self.known().shards == 1:  # the usual case, without a look at the key
-                answer = ask(self.shards[0])
-                if not isinstance(answer, Elsewhere):
-                    return answer
+        begun = time.monotonic()
+        if self._layout is not None and self._layout.shards == 1:
+            # The usual case, without a look at the key; the one call there is has a deadline.
+            answer = ask(self.shards[0])
+            if not isinstance(answer, Elsewhere):
+                return answer
+        with deadline(self._timeout + begun - time.monotonic()):
             for _ in range(_HOPS):
                 found = self._in_turn(self.known(), key, ask)
                 if found is not None:
