@@ -308,7 +308,7 @@ class _Save:
             try:
                 self._become(merge(stored.record.payload, self._data, answer.record.payload))
             except UndecodableError:
-                return self._lost(Buried(stored.sid.key, CORRUPT))
+                return self._not_done(stored, Gone(CORRUPT, tier=answer.record.tier))
             self._stored = Stored(stored.sid, answer.record)
             self._conflicts += 1
             return None

@@ -41,15 +41,20 @@ _LATE = 0.1
 # The server has done nothing, and may be ready in a moment: seconds until it is asked again.
 _NOT_YET = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 _PAUSES = (0.01, 0.03, 0.06)
-# How errors begin that an operator can do something about, and what. Case is as servers have it.
+_ACL = "give the ACL user the commands and keys that the documentation of stores lists"
+_MEMORY = "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS"
+# What stands in errors that an operator can do something about, and what. Case is as servers have it.
 _MENDS = {
     "NOAUTH": "give the password in SAFESESSION_STORE",
+    "unauthenticated": "give the password in SAFESESSION_STORE",
     "Authentication required": "give the password in SAFESESSION_STORE",
     "WRONGPASS": "mend the user name or password in SAFESESSION_STORE",
     "invalid username-password": "mend the user name or password in SAFESESSION_STORE",
-    "NOPERM": "give the ACL user the commands and keys that the documentation of stores lists",
+    "without any password configured": "mend the user name or password in SAFESESSION_STORE",
+    **dict.fromkeys(["NOPERM", "NoPermission", "ACL failure", "can't run this command"], _ACL),
+    "No permissions to access": _ACL,
     "max number of clients reached": "raise the server's maxclients, or run fewer workers",
-    "OOM": "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS",
+    **dict.fromkeys(["OOM", "OutOfMemory"], _MEMORY),
     "MISCONF": "the server cannot save its data: look at its disk and its log",
     "NOREPLICAS": "the server wants more replicas than it has: see min-replicas-to-write",
     "BUSY": "somebody's script keeps the server busy: SCRIPT KILL ends it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +68,10 @@ def age_redis(client: Any, milliseconds: int, prefix: str = "safesession") -> No
 
     For tests only: it walks every key of the database.
     """
-    slot = f"{{{prefix}:0}}"
-    client.eval(_AGE, 1, f"{slot}:tiers", milliseconds, f"{slot}:*")
+    ours = re.compile(re.escape(f"{{{prefix}:") + r"\d+}")
+    names = (name if isinstance(name, str) else name.decode() for name in client.scan_iter("{*"))
+    for slot in {found.group() for name in names if (found := ours.match(name))}:
+        client.eval(_AGE, 1, f"{slot}:tiers", milliseconds, f"{slot}:*")
 
 
 @dataclass(frozen=True)

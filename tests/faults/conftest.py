@@ -117,7 +117,7 @@ def open_site(make_app: Callable[..., Flask]) -> Iterator[Callable[..., kit.Site
     with ExitStack() as stack:
 
         def make(store: Any, **settings: Any) -> kit.Site:
-            settings.setdefault("store_timeout", kit.TIMEOUT)
+            settings.setdefault("store_timeout", kit.PATIENCE)
             site = kit.Site(make_app(store=store, **settings))
             stack.callback(site.store.close)
             return site

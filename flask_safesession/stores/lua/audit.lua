@@ -27,7 +27,8 @@ local function check_record(key)
   local r = parse(head(p .. ':s:' .. key))
   if not r then return end
   local score = redis.call('ZSCORE', p .. ':t:' .. r.bucket, member(key, r))
-  local listed = r.user == '' or redis.call('ZSCORE', p .. ':u:' .. r.user, key)
+  local listed = r.user == '' or (redis.call('ZSCORE', p .. ':u:' .. r.user, key)
+    and redis.call('HGET', p .. ':tiers', r.tier))
   if score and tonumber(score) == deadline(r) and listed then return end
   mended = mended + 1
   if deadline(r) <= now then return remove(p, key, r) end

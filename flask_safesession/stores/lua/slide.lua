@@ -22,7 +22,15 @@ if string.sub(ARGV[1], 1, 1) == '1' and now - r.last >= touch then
 end
 -- PEXPIRE comes first: it needs no memory, so that reads and slides go on at maxmemory.
 if changed then
-  redis.call('PEXPIRE', KEYS[1], deadline(r) - now + NET)
+  local refused = redis.pcall('PEXPIRE', KEYS[1], deadline(r) - now + NET)
+  if type(refused) == 'table' and refused.err then
+    -- A master that takes no writes (its disk is full, its replicas are gone) can still be read. One
+    -- that is no master any more must not be.
+    local passing = string.find(refused.err, 'MISCONF', 1, true)
+      or string.find(refused.err, 'NOREPLICAS', 1, true)
+    if not passing then return refused end
+    return {LIVE, now, string.sub(raw, 1, r.user == '' and 72 or HEADER), raw}
+  end
   redis.call('SETRANGE', KEYS[1], 24, times(r))
   redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
 end

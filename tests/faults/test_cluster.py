@@ -1,0 +1,455 @@
+"""Nodes of a cluster that are lost, stopped, replaced; slots that are moved while in use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from flask_safesession.errors import StoreUnavailable
+from flask_safesession.stores.base import Gone, Live, Rules, Terms
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.testing import make_draft, make_rules, new_key
+from flask_safesession.testing.kit import together
+from flask_safesession.tokens import new_stamp
+
+from .. import fleets, servers
+from ..test_memory import in_child
+from .kit import within
+
+pytestmark = pytest.mark.faults
+
+RULES = make_rules()
+TIMEOUT = 0.6
+BOUND = TIMEOUT * 1.5
+# A call that does not wait for anything; the machine may be busy.
+AT_ONCE = 0.2
+
+
+def prefix_on(six: fleets.Cluster, master: servers.Server) -> str:
+    """A prefix whose first shard is on *master*."""
+    prefixes = (f"t{number}" for number in range(10_000))
+    return next(p for p in prefixes if six.node_of(slot(p)) is master)
+
+
+def slot(prefix: str) -> str:
+    return f"{{{prefix}:0}}"
+
+
+@pytest.fixture
+def open_store() -> Iterator[Callable[..., RedisStore]]:
+    made: list[RedisStore] = []
+
+    def make(given: Any, prefix: str, **options: Any) -> RedisStore:
+        made.append(RedisStore(given, prefix=prefix, timeout=TIMEOUT, **options))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+
+
+def add(store: RedisStore, user: object = None, rules: Rules = RULES) -> tuple[str, str]:
+    key, draft = new_key(), make_draft(user=user, rules=rules)
+    assert isinstance(store.create(key, draft, rules), Live)
+    return key, draft.stamp
+
+
+def use(store: RedisStore) -> None:
+    """All that is done to a session, without a fault."""
+    key, stamp = add(store)
+    assert isinstance(store.load(key, RULES, slide=True), Live)
+    draft = make_draft()
+    assert isinstance(store.commit(key, draft, stamp, slide=True), Live)
+    new, terms = new_key(), Terms(draft.stamp, restart=True, reason="rotated")
+    assert isinstance(store.rotate(key, new, make_draft(user=1), RULES, terms), Live)
+    assert isinstance(store.end(new, new_stamp(), "logout", None), Live)
+    assert store.load(new, RULES, slide=True) == Gone("logout", buried=True)
+
+
+def until_it_works(store: RedisStore, key: str, bound: float = BOUND) -> float:
+    """Ask again and again; no call may take longer than *bound*. When it first worked."""
+
+    def works() -> bool:
+        with within(bound):
+            try:
+                return isinstance(store.load(key, RULES, slide=True), Live)
+            except StoreUnavailable:
+                return False
+
+    servers.poll("a load", works)
+    return time.monotonic()
+
+
+@contextmanager
+def promotion_of(replica: servers.Server) -> Iterator[list[float]]:
+    """When *replica* calls itself a master; there at the end of the block."""
+    seen: list[float] = []
+
+    def watch() -> None:
+        servers.poll("a promotion", lambda: replica.ask("ROLE")[0] == b"master")
+        seen.append(time.monotonic())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield seen
+    watching.join(30)
+
+
+# -- lost nodes -----------------------------------------------------------------------------------
+
+
+def test_fault_33_a_lost_node_is_a_503_at_once_until_its_replica_takes_over(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    lost = cluster_six.masters()[1]
+    [replica] = cluster_six.replicas_of(lost)
+    store = open_store(cluster_six.url, prefix_on(cluster_six, lost))
+    key, _ = add(store)
+    with promotion_of(replica) as promoted:
+        lost.kill()
+        worked = until_it_works(store, key, AT_ONCE)
+    assert worked - promoted[0] < 0.5
+    use(store)
+    assert set(store.states().values()) == {"closed"}
+    assert f"127.0.0.1:{replica.port}" in store.states()
+    assert f"127.0.0.1:{lost.port}" not in store.states()
+
+
+def test_fault_33_a_stopped_node_costs_one_timeout_until_its_replica_takes_over(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    lost = cluster_six.masters()[0]
+    [replica] = cluster_six.replicas_of(lost)
+    store = open_store(cluster_six.url, prefix_on(cluster_six, lost))
+    key, _ = add(store)
+    with promotion_of(replica) as promoted, lost.paused():
+        worked = until_it_works(store, key)
+        use(store)
+    assert worked - promoted[0] < BOUND  # a call that was under way had to wait
+    cluster_six.wait()
+
+
+def test_fault_33_calls_for_other_slots_are_not_hurt_by_a_stopped_node(
+    fresh_cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    """Not even those of processes that have not heard of any node yet."""
+    six = fresh_cluster_six
+    lost, *others = six.masters()
+    let_take_over(six, lost, "no")
+    prefixes = [prefix_on(six, master) for master in others]
+    open_ones = [open_store(six.url, prefix) for prefix in prefixes]
+    hurt = open_store(six.url, prefix_on(six, lost))
+    for store in (hurt, *open_ones):
+        use(store)
+    with lost.paused():
+        stop = threading.Event()
+
+        def suffer() -> None:
+            while not stop.is_set():
+                with pytest.raises(StoreUnavailable), within(BOUND):
+                    hurt.load(new_key(), RULES, slide=True)
+
+        suffering = threading.Thread(target=suffer)
+        suffering.start()
+        try:
+            for store in open_ones:
+                for _ in range(20):
+                    with within(AT_ONCE):
+                        use(store)
+            for prefix in prefixes:
+                with within(BOUND):  # it may be the stopped node that is asked first
+                    use(open_store(six.url, prefix))
+        finally:
+            stop.set()
+            suffering.join(10)
+    let_take_over(six, lost, "yes")
+    six.wait()
+    use(hurt)
+
+
+def let_take_over(six: fleets.Cluster, master: servers.Server, whether: str) -> None:
+    contrary = {"yes": "no", "no": "yes"}[whether]
+    for replica in six.replicas_of(master):
+        replica.ask("CONFIG", "SET", "cluster-replica-no-failover", contrary)
+
+
+def test_fault_33_with_all_nodes_stopped_calls_end_in_time_and_soon_at_once(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    store = open_store(cluster_six.url, "all")
+    key, _ = add(store)
+    fresh = open_store(cluster_six.url, "fresh")
+    for server in cluster_six.servers:
+        server.pause()
+    try:
+        for one in (store, fresh):
+            for _ in range(8):
+                with pytest.raises(StoreUnavailable), within(BOUND):
+                    one.load(key, RULES, slide=True)
+        took = sorted(failing_load(store, key) for _ in range(100))
+        assert took[90] < 0.005
+    finally:
+        for server in cluster_six.servers:
+            server.resume()
+    until_it_works(store, key)
+    cluster_six.wait()
+    use(store)
+    use(fresh)
+
+
+def failing_load(store: RedisStore, key: str) -> float:
+    started = time.perf_counter()
+    with pytest.raises(StoreUnavailable):
+        store.load(key, RULES, slide=True)
+    return time.perf_counter() - started
+
+
+def test_fault_33_a_planned_failover_under_load_is_not_noticed(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    master = cluster_six.masters()[2]
+    [replica] = cluster_six.replicas_of(master)
+    store = open_store(cluster_six.url, prefix_on(cluster_six, master))
+    use(store)
+    stop = threading.Event()
+
+    def load(number: int) -> int:
+        done = 0
+        while not stop.is_set():
+            if number == 0:
+                cluster_six.failover(replica)
+                stop.set()
+            use(store)
+            done += 1
+        return done
+
+    assert all(together(4, load))
+
+
+def test_fault_33_sessions_are_never_read_from_a_replica(
+    fresh_cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    six = fresh_cluster_six
+    given = redis.RedisCluster.from_url(first_of(six.url), **anywhere())
+    for server in six.servers:
+        server.ask("CONFIG", "RESETSTAT")
+    for store in (open_store(six.url, "by-url"), open_store(given, "by-client")):
+        for _ in range(10):
+            use(store)
+    masters = six.masters()
+    for server in six.servers:
+        stats = server.ask("INFO", "commandstats")
+        assert ("cmdstat_evalsha" in stats) <= (server in masters)
+        assert "cmdstat_readonly" not in stats
+    given.close()
+
+
+def anywhere() -> dict[str, Any]:
+    """Options of a client that reads from replicas, too, in old and new releases of redis-py."""
+    strategies = getattr(redis.cluster, "LoadBalancingStrategy", None)
+    if strategies is None:
+        return {"read_from_replicas": True}
+    return {"load_balancing_strategy": strategies.RANDOM}
+
+
+def first_of(url: str) -> str:
+    """The first node of a URL, as redis-py takes it."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme.partition('+')[0]}://{rest.partition(',')[0]}"
+
+
+# -- slots that move ------------------------------------------------------------------------------
+
+
+def test_fault_33_a_slot_that_moved_is_not_noticed(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    source, target, *_ = cluster_six.masters()
+    prefix = prefix_on(cluster_six, source)
+    store, idle = open_store(cluster_six.url, prefix), open_store(cluster_six.url, prefix)
+    key, stamp = add(store)
+    use(idle)
+    number = cluster_six.slot_of(slot(prefix))
+    cluster_six.begin_move(number, target)
+    cluster_six.finish_move(number)
+    source.ask("CONFIG", "RESETSTAT")
+    for _ in range(5):
+        with within(AT_ONCE):
+            use(store)
+    assert isinstance(store.commit(key, make_draft(), stamp, slide=True), Live)
+    assert source.ask("INFO", "errorstats")["errorstat_MOVED"] == {"count": 1}  # asked once
+    with within(AT_ONCE):
+        add(idle)  # the very first call, and one that is sent once
+
+
+# How many of what is stored is on the target when the calls are made.
+HALVES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "nothing": lambda names: [],
+    "every other key": lambda names: names[::2],
+    "the index": lambda names: [name for name in names if b":s:" not in name],
+    "the records": lambda names: [name for name in names if b":s:" in name],
+    "everything": lambda names: names,
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_fault_33_while_a_slot_is_on_its_way_reads_work_and_nothing_is_half_done(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore], half: str
+) -> None:
+    source, target, *_ = cluster_six.masters()
+    prefix = prefix_on(cluster_six, source)
+    store, fresh = open_store(cluster_six.url, prefix), open_store(cluster_six.url, prefix)
+    short = make_rules(idle=400)
+    live = [add(store, user) for user in (None, 1, None, 2, 2, None)]
+    dead = [add(store)[0] for _ in range(3)]
+    for key in dead:
+        store.end(key, new_stamp(), "logout", None)
+    due = [
+        add(store, rules=short)[0] for _ in range(3)
+    ]  # last: a create removes those that are due
+    servers.poll("the deadlines", lambda: store.census(RULES).due == len(due))
+    number = cluster_six.slot_of(slot(prefix))
+    cluster_six.begin_move(number, target)
+    names = sorted(source.ask("CLUSTER", "GETKEYSINSLOT", number, 1000))
+    if moving := HALVES[half](names):
+        cluster_six.move_keys(number, *moving)
+    for one in (store, fresh):
+        reads_work(one, live, dead, due)
+        for write in writes(one, *live[0]):
+            with pytest.raises(StoreUnavailable, match="TryAgain"), within(BOUND):
+                write()
+
+    cluster_six.finish_move(number)
+    assert audited(store) == audited(fresh) == 0
+    assert store.purge(RULES, 100).due == len(due)
+    assert store.census(RULES).total == len(live)
+    for one in (store, fresh):
+        reads_work(one, live, dead, [])
+        use(one)
+
+
+def reads_work(
+    store: RedisStore, live: list[tuple[str, str]], dead: list[str], due: list[str]
+) -> None:
+    """Each at once, also where more than reading would be needed: a slide, or shorter limits."""
+    for key, _ in live:
+        for rules in (RULES, make_rules(idle=60_000)):
+            with within(AT_ONCE):
+                assert isinstance(store.load(key, rules, slide=True), Live)
+    for key in dead:
+        assert store.load(key, RULES, slide=True) == Gone("logout", buried=True)
+    for key in (*due, new_key()):
+        assert store.load(key, RULES, slide=True) == Gone("unknown")
+
+
+def audited(store: RedisStore) -> int:
+    """What a whole round of the audit finds to mend."""
+    mended = 0
+    while not (step := store.audit(RULES, 1000)).done:
+        mended += step.mended
+    return mended + step.mended
+
+
+def writes(store: RedisStore, key: str, stamp: str) -> list[Callable[[], object]]:
+    terms = Terms(stamp, restart=True, reason="rotated")
+    return [
+        lambda: store.create(new_key(), make_draft(), RULES),
+        lambda: store.commit(key, make_draft(b"new"), stamp, slide=True),
+        lambda: store.rotate(key, new_key(), make_draft(user=1), RULES, terms),
+        lambda: store.end(key, new_stamp(), "logout", None),
+        lambda: store.purge(RULES, 10),
+        lambda: store.census(RULES),
+        lambda: store.audit(RULES, 10),
+        lambda: store.lease("purge", 1000),
+    ]
+
+
+def test_fault_33_a_slot_that_moves_under_load_loses_and_repeats_nothing(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    source, target, *_ = cluster_six.masters()
+    prefix = prefix_on(cluster_six, source)
+    store = open_store(cluster_six.url, prefix)
+    number = cluster_six.slot_of(slot(prefix))
+    for _ in range(200):
+        add(store)
+    stop = threading.Event()
+
+    def load(worker: int) -> set[str]:
+        """The keys whose creation was acknowledged."""
+        made = set()
+        while not stop.is_set():
+            if worker == 0:
+                for end in (target, source):
+                    cluster_six.begin_move(number, end)
+                    cluster_six.finish_move(number)
+                stop.set()
+            key = new_key()
+            try:
+                store.create(key, make_draft(user=worker, rules=RULES), make_rules(per_user=10_000))
+            except StoreUnavailable:
+                continue
+            made.add(key)
+        return made
+
+    made = set().union(*together(4, load))
+    for key in made:
+        assert isinstance(store.load(key, RULES, slide=False), Live)
+    assert audited(store) == 0
+    assert store.census(RULES).total == 200 + len(made)
+
+
+# -- what a create may do -------------------------------------------------------------------------
+
+
+def test_fault_33_a_create_is_sent_once_unless_nobody_has_done_it(
+    kind: str, tmp_path: Path, open_store: Callable[..., RedisStore]
+) -> None:
+    with fleets.cluster(kind, tmp_path, 2, 0, proxied=True) as two:
+        source, target = two.masters()
+        store = open_store(two.url, prefix_on(two, source))
+        add(store)
+        two.nodes.proxy(source).cut_replies = 1
+        with pytest.raises(StoreUnavailable):
+            add(store)
+        assert store.census(RULES).total == 2  # its reply was lost, and it was not sent again
+        number = two.slot_of(slot(prefix_on(two, source)))
+        two.begin_move(number, target)
+        two.finish_move(number)
+        add(store)
+        assert store.census(RULES).total == 3  # it was refused, and sent on
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def test_fault_33_a_forked_child_finds_the_nodes_by_itself(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    lost = cluster_six.masters()[0]
+    store = open_store(cluster_six.url, prefix_on(cluster_six, lost))
+    key, _ = add(store)
+
+    def child() -> str:
+        until_it_works(store, key)
+        return type(store.load(key, RULES, slide=True)).__name__
+
+    # Somebody in the parent is looking at the map, with its lock in hand, for ever.
+    with store._caller.topology._turn._lock:  # type: ignore[attr-defined]
+        lost.kill()
+        assert in_child(child) == "Live"
+
+
+def test_fault_33_fifty_threads_start_at_once(
+    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
+) -> None:
+    store = open_store(cluster_six.url, "crowd")
+    together(50, lambda _: add(store))
+    assert store.census(RULES).total == 50
