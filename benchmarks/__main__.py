@@ -14,9 +14,9 @@ from .machine import describe
 from .purge import purge
 from .report import show
 from .results import Results
+from .rounds import rounds
 from .scale import size, size_and_times
 from .server import running
-from .soak import soak
 from .stage import STORES
 from .targets import targets
 from .traffic import measure
@@ -58,15 +58,15 @@ def _purge(results: Results, server: str, extent: Extent) -> None:
     ]
 
 
-def _soak(results: Results, server: str, extent: Extent) -> None:
-    results.soaks = [in_child(soak, where, server, extent.cap) for where in STORES]
+def _rounds(results: Results, server: str, extent: Extent) -> None:
+    results.rounds = [in_child(rounds, where, server, extent.cap) for where in STORES]
 
 
 PARTS: dict[str, Callable[[Results, str, Extent], None]] = {
     "requests": _requests,
     "scale": _scale,
     "purge": _purge,
-    "soak": _soak,
+    "rounds": _rounds,
 }
 
 

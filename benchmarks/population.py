@@ -8,14 +8,12 @@ from itertools import islice
 from typing import Any
 from unittest import mock
 
-import redis
-
 from flask_safesession.codec import encode
 from flask_safesession.expiry import DEFAULT_TIER
 from flask_safesession.record import Draft
 from flask_safesession.settings import Settings, read_settings
 from flask_safesession.stores.base import Live, Rules, Store
-from flask_safesession.stores.redis_client import Connections
+from flask_safesession.stores.connections import Command, Connections
 from flask_safesession.tokens import NO_USER, SessionID, new_stamp, tier_tag, user_tag
 
 from . import data
@@ -90,24 +88,17 @@ def _together() -> Iterator[None]:
     Waiting for a million answers one by one would take minutes. The store's own code makes every
     command; only the exchange with the server is put off. In memory there is none.
     """
-    waiting: list[tuple[Any, ...]] = []
-    pools = []
+    waiting: dict[Connections, list[Command]] = {}
 
-    def put_off(connections: Connections, *command: Any, **_: Any) -> None:
-        pools.append(connections.pool)
-        waiting.append(command)
+    def put_off(server: Connections, *commands: Command, **_: Any) -> None:
+        waiting.setdefault(server, []).extend(commands)
         raise _Queued
 
     with mock.patch.object(Connections, "exchange", put_off):
         yield
-    if waiting:
-        client = redis.Redis(connection_pool=pools[0])
-        with client.pipeline(transaction=False) as pipe:
-            queue: Any = pipe.execute_command  # redis-py gives it no types
-            for command in waiting:
-                queue(*command)
-            for answer in pipe.execute():
-                _expect(answer[0] == CREATED)
+    for server, commands in waiting.items():
+        for answer in server.exchange(*commands):
+            _expect(answer[0] == CREATED)
 
 
 class _Queued(Exception):

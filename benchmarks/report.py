@@ -35,8 +35,8 @@ def _tables(results: Results) -> Iterator[Table]:
         yield _times(results)
     if results.purges:
         yield _purges(results)
-    if results.soaks:
-        yield _soaks(results)
+    if results.rounds:
+        yield _rounds(results)
     yield _targets(results)
 
 
@@ -78,11 +78,11 @@ def _purges(results: Results) -> Table:
     return table
 
 
-def _soaks(results: Results) -> Table:
+def _rounds(results: Results) -> Table:
     table = _table("Filling and purging", ["store", "cap", "MiB after each round", "growth"])
-    for soak in results.soaks:
-        mebibytes = " ".join(f"{taken / 2**20:.1f}" for taken in soak.taken)
-        table.add_row(soak.store, f"{soak.cap:,}", mebibytes, f"{soak.growth:.1%}")
+    for rounds in results.rounds:
+        mebibytes = " ".join(f"{taken / 2**20:.1f}" for taken in rounds.taken)
+        table.add_row(rounds.store, f"{rounds.cap:,}", mebibytes, f"{rounds.growth:.1%}")
     return table
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .purge import Purge
+from .rounds import Rounds
 from .scale import Size, Times
-from .soak import Soak
 from .traffic import Cost, Key
 
 
@@ -21,7 +21,7 @@ class Results:
     sizes: list[Size] = field(default_factory=list)
     times: list[Times] = field(default_factory=list)
     purges: list[Purge] = field(default_factory=list)
-    soaks: list[Soak] = field(default_factory=list)
+    rounds: list[Rounds] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data. The requests' costs are rows; they are keyed by a pair here."""

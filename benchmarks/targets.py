@@ -84,6 +84,6 @@ def _removal(results: Results) -> Iterator[Target]:
         yield Target(f"purge, {where}", purge.rate, 100_000, "/s", at_least=True)
         yield Target(f"purge with 1 % due, {where}", purge.one_percent * 100, 3, "%")
         yield Target(f"others' loads meanwhile, p99, {where}", purge.p99, 10, "ms")
-    for soak in results.soaks:
-        what = f"memory after 10 rounds to that after 1, {soak.store}, cap {soak.cap:,}"
-        yield Target(what, soak.growth * 100, 10, "%")
+    for rounds in results.rounds:
+        what = f"memory after 10 rounds to that after 1, {rounds.store}, cap {rounds.cap:,}"
+        yield Target(what, rounds.growth * 100, 10, "%")

@@ -345,13 +345,12 @@ def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     return {"memory": memory, "fakeredis": fake}.get(name, real)
 
 
-@pytest.mark.parametrize("name", ["memory", "fakeredis", *SERVERS])
-def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
-    machine = type("Machine", (StoreMachine,), {"make_kit": staticmethod(kit_for(name, pool))})
+def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
+    """Drive the model over the stores that *make_kit* makes, one for each story."""
     run_state_machine_as_test(
-        machine,
+        type("Machine", (StoreMachine,), {"make_kit": staticmethod(make_kit)}),
         settings=settings(
-            max_examples=EXAMPLES.get(name, 15),
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
@@ -359,6 +358,11 @@ def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("name", ["memory", "fakeredis", *SERVERS])
+def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
+    run_stories(kit_for(name, pool), EXAMPLES.get(name, 15))
 
 
 def test_the_model_notices_a_store_that_forgets_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:

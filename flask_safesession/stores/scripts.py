@@ -43,7 +43,7 @@ _NOT_YET = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 _PAUSES = (0.01, 0.03, 0.06)
 _ACL = "give the ACL user the commands and keys that the documentation of stores lists"
 _MEMORY = "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS"
-# What stands in errors that an operator can do something about, and what. Case is as servers have it.
+# What stands in errors that an operator can do something about, and what to do.
 _MENDS = {
     "NOAUTH": "give the password in SAFESESSION_STORE",
     "unauthenticated": "give the password in SAFESESSION_STORE",

@@ -103,10 +103,7 @@ DAMAGES: dict[str, Damage] = {
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        pytest.param(damage, id=name)
-        for name, damage in DAMAGES.items()
-    ],
+    [pytest.param(damage, id=name) for name, damage in DAMAGES.items()],
 )
 @pytest.mark.parametrize("shards", [1, 4])
 def test_fault_30_the_next_purge_makes_index_and_records_agree(

@@ -1,0 +1,219 @@
+"""Whether a history keeps the promises: no one else's data, nothing back, nothing lost.
+
+Each request with a cookie had loaded its session somewhere between its start and its end. From the
+other requests follows what it may have found, whatever the order in which the server did them. Only
+what no order explains is a violation; so a client that was told nothing excuses much, and one that
+was told something excuses nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from .answers import check_answers
+from .history import (
+    ENDING,
+    FAILOVER,
+    FLOOD,
+    FOLLOWING,
+    LOGIN,
+    PEEK,
+    REGENERATE,
+    STRANGER,
+    TIER_KEY,
+    Exchange,
+    History,
+    Violation,
+)
+from .lives import Life, Write, lives_of
+from .state import check_samples
+
+STUCK = 5.0
+"""Seconds that a command of a request which has failed may lie in a stopped server's socket."""
+LAG = 2.0
+"""Seconds of acknowledged writes that a failover may lose."""
+ROUNDING = 0.05
+"""Seconds by which the clocks of the store and of this process may run apart over a session."""
+
+
+def check(history: History) -> list[Violation]:
+    """All that must not be."""
+    return [*_Sessions(history).violations(), *check_answers(history), *check_samples(history)]
+
+
+class _Sessions:
+    """The checks that look at several requests at once."""
+
+    def __init__(self, history: History) -> None:
+        self._limits = history.limits
+        self._lives = lives_of(history.exchanges)
+        self._exchanges = [x for x in history.exchanges if x.done]
+        self._crowds = [fault for fault in history.faults if fault.kind == FLOOD]
+        self._failovers = [fault for fault in history.faults if fault.kind == FAILOVER]
+        self._logins: dict[str, list[Exchange]] = defaultdict(list)
+        self._owners: dict[str, str] = {}
+        for x in history.exchanges:
+            self._owners.update({v: x.user for v in x.writes.values() if v})
+            if x.kind == LOGIN:
+                self._logins[x.user].append(x)
+        self._told: set[tuple[object, ...]] = set()
+
+    def _first(self, *what: object) -> bool:
+        """Whether this was not told before: what is lost once is missing ever after."""
+        new = what not in self._told
+        self._told.add(what)
+        return new
+
+    def violations(self) -> Iterator[Violation]:
+        for x in self._exchanges:
+            life = self._lives.get(x.sent or "")
+            if x.data:
+                yield from self._whose(x, life)
+            if life is None:
+                continue
+            if x.served:
+                yield from self._ended(x, life)
+                yield from self._values(x, life)
+            elif x.data is not None:
+                yield from self._gone(x, life, "signed out", "nothing was there any more")
+            if x.lost:
+                yield from self._gone(x, life, "dropped", "a change was dropped")
+
+    # -- whose data it is -----------------------------------------------------------------------
+
+    def _whose(self, x: Exchange, life: Life | None) -> Iterator[Violation]:
+        known = life.story.writes if life else {}
+        for key, value in (x.data or {}).items():
+            if key == TIER_KEY or (life and any(w.value == value for w in known.get(key, ()))):
+                continue
+            owner = self._owners.get(value)
+            if owner is None:
+                yield Violation("made-up data", f"{key} = {value!r}, which nobody wrote: {x}")
+            elif owner != x.user:
+                yield Violation("another user's data", f"{key} is {owner}'s: {x}")
+            else:
+                yield Violation("another session's data", f"{key} = {value!r}: {x}")
+
+    # -- what has ended -------------------------------------------------------------------------
+
+    def _ended(self, x: Exchange, life: Life) -> Iterator[Violation]:
+        if x.start > life.over and self._first("ended", life.cookie):
+            text = f"over since {life.over:.3f}: {x}"
+            lost = self._lost_by_failover(life, x) and not self._was_confirmed(life.ended_by)
+            yield Violation("ended came back", text, lost)
+        why = self._outlived(x, life)
+        if why and self._first("outlived", life.cookie):
+            yield Violation("outlived", f"{why}: {x}")
+
+    def _outlived(self, x: Exchange, life: Life) -> str:
+        """Which limit the session must have reached before *x* began; or nothing."""
+        limits, tier = self._limits, life.tier
+        if x.start > life.clock.end + limits.lifetime[tier] + ROUNDING:
+            return f"its lifetime of {limits.lifetime[tier]} s was over"
+        sliding = (u for u in life.uses if u is not x and u.kind != PEEK and u.start < x.end)
+        last = max((_latest(u) for u in sliding), default=life.birth.end)
+        if x.start > max(last, life.birth.end) + limits.idle[tier] + ROUNDING:
+            return f"it was idle for more than {limits.idle[tier]} s"
+        return ""
+
+    # -- what was written -----------------------------------------------------------------------
+
+    def _values(self, x: Exchange, life: Life) -> Iterator[Violation]:
+        data = x.data or {}
+        for key, writes in life.story.writes.items():
+            found = [w for w in writes if w.value == data.get(key)]
+            if not found:
+                continue  # not its own: see _whose
+            later = [_overwriting(w, writes, x) for w in found]
+            if all(later) and self._first("lost", id(later[-1])):
+                text = f"{key} = {data.get(key)!r}, but {later[-1]} was there before: {x}"
+                yield Violation("lost write", text, self._lost_by_failover(life, x))
+
+    # -- what is not there ----------------------------------------------------------------------
+
+    def _gone(self, x: Exchange, life: Life, kind: str, what: str) -> Iterator[Violation]:
+        excuses: tuple[Callable[[Exchange, Life], bool], ...] = (
+            self._someone_ended_it,
+            self._timed_out,
+            self._made_room_for_the_same_user,
+            self._made_room_for_a_crowd,
+        )
+        if x.end > life.over or any(excuse(x, life) for excuse in excuses):
+            return
+        yield Violation(kind, f"{what}, without a reason: {x}", self._lost_by_failover(life, x))
+
+    def _someone_ended_it(self, x: Exchange, life: Life) -> bool:
+        if any(u is not x and u.kind in ENDING and u.start < x.end for u in life.uses):
+            return True
+        before = life.predecessor
+        while before is not None:
+            if any(u.kind in FOLLOWING and u.start < x.end for u in before.uses):
+                return True
+            before = before.predecessor
+        return False
+
+    def _timed_out(self, x: Exchange, life: Life) -> bool:
+        idle, touch = self._limits.idle[life.tier], self._limits.touch[life.tier]
+        by_age = life.clock.start + self._limits.lifetime[life.tier]
+        return x.end + ROUNDING > min(by_age, self._seen(x, life) + idle - touch)
+
+    def _seen(self, x: Exchange, life: Life) -> float:
+        """When a request that surely was before *x* began, and found the session."""
+        before = (u for u in life.uses if u.end <= x.start and u.served and u.kind != PEEK)
+        return max((u.start for u in before), default=life.birth.start)
+
+    def _made_room_for_the_same_user(self, x: Exchange, life: Life) -> bool:
+        """Whether the user may have had too many newer sessions: the oldest goes."""
+        if life.tier == STRANGER:
+            return False
+        seen = self._seen(x, life)
+        newer = (y for y in self._logins[x.user] if y.end > life.clock.start and y.start < x.end)
+        held = sum(y is not life.clock and not self._is_over(y, seen) for y in newer)
+        return held >= self._limits.per_user
+
+    def _is_over(self, login: Exchange, at: float) -> bool:
+        """Whether no session of *login* can have been left at that time."""
+        life = self._lives.get(login.got or "")
+        if not login.done or life is None:
+            return _latest(login) + max(self._limits.idle.values()) < at
+        return all(self._is_dead(one, at) for one in life.story.lives if one.clock is login)
+
+    def _is_dead(self, life: Life, at: float) -> bool:
+        idle = self._limits.idle[life.tier]
+        if any(u.kind == REGENERATE and not u.done and _latest(u) + idle > at for u in life.uses):
+            return False  # it may go on under an ID that nobody was told
+        return life.over <= at or max(_latest(u) for u in (life.birth, *life.uses)) + idle < at
+
+    def _made_room_for_a_crowd(self, x: Exchange, life: Life) -> bool:
+        """Strangers are evicted for others while the store is full."""
+        if life.tier != STRANGER:
+            return False
+        stays = self._limits.idle[STRANGER] + STUCK
+        seen = self._seen(x, life)
+        return any(crowd.start < x.end and crowd.end + stays > seen for crowd in self._crowds)
+
+    def _lost_by_failover(self, life: Life, x: Exchange) -> bool:
+        """Whether something of the story was acknowledged shortly before a failover."""
+        uses = [u for one in life.story.lives for u in (one.birth, *one.uses) if u is not x]
+        return any(
+            failover.start < x.end and failover.start - LAG < u.end and u.start < failover.end
+            for failover in self._failovers
+            for u in uses
+        )
+
+    def _was_confirmed(self, end: Exchange | None) -> bool:
+        """Whether the replicas knew of this end, so that no failover can excuse its undoing."""
+        waited = self._limits.wait_replicas > 0
+        return waited and end is not None and end.kind in ENDING and not end.unconfirmed
+
+
+def _latest(x: Exchange) -> float:
+    """Until when *x* may have had an effect on the store."""
+    return x.end if x.done else x.end + STUCK
+
+
+def _overwriting(write: Write, writes: list[Write], x: Exchange) -> Write | None:
+    """What came after *write*, and was there before *x* began."""
+    later = (w for w in writes if w.start > write.end and w.sure < x.start)
+    return next(later, None)
