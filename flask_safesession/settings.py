@@ -386,6 +386,8 @@ class _Reader:
 def hide_password(url: str) -> str:
     """*url* without its password, also if it is malformed: for messages and logs."""
     hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    # Without a host behind it, what is no port is a password.
+    hidden = re.sub(r"^(\w[\w+.-]*://[^:@/?\[]*):(?!\d+(?:[/?,]|$))[^@]*$", r"\1:***", hidden)
     return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 

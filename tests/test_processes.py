@@ -244,7 +244,7 @@ def test_fault_28_a_thread_that_ends_while_it_waits_for_a_connection_leaves_it_t
     make_app: MakeApp, tmp_path: Path
 ) -> None:
     with servers.running(min(servers.binaries()), tmp_path) as server:
-        app = make_site(make_app, store=f"{server.url}?max_connections=1", store_timeout="5s")
+        app = make_site(make_app, store=f"{server.url}?max_connections=1", store_timeout="20s")
         visitor, _ = visitors(app)
         seen: dict[str, int] = {}
 

@@ -498,6 +498,8 @@ def test_a_client_that_cannot_be_used_safely_is_refused() -> None:
 
 LEAKY = (
     f"redi://:{SECRET}@h",
+    f"redi://:{SECRET}",
+    f"redi+sentinel://user:{SECRET}/sessions",
     f"redi://user:{SECRET}@h:6379/0",
     f"REDIS://:{SECRET}@h",
     f"redi://:a@{SECRET}@h",
@@ -545,7 +547,13 @@ def test_a_password_is_not_in_the_text_of_the_settings() -> None:
 
 def test_what_is_not_secret_stays_readable() -> None:
     assert hide_password(f"redis://app:{SECRET}@h:6379/2") == "redis://app:***@h:6379/2"
-    assert hide_password("redis://h:6379/2?db=1") == "redis://h:6379/2?db=1"
+    for url in (
+        "redis://h:6379/2?db=1",
+        "redis+cluster://a:1,b:2",
+        "redis://[::1]:6379",
+        "redis://h",
+    ):
+        assert hide_password(url) == url
 
 
 # -- names --------------------------------------------------------------------------------------

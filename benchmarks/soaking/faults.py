@@ -74,16 +74,20 @@ class Faults:
             await crowd(self.crowd, self.browsers, f"{FLOOD}{len(self.done)}", until)
             moved = False
         else:
-            moved = await asyncio.to_thread(self._and_heal, fault)
+            moved = await asyncio.to_thread(self._and_heal, fault, until)
         self.done.append(Fault(kind, start, monotonic()))
         if moved and kind != FAILOVER:
             self.done.append(replace(self.done[-1], kind=FAILOVER))
 
-    def _and_heal(self, fault: Do) -> bool:
+    def _and_heal(self, fault: Do, until: float) -> bool:
         """Do it and set all right again; whether there are other masters now."""
-        before = self.fleet.masters()
-        fault(self.dice)
-        self.fleet.heal()
+        before, healed = self.fleet.masters(), False
+        with suppress(TimeoutError):  # some wait for the fleet themselves
+            fault(self.dice)
+        while not healed and monotonic() < until:
+            with suppress(TimeoutError):
+                self.fleet.heal()
+                healed = True
         return self.fleet.masters() != before
 
     def _deck(self) -> Iterator[tuple[str, Do]]:
@@ -191,6 +195,7 @@ def _truncate(proxy: Proxy, dice: Random) -> None:
 def _swallow(proxy: Proxy, dice: Random) -> None:
     proxy.silent = True
     _wait(dice, 0.2, 2)
+    proxy.silent = False
     proxy.cut_all()  # what was swallowed does not come any more
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .history import Exchange, History, Violation
+from .history import Exchange, Fault, History, Violation
 from .state import memory
 
 SHOWN = 5
@@ -15,7 +15,7 @@ SHOWN = 5
 def report(history: History, violations: list[Violation]) -> Iterator[str]:
     """Lines: operations by kind and answer, faults, memory, violations."""
     yield from _operations(history.exchanges)
-    yield from _counted("faults", (fault.kind for fault in history.faults))
+    yield from _faults(history.faults)
     for name, (first, last) in memory(history.samples).items():
         yield f"memory of {name}: {first / 2**20:.1f} MiB, in the end {last / 2**20:.1f} MiB"
     forgiven = [found for found in violations if found.forgiven]
@@ -37,6 +37,13 @@ def _operations(exchanges: list[Exchange]) -> Iterator[str]:
         yield f"  {kind}: {times} ({', '.join(said)})"
     calls = [seconds for x in exchanges for _, seconds in x.calls]
     yield f"store calls: {len(calls)}, the longest {max(calls, default=0):.2f} s"
+
+
+def _faults(faults: list[Fault]) -> Iterator[str]:
+    yield f"faults: {len(faults)}"
+    for kind, times in Counter(fault.kind for fault in faults).most_common():
+        longest = max(fault.end - fault.start for fault in faults if fault.kind == kind)
+        yield f"  {kind}: {times} (up to {longest:.1f} s)"
 
 
 def _answer(x: Exchange) -> str:
