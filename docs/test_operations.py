@@ -16,7 +16,7 @@ from redis.crc import key_slot
 
 from docs.test_documentation import first_code
 from flask_safesession.settings import read_settings
-from flask_safesession.stores import breaker
+from flask_safesession.stores import breaker, server_settings
 from flask_safesession.stores.layout import MAX_SHARDS
 
 DOCS = Path(__file__).parent
@@ -87,6 +87,13 @@ def test_the_worked_example_is_worked_right(page: Any) -> None:
     rarely = page.VISIT - (4 + 14) * (page.SLIDE - page.LOAD)
     calm = visits * rarely / 1e6
     assert f"{calm:.0%} busy instead of {busy:.0%}".replace("%", " %") in FLAT
+
+
+def test_what_was_measured_of_forks_fits_together() -> None:
+    assert "974 MB: the server stood still for 26 ms" in FLAT
+    assert round(26 / 0.974) == 27
+    assert "copied 10 kB, 316 MB for 31,000" in FLAT
+    assert round(316e6 / 31_000, -3) == 10_000
 
 
 def test_the_touch_interval_by_default_is_the_pace_of_the_visit() -> None:
@@ -210,8 +217,30 @@ def test_the_rule_to_paste_allows_what_the_page_on_stores_lists() -> None:
     assert set(listed.lower().split()) <= allowed
 
 
+# What a row of settings that is marked begins with, and what `check` says of it.
+CHECKED = {
+    "Redis 6.2": "is the oldest",
+    "`maxmemory-policy": "maxmemory-policy is",
+    "`maxmemory` set": "maxmemory is not set",
+    "`appendonly": "persistence is off",
+    "its last save": "could not save its data",
+    "replicas:": "are connected",
+    "TLS": "is not encrypted",
+    "clocks": "s apart",
+}
+
+
+def test_the_settings_that_are_marked_are_those_that_check_looks_at() -> None:
+    marked = re.findall(r"^\| ✓ \| (.+?) \|", PAGE, re.MULTILINE)
+    assert len(marked) == len(CHECKED)
+    source = Path(server_settings.__file__).read_text("utf-8")
+    for setting, (start, finding) in zip(marked, CHECKED.items(), strict=True):
+        assert setting.startswith(start)
+        assert finding in source
+
+
 def test_every_fault_has_a_text_to_look_for() -> None:
     faults = rows("| the log, after `error=` |")
-    assert len(faults) == 19
+    assert len(faults) == 20
     for text in faults:
         assert len(first_code(text)) > len("SomeError: ")

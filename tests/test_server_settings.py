@@ -133,6 +133,11 @@ def test_a_save_that_failed_is_a_finding(sound: servers.Server) -> None:
     assert starts(found_at(sound.url)) == ["the server could not save its data the last time"]
 
 
+def test_a_log_that_could_not_be_written_is_a_finding() -> None:
+    seen = found(Told("aof_last_write_status:err\r\nslave0:state=online"))
+    assert starts(seen) == ["the server could not save its data the last time"]
+
+
 @pytest.mark.parametrize(
     ("info", "sentences"),
     [

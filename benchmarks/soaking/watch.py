@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError
 from redis.retry import Retry
 
 from .fleet import Fleet
@@ -18,7 +19,7 @@ from .site import Site
 
 EVERY = 0.25
 CENSUS = """
-local p = ARGV[1]
+local p = string.sub(KEYS[1], 1, -7)
 local total = redis.call('ZCARD', p .. ':t:anonymous')
 for _, tag in ipairs(redis.call('HKEYS', p .. ':tiers')) do
   total = total + redis.call('ZCARD', p .. ':t:' .. tag)
@@ -56,20 +57,32 @@ class Watch:
         finally:
             self._over.set()
             self._thread.join()
+        if not self._samples:
+            raise RuntimeError("the store never answered the watch: nothing was seen of its caps")
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
-            with suppress(redis.RedisError, OSError):
+            with suppress(redis.RedisError, OSError, LookupError):
                 self._samples.append(self._look())
 
     def _look(self) -> Sample:
-        at, total, fullest, used = monotonic(), 0, 0, 0
+        at, used, shards = monotonic(), 0, []
         for server in self._fleet.masters():
             client: Any = server.client(socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
             with client:
                 used += client.info("memory")["used_memory"]
-                for slot in self._slots:
-                    held, most = client.eval(CENSUS, 0, slot)
-                    total, fullest = total + held, max(fullest, most)
+                shards += [counted for slot in self._slots if (counted := _count(client, slot))]
+        if len(shards) != len(self._slots):
+            raise LookupError("a slot is on its way to another server")
         resident = max(site.resident() for site in self._sites)
-        return Sample(at, total, fullest, used, resident)
+        held, fullest = zip(*shards, strict=True)
+        return Sample(at, sum(held), max(fullest), used, resident)
+
+
+def _count(client: Any, slot: str) -> tuple[int, int] | None:
+    """Entries in this shard's index, and the most of one user; ``None`` if it is elsewhere."""
+    try:
+        held, most = client.eval(CENSUS, 1, f"{slot}:tiers")
+    except AskError:  # MOVED is one, too
+        return None
+    return held, most

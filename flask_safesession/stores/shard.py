@@ -36,8 +36,8 @@ LEAVING = b"SSM"
 # How the scripts list those who were removed.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
 _REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED}
-# Rules; their limits without and with a slide; their caps and tiers.
-_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes], tuple[bytes | int, ...]]
+# Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
+_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
 
 _LOAD = Script("load", "_common", "slide")
 _COMMIT = Script("commit", "_common", "recommit")
@@ -107,7 +107,7 @@ class Shard:
         self._run = caller.run
         self._replicas = replicas
         self._notify = notify
-        self._wired: _Wired = (None, (b"", b""), ())
+        self._wired: _Wired = (None, (b"", b"", b""), ())
 
     # -- one session ----------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Shard:
         """See :meth:`.base.Store.load`."""
         limits = self._wire(rules)[1]
         answer = self._run(
-            _LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[False],)
+            _LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[2],)
         )
         try:
             if isinstance(answer, bytes):
@@ -265,7 +265,8 @@ class Shard:
         """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
         if self._wired[0] is not rules:
             limits = _limit_rows(rules)
-            self._wired = (rules, (b"0" + limits, b"1" + limits), _cap_arguments(rules))
+            ways = (b"0" + limits, b"1" + limits, b"-" + limits)
+            self._wired = (rules, ways, _cap_arguments(rules))
         return self._wired
 
     def _confirmed(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import trustme
+from redis.crc import key_slot
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.stores.redis import RedisStore
@@ -36,7 +37,7 @@ TLS = re.compile(r"```text\n(.+?)```", re.DOTALL)
 
 def blocks(section: str, language: str) -> list[str]:
     """What stands in the fences of a section."""
-    [text] = re.findall(rf"^### {section}\n(.*?)(?=^##)", PAGE, re.DOTALL | re.MULTILINE)
+    [text] = re.findall(rf"^### {section}\n(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE)
     found: list[str] = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return found
 
@@ -139,15 +140,36 @@ class Machines:
             settings["store"] = url + end
         return settings
 
-    def master(self) -> tuple[str, int]:
-        """Where shard 0 is."""
+    def masters(self) -> list[tuple[str, int]]:
+        found = []
         for host, port in self.running:
-            if port == self._ports["6379"]:
+            if port != self.sentinel_port:
                 with closing(self.client(host, port)) as client:
                     role: Any = client.role()
-                    if role[0] == b"master" and _serves_shard_0(client):
-                        return host, port
-        raise LookupError("nobody has it")
+                if role[0] == b"master":
+                    found.append((host, port))
+        return found
+
+    def master(self) -> tuple[str, int]:
+        """Where shard 0 is."""
+        return next(one for one in self.masters() if 0 in self.shards_of(one))
+
+    def shards_of(self, address: tuple[str, int]) -> list[int]:
+        """Of eight shards, those that a master serves."""
+        found = []
+        with closing(self.client(*address)) as client:
+            for shard in range(8):
+                with suppress(redis.exceptions.MovedError):
+                    client.get(f"{{safesession:{shard}}}:nothing")
+                    found.append(shard)
+        return found
+
+    def move(self, slot: int, source: tuple[str, int], target: tuple[str, int]) -> None:
+        """Paste what the page says of that, for another slot and other nodes."""
+        [script] = blocks("Moving a slot", "sh")
+        for name, value in (("SLOT", slot), ("FROM", source[0]), ("TO", target[0])):
+            script = re.sub(rf"^{name}=\S+", f"{name}={value}", script, flags=re.MULTILINE)
+        subprocess.run(["sh", "-euc", self._here(script)], check=True, timeout=60)
 
     def kill(self, address: tuple[str, int]) -> None:
         servers.end(self.running.pop(address))
@@ -155,14 +177,6 @@ class Machines:
     def stop(self) -> None:
         for process in self.running.values():
             servers.end(process)
-
-
-def _serves_shard_0(client: redis.Redis) -> bool:
-    try:
-        client.get("{safesession:0}:nothing")
-    except redis.exceptions.MovedError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -254,17 +268,10 @@ def test_each_set_up_works_with_tls(
     use(site_on(fleet, open_site))
 
 
-@pytest.mark.parametrize("start", [start_sentinels, start_cluster])
-def test_the_set_ups_of_several_servers_survive_the_loss_of_a_master(
-    machines: Callable[..., Machines], open_site: OpenSite, start: Any
-) -> None:
-    fleet = start(machines)
-    site = site_on(fleet, open_site)
-    use(site)
+def lose_a_master(fleet: Machines, site: Site) -> None:
     member, gone = site.member(), site.member("eve", "fig")
     copy = site.visitor(like=gone)
     good(gone, "/logout")
-    servers.poll("Sentinels that have seen all", lambda: all(_see_all(fleet)), 30, every=0.2)
     fleet.kill(fleet.master())
     everywhere = [f"/login/user-{n}" for n in range(32)]  # in each shard, that is
     servers.poll(
@@ -275,6 +282,34 @@ def test_the_set_ups_of_several_servers_survive_the_loss_of_a_master(
     assert read(member) == ANN
     assert read(copy) == {}
     good(member, "/logout")
+
+
+def test_the_set_up_with_sentinels_survives_the_loss_of_the_master(
+    machines: Callable[..., Machines], open_site: OpenSite
+) -> None:
+    trio = start_sentinels(machines)
+    site = site_on(trio, open_site)
+    use(site)
+    servers.poll("Sentinels that have seen all", lambda: all(_see_all(trio)), 30, every=0.2)
+    lose_a_master(trio, site)
+
+
+def test_the_cluster_has_its_slots_moved_as_the_page_says_and_survives_the_loss_of_a_master(
+    machines: Callable[..., Machines], open_site: OpenSite
+) -> None:
+    six = start_cluster(machines)
+    site = site_on(six, open_site)
+    use(site)
+    members = [site.member(f"user-{n}") for n in range(32)]
+    source, target = six.masters()[-1], six.masters()[0]
+    shard = six.shards_of(source)[0]
+    six.move(key_slot(f"{{safesession:{shard}}}".encode()), source, target)
+    servers.poll("the move", lambda: shard in six.shards_of(target))
+    for n, member in enumerate(members):
+        assert read(member)["user_id"] == f"user-{n}"
+        good(member, "/add/fig")
+    assert site.command("purge")["mended"] == 0
+    lose_a_master(six, site)
 
 
 def _see_all(fleet: Machines) -> Iterator[bool]:

@@ -218,6 +218,11 @@ def busy(scene: Scene) -> None:
     scene.stack.callback(server.ask, "SCRIPT", "KILL")
 
 
+def no_password(scene: Scene) -> None:
+    server = scene.server(password="right")
+    scene.strangers(server.url_for(None, None))
+
+
 def wrong_password(scene: Scene) -> None:
     server = scene.server(password="right")
     scene.strangers(server.url_for(None, "wrong"))
@@ -294,6 +299,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "it cannot save": cannot_save,
     "fewer replicas follow it than `min-replicas-to-write`": too_few_replicas,
     "somebody's script runs for longer than `busy-reply-threshold`": busy,
+    "the URL has no password": no_password,
     "the password": wrong_password,
     "the ACL user": forbidden,
     "more connections than `maxclients`": too_many_connections,

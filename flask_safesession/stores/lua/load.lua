@@ -1,5 +1,5 @@
--- KEYS: record. ARGV: slide (1 or 0) and limits, rows of '|tag', idle, lifetime and touch by 12
--- digits each, the default's first. Answers the stored bytes as they are where nothing is to be
+-- KEYS: record. ARGV: slide (1; 0 if not; - to write nothing at all) and limits, rows of '|tag', idle,
+-- lifetime and touch by 12 digits each, the default's first. Answers the stored bytes as they are where nothing is to be
 -- written; otherwise an array: LIVE, now, head, stored bytes, or another status.
 --
 -- The first part is the way of nearly every request, so it stands before the common functions, whose
@@ -19,7 +19,7 @@ then
   if idle <= tonumber(string.sub(ARGV[1], row + 5, row + 16))
     and absolute <= created + tonumber(string.sub(ARGV[1], row + 17, row + 28))
     and now < absolute and now < last + idle
-    and (string.sub(ARGV[1], 1, 1) == '0'
+    and (string.sub(ARGV[1], 1, 1) ~= '1'
       or now - last < tonumber(string.sub(ARGV[1], row + 29, row + 40)))
   then
     return raw

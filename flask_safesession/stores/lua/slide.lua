@@ -2,7 +2,10 @@
 -- shorter limits, or no record at all. Has raw of the first part.
 local p, key = split(KEYS[1])
 local r, other = parse(raw)
-if not r then return no_record(p, key, other) end
+-- While a cluster moves the slot to another node, what else is needed may be on the other one: the
+-- record is read, and nothing is written.
+local reads = string.sub(ARGV[1], 1, 1) == '-'
+if not r then return reads and other or no_record(p, key, other) end
 
 local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
 local idle = tonumber(string.sub(ARGV[1], row + 5, row + 16))
@@ -14,14 +17,14 @@ local now = clock()
 local changed = r.created + lifetime < r.absolute or idle < r.idle
 r.absolute = math.min(r.absolute, r.created + lifetime)
 r.idle = math.min(r.idle, idle)
-if deadline(r) <= now then return due(p, key, r) end
+if deadline(r) <= now then return reads and {UNKNOWN} or due(p, key, r) end
 
 if string.sub(ARGV[1], 1, 1) == '1' and now - r.last >= touch then
   r.last = now
   changed = true
 end
 -- PEXPIRE comes first: it needs no memory, so that reads and slides go on at maxmemory.
-if changed then
+if changed and not reads then
   local refused = redis.pcall('PEXPIRE', KEYS[1], deadline(r) - now + NET)
   if type(refused) == 'table' and refused.err then
     -- A master that takes no writes (its disk is full, its replicas are gone) can still be read. One
