@@ -81,14 +81,18 @@ class Faults:
 
     def _and_heal(self, fault: Do, until: float) -> bool:
         """Do it and set all right again; whether there are other masters now."""
-        before, healed = self.fleet.masters(), False
+        before, healed = self._masters(), False
         with suppress(TimeoutError):  # some wait for the fleet themselves
             fault(self.dice)
-        while not healed and monotonic() < until:
+        while not healed:
             with suppress(TimeoutError):
                 self.fleet.heal()
                 healed = True
-        return self.fleet.masters() != before
+            healed = healed or monotonic() > until
+        return self._masters() != before
+
+    def _masters(self) -> set[int]:
+        return {server.port for server in self.fleet.masters()}
 
     def _deck(self) -> Iterator[tuple[str, Do]]:
         kinds = self.kinds()

