@@ -24,6 +24,7 @@ from flask.testing import FlaskClient
 from flask_safesession import reaper, session
 from flask_safesession.extension import State
 from flask_safesession.reaper import PurgeReport
+from flask_safesession.stores import connections
 from flask_safesession.stores.redis import RedisStore
 
 from . import proxy, servers
@@ -241,26 +242,51 @@ def test_fault_28_a_thread_that_ends_in_the_middle_of_a_reply_throws_its_connect
 
 
 def test_fault_28_a_thread_that_ends_while_it_waits_for_a_connection_leaves_it_to_the_next(
-    make_app: MakeApp, tmp_path: Path
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Turn(connections._Turn):
+        def __init__(self) -> None:
+            super().__init__()
+            turns.append(self)
+            if len(turns) == 2:  # the first to wait
+                self.bell = EndsWhenItRings(self.bell)  # type: ignore[assignment]
+
+    turns: list[Turn] = []
+    monkeypatch.setattr(connections, "_Turn", Turn)
     with servers.running(min(servers.binaries()), tmp_path) as server:
         app = make_site(make_app, store=f"{server.url}?max_connections=1", store_timeout="20s")
         visitor, _ = visitors(app)
         seen: dict[str, int] = {}
+        turns.clear()
 
         def visit(name: str) -> None:
             with suppress(SystemExit):
                 seen[name] = visitor.get("/read").status_code
 
         threads = {name: threading.Thread(target=visit, args=[name]) for name in ("1", "2", "3")}
+        slots = _server(state_of(app))._own.free
         with server.paused():
-            for name, thread in threads.items():
-                thread.start()
-                wait_until_it_waits(ident(thread), *(["_Slots"] if name != "1" else []))
-            raise_in(ident(threads["2"]), SystemExit)  # it will, when it is woken up
+            threads["1"].start()
+            wait_until_it_waits(ident(threads["1"]))
+            threads["2"].start()
+            poll("the second", lambda: len(slots._waiting) == 1)
+            threads["3"].start()
+            poll("the third", lambda: len(slots._waiting) == 2)
         for thread in threads.values():
             thread.join(PATIENCE)
     assert seen == {"1": 200, "3": 200}
+
+
+class EndsWhenItRings:
+    """A lock whose waiter's thread is ended at the very moment at which it gets the lock."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.release = lock.release
+
+    def acquire(self, timeout: float) -> bool:
+        assert self.lock.acquire(timeout=timeout)
+        raise SystemExit
 
 
 def test_fault_28_greenlets_that_run_out_of_time_throw_their_connections_away(
