@@ -181,10 +181,11 @@ class _Save:
     def _is_login(self) -> bool:
         return self._session._signed_in and self._who().user is not None
 
-    def _sign_in(self) -> dict[Any, Any]:
-        """What a login assigned, also where it is the same user again."""
-        keys = self._settings.user_keys if self._session._signed_in else ()
-        return {key: self._data[key] for key in keys if key in self._data}
+    def _own(self, base: bytes) -> dict[Any, Any]:
+        """What this request itself changed; of a login all that it assigned, also the same again."""
+        assigned = self._session._assigned if self._session._signed_in else ()
+        again = {key: self._data[key] for key in assigned if key in self._data}
+        return own_changes(base, self._data) | again
 
     # -- doing ----------------------------------------------------------------------------------
 
@@ -316,8 +317,7 @@ class _Save:
         if self._is_login() or answer.reason == EMPTIED:
             # Only what this request itself changed: the rest ended with the session.
             if not self._session._cleared:
-                own = own_changes(stored.record.payload, self._data) | self._sign_in()
-                self._become(own)
+                self._become(self._own(stored.record.payload))
             self._stored = None
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
         return self._lost(Buried(stored.sid.key, answer.reason))

@@ -115,6 +115,7 @@ class Session(SessionMixin):
         self._load = load
         self._describe = describe
         self._user_keys = user_keys
+        self._assigned: set[str] = set()
 
     # -- loading --------------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class Session(SessionMixin):
         self._loaded, self._data = loaded, loaded.data
         self._was_modified = self.modified
         self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
+        self._assigned.clear()
         self._saved = True
 
     def _seal(self) -> None:
@@ -182,6 +184,7 @@ class Session(SessionMixin):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._change()[key] = value
+        self._assigned.add(key)
         if key in self._user_keys and (value is not None or not self._has_user()):
             self._signed_in = value is not None
 

@@ -151,7 +151,9 @@ class _Reader:
         store, in_memory = self._store()
         self._touch = self._touch_interval()
         policy = self._policy()
-        shards = self._shards(in_memory=in_memory)
+        foreign = hasattr(store, "census") and not hasattr(store, "reshard")
+        alone = "is in memory" if in_memory else "is your own" if foreign else ""
+        shards = self._shards(alone)
         cap = self._cap(10_000 if in_memory else 1_000_000, shards)
         size = self._number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024)
         interval = self._given.get(PREFIX + "CHECK_INTERVAL", DEFAULTS["CHECK_INTERVAL"])
@@ -167,7 +169,7 @@ class _Reader:
             "on_outage": self._on_outage(),
             "key_prefix": self._prefix(),
             "shards": shards,
-            "wait_replicas": self._wait_replicas(in_memory=in_memory),
+            "wait_replicas": self._wait_replicas(alone),
         }
         if self._problems or policy is None:
             raise ConfigError(self._problems)
@@ -233,25 +235,23 @@ class _Reader:
         mend = "give a text without braces, spaces or control characters"
         return self._checked("KEY_PREFIX", _plain, mend) or ""
 
-    def _shards(self, *, in_memory: bool) -> int:
+    def _shards(self, alone: str) -> int:
         shards = self._number("SHARDS", 1)
         if shards & (shards - 1) or shards > MAX_SHARDS:
             self._problems.append(
                 f"{PREFIX}SHARDS is {shards}: give a power of two, {MAX_SHARDS} at most, so that"
                 " all shards are of one size"
             )
-        if shards > 1 and in_memory:
-            self._problems.append(
-                f"{PREFIX}SHARDS is {shards}, but the store is in memory: leave it"
-            )
+        if shards > 1 and alone:
+            self._problems.append(f"{PREFIX}SHARDS is {shards}, but the store {alone}: leave it")
         return min(shards, MAX_SHARDS)
 
-    def _wait_replicas(self, *, in_memory: bool) -> int:
+    def _wait_replicas(self, alone: str) -> int:
         mend = "give the number of replicas, or 0"
         replicas = self._checked("WAIT_REPLICAS", _positive_or_zero, mend) or 0
-        if replicas and in_memory:
+        if replicas and alone:
             self._problems.append(
-                f"{PREFIX}WAIT_REPLICAS is {replicas}, but the store is in memory: it has none"
+                f"{PREFIX}WAIT_REPLICAS is {replicas}, but the store {alone}: leave it"
             )
         return replicas
 

@@ -180,6 +180,15 @@ def test_of_two_logins_at_once_both_are_signed_in_and_the_old_id_is_not(world: W
     assert world.data(old) == {}
 
 
+def test_of_two_logins_of_one_user_the_second_has_all_that_it_assigned(world: World) -> None:
+    """Also what was the same before: Flask-Login's ``_id``, the tier."""
+    world.one.get("/do?set=user_id:1&set=fresh:yes")
+    other = world.meanwhile("rotate", "/do?set=user_id:1&set=fresh:yes")
+    world.one.get("/do?set=user_id:1&set=fresh:yes")
+    assert world.data(other) == {"seed": "0", "user_id": "1", "fresh": "yes"}
+    assert world.data(world.one) == {"user_id": "1", "fresh": "yes"}
+
+
 def test_a_login_that_meets_a_logout_is_a_new_session_without_the_old_data(world: World) -> None:
     world.one.get("/do?set=private:1")
     world.meanwhile("rotate", "/do?clear=1")
