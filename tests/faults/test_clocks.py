@@ -55,7 +55,8 @@ def expires_at(site: Site) -> datetime:
 def test_fault_22_a_worker_with_a_wrong_clock_ends_nothing_early_and_keeps_nothing_late(
     steady: servers.Server, open_site: OpenSite, seconds: float
 ) -> None:
-    right = open_site(steady.url, touch_interval=0)
+    # Without a job: a clock that jumps makes it run at once, and what it purges is not counted.
+    right = open_site(steady.url, touch_interval=0, check_interval=None)
     early, late = right.member(), right.member("bob")
     with wrong(seconds):
         site = open_site(steady.url, touch_interval=0, check_interval="1h")
@@ -63,7 +64,8 @@ def test_fault_22_a_worker_with_a_wrong_clock_ends_nothing_early_and_keeps_nothi
         newcomer = site.member("eve")
         for _ in range(4):  # two hours of use
             for client in (early, newcomer):
-                assert read(client)["cart"] == ["pear"]
+                found = read(client)
+                assert found.get("cart") == ["pear"], (found, site.events)
                 good(client, "/add/fig")
                 good(client, "/renew")
                 good(client, "/empty")
