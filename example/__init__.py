@@ -12,7 +12,20 @@ from __future__ import annotations
 
 from flask import Flask
 
-from . import account, environment, errors, furniture, guard, sessions, shop, watch
+from flask_safesession.heartbeat import heartbeat
+
+from . import (
+    account,
+    control,
+    devices,
+    environment,
+    errors,
+    furniture,
+    guard,
+    sessions,
+    shop,
+    watch,
+)
 
 
 def create_app(**overrides: object) -> Flask:
@@ -27,8 +40,9 @@ def create_app(**overrides: object) -> Flask:
     guard.protect(app)
     errors.register(app)
     furniture.furnish(app)
-    for blueprint in (shop.pages, account.pages, watch.pages):
+    for blueprint in (shop.pages, account.pages, devices.pages, watch.pages, control.pages()):
         app.register_blueprint(blueprint)
+    app.register_blueprint(heartbeat(sessions.safe, sign_in="account.sign_in"))
     app.add_url_rule("/health", view_func=health)
     return app
 

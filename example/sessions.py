@@ -22,4 +22,5 @@ def configure(app: Flask, **overrides: object) -> None:
     if app.config.setdefault("SAFESESSION_EXPIRY", "tiered") == "tiered":
         app.config.setdefault("SAFESESSION_TIERS", TIERS)
     app.config.setdefault("SAFESESSION_MAX_SESSIONS", 5_000)
+    app.config.setdefault("SAFESESSION_RECORD_CLIENT", True)  # for "Your devices"
     safe.init_app(app, **overrides)

@@ -6,7 +6,16 @@ from typing import cast
 
 import flask
 
-from .errors import ConfigError, SafeSessionError, SessionTooLarge, StoreFull, StoreUnavailable
+from .client import Client
+from .errors import (
+    ConfigError,
+    NotFresh,
+    SafeSessionError,
+    SessionTooLarge,
+    StoreFull,
+    StoreUnavailable,
+    TooManySessions,
+)
 from .extension import SafeSession
 from .session import Session, SessionInfo
 
@@ -14,7 +23,9 @@ from .session import Session, SessionInfo
 session: Session = cast(Session, flask.session)
 
 __all__ = [
+    "Client",
     "ConfigError",
+    "NotFresh",
     "SafeSession",
     "SafeSessionError",
     "Session",
@@ -22,5 +33,6 @@ __all__ = [
     "SessionTooLarge",
     "StoreFull",
     "StoreUnavailable",
+    "TooManySessions",
     "session",
 ]

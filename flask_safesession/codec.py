@@ -30,12 +30,31 @@ class UndecodableError(ValueError):
     """The bytes are not session data."""
 
 
+#: The key of what is known of a visitor's browser. It is encoded first, so that lists find it in
+#: the first bytes of a payload.
+CLIENT = "_client"
+
+
+def client_in(packed: bytes) -> object:
+    """What stands under :data:`CLIENT` in a payload, of which *packed* is the beginning."""
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(packed)
+    try:
+        if unpacker.read_map_header() and unpacker.unpack() == CLIENT:
+            return unpacker.unpack()
+    except Exception:  # noqa: BLE001, S110  # cut off, or something else
+        pass
+    return None
+
+
 def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
     """The bytes of *data*.
 
     :param known: bytes that were decoded before. If *data* still has these, it is not checked.
     :raises TypeError: a value cannot be stored; the message names its path.
     """
+    if CLIENT in data and next(iter(data)) != CLIENT:
+        data = {CLIENT: data[CLIENT], **data}
     try:
         packed = _pack(data)
     except Exception as error:  # whatever an object in it may raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import click
-from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.exceptions import Conflict, Forbidden, ServiceUnavailable
 
 #: What clients are told to wait before they try again, in seconds.
 RETRY_AFTER = 5
@@ -21,11 +21,12 @@ class ConfigError(SafeSessionError, click.ClickException):
     It is a :class:`click.ClickException`, so that ``flask`` commands show it without a traceback.
 
     :param problems: one sentence each: the key, the value, what to do.
+    :param what: what cannot be done.
     """
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    def __init__(self, problems: Iterable[str], what: str = "SafeSession cannot start") -> None:
         self.problems: tuple[str, ...] = tuple(problems)
-        message = "SafeSession cannot start:\n" + "\n".join(f"  - {p}" for p in self.problems)
+        message = f"{what}:\n" + "\n".join(f"  - {p}" for p in self.problems)
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -46,6 +47,46 @@ class SessionTooLarge(SafeSessionError):
         )
         self.size = size
         self.limit = limit
+
+
+class TooManySessions(SafeSessionError, Conflict):
+    """The user has as many sessions as allowed, and keeps them: this login was refused. HTTP 409.
+
+    With ``SAFESESSION_WHEN_USER_FULL = "reject"``. Register ``@app.errorhandler(TooManySessions)``
+    for a page that offers to end one (:meth:`SafeSession.sessions_of`).
+
+    :param user: who, as the session would have said.
+    """
+
+    description: str = "You are signed in in too many places. Sign out in one of them first."
+
+    def __init__(self, user: object = None) -> None:
+        Conflict.__init__(self, self.description)
+        self.user = user
+
+    def __str__(self) -> str:
+        return (
+            "The user has as many sessions as SAFESESSION_MAX_SESSIONS_PER_USER allows, and"
+            " SAFESESSION_WHEN_USER_FULL is 'reject'."
+        )
+
+
+class NotFresh(SafeSessionError, Forbidden):
+    """The view wants a more recent sign-in (:meth:`SafeSession.fresh`). HTTP 403.
+
+    Register ``@app.errorhandler(NotFresh)`` to send the user to your sign-in page.
+
+    :param within: the seconds for which a sign-in is recent.
+    """
+
+    description: str = "Please sign in again for this."
+
+    def __init__(self, within: float) -> None:
+        Forbidden.__init__(self, self.description)
+        self.within = within
+
+    def __str__(self) -> str:
+        return f"the sign-in is older than {self.within:g} s, or there is none"
 
 
 class StoreUnavailable(SafeSessionError, ServiceUnavailable):

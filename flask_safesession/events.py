@@ -25,6 +25,8 @@ session_created: NamedSignal = _signals.signal("session-created")
 session_rotated: NamedSignal = _signals.signal("session-rotated")
 #: A session is over.
 session_ended: NamedSignal = _signals.signal("session-ended")
+#: An ID that had been renewed came back after its grace: a stolen cookie. The session is ended.
+session_replayed: NamedSignal = _signals.signal("session-replayed")
 #: Two concurrent requests changed a session, and both changes were kept.
 session_merged: NamedSignal = _signals.signal("session-merged")
 #: A change was not stored, because its session had ended meanwhile.
@@ -37,6 +39,10 @@ store_failed: NamedSignal = _signals.signal("store-failed")
 store_state_changed: NamedSignal = _signals.signal("store-state-changed")
 #: Fewer replicas than asked for have confirmed the end of a session.
 replicas_missing: NamedSignal = _signals.signal("replicas-missing")
+#: A purge run of the store, or of one of its parts, is over.
+store_purged: NamedSignal = _signals.signal("store-purged")
+#: This process goes by other settings from now on, which somebody has given to all of them.
+settings_tuned: NamedSignal = _signals.signal("settings-tuned")
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,27 @@ class SessionRotated:
 
 @dataclass(frozen=True)
 class SessionEnded:
-    """``reason``: ``logout``, ``idle``, ``lifetime``, ``evicted``, ``revoked``, ``corrupt``."""
+    """How a session ended.
+
+    ``reason``: ``logout``, ``idle``, ``lifetime``, ``evicted``, ``revoked`` (by an administrator,
+    or from another device), ``replayed``, ``corrupt``.
+    """
 
     signal: ClassVar[NamedSignal] = session_ended
     level: ClassVar[int] = logging.DEBUG
     handle: str
     reason: str
+    tier: str
+
+
+@dataclass(frozen=True)
+class SessionReplayed:
+    """``handle`` is the session that was ended, ``old`` the ID's that came back, as a handle."""
+
+    signal: ClassVar[NamedSignal] = session_replayed
+    level: ClassVar[int] = logging.WARNING
+    handle: str
+    old: str
     tier: str
 
 
@@ -93,7 +114,7 @@ class SessionLost:
 
 @dataclass(frozen=True)
 class SessionRejected:
-    """``reason``: ``full`` or ``too-large``."""
+    """``reason``: ``full``, ``user-full`` or ``too-large``."""
 
     signal: ClassVar[NamedSignal] = session_rejected
     level: ClassVar[int] = logging.WARNING
@@ -140,16 +161,48 @@ class ReplicasMissing:
     confirmed: int
 
 
+@dataclass(frozen=True)
+class StorePurged:
+    """What a run did: ``due`` and ``trimmed`` sessions removed, ``mended`` places in the index.
+
+    ``seconds`` is how long it took. Sent at once, also by a run that found nothing to do.
+    """
+
+    signal: ClassVar[NamedSignal] = store_purged
+    level: ClassVar[int] = logging.DEBUG
+    due: int
+    trimmed: int
+    mended: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SettingsTuned:
+    """``settings`` (as text) go over the app's own, as ``by`` has said in ``revision``.
+
+    Sent at once, by each process that goes by them.
+    """
+
+    signal: ClassVar[NamedSignal] = settings_tuned
+    level: ClassVar[int] = logging.INFO
+    revision: int
+    by: str | None
+    settings: str
+
+
 Event = (
     SessionCreated
     | SessionRotated
     | SessionEnded
+    | SessionReplayed
     | SessionMerged
     | SessionLost
     | SessionRejected
     | StoreFailed
     | StoreStateChanged
     | ReplicasMissing
+    | StorePurged
+    | SettingsTuned
 )
 
 

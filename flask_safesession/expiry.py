@@ -74,6 +74,14 @@ class Policy:
         """The name behind a tier's tag; a tier no longer configured is ``default``."""
         return self._names.get(tag, DEFAULT_TIER)
 
+    def shortens(self, other: Policy) -> bool:
+        """Whether a session that was made under *other* may end earlier under this policy."""
+        pairs = (
+            (self.limits(name), other.limits(name))
+            for name in {*self.order, *other.order, ANONYMOUS_TIER}
+        )
+        return any(mine.idle < its.idle or mine.lifetime < its.lifetime for mine, its in pairs)
+
     @cached_property
     def order(self) -> tuple[str, ...]:
         """The tiers of users, in the order in which they are evicted."""

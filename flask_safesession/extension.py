@@ -6,20 +6,29 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
-from flask import Flask, current_app, has_app_context
+import flask
+from flask import Flask, current_app, has_app_context, has_request_context
 
-from . import cli
-from .errors import ConfigError
+from . import cli, users
+from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit
+from .expiry import milliseconds
 from .figures import Stats, stats_of
 from .interface import EXEMPT, PASSIVE, SafeSessionInterface
 from .reaper import PurgeReport, Reaper, purge
-from .settings import MEMORY_URL, Settings, read_settings
-from .stores.base import Networked, Store
+from .session import Session, SessionInfo
+from .settings import MEMORY_URL, Settings
+from .steering import Own, Steering, Tuned
+from .stores.base import Networked, Steerable, Store
 from .stores.memory import MemoryStore
+from .tokens import new_stamp
+from .users import Page
+
+#: The session of the current request, typed.
+session: Session = cast(Session, flask.session)
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 _EXTENSION = "safesession"
@@ -29,9 +38,14 @@ _EXTENSION = "safesession"
 class State:
     """What one app has of the extension, at ``app.extensions["safesession"]``."""
 
-    settings: Settings
+    steering: Steering
     store: Store
     reaper: Reaper
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the app goes by just now."""
+        return self.steering.settings
 
 
 class SafeSession:
@@ -66,15 +80,16 @@ class SafeSession:
             raise ConfigError(
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]
             )
-        settings = read_settings(app.config, {**self._overrides, **overrides})
-        store = _open_store(settings)
+        own = Own.read(app.config, {**self._overrides, **overrides})
+        store = _open_store(own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
-            if not _is_command():
-                store.prepare()
-        state = State(settings, store, Reaper(app, store, settings))
+        steering = Steering(app, store, own)
+        if not _is_command():
+            _begin(store, steering)
+        state = State(steering, store, Reaper(app, store, steering))
         app.extensions[_EXTENSION] = state
-        app.session_interface = SafeSessionInterface(settings, store, state.reaper.wake)
+        app.session_interface = SafeSessionInterface(steering, store, state.reaper.wake)
         app.cli.add_command(cli.commands)
         self._apps.add(app)
 
@@ -108,7 +123,52 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         app, state = self._state()
+        state.steering.look()
         return purge(app, state.store, state.settings)
+
+    def reconfigure(  # noqa: PLR0913  # one for each setting
+        self,
+        *,
+        idle_timeout: Any = ...,
+        lifetime: Any = ...,
+        tiers: Any = ...,
+        max_sessions: Any = ...,
+        check_interval: Any = ...,
+        by: str | None = None,
+        dry_run: bool = False,
+        reset: bool = False,
+    ) -> Tuned:
+        """Change settings of all processes on the store, within one check interval of each.
+
+        Arguments are as in the settings; ``None`` gives one back to each app's own, and what is not
+        named stays as it is. Of ``tiers`` only those that are to change have to be named. Shorter
+        limits also hold for sessions that exist, longer ones from their next change on.
+
+        :param by: who it is, for :meth:`tuned` and the log.
+        :param dry_run: change nothing, and count how many sessions would end: ``would_end``.
+        :param reset: give back everything that is not named.
+        :raises ConfigError: these settings cannot be used, with every problem.
+        :raises StoreUnavailable: the store did not answer.
+        """
+        state = self._state()[1]
+        asked = {
+            "idle_timeout": idle_timeout,
+            "lifetime": lifetime,
+            "tiers": tiers,
+            "max_sessions": max_sessions,
+            "check_interval": check_interval,
+        }
+        changes = {name: value for name, value in asked.items() if value is not ...}
+        tuned = state.steering.tune(changes, by=by, reset=reset, dry_run=dry_run)
+        state.reaper.adopt()
+        return tuned
+
+    def tuned(self) -> Tuned | None:
+        """What this process goes by over the app's own settings, who gave it and when.
+
+        ``None``: nothing was ever given. Asks no store.
+        """
+        return self._state()[1].steering.tuned
 
     @staticmethod
     def passive(view: _View) -> _View:
@@ -130,6 +190,89 @@ class SafeSession:
         setattr(view, EXEMPT, True)
         return view
 
+    @staticmethod
+    def fresh(within: Any = "10m") -> Callable[[_View], _View]:
+        """Let a view be used only for a while after its user has signed in.
+
+        For what matters most: changes of the password, payments (ASVS 7.5.1, 7.5.3). Using the
+        session does not make it fresh again; assigning the user key does, and Flask-Login's
+        ``login_user`` and ``confirm_login``. To be put below ``@app.route``.
+
+        :param within: a duration, as in the settings.
+        :raises NotFresh: by the view, where the sign-in is older, or there is none. HTTP 403.
+        """
+        longest = milliseconds(within) / 1000
+
+        def decorate(view: _View) -> _View:
+            @wraps(view)
+            def checked(*args: Any, **kwargs: Any) -> Any:
+                info = session.info
+                age = (
+                    (info.now - info.authenticated_at)
+                    if info.now and info.authenticated_at
+                    else None
+                )
+                if age is None or age.total_seconds() > longest:
+                    raise NotFresh(longest)
+                return current_app.ensure_sync(view)(*args, **kwargs)
+
+            return cast(_View, checked)
+
+        return decorate
+
+    # -- whose sessions -------------------------------------------------------------------------
+
+    def sessions_of(self, user: Any) -> list[SessionInfo]:
+        """The live sessions of *user* (a value under the user key), newest first.
+
+        That of the current request is marked (``current``).
+
+        :raises StoreUnavailable: the store did not answer; also of the following methods.
+        """
+        state = self._state()[1]
+        return users.sessions_of(state.store, state.settings, user, _current_handle())
+
+    def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
+        """Some of all sessions, tier by tier, those that end last first.
+
+        :param tier: only sessions of that tier.
+        :param after: the ``next`` of the page before.
+        :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
+        """
+        state = self._state()[1]
+        return users.browse(state.store, state.settings, tier, after, limit)
+
+    def find(self, handle: str) -> SessionInfo | None:
+        """The session with that handle, without using it; ``None`` if there is none."""
+        state = self._state()[1]
+        return users.find(state.store, state.settings, handle)
+
+    def end(self, handle: str) -> bool:
+        """End the session with that handle, whatever is in flight; whether there was one.
+
+        Whether the current user may is for the app to check: see that the handle is among
+        ``sessions_of(user)``.
+        """
+        app, state = self._state()
+        return users.end(app, state.store, state.settings, handle)
+
+    def end_user(self, user: Any, keep: str | None = None) -> int:
+        """End all sessions of *user* in one step; how many there were.
+
+        A login that races with it is either ended or came after it.
+
+        :param keep: the handle of one that is to stay.
+        """
+        app, state = self._state()
+        return users.end_user(app, state.store, state.settings, user, keep)
+
+    def end_all(self) -> None:
+        """End all sessions there are, of users and of strangers, in one step.
+
+        The purge removes them, and sends ``session_ended`` for each.
+        """
+        users.owning(self._state()[1].store).end_all(new_stamp())
+
     def _state(self) -> tuple[Flask, State]:
         if has_app_context() and _EXTENSION in current_app.extensions:
             app = cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
@@ -140,6 +283,14 @@ class SafeSession:
                 "SafeSession does not know which app is meant: use it inside app.app_context()"
             )
         return app, app.extensions[_EXTENSION]
+
+
+def _current_handle() -> str | None:
+    """The handle of the request's session, if there is one that has been used or may be."""
+    current: Any = flask.session
+    if not has_request_context() or not isinstance(current._get_current_object(), Session):
+        return None
+    return session.info.handle
 
 
 def _open_store(settings: Settings) -> Store:
@@ -158,6 +309,19 @@ def _open_store(settings: Settings) -> Store:
         shards=settings.shards,
         wait_replicas=settings.wait_replicas,
     )
+
+
+def _begin(store: Store, steering: Steering) -> None:
+    """Ask the store once what it is like; one that is down is asked when it is up."""
+    try:
+        steering.look()
+    except StoreUnavailable:
+        return
+    finally:
+        if isinstance(store, Steerable):
+            store.close()  # the process may fork from here
+    if isinstance(store, Networked):
+        store.prepare()
 
 
 def _emit(app: weakref.ref[Flask], event: Event) -> None:

@@ -7,6 +7,7 @@ yes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from math import ceil
@@ -16,16 +17,26 @@ import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
-from .codec import UndecodableError, decode
-from .errors import SessionTooLarge, StoreFull, StoreUnavailable
+from .client import describe_client
+from .codec import CLIENT, UndecodableError, decode
+from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
 from .events import SessionEnded, StoreFailed, emit, logger
 from .failure import admit
-from .saving import Saved, identify, save
+from .saving import Saved, ends, identify, save
 from .scratch import Scratch
-from .session import Buried, Loaded, Session, SessionInfo, Stored, as_datetime, is_permanent
+from .session import (
+    Buried,
+    Loaded,
+    Session,
+    SessionInfo,
+    Stored,
+    is_permanent,
+)
 from .settings import READONLY, Settings
-from .stores.base import CORRUPT, EMPTIED, UNKNOWN, Gone, Store
-from .tokens import SessionID, Verified, sign, unsign
+from .steering import Steering
+from .stores.base import CORRUPT, EMPTIED, Gone, Store
+from .tokens import Verified, sign, unsign
+from .users import clients_in, end_others, info_of
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
@@ -42,24 +53,31 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class SafeSessionInterface(SessionInterface):
     """Opens and saves sessions of one app.
 
-    :param settings: what the app asked for.
+    :param steering: has the settings that the app goes by.
     :param store: where the sessions are.
     :param wake: called with each request; sees to it that the purge job runs in this process.
     """
 
-    def __init__(self, settings: Settings, store: Store, wake: Callable[[], None]) -> None:
-        self._settings = settings
+    def __init__(self, steering: Steering, store: Store, wake: Callable[[], None]) -> None:
+        self._steering = steering
         self._store = store
         self._wake = wake
         self._warned_processes = False
         self._nearly_full = False
+        # By how many milliseconds the store's clock is ahead of this process's monotonic one.
+        self._ahead: float | None = None
+
+    @property
+    def _settings(self) -> Settings:
+        return self._steering.settings
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """A session that is not loaded yet, or ``None`` (Flask's null session) without a key."""
         if not app.secret_key:
             return None
         self._wake()
-        return Session(partial(self._load, app, request), self._describe, self._settings.user_keys)
+        load, end = partial(self._load, app, request), partial(self._end_others, app)
+        return Session(load, self._describe, self._settings.user_keys, end)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Store what changed; set or delete the cookie if it must change.
@@ -122,13 +140,13 @@ class SafeSessionInterface(SessionInterface):
 
     def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
         slide = not _is_marked(app, request, PASSIVE)
-        buried: Loaded | None = None
+        over = Loaded({})
         for verified in self._verified(app, request):
             found = self._look_up(verified, session, slide=slide)
             if found.stored is not None:
                 return found
-            buried = found if found.buried is not None else buried
-        return buried or Loaded({})
+            over = found if found.buried is not None or not over.buried else over
+        return over
 
     def _verified(self, app: Flask, request: Request) -> list[Verified]:
         """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
@@ -147,16 +165,20 @@ class SafeSessionInterface(SessionInterface):
         sid = verified.sid
         answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         if isinstance(answer, Gone):
-            if answer.buried:
-                ended = answer.reason != EMPTIED
-                return Loaded({}, buried=Buried(sid.key, answer.reason) if ended else None)
-            if answer.reason != UNKNOWN:
-                self._note_end(session, sid, answer.reason, answer.tier)
-            return Loaded({})
+            for event in ends(sid, answer, self._settings):
+                session._note(event)
+            over = answer.buried and answer.reason != EMPTIED
+            buried = Buried(sid.key, answer.reason) if over else None
+            return Loaded({}, buried=buried, ended=answer.to_be_told)
+        if answer.key not in ("", sid.key):
+            sid = sid.at(answer.key)
+        if answer.now:
+            self._ahead = answer.now - time.monotonic() * 1000
         try:
             data = decode(answer.record.payload)
         except UndecodableError:
-            self._note_end(session, sid, CORRUPT, answer.record.tier)
+            tier = self._settings.rules.policy.name_of(answer.record.tier)
+            session._note(SessionEnded(sid.key, CORRUPT, tier))
             return Loaded({})
         return Loaded(
             data,
@@ -167,18 +189,35 @@ class SafeSessionInterface(SessionInterface):
             now=answer.now,
         )
 
-    def _note_end(self, session: Session, sid: SessionID, reason: str, tier_tag: str) -> None:
-        tier = self._settings.rules.policy.name_of(tier_tag)
-        session._note(SessionEnded(sid.key, reason, tier))
-
     def _describe(self, session: Session) -> SessionInfo:
-        stored = session._loaded.stored
-        who = identify(session._data or {}, self._settings)
-        if stored is None:
-            return SessionInfo(who.user, who.tier, None, True, None, None, None)
-        sid, record = stored
-        times = (record.created, record.last_active, record.deadline)
-        return SessionInfo(who.user, who.tier, sid.key, False, *map(as_datetime, times))
+        loaded, data = session._loaded, session._data or {}
+        who = identify(data, self._settings)
+        if loaded.stored is None:
+            new = SessionInfo(who.user, who.tier, None, True, None, None, None)
+            return new._replace(ended_reason=loaded.ended)
+        return info_of(loaded.stored.sid.key, loaded.stored.record, who, data, self._now(loaded))
+
+    def _now(self, loaded: Loaded) -> int:
+        """The store's clock, in milliseconds.
+
+        A load that has nothing to write does not tell it; then it lies within the touch interval
+        after the last use, where earlier answers let it be.
+        """
+        if loaded.now or loaded.stored is None:
+            return loaded.now
+        record = loaded.stored.record
+        earliest = record.last_active
+        if self._ahead is None:
+            return earliest
+        guess = max(earliest, int(self._ahead + time.monotonic() * 1000))
+        limits = self._settings.rules.policy.limits_by_tag(record.tier)
+        return min(guess, earliest + limits.touch) if loaded.slide else guess
+
+    def _end_others(self, app: Flask, session: Session) -> int:
+        stored, user = session._loaded.stored, identify(session._data or {}, self._settings).user
+        if stored is None or user is None:
+            return 0
+        return end_others(app, self._store, self._settings, user, stored.sid.key)
 
     def _warn_of_processes(self, request: Request) -> None:
         if self._warned_processes or self._store.shared:
@@ -194,9 +233,11 @@ class SafeSessionInterface(SessionInterface):
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, app: Flask, session: Session, response: Response) -> None:
+        if self._settings.record_client:
+            self._note_client(session)
         try:
             saved = save(session, self._store, self._settings)
-        except (StoreUnavailable, StoreFull, SessionTooLarge, TypeError) as error:
+        except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError) as error:
             # From here on nothing more is stored, also while an error page is built.
             session._failed = error
             session._changed = True
@@ -213,6 +254,19 @@ class SafeSessionInterface(SessionInterface):
         if isinstance(session._cookie, Saved):
             # Also on the error page that takes the place of a response which had this cookie.
             self._answer_cookie(app, session, response, session._cookie)
+
+    def _note_client(self, session: Session) -> None:
+        """Write down from where a user signed in, and where the session was used last."""
+        data = session._data or {}
+        if not _is_of_this_request(session) or not session._loaded.slide:
+            return
+        if identify(data, self._settings).user is None:
+            data.pop(CLIENT, None)
+            return
+        present, (first, _) = describe_client(flask.request), clients_in(data.get(CLIENT))
+        if first is None or session._signed_in:
+            first = present
+        data[CLIENT] = [*first, *present]
 
     def _answer_cookie(
         self, app: Flask, session: Session, response: Response, saved: Saved

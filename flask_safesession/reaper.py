@@ -22,9 +22,18 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from .errors import StoreUnavailable
-from .events import SessionEnded, StoreFailed, emit, logger
+from .events import SessionEnded, StoreFailed, StorePurged, emit, logger
 from .settings import Settings
-from .stores.base import Auditing, Leasing, Part, PurgeStep, Sharded, Store
+from .steering import Steering
+from .stores.base import (
+    Auditing,
+    Leasing,
+    Part,
+    PurgeStep,
+    Relimiting,
+    Sharded,
+    Store,
+)
 
 #: Slices of the index that one run of the job compares at most.
 AUDIT_SLICES = 10
@@ -61,6 +70,13 @@ def purge_steps(store: Store | Part, settings: Settings) -> Iterator[PurgeStep]:
             time.sleep(_PAUSE)
 
 
+def relimit(store: Store | Part, settings: Settings) -> None:
+    """Put sessions under limits that have become shorter, also those that nobody uses."""
+    if isinstance(store, Relimiting):
+        while not store.relimit(settings.rules, settings.purge_batch).done:
+            time.sleep(_PAUSE)
+
+
 def audit(store: Store | Part, settings: Settings, slices: int) -> int:
     """Compare up to *slices* slices of index and records; how many places were mended."""
     mended = 0
@@ -77,9 +93,12 @@ def audit(store: Store | Part, settings: Settings, slices: int) -> int:
 def purge(app: Any, store: Store | Part, settings: Settings) -> PurgeReport:
     """One whole run.
 
-    :param app: the sender of ``session_ended`` for each session that is removed.
+    :param app: the sender of ``session_ended`` for each session that is removed, and of
+        ``store_purged`` at the end.
     :raises StoreUnavailable: the store did not answer; what was removed until then stays removed.
     """
+    start = time.monotonic()
+    relimit(store, settings)
     due = trimmed = 0
     for step in purge_steps(store, settings):
         due, trimmed = due + step.due, trimmed + step.trimmed
@@ -93,6 +112,7 @@ def purge(app: Any, store: Store | Part, settings: Settings) -> PurgeReport:
             report.mended,
             extra=report._asdict(),
         )
+    emit(app, StorePurged(*report, round(time.monotonic() - start, 6)))
     return report
 
 
@@ -110,19 +130,18 @@ class Reaper:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, store: Store, settings: Settings) -> None:
+    def __init__(self, app: Any, store: Store, steering: Steering) -> None:
         self._app = weakref.ref(app)
         self._store = store
-        self._settings = settings
+        self._steering = steering
         self._id = f"flask-safesession-{id(self):x}"
         self._scheduler: Any = None
         self._leaving: Any = None
         self._failing = False
         self._running = threading.Lock()
-        seconds = (settings.check_interval or 0) / 1000
-        self._seconds = seconds
+        self._seconds = self._interval()
         # By the monotonic clock: when to look whether the job still comes round.
-        self._look_at = 0.0 if seconds else float("inf")
+        self._look_at = 0.0 if self._seconds else float("inf")
         _reapers.add(self)
 
     def wake(self) -> None:
@@ -137,6 +156,23 @@ class Reaper:
                 self._look_at = 0.0
                 raise
 
+    def adopt(self) -> None:
+        """Let the job come round as often as the settings say now."""
+        if self._interval() != self._seconds:
+            self._seconds = self._interval()
+            if self._scheduler is not None:
+                self._look_at = time.monotonic() + 2 * self._seconds
+                self._schedule()
+
+    def look(self) -> StoreUnavailable | None:
+        """Go by the settings that the store keeps for all; what it said if it did not answer."""
+        try:
+            self._steering.look()
+        except StoreUnavailable as error:
+            return error
+        self.adopt()
+        return None
+
     def run(self) -> PurgeReport | None:
         """One run of the job: ``None`` if it is another process's turn, or the store is down."""
         app = self._app()
@@ -150,12 +186,12 @@ class Reaper:
                 self._look_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
-        reports, failed = [], None
+        reports, failed = [], self.look()
         try:
             for part in self._parts():
                 try:
                     if self._is_our_turn(part):
-                        reports.append(purge(app, part, self._settings))
+                        reports.append(purge(app, part, self._steering.settings))
                 except StoreUnavailable as error:  # of one part; others may be well
                     failed = error
         except StoreUnavailable as error:
@@ -188,37 +224,45 @@ class Reaper:
         # that was set back its wait may be hours; or the job was removed from the app's own.
         when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
         try:
-            self._scheduler = self._settings.scheduler or _process_scheduler()
+            self._scheduler = self._steering.settings.scheduler or _process_scheduler()
             if self._scheduler is None:
                 self._look_at = 0.0  # the next request is early enough
                 return
             if first:
                 self._leaving = weakref.finalize(self, _remove_job, self._scheduler, self._id)
                 self._leaving.atexit = False
-            self._scheduler.add_job(
-                _run,
-                IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
-                args=[weakref.ref(self)],
-                id=self._id,
-                name="Flask-SafeSession purge",
-                coalesce=True,
-                misfire_grace_time=None,
-                max_instances=1,
-                replace_existing=True,
-                **when,
-            )
+            self._schedule(**when)
         except Exception:  # noqa: BLE001  # no visitor's business what a scheduler may raise
             logger.exception(
                 "the purge job cannot be added to SAFESESSION_SCHEDULER; give a scheduler whose"
                 " default job store is in memory, or None for the process's own"
             )
 
+    def _schedule(self, **when: Any) -> None:
+        self._scheduler.add_job(
+            _run,
+            IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
+            args=[weakref.ref(self)],
+            id=self._id,
+            name="Flask-SafeSession purge",
+            coalesce=True,
+            misfire_grace_time=None,
+            max_instances=1,
+            replace_existing=True,
+            **when,
+        )
+
+    def _interval(self) -> float:
+        """Seconds between two runs; 0: there is no job."""
+        return (self._steering.settings.check_interval or 0) / 1000
+
     def _forked(self) -> None:
         """In a child: the parent's scheduler has no thread here, and its locks may be held."""
         self._running = threading.Lock()
         if self._leaving is not None:
             self._leaving.detach()
-        own = self._settings.scheduler
+        self._steering.forked()
+        own = self._steering.settings.scheduler
         goes_on = own is not None and own.running  # in the parent
         self._look_at = 0.0 if self._seconds and not goes_on else float("inf")
         self._scheduler = None

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from .codec import UndecodableError, decode, encode, plain
-from .errors import SessionTooLarge, StoreFull, StoreUnavailable
+from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
 from .events import (
     Event,
     SessionCreated,
@@ -27,6 +27,7 @@ from .events import (
     SessionLost,
     SessionMerged,
     SessionRejected,
+    SessionReplayed,
     SessionRotated,
 )
 from .record import Draft, Record
@@ -35,8 +36,8 @@ from .settings import Settings
 from .stores.base import (
     CORRUPT,
     EMPTIED,
+    RENEWED,
     ROTATED,
-    UNKNOWN,
     Conflict,
     Gone,
     Live,
@@ -53,6 +54,8 @@ Cookie = Literal["keep", "set", "delete"]
 _PARTS_TRIED = 3
 # IDs drawn for that at most: the number of parts may change meanwhile.
 _DRAWN = 30
+# The key of when the ID was renewed, in milliseconds by the store's clock.
+_RENEWED_AT = "_renewed"
 
 
 class Saved(NamedTuple):
@@ -93,6 +96,20 @@ def identify(data: dict[Any, Any], settings: Settings) -> Identity:
     return Identity(user, tier, NO_USER if user is None else user_tag(plain(user)))
 
 
+def ends(sid: SessionID, answer: Gone, settings: Settings) -> Iterator[Event]:
+    """What is to be told of a session that a request found at its end."""
+    tier = settings.rules.policy.name_of(answer.tier)
+    if answer.was_due:
+        yield SessionEnded(sid.key, answer.reason, tier)
+    elif answer.buried and answer.key:
+        yield SessionReplayed(answer.key, sid.key, tier)
+        yield SessionEnded(answer.key, answer.reason, tier)
+
+
+def _is_renewed(answer: object) -> bool:
+    return isinstance(answer, Gone) and answer.buried and answer.reason == RENEWED
+
+
 def save(session: Session, store: Store, settings: Settings) -> Saved:
     """Store what changed, if anything did, and say what the cookie needs.
 
@@ -108,10 +125,28 @@ def save(session: Session, store: Store, settings: Settings) -> Saved:
         if not data and not (session._cleared and session._loaded.buried):
             return NOTHING
     elif not session._cleared:
+        if data is not None and _is_to_be_renewed(session._loaded, settings):
+            session._renewing = True
+            data[_RENEWED_AT] = _now(session._loaded)
         payload = encode(data or {}, stored.record.payload)
         if payload == stored.record.payload and not marked:
             return NOTHING
     return _Save(session, store, settings).run(payload)
+
+
+def _now(loaded: Loaded) -> int:
+    """The store's clock, as far as it was told: behind it by the touch interval at the most."""
+    return max(loaded.now, loaded.stored.record.last_active if loaded.stored else 0)
+
+
+def _is_to_be_renewed(loaded: Loaded, settings: Settings) -> bool:
+    """Whether the ID has been in use for ``SAFESESSION_RENEW_INTERVAL``."""
+    stored, interval = loaded.stored, settings.renew_interval
+    if interval is None or stored is None or stored.sid.moved or not loaded.slide:
+        return False
+    renewed = loaded.data.get(_RENEWED_AT)
+    since = max(stored.record.created, renewed if isinstance(renewed, int) else 0)
+    return _now(loaded) - since >= interval
 
 
 class _Save:
@@ -146,17 +181,16 @@ class _Save:
         session, stored = self._session, self._stored
         if stored is None:
             return self._start()
-        record = stored.record
-        if session._cleared:
-            return self._end(stored)
-        who = self._who()
-        if record.user != NO_USER and who.user is None:
+        record, who = stored.record, self._who()
+        if session._cleared or (record.user != NO_USER and who.user is None):
             return self._end(stored)
         if is_empty(self._data):
             return self._delete(stored)
         moved = who.user_tag != record.user or tier_tag(who.tier) != record.tier
         if moved or session._renewed or session._signed_in:
             return self._rotate(stored, payload)
+        if session._renewing and not stored.sid.moved:
+            return self._rotate(stored, payload, grace=self._settings.renew_grace)
         return self._commit(stored, payload)
 
     def _start(self) -> Saved | None:
@@ -182,7 +216,7 @@ class _Save:
         return self._session._signed_in and self._who().user is not None
 
     def _own(self, base: bytes) -> dict[Any, Any]:
-        """What this request itself changed; of a login all that it assigned, also the same again."""
+        """What this request itself changed; of a login all that it assigned, the same too."""
         assigned = self._session._assigned if self._session._signed_in else ()
         again = {key: self._data[key] for key in assigned if key in self._data}
         return own_changes(base, self._data) | again
@@ -199,6 +233,8 @@ class _Save:
                     continue
                 self._note(SessionRejected("full", who.tier))
                 raise
+            except TooManySessions:
+                raise self._too_many() from None
             if isinstance(answer, Taken):
                 return None
             self._note(SessionCreated(sid.key, who.tier))
@@ -232,22 +268,30 @@ class _Save:
         if not isinstance(answer, Live):
             return self._not_done(stored, answer)
         sign = self._loaded.stale or is_permanent(self._data) != self._loaded.permanent
-        return self._done(answer, sid, cookie="set" if sign else "keep")
+        return self._done(answer, sid, cookie="set" if sign and not sid.moved else "keep")
 
-    def _rotate(self, stored: Stored, payload: bytes, *, force: bool = False) -> Saved | None:
-        """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one."""
+    def _rotate(
+        self, stored: Stored, payload: bytes, *, force: bool = False, grace: int = 0
+    ) -> Saved | None:
+        """Go on under a new ID: a login, a change of tier, a wish; with *force* the end of one.
+
+        With *grace* the old one stays good for so many milliseconds.
+        """
         old, record = stored
         # A user's sessions are all in one shard; a stranger's stays in the one where it is.
         sid = new_id(self._who().user_tag[:1] or old.key[:1])
         expected, reason = (None, "logout") if force else (record.stamps[0], ROTATED)
         restart = self._is_login() or self._session._cleared
-        terms = Terms(expected, restart, reason, slide=self._loaded.slide)
+        reason = RENEWED if grace else reason
+        terms = Terms(expected, restart, reason, slide=self._loaded.slide, grace=grace)
         draft = self._draft(payload)
         try:
             answer = self._store.rotate(old.key, sid.key, draft, self._rules, terms)
         except StoreFull:
             self._note(SessionRejected("full", self._who().tier))
             raise
+        except TooManySessions:
+            raise self._too_many() from None
         if isinstance(answer, Taken):
             return None
         if not isinstance(answer, Live):
@@ -266,7 +310,7 @@ class _Save:
         if not is_empty(self._data):
             try:
                 return self._rotate(stored, encode(self._data), force=True)
-            except (StoreUnavailable, StoreFull, SessionTooLarge, TypeError):
+            except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError):
                 # What is left in it cannot be stored; the logout holds all the same.
                 with suppress(StoreUnavailable):
                     self._store.end(key, new_stamp(), "logout", None)
@@ -283,7 +327,7 @@ class _Save:
         """Nothing is left in it. Unlike a logout, this gives way to a change made meanwhile."""
         sid, record = stored
         answer = self._store.end(sid.key, new_stamp(), EMPTIED, record.stamps[0])
-        if isinstance(answer, Conflict):
+        if isinstance(answer, Conflict) or _is_renewed(answer):
             return self._not_done(stored, answer)
         if isinstance(answer, Gone) and not answer.repeated:
             self._note_end(stored, answer)
@@ -292,6 +336,11 @@ class _Save:
         # may be about to store under a new one. An app that took out its last key meant it.
         only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent"}
         return self._forgotten("keep" if only_flashes else "delete")
+
+    def _too_many(self) -> TooManySessions:
+        who = self._who()
+        self._note(SessionRejected("user-full", who.tier))
+        return TooManySessions(who.user)
 
     def _draft(self, payload: bytes) -> Draft:
         who = self._who()
@@ -304,8 +353,14 @@ class _Save:
 
     # -- what came of it ------------------------------------------------------------------------
 
-    def _not_done(self, stored: Stored, answer: Conflict | Gone) -> Saved | None:
-        if isinstance(answer, Conflict):
+    def _not_done(self, stored: Stored, answer: Conflict | Gone | Live) -> Saved | None:
+        if _is_renewed(answer):
+            # Somebody was faster; the session goes on elsewhere, and this request with it.
+            key, slide = stored.sid.key, self._loaded.slide
+            answer = self._store.load(key, self._rules, slide=slide)
+            if isinstance(answer, Live):
+                stored = Stored(stored.sid.at(answer.key), stored.record)
+        if not isinstance(answer, Gone):
             try:
                 self._become(merge(stored.record.payload, self._data, answer.record.payload))
             except UndecodableError:
@@ -353,9 +408,8 @@ class _Save:
 
     def _note_end(self, stored: Stored, answer: Gone) -> None:
         """The store found the session due: that is its end, noticed by this request."""
-        if not answer.buried and answer.reason != UNKNOWN:
-            tier = self._rules.policy.name_of(answer.tier)
-            self._note(SessionEnded(stored.sid.key, answer.reason, tier))
+        for event in ends(stored.sid, answer, self._settings):
+            self._note(event)
 
     def _who(self) -> Identity:
         if self._identity is None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flask.sessions import SessionMixin
 
+from .client import Client
 from .codec import decode, encode_value
 from .events import Event, logger
 from .record import Record
@@ -22,6 +23,9 @@ from .tokens import SessionID
 # that a session that was not loaded does not have it.
 _EPHEMERAL = frozenset({REMEMBER})
 _MISSING = object()
+#: Flask-Login's key for whether the sign-in is fresh. Setting it is a sign-in, also of a user whom
+#: a remember-me cookie had signed in before.
+FRESH = "_fresh"
 
 
 class Stored(NamedTuple):
@@ -49,6 +53,7 @@ class Loaded(NamedTuple):
     :param permanent: the browser's cookie outlives the browser.
     :param now: the store's clock in milliseconds, 0 if it was not asked.
     :param total: sessions in the store, where a save had them counted; else 0.
+    :param ended: why the cookie's session has ended, if its visitor should know.
     """
 
     data: dict[Any, Any]
@@ -59,6 +64,7 @@ class Loaded(NamedTuple):
     permanent: bool = False
     now: int = 0
     total: int = 0
+    ended: str | None = None
 
 
 class SessionInfo(NamedTuple):
@@ -71,6 +77,16 @@ class SessionInfo(NamedTuple):
     :param created_at: when it was made; ``None`` while new, like the other times.
     :param last_active: its last use that was written down (see ``SAFESESSION_TOUCH_INTERVAL``).
     :param expires_at: when it ends unless it is used before.
+    :param authenticated_at: when its user signed in. ``None`` for strangers, in lists, and after a
+        sign-in that Flask-Login calls not fresh, by a remember-me cookie.
+    :param now: the store's clock at this request, to tell times that are left; ``None`` while new.
+    :param current: it is the session of this request.
+    :param client: from where the user signed in, with ``SAFESESSION_RECORD_CLIENT``.
+    :param last_client: from where it was used last.
+    :param ended_reason: why the session that the cookie names has ended, if its user should know:
+        ``idle``, ``lifetime``, ``evicted`` (by a newer login), ``revoked`` (by an administrator, or
+        from another device), ``replayed`` (an old cookie came back, so it may have been stolen).
+        Then this one is a new session.
     """
 
     user: Any
@@ -80,6 +96,12 @@ class SessionInfo(NamedTuple):
     created_at: datetime | None
     last_active: datetime | None
     expires_at: datetime | None
+    authenticated_at: datetime | None = None
+    now: datetime | None = None
+    current: bool = False
+    client: Client | None = None
+    last_client: Client | None = None
+    ended_reason: str | None = None
 
 
 class Session(SessionMixin):
@@ -88,6 +110,7 @@ class Session(SessionMixin):
     :param load: gives what is behind the cookie; called once at most.
     :param describe: gives :class:`SessionInfo` for the session as it is now.
     :param user_keys: assigning one of these is a login.
+    :param end_others: ends the other sessions of this one's user, and says how many.
     """
 
     # What a request has done so far. Class attributes, since most requests change none of them.
@@ -98,6 +121,7 @@ class Session(SessionMixin):
     _forced = False
     _cleared = False
     _renewed = False
+    _renewing = False
     _signed_in = False
     _saved = False
     _was_modified = False
@@ -111,9 +135,11 @@ class Session(SessionMixin):
         load: Callable[[Session], Loaded],
         describe: Callable[[Session], SessionInfo],
         user_keys: tuple[str, ...],
+        end_others: Callable[[Session], int] = lambda _: 0,
     ) -> None:
         self._load = load
         self._describe = describe
+        self._end_others = end_others
         self._user_keys = user_keys
         self._assigned: set[str] = set()
 
@@ -147,6 +173,7 @@ class Session(SessionMixin):
         self._loaded, self._data = loaded, loaded.data
         self._was_modified = self.modified
         self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
+        self._renewing = False
         self._assigned.clear()
         self._saved = True
 
@@ -187,6 +214,8 @@ class Session(SessionMixin):
         self._assigned.add(key)
         if key in self._user_keys and (value is not None or not self._has_user()):
             self._signed_in = value is not None
+        elif key == FRESH and value is True and self._has_user():
+            self._signed_in = True
 
     def _has_user(self) -> bool:
         return any(self._use().get(key) is not None for key in self._user_keys)
@@ -300,6 +329,14 @@ class Session(SessionMixin):
     def invalidate(self) -> None:
         """End the session, whatever else is in flight, and forget its data."""
         self.clear()
+
+    def end_others(self) -> int:
+        """End all other sessions of this session's user; how many there were.
+
+        :raises StoreUnavailable: the store did not answer.
+        """
+        self._use()
+        return self._end_others(self)
 
     @property
     def info(self) -> SessionInfo:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from .errors import ConfigError
-from .expiry import Limits, Policy, milliseconds
+from .expiry import DEFAULT_TIER, Limits, Policy, milliseconds
 from .stores.base import Cap, Rules
 from .stores.layout import MAX_SHARDS
 
@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "MAX_SESSIONS": None,
     "MAX_SESSIONS_PER_USER": 100,
     "WHEN_FULL": "evict",
+    "WHEN_USER_FULL": "evict-oldest",
     "MAX_SESSION_SIZE": None,
     "CHECK_INTERVAL": "60s",
     "PURGE_BATCH": 200,
@@ -64,6 +65,9 @@ DEFAULTS: dict[str, Any] = {
     "KEY_PREFIX": "safesession",
     "SHARDS": 1,
     "WAIT_REPLICAS": 0,
+    "RECORD_CLIENT": False,
+    "RENEW_INTERVAL": None,
+    "RENEW_GRACE": "10s",
 }
 
 
@@ -81,6 +85,9 @@ class Settings:
     :param store_timeout: seconds that one store call may take.
     :param shards: in how many parts a shared store is.
     :param wait_replicas: replicas that have to confirm the end of a session.
+    :param record_client: note the address and the browser of users' sessions.
+    :param renew_interval: milliseconds after which a session that is used gets a new ID.
+    :param renew_grace: milliseconds for which its old one still works.
     :param on_outage: what a request sees whose session cannot be loaded.
     """
 
@@ -97,6 +104,9 @@ class Settings:
     key_prefix: str
     shards: int
     wait_replicas: int
+    record_client: bool
+    renew_interval: int | None
+    renew_grace: int
 
 
 def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
@@ -170,6 +180,10 @@ class _Reader:
             "key_prefix": self._prefix(),
             "shards": shards,
             "wait_replicas": self._wait_replicas(alone),
+            "record_client": self._record_client(),
+            "renew_interval": self._renew_interval(),
+            "renew_grace": self._checked("RENEW_GRACE", _milliseconds_or_zero, "give a duration")
+            or 0,
         }
         if self._problems or policy is None:
             raise ConfigError(self._problems)
@@ -188,7 +202,7 @@ class _Reader:
             elif argument in arguments:
                 self._problems.append(f"{argument} is not an argument of SafeSession")
             else:
-                warnings.warn(f"{key} is not a setting of SafeSession", stacklevel=6)
+                warnings.warn(f"{key} is not a setting of SafeSession", stacklevel=7)
 
     # -- one key --------------------------------------------------------------------------------
 
@@ -365,7 +379,12 @@ class _Reader:
 
     def _cap(self, default: int, shards: int) -> Cap:
         total = self._number("MAX_SESSIONS", default)
-        per_user = self._number("MAX_SESSIONS_PER_USER", 100)
+        per_user, per_tier = self._per_user()
+        when_user_full = self._get("WHEN_USER_FULL")
+        if when_user_full not in ("evict-oldest", "reject"):
+            self._problems.append(
+                f"{PREFIX}WHEN_USER_FULL is {when_user_full!r}: give 'evict-oldest' or 'reject'"
+            )
         when_full = self._get("WHEN_FULL")
         if when_full not in ("evict", "reject"):
             self._problems.append(f"{PREFIX}WHEN_FULL is {when_full!r}: give 'evict' or 'reject'")
@@ -376,11 +395,42 @@ class _Reader:
                 " for the stranger who wants to sign in"
             )
         cap = Cap.of(total, per_user, evict=when_full == "evict")
+        cap = cap._replace(per_tier=per_tier, refuse=when_user_full == "reject")
         if self._is_set("MAX_SESSIONS_PER_USER"):
             return cap
         # Under a small cap the default would let one account push out all the others.
         users = cap.share(shards).users
         return cap._replace(per_user=min(per_user, max(1, users // 2)))
+
+    def _per_user(self) -> tuple[int, dict[str, int]]:
+        """How many sessions a user may have; and of each tier, if the tiers differ."""
+        given = self._get("MAX_SESSIONS_PER_USER")
+        if not given or not isinstance(given, Mapping):
+            return self._number("MAX_SESSIONS_PER_USER", 100), {}
+        numbers: dict[str, int] = {}
+        for tier, value in given.items():
+            try:
+                numbers[tier] = _positive(value)
+            except (TypeError, ValueError):
+                self._problems.append(
+                    f"{PREFIX}MAX_SESSIONS_PER_USER[{tier!r}] is {value!r}: give a whole number"
+                    " above zero"
+                )
+            if tier not in (DEFAULT_TIER, *(self._get("TIERS") or ())):
+                self._problems.append(
+                    f"{PREFIX}MAX_SESSIONS_PER_USER has {tier!r}, which is no tier: give one of"
+                    f" {PREFIX}TIERS, or {DEFAULT_TIER!r}"
+                )
+        return numbers.get(DEFAULT_TIER, 100), numbers
+
+    def _record_client(self) -> bool:
+        value = self._get("RECORD_CLIENT")
+        if not isinstance(value, bool):
+            self._problems.append(f"{PREFIX}RECORD_CLIENT is {value!r}: give True or False")
+        return bool(value)
+
+    def _renew_interval(self) -> int | None:
+        return None if self._get("RENEW_INTERVAL") is None else self._duration("RENEW_INTERVAL")
 
 
 def hide_password(url: str) -> str:

@@ -48,6 +48,14 @@ class SessionID:
         #: The storage key, also shown as the session's *handle*: it is no credential. It begins as
         #: the ID does, by which a store finds the shard.
         self.key: str = secret[:1] + _digest("id", secret, KEY_LENGTH - 1)
+        #: The session goes on under another ID: this one must not be put into a cookie again.
+        self.moved: bool = False
+
+    def at(self, key: str) -> SessionID:
+        """The same credential for a session that goes on under another *key*."""
+        other = SessionID(self._secret)
+        other.key, other.moved = key, True
+        return other
 
     def reveal(self) -> str:
         """The ID itself: for the cookie, and for nothing else."""

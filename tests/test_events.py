@@ -21,8 +21,11 @@ from flask_safesession.events import (
     SessionLost,
     SessionMerged,
     SessionRejected,
+    SessionReplayed,
     SessionRotated,
+    SettingsTuned,
     StoreFailed,
+    StorePurged,
     StoreStateChanged,
     as_extra,
     emit,
@@ -32,6 +35,7 @@ from flask_safesession.events import (
 EXAMPLES: list[Any] = [
     SessionCreated("handle", "default"),
     SessionRotated("handle", "old handle", "admin"),
+    SessionReplayed("handle", "old handle", "admin"),
     SessionEnded("handle", "idle", "default"),
     SessionMerged("handle", 2),
     SessionLost("handle", "logout"),
@@ -39,6 +43,8 @@ EXAMPLES: list[Any] = [
     StoreFailed("load", "no answer"),
     StoreStateChanged("localhost:6379", "open"),
     ReplicasMissing("end", "handle", 2, 1),
+    StorePurged(3, 1, 0, 0.25),
+    SettingsTuned(1, "ada", 'idle_timeout="5m"'),
 ]
 each = pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
 
@@ -114,11 +120,13 @@ def test_only_what_an_operator_must_know_is_over_debug() -> None:
     assert {
         type(event).__name__: event.level for event in EXAMPLES if event.level > logging.DEBUG
     } == {
+        "SessionReplayed": logging.WARNING,
         "SessionLost": logging.WARNING,
         "SessionRejected": logging.WARNING,
         "StoreFailed": logging.ERROR,
         "StoreStateChanged": logging.ERROR,
         "ReplicasMissing": logging.WARNING,
+        "SettingsTuned": logging.INFO,
     }
 
 
@@ -152,10 +160,13 @@ def test_the_signals_have_the_names_of_the_documentation() -> None:
         "SessionCreated": events.session_created,
         "SessionRotated": events.session_rotated,
         "SessionEnded": events.session_ended,
+        "SessionReplayed": events.session_replayed,
         "SessionMerged": events.session_merged,
         "SessionLost": events.session_lost,
         "SessionRejected": events.session_rejected,
         "StoreFailed": events.store_failed,
         "StoreStateChanged": events.store_state_changed,
         "ReplicasMissing": events.replicas_missing,
+        "StorePurged": events.store_purged,
+        "SettingsTuned": events.settings_tuned,
     }

@@ -11,11 +11,15 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 
 # A module, or a package with all that is in it, and its floor. `__init__` is the package itself.
 FLOORS = {
-    **dict.fromkeys(["errors", "tokens", "record", "events"], 1),
+    **dict.fromkeys(["errors", "tokens", "record", "events", "client"], 1),
     **dict.fromkeys(["expiry", "codec", "scratch", "stores"], 2),
-    **dict.fromkeys(["settings", "session", "saving", "reaper"], 3),
-    **dict.fromkeys(["figures", "interface", "failure", "doctor", "cli"], 4),
-    **dict.fromkeys(["extension", "testing", "__init__"], 5),
+    **dict.fromkeys(
+        ["settings", "steering", "foresight", "session", "saving", "users", "reaper"], 3
+    ),
+    "observing": 3,
+    **dict.fromkeys(["figures", "readings", "interface", "failure", "doctor", "cli"], 4),
+    **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),
+    **dict.fromkeys(["prometheus", "opentelemetry"], 5),
 }
 
 Imports = dict[str, set[str]]

@@ -770,7 +770,11 @@ def test_info_tells_what_is_known(app: Flask, client: FlaskClient) -> None:
         return session.info._asdict() | {"handle": session.info.handle}
 
     new = client.get("/info").json
-    assert new == dict.fromkeys(new or {}, None) | {"new": True, "tier": "default"}
+    assert new == dict.fromkeys(new or {}, None) | {
+        "new": True,
+        "tier": "default",
+        "current": False,
+    }
     client.get("/login/7")
     known = client.get("/info").json
     assert known

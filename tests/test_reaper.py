@@ -24,7 +24,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
 from flask_safesession import SafeSession, StoreUnavailable, reaper, session
-from flask_safesession.events import session_ended, store_failed
+from flask_safesession.events import session_ended, store_failed, store_purged
 from flask_safesession.reaper import PurgeReport, Reaper, audit, purge, purge_steps
 from flask_safesession.stores.base import AuditStep, PurgeStep, Rules
 from flask_safesession.stores.memory import MemoryStore
@@ -645,10 +645,30 @@ def test_a_run_trims_to_a_cap_that_was_lowered(
 def test_a_run_that_finds_nothing_to_do_says_nothing(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "flask_safesession")
+    caplog.set_level(logging.INFO, "flask_safesession")
     app = make_app()
     assert reaper_of(app).run() == PurgeReport()
     assert caplog.records == []
+
+
+def test_a_run_sends_what_it_did_when_it_is_over(make_app: MakeApp) -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    app = make_app(store=store, max_sessions=20, purge_batch=2)
+    fill(store, rules_of(app), 5)
+    clock.advance(24 * 60 * MINUTE)
+    fill(store, make_rules(total=100), 21)
+    told: list[Any] = []
+
+    def receive(sender: Flask, event: Any) -> None:
+        told.append((sender, event.due + event.trimmed, event.trimmed, event.mended))
+        assert 0 < event.seconds < PATIENCE
+
+    with store_purged.connected_to(receive):
+        report = reaper_of(app).run()
+        assert report is not None
+        assert safe_of(app).purge() == PurgeReport()
+    assert told == [(app, report.removed, 1, 0), (app, 0, 0, 0)]
 
 
 def test_a_receiver_that_fails_does_not_stop_the_run(

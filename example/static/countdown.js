@@ -54,7 +54,8 @@ function learn(answer) {
   tick();
 }
 
-function finish() {
+function finish(why) {
+  if (why) document.getElementById("why").textContent = why;
   clearInterval(timer);
   clearInterval(poll);
   document.body.classList.add("ended");
@@ -83,4 +84,10 @@ async function ask() {
 timer = setInterval(tick, 250);
 const poll = setInterval(ask, EVERY);
 document.addEventListener("visibilitychange", ask);
+// The heartbeat may hear of the end first, and knows why. This page says it in a card of its own.
+document.addEventListener("heartbeat", (event) => {
+  if (event.detail.left !== null) return;
+  event.preventDefault();
+  finish(event.detail.text);
+});
 tick();

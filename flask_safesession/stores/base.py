@@ -9,7 +9,7 @@ A store that passes :class:`flask_safesession.testing.StoreContract` is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event
@@ -28,6 +28,18 @@ ROTATED = "rotated"
 CORRUPT = "corrupt"
 #: The reason of a session that had to make room for another.
 EVICTED = "evicted"
+#: The reason of an ID that was renewed: for a while it is as good as the new one.
+RENEWED = "renewed"
+#: The reason of a session whose old ID came back after that.
+REPLAYED = "replayed"
+#: The reason of a session that was ended by an administrator, or from another device.
+REVOKED = "revoked"
+#: Why users' sessions end that a visitor should be told of; remembered for a day.
+TOLD = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
+#: How long that is, in milliseconds.
+TOLD_FOR = 86_400_000
+#: Bytes of a record that lists get: its head, and the beginning of its payload.
+LISTED = 512
 
 
 class Cap(NamedTuple):
@@ -37,23 +49,33 @@ class Cap(NamedTuple):
     :param users: of these, sessions with a user: at most 95 %, so that strangers find room.
     :param per_user: sessions of one user; one more ends that user's oldest.
     :param evict: make room by evicting; otherwise a full store refuses.
+    :param per_tier: by tier, where each has a number of its own: then only a user's sessions of
+        the same tier count, and *per_user* is for tiers without one.
+    :param refuse: refuse a user's next session instead of ending that user's oldest.
     """
 
     total: int
     users: int
     per_user: int
     evict: bool
+    per_tier: Mapping[str, int] = {}
+    refuse: bool = False
 
     @classmethod
     def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
         """A cap with the strangers' share left free: a 20th, and one session at least."""
-        return cls(total, max(1, total - max(1, -(-total // 20))), per_user, evict)
+        return cls(total, _users_share(total), per_user, evict)
 
     def share(self, shards: int) -> Cap:
         """The cap of one shard of several; a user's sessions are all in one."""
         if shards == 1:
             return self
-        return self.of(max(2, self.total // shards), self.per_user, evict=self.evict)
+        total = max(2, self.total // shards)
+        return self._replace(total=total, users=_users_share(total))
+
+
+def _users_share(total: int) -> int:
+    return max(1, total - max(1, -(-total // 20)))
 
 
 class Rules(NamedTuple):
@@ -76,7 +98,7 @@ class Live(NamedTuple):
 
     :param now: the store's clock, in milliseconds; 0 where nothing was written.
     :param total: sessions in the store after an admission; 0 where nothing was counted.
-    :param key: what an end has ended: the session may have moved.
+    :param key: what an end has ended, or a load has found: the session may have moved.
     """
 
     record: Record
@@ -94,12 +116,27 @@ class Gone(NamedTuple):
     :param buried: there is a tombstone: it was ended on purpose, a moment ago.
     :param tier: the tag of the tier it had, where this call removed it.
     :param repeated: this very call ended it already, and the reply was lost.
+    :param told: it was a user's, and ended a while ago, or by this call: a visitor may be told.
+    :param key: where a session was that this call ended, if not under the key that was asked for.
     """
 
     reason: str
     buried: bool = False
     tier: str = ""
     repeated: bool = False
+    told: bool = False
+    key: str = ""
+
+    @property
+    def was_due(self) -> bool:
+        """This call found that it had to go, or that it cannot be read."""
+        past = self.buried or (self.told and not self.tier)
+        return self.reason != UNKNOWN and not past
+
+    @property
+    def to_be_told(self) -> str | None:
+        """Why it ended, if a visitor should know."""
+        return self.reason if (self.told or self.buried) and self.reason in TOLD else None
 
 
 class Conflict(NamedTuple):
@@ -110,6 +147,28 @@ class Conflict(NamedTuple):
 
 class Taken(NamedTuple):
     """There is something under this key already; take another ID."""
+
+
+class Listed(NamedTuple):
+    """A session in a list. The payload of *record* is cut off: :data:`LISTED` bytes in all."""
+
+    key: str
+    record: Record
+
+
+def newest_first(sessions: Iterable[Listed]) -> list[Listed]:
+    """In the order in which lists show them."""
+    return sorted(sessions, key=lambda listed: (-listed.record.created, listed.key))
+
+
+class Page(NamedTuple):
+    """Some sessions of a store, those that end last first.
+
+    :param next: where to go on; empty at the end.
+    """
+
+    sessions: tuple[Listed, ...]
+    next: str
 
 
 class PurgeStep(NamedTuple):
@@ -151,6 +210,26 @@ class AuditStep(NamedTuple):
     done: bool
 
 
+class RelimitStep(NamedTuple):
+    """One slice of sessions put under shorter limits. ``done``: nothing more is to be done."""
+
+    changed: int
+    done: bool
+
+
+class Tuning(NamedTuple):
+    """What a store keeps for all processes on it; see :class:`Steerable`.
+
+    :param document: empty where there is none.
+    :param written: when, by the store's clock in milliseconds.
+    :param now: that clock now.
+    """
+
+    document: bytes
+    written: int
+    now: int
+
+
 class Store(Protocol):
     """The operations. ``shared``: several processes see the same sessions."""
 
@@ -160,6 +239,7 @@ class Store(Protocol):
         """The session, its idle time restarted if *slide* and the touch interval has passed.
 
         Limits that are shorter than those it was written under are applied; longer ones are not.
+        A renewed key still leads to the session during its grace (:class:`Live` has its key).
         """
         ...
 
@@ -167,6 +247,7 @@ class Store(Protocol):
         """Store a new session, with admission.
 
         :raises StoreFull: there is no room, and none may be made.
+        :raises TooManySessions: the user has as many as allowed, and keeps them.
         """
         ...
 
@@ -183,7 +264,7 @@ class Store(Protocol):
 
         Without an expected stamp it is taken from wherever it is, as in :meth:`end`.
 
-        :raises StoreFull: as in :meth:`create`; the session is as it was.
+        :raises StoreFull: and ``TooManySessions``, as in :meth:`create`; the session is as it was.
         """
         ...
 
@@ -220,12 +301,51 @@ class Terms(NamedTuple):
     :param restart: both clocks start anew (a login); otherwise the session keeps its age.
     :param reason: for the tombstone of the old ID.
     :param slide: the idle time starts anew; a passive view's does not.
+    :param grace: of reason ``renewed``: milliseconds for which a load with the old key still gets
+        the session. One that comes later ends it: two have the cookie, and one has stolen it.
     """
 
     expected: str | None
     restart: bool
     reason: str
     slide: bool = True
+    grace: int = 0
+
+
+@runtime_checkable
+class Owning(Protocol):
+    """A store that knows whose sessions are whose, and can list them."""
+
+    def sessions_of(self, user: str) -> list[Listed]:
+        """The live sessions of the user with that tag, newest first. Costs what that user has."""
+        ...
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """End all sessions of a user in one step, and say which they were.
+
+        A login that races with it is ended, or comes after. Repeated after a lost reply, it ends
+        what was made meanwhile, and does not know any more what it had ended.
+
+        :param keep: the key of one that is to stay, wherever it goes on; or empty.
+        """
+        ...
+
+    def end_all(self, stamp: str) -> None:
+        """End all sessions there are in one step, with reason ``revoked``; the purge removes them.
+
+        In a store of several parts, part by part.
+        """
+        ...
+
+    def page(self, tier: str, after: str, limit: int) -> Page:
+        """Up to *limit* live sessions of a tier (``anonymous``: of strangers).
+
+        Costs *limit* look-ups; while sessions come and go, one may be missing, or be there twice.
+
+        :param tier: the name of a tier.
+        :param after: where the page before this one ended; empty: at the beginning.
+        """
+        ...
 
 
 @runtime_checkable
@@ -243,6 +363,32 @@ class Auditing(Protocol):
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """Compare the next *limit* or so entries and mend what differs."""
+        ...
+
+
+@runtime_checkable
+class Relimiting(Protocol):
+    """A store that can put sessions which nobody uses under limits that have become shorter."""
+
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        """Go on for *limit* or so sessions with a round over all of them.
+
+        A round begins when a limit in *rules* is shorter than in the round before. What is due then
+        is left to the purge. Longer limits change nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """A store that keeps a small document for all processes on it: settings to go by."""
+
+    def tuning(self) -> Tuning:
+        """The document that was kept last."""
+        ...
+
+    def tune(self, document: bytes, expected: bytes) -> bool:
+        """Keep *document* (not empty) in the place of *expected*; whether that was there."""
         ...
 
 

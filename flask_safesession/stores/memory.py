@@ -12,33 +12,50 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
+from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
+from ..errors import TooManySessions
 from ..events import logger
 from ..expiry import ANONYMOUS_TIER
 from ..record import Draft, Record, dumps, glance, limited, loads, record_from
 from ..tokens import KEY_LENGTH, NO_USER, tier_tag
 from .base import (
     EVICTED,
+    LISTED,
+    RENEWED,
+    REPLAYED,
+    REVOKED,
     ROTATED,
+    TOLD,
+    TOLD_FOR,
     TOMBSTONE_TTL,
     UNKNOWN,
     AuditStep,
     Census,
     Conflict,
     Gone,
+    Listed,
     Live,
+    Page,
     PurgeStep,
+    RelimitStep,
     Removed,
     Rules,
     Taken,
     Terms,
+    Tuning,
+    newest_first,
 )
 from .eviction import Bucket, Choice, count_due, entry_of, parts
+from .relimiting import Round
 
 #: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
 MAX_TOMBSTONES = 10_000
+#: And so are the ends of users' sessions that visitors are told of.
+MAX_TOLD = 10_000
 
 
 def store_clock() -> int:
@@ -64,9 +81,11 @@ class MemoryStore:
     """
 
     shared = False
+    _records: dict[str, bytes]
 
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         self._clock = clock
+        self._tuning = (b"", 0)
         self._reset()
         _stores.add(self)
 
@@ -74,24 +93,29 @@ class MemoryStore:
         """See :meth:`.base.Store.load`."""
         with self._lock:
             now = self._clock()
+            tombstone = self._tombstone(key, now)
+            if tombstone.reason == RENEWED:
+                if now > tombstone.good:
+                    return self._replayed(key, now)
+                key = self._where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
             limits = rules.policy.limits_by_tag(record.tier)
             fresh = limited(record, limits.idle, limits.lifetime)
             if fresh.deadline <= now:
-                return self._expire(key, fresh)
+                return self._expire(key, fresh, now)
             if slide and now - record.last_active >= limits.touch:
                 fresh = fresh._replace(last_active=now)
             if fresh != record:
                 self._put(key, fresh, record)
-            return Live(fresh, now)
+            return Live(fresh, now, key=key)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
         with self._lock:
             now = self._clock()
-            if key in self._records or key in self._tombstones:
+            if key in self._records or self._tombstone(key, now).until:
                 return Taken()
             fresh = record_from(draft, created=now, last_active=now, stamps=())
             return self._admit(key, fresh, rules, now, leaving=None)
@@ -120,7 +144,7 @@ class MemoryStore:
         """See :meth:`.base.Store.rotate`."""
         with self._lock:
             now = self._clock()
-            if new in self._records or new in self._tombstones:
+            if new in self._records or self._tombstone(new, now).until:
                 return Taken()
             if terms.expected is None:
                 key = self._where_it_is(key, now)
@@ -135,8 +159,12 @@ class MemoryStore:
                 draft, created=created, last_active=active, stamps=record.stamps[:2]
             )
             live = self._admit(new, fresh, rules, now, leaving=key)
-            moved = terms.reason == ROTATED and not terms.restart
-            self._bury(key, terms.reason, now, new if moved else "")
+            if terms.reason == RENEWED:
+                until = max(now + TOMBSTONE_TTL, fresh.absolute)
+                self._renewed[key] = _Tombstone(until, RENEWED, new, now + terms.grace)
+            else:
+                moved = terms.reason == ROTATED and not terms.restart
+                self._bury(key, terms.reason, now, new if moved else "")
             return live
 
     def end(
@@ -153,18 +181,55 @@ class MemoryStore:
                 return record
             if expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            self._remove(key)
-            self._bury(key, reason, now)
+            self._end(key, record, reason, now)
             return Live(record, now, key=key)
+
+    def sessions_of(self, user: str) -> list[Listed]:
+        """See :meth:`.base.Owning.sessions_of`."""
+        with self._lock:
+            return self._live_of(user)
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """See :meth:`.base.Owning.end_user`."""
+        del stamp
+        with self._lock:
+            now = self._clock()
+            kept = self._where_it_is(keep, now)
+            ended = [listed for listed in self._live_of(user) if listed.key != kept]
+            for listed in ended:
+                self._end(listed.key, listed.record, reason, now)
+            return ended
+
+    def end_all(self, stamp: str) -> None:
+        """See :meth:`.base.Owning.end_all`. What was there is forgotten by the purge, in steps."""
+        del stamp
+        with self._lock:
+            self._ending.append(self._records)
+            self._records = {}
+            self._reindex()
+
+    def page(self, tier: str, after: str, limit: int) -> Page:
+        """See :meth:`.base.Owning.page`."""
+        with self._lock:
+            bucket = self._buckets.get(tier if tier == ANONYMOUS_TIER else tier_tag(tier))
+            if not bucket:
+                return Page((), "")
+            first = b"%011x~" % self._clock()
+            last = after.encode("ascii") if after else None
+            entries = bucket.irange(first, last, inclusive=(True, False), reverse=True)
+            found = list(islice(entries, limit))
+            sessions = tuple(self._listed(parts(entry)[1]) for entry in found)
+            return Page(sessions, found[-1].decode("ascii") if len(found) == limit else "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
         with self._lock:
             now = self._clock()
             self._forget_tombstones(now)
-            removed = self._dismiss_due(now, limit)
+            removed = self._dismiss_ended(now, limit)
+            removed += self._dismiss_due(now, limit - len(removed))
             victims = self._excess(rules, limit - len(removed))
-            removed += [self._dismiss(key, reason) for key, reason in victims.items()]
+            removed += [self._dismiss(key, now, reason) for key, reason in victims.items()]
             more = len(removed) >= limit
             return PurgeStep(len(removed) - len(victims), len(victims), more, tuple(removed))
 
@@ -194,6 +259,36 @@ class MemoryStore:
             self._reindex()
             return AuditStep(difference, done=True)
 
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        """See :meth:`.base.Relimiting.relimit`."""
+        with self._lock:
+            policy = self._round.begin(rules.policy)
+            changed = 0
+            for entry in self._round.entries(self._buckets, limit):
+                key = parts(entry)[1]
+                if (raw := self._records.get(key)) is None:
+                    continue  # an audit mends it
+                record = loads(raw)
+                limits = policy.limits_by_tag(record.tier)
+                fresh = limited(record, limits.idle, limits.lifetime)
+                if fresh != record:
+                    self._put(key, fresh, record)
+                    changed += 1
+            return RelimitStep(changed, self._round.over)
+
+    def tuning(self) -> Tuning:
+        """See :meth:`.base.Steerable.tuning`."""
+        with self._lock:
+            return Tuning(*self._tuning, self._clock())
+
+    def tune(self, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.tune`."""
+        with self._lock:
+            if self._tuning[0] not in (expected, document):
+                return False
+            self._tuning = (document, self._clock())
+            return True
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -201,8 +296,15 @@ class MemoryStore:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._records: dict[str, bytes] = {}
-        self._tombstones: OrderedDict[str, tuple[int, str, str]] = OrderedDict()
+        self._round = Round()
+        self._records = {}
+        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
+        # Of renewed IDs: they live as long as the session may.
+        self._renewed: OrderedDict[str, _Tombstone] = OrderedDict()
+        # How users' sessions have ended, and when.
+        self._told: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        # The records of sessions that were ended all at once.
+        self._ending: list[dict[str, bytes]] = []
         self._reindex()
 
     def _reindex(self) -> None:
@@ -215,14 +317,60 @@ class MemoryStore:
     def _find(self, key: str, now: int) -> Record | Gone:
         raw = self._records.get(key)
         if raw is None:
-            until, reason, _ = self._tombstones.get(key, (0, UNKNOWN, ""))
-            return Gone(reason, buried=True) if until > now else Gone(UNKNOWN)
+            return self._absent(key, now)
         record = loads(raw)
-        return self._expire(key, record) if record.deadline <= now else record
+        return self._expire(key, record, now) if record.deadline <= now else record
 
-    def _expire(self, key: str, record: Record) -> Gone:
+    def _absent(self, key: str, now: int) -> Gone:
+        tombstone = self._tombstone(key, now)
+        if tombstone.until:
+            return Gone(tombstone.reason, buried=True)
+        ended = next((records for records in self._ending if key in records), None)
+        if ended is not None:
+            record = loads(ended.pop(key))
+            self._tell(key, record.user, REVOKED, now)
+            return Gone(REVOKED, tier=record.tier, told=record.user != NO_USER)
+        when, reason = self._told.get(key, (0, UNKNOWN))
+        return Gone(reason, told=True) if when > now - TOLD_FOR else Gone(UNKNOWN)
+
+    def _expire(self, key: str, record: Record, now: int) -> Gone:
         self._remove(key)
-        return Gone(record.end_reason, tier=record.tier)
+        self._tell(key, record.user, record.end_reason, now)
+        return Gone(record.end_reason, tier=record.tier, told=record.user != NO_USER)
+
+    def _replayed(self, key: str, now: int) -> Gone:
+        """A renewed ID came back after its time: somebody else has it, so the session is over."""
+        where = self._where_it_is(key, now)
+        record = self._find(where, now)
+        if isinstance(record, Gone) and not record.buried:
+            return record
+        del self._renewed[key]
+        self._bury(key, REPLAYED, now)
+        if isinstance(record, Gone):
+            return Gone(REPLAYED, buried=True)
+        self._end(where, record, REPLAYED, now)
+        return Gone(REPLAYED, buried=True, tier=record.tier, key=where)
+
+    def _end(self, key: str, record: Record, reason: str, now: int) -> None:
+        self._remove(key)
+        # Of strangers' sessions nobody is told why they ended.
+        told = record.user != NO_USER or reason not in TOLD
+        self._bury(key, reason if told else "ended", now)
+        self._tell(key, record.user, reason, now)
+
+    def _tell(self, key: str, user: str, reason: str, now: int) -> None:
+        """Remember how a user's session has ended; of strangers' nothing is."""
+        if user != NO_USER and reason in TOLD:
+            self._told[key] = (now, reason)
+            while len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+
+    def _listed(self, key: str) -> Listed:
+        return Listed(key, loads(self._records[key][:LISTED]))
+
+    def _live_of(self, user: str) -> list[Listed]:
+        found, now = [self._listed(key) for key in self._keys_of(user)], self._clock()
+        return newest_first(listed for listed in found if listed.record.deadline > now)
 
     def _put(self, key: str, fresh: Record, old: Record | None) -> None:
         self._records[key] = dumps(fresh)
@@ -246,9 +394,25 @@ class MemoryStore:
             self._users.discard(_user_entry(record, key))
         return record
 
-    def _dismiss(self, key: str, reason: str | None = None) -> Removed:
+    def _dismiss(self, key: str, now: int, reason: str | None = None) -> Removed:
         record = self._remove(key)
-        return Removed(key, record.tier, reason or record.end_reason)
+        why = reason or record.end_reason
+        self._tell(key, record.user, why, now)
+        return Removed(key, record.tier, why)
+
+    def _dismiss_ended(self, now: int, limit: int) -> list[Removed]:
+        """Forget what was ended all at once."""
+        removed: list[Removed] = []
+        while self._ending and len(removed) < limit:
+            records = self._ending[0]
+            while records and len(removed) < limit:
+                key, raw = records.popitem()
+                tier, user, _, _ = glance(raw)
+                self._tell(key, user.decode("ascii"), REVOKED, now)
+                removed.append(Removed(key, tier.decode("ascii"), REVOKED))
+            if not records:
+                del self._ending[0]
+        return removed
 
     def _dismiss_due(self, now: int, limit: int) -> list[Removed]:
         removed: list[Removed] = []
@@ -260,39 +424,45 @@ class MemoryStore:
                 if user:
                     self._users.discard(user + created + entry[11:])
                 reason = "lifetime" if absolute == entry[:11] else "idle"
+                self._tell(key, user.decode("ascii"), reason, now)
                 removed.append(Removed(key, tier.decode("ascii"), reason))
         return removed
 
     def _bury(self, key: str, reason: str, now: int, successor: str = "") -> None:
         self._forget_tombstones(now)
-        self._tombstones[key] = (now + TOMBSTONE_TTL, reason, successor)
+        self._tombstones[key] = _Tombstone(now + TOMBSTONE_TTL, reason, successor)
+
+    def _tombstone(self, key: str, now: int) -> _Tombstone:
+        found = self._tombstones.get(key) or self._renewed.get(key) or _NO_TOMBSTONE
+        return found if found.until > now else _NO_TOMBSTONE
 
     def _where_it_is(self, key: str, now: int) -> str:
-        while True:
-            until, _, successor = self._tombstones.get(key, (0, "", ""))
-            if until <= now or not successor:
-                return key
+        while successor := self._tombstone(key, now).successor:
             key = successor
+        return key
 
     def _forget_tombstones(self, now: int) -> None:
-        while self._tombstones:
-            until = next(iter(self._tombstones.values()))[0]
-            if until > now and len(self._tombstones) < MAX_TOMBSTONES:
-                return
-            self._tombstones.popitem(last=False)
+        for tombstones in (self._tombstones, self._renewed):
+            while tombstones:
+                until = next(iter(tombstones.values())).until
+                if until > now and len(tombstones) < MAX_TOMBSTONES:
+                    break
+                tombstones.popitem(last=False)
+        while self._told and next(iter(self._told.values()))[0] <= now - TOLD_FOR:
+            self._told.popitem(last=False)
 
     def _admit(
         self, key: str, fresh: Record, rules: Rules, now: int, *, leaving: str | None
     ) -> Live:
-        victims = self._victims(fresh.user, rules, now, leaving)
-        removed = tuple(self._dismiss(victim, reason) for victim, reason in victims.items())
+        victims = self._victims(fresh, rules, now, leaving)
+        removed = tuple(self._dismiss(victim, now, reason) for victim, reason in victims.items())
         if leaving is not None:
             self._remove(leaving)
         self._put(key, fresh, None)
         return Live(fresh, now, removed, len(self._records))
 
     def _victims(
-        self, user: str, rules: Rules, now: int, leaving: str | None
+        self, fresh: Record, rules: Rules, now: int, leaving: str | None
     ) -> dict[str, str | None]:
         """Who has to go for one session more, each with a reason (``None``: it is due).
 
@@ -304,22 +474,31 @@ class MemoryStore:
             choice.leave(leaving, _bucket(loads(self._records[leaving])))
         choice.sweep()
         names = [ANONYMOUS_TIER]
-        if user != NO_USER:
-            self._choose_own(choice, user, cap.per_user)
+        if fresh.user != NO_USER:
+            self._choose_own(choice, fresh, rules)
             names += self._user_buckets(rules)
             choice.make_room(names[1:], len(self._users) - choice.users + 1 - cap.users, cap)
         choice.make_room(names, len(self._records) - choice.total + 1 - cap.total, cap)
         return choice.victims
 
-    def _choose_own(self, choice: Choice, user: str, allowed: int) -> None:
+    def _keys_of(self, user: str) -> list[str]:
+        """A user's sessions, oldest first."""
         first = user.encode("ascii")
-        own = [e[-KEY_LENGTH:].decode("ascii") for e in self._users.irange(first, first + b"~")]
-        own = [key for key in own if not choice.has(key)]
+        return [e[-KEY_LENGTH:].decode("ascii") for e in self._users.irange(first, first + b"~")]
+
+    def _choose_own(self, choice: Choice, fresh: Record, rules: Rules) -> None:
+        cap = rules.cap
+        allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
+        own = [key for key in self._keys_of(fresh.user) if not choice.has(key)]
         if len(own) < allowed:
             return
         records = {key: loads(self._records[key]) for key in own}
         due = [key for key in own if records[key].deadline <= choice.now]
         live = [key for key in own if key not in due]
+        if cap.per_tier:
+            live = [key for key in live if records[key].tier == fresh.tier]
+        if cap.refuse and len(live) >= allowed:
+            raise TooManySessions
         for key in due + live[: max(0, len(live) + 1 - allowed)]:
             choice.take(key, _bucket(records[key]), None if key in due else EVICTED)
 
@@ -346,6 +525,18 @@ def _bucket(record: Record) -> str:
 
 def _user_entry(record: Record, key: str) -> bytes:
     return f"{record.user}{record.created:011x}{key}".encode("ascii")
+
+
+class _Tombstone(NamedTuple):
+    """``successor``: under which key the session goes on; ``good``: until when the old works."""
+
+    until: int
+    reason: str
+    successor: str = ""
+    good: int = 0
+
+
+_NO_TOMBSTONE = _Tombstone(0, UNKNOWN)
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()

@@ -15,20 +15,27 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, StoreUnavailable
 from ..events import Event, SessionEnded, emit
+from ..expiry import ANONYMOUS_TIER
 from ..record import Draft
-from ..tokens import new_stamp
+from ..tokens import new_stamp, tier_tag
 from .base import (
+    RENEWED,
     ROTATED,
     AuditStep,
     Census,
     Conflict,
     Gone,
+    Listed,
     Live,
+    Page,
     PurgeStep,
+    RelimitStep,
     Removed,
     Rules,
     Taken,
     Terms,
+    Tuning,
+    newest_first,
 )
 from .connections import deadline
 from .layout import MAX_SHARDS
@@ -110,7 +117,9 @@ class RedisStore:
             layout = self._router.known()
             if shard.number == layout.home(new):
                 return shard.rotate(old, new, draft, self._router.share(rules, layout), terms)
-            return self._across(shard, old, new, draft, rules, terms)
+            # A renewal comes here only while the number of shards changes; it has no grace then.
+            reason = ROTATED if terms.reason == RENEWED else terms.reason
+            return self._across(shard, old, new, draft, rules, terms._replace(reason=reason))
 
         return self._router.wherever_it_is(key, take)
 
@@ -120,7 +129,45 @@ class RedisStore:
         """See :meth:`.base.Store.end`."""
         return self._router.wherever_it_is(key, lambda at, k: at.end(k, stamp, reason, expected))
 
+    # -- a user's -------------------------------------------------------------------------------
+
+    def sessions_of(self, user: str) -> list[Listed]:
+        """See :meth:`.base.Owning.sessions_of`."""
+        found: dict[str, Listed] = {}
+        for theirs in self._router.of_user(user, lambda shard: shard.sessions_of(user)):
+            found |= {listed.key: listed for listed in (*theirs.moving, *theirs.sessions)}
+        return newest_first(found.values())
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """See :meth:`.base.Owning.end_user`; between shards, sessions are ended one by one."""
+        found: dict[str, Listed] = {}
+        ask = partial(Shard.end_user, user=user, stamp=stamp, reason=reason, keep=keep)
+        for theirs in self._router.of_user(user, ask):
+            found |= {listed.key: listed for listed in theirs.sessions}
+            for moving in theirs.moving:
+                if isinstance(self.end(moving.key, stamp, reason, None), Live):
+                    found[moving.key] = moving
+        return newest_first(found.values())
+
     # -- all of them ----------------------------------------------------------------------------
+
+    def end_all(self, stamp: str) -> None:
+        """See :meth:`.base.Owning.end_all`."""
+        for shard in self._shards[: self._router.look_up().shards]:
+            shard.end_all(stamp)
+
+    def page(self, tier: str, after: str, limit: int) -> Page:
+        """See :meth:`.base.Owning.page`; shard by shard."""
+        bucket = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
+        number, _, last = (after or "0:").partition(":")
+        found: list[tuple[str, Listed]] = []
+        for shard in self._shards[int(number) : self._router.known().shards]:
+            told = shard.page(bucket, last, limit - len(found))
+            found += [(f"{shard.number}:{where}", listed) for where, listed in told]
+            if len(found) >= limit:
+                return Page(tuple(listed for _, listed in found), found[-1][0])
+            last = ""
+        return Page(tuple(listed for _, listed in found), "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
@@ -155,6 +202,24 @@ class RedisStore:
         step = shards[at].audit(limit)
         self._auditing = (at + step.done) % len(shards)
         return AuditStep(step.mended, done=step.done and self._auditing == 0)
+
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        """See :meth:`.base.Relimiting.relimit`: part by part."""
+        changed = 0
+        for shard in self._router.in_use():
+            step = shard.relimit(rules, limit)
+            changed += step.changed
+            if not step.done:
+                return RelimitStep(changed, done=False)
+        return RelimitStep(changed, done=True)
+
+    def tuning(self) -> Tuning:
+        """See :meth:`.base.Steerable.tuning`: the first part has it."""
+        return self._shards[0].tuning()
+
+    def tune(self, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.tune`."""
+        return self._shards[0].tuning(document, expected).document == document
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
@@ -280,6 +345,9 @@ class _Part(NamedTuple):
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         del rules
         return self.shard.audit(limit)
+
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        return self.shard.relimit(rules, limit)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         return self.shard.lease(task, milliseconds)

@@ -16,7 +16,7 @@ from ..errors import ConfigError, StoreUnavailable
 from .base import UNKNOWN, Gone, Live, Rules, Taken
 from .connections import deadline
 from .layout import NONE, Layout
-from .shard import LEAVING, Elsewhere, Shard, Successor
+from .shard import LEAVING, Elsewhere, Shard, Successor, Theirs
 
 # How often a session, or the layout, is followed before the call gives up.
 _HOPS = 20
@@ -120,6 +120,19 @@ class Router:
                     return answer  # type: ignore[no-any-return]
                 first, key = answer, answer.key
         raise StoreUnavailable("the session keeps moving")
+
+    def of_user(self, user: str, ask: Callable[[Shard], Theirs]) -> list[Theirs]:
+        """What the shards say that may have sessions of the user with that tag, all of them."""
+        found: list[Theirs] = []
+        with deadline(self._timeout):
+            for _ in range(_HOPS):
+                layout = self.known()
+                for number in layout.places(user):
+                    found.append(ask(self.shards[number]))
+                    self._learn(found[-1].layout or NONE)
+                if self._layout is layout:
+                    return found
+        raise StoreUnavailable("the number of shards keeps changing")
 
     def _in_turn(
         self, layout: Layout, key: str, ask: Callable[[Shard], _T | Elsewhere]

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from ..errors import StoreFull, StoreUnavailable
+from ..errors import StoreFull, StoreUnavailable, TooManySessions
 from ..events import ReplicasMissing
 from ..expiry import DEFAULT_TIER
-from ..record import Draft, dumps_draft, loads
+from ..record import MAGIC, Draft, Record, dumps_draft, loads
 from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
     EVICTED,
+    LISTED,
+    REVOKED,
     UNKNOWN,
     AuditStep,
     Census,
     Conflict,
     Gone,
+    Listed,
     Live,
     PurgeStep,
+    RelimitStep,
     Removed,
     Rules,
     Taken,
     Terms,
+    Tuning,
 )
 from .breaker import Notify
 from .layout import Layout
@@ -30,12 +37,12 @@ from .scripts import Caller, Script
 
 # The first element of every answer, as in lua/_common.lua.
 _UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
-_MOVING, _ELSEWHERE = 9, 10
+_MOVING, _ELSEWHERE, _ENDED, _UNSURE, _TOO_MANY = range(9, 14)
 #: How a record begins that is on its way to another shard.
 LEAVING = b"SSM"
 # How the scripts list those who were removed.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
-_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED}
+_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
 # Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
 
@@ -46,7 +53,12 @@ _CREATE = Script("_common", "_admission", "create")
 _ROTATE = Script("_common", "_admission", "rotate")
 _PURGE = Script("_common", "_admission", "purge")
 _CENSUS = Script("_common", "census")
+_USER = Script("_common", "user")
+_PAGE = Script("_common", "page")
+_END_ALL = Script("_common", "end_all")
 _AUDIT = Script("_common", "audit")
+_RELIMIT = Script("_common", "relimit")
+_TUNE = Script("_common", "tune")
 _LEASE = Script("_common", "lease")
 _LAYOUT = Script("_common", "layout")
 _DEPART = Script("_common", "depart")
@@ -72,6 +84,18 @@ class Successor(NamedTuple):
 
     answer: Any
     key: str
+
+
+class Theirs(NamedTuple):
+    """A user's sessions in one shard.
+
+    :param layout: as this shard knows it.
+    :param moving: sessions on their way to another shard, which may have arrived there.
+    """
+
+    layout: Layout | None
+    sessions: list[Listed]
+    moving: list[Listed]
 
 
 class Departed(NamedTuple):
@@ -120,10 +144,18 @@ class Shard:
                 return Live(loads(answer))
             status, *rest = answer
             if status == _LIVE:
-                return Live(loads(rest[1], rest[2][len(rest[1]) :]), rest[0])
+                record = loads(rest[1], rest[2][len(rest[1]) :])
+                return Live(record, rest[0], key=rest[3].decode())
+            if status == _UNSURE:
+                return self._if_not_revoked(loads(rest[0]))
         except ValueError:
             return Gone(CORRUPT)
         return _gone(status, rest)
+
+    def _if_not_revoked(self, record: Record) -> Live | Gone:
+        """While a cluster moves the slot, the mark of :meth:`end_all` may be on the other node."""
+        mark = self._plain(f"{self.slot}:revoked", "GET") or b"0"
+        return Live(record) if record.created > int(mark.split(b":")[0]) else Gone(UNKNOWN)
 
     def create(
         self, key: str, draft: Draft, rules: Rules, *, created: int = 0, last_active: int = 0
@@ -151,11 +183,11 @@ class Shard:
     ) -> Live | Gone | Conflict | Taken | Elsewhere | Successor:
         """See :meth:`.base.Store.rotate`; both keys have to be in this shard."""
         pace = "1" if terms.restart else "0" if terms.slide else "-"
-        how = (terms.expected or "", pace, terms.reason)
+        how = (terms.expected or "", pace, terms.reason, terms.grace)
         args = (*how, dumps_draft(draft), *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
         status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
-        if status in (_LIVE, _TAKEN, _FULL):
+        if status in (_LIVE, _TAKEN, _FULL, _TOO_MANY):
             return _admitted(status, rest, draft, rules)
         return _refused(status, rest, follow=terms.expected is None)
 
@@ -169,7 +201,33 @@ class Shard:
             return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
         return _refused(status, rest, follow=expected is None)
 
+    # -- a user's -------------------------------------------------------------------------------
+
+    def sessions_of(self, user: str) -> Theirs:
+        """See :meth:`.base.Owning.sessions_of`."""
+        return _theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,)))
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> Theirs:
+        """See :meth:`.base.Owning.end_user`; what is on its way is listed, and not ended."""
+        args = (LISTED, stamp, reason, keep)
+        return _theirs(self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args))
+
     # -- all of them ----------------------------------------------------------------------------
+
+    def end_all(self, stamp: str) -> None:
+        """See :meth:`.base.Owning.end_all`."""
+        self._confirmed(_END_ALL, "end", (f"{self.slot}:tiers",), (stamp,))
+
+    def page(self, bucket: str, after: str, limit: int) -> list[tuple[str, Listed]]:
+        """See :meth:`.base.Owning.page`; each with where to go on after it: its score and entry."""
+        args = (bucket, *(after or ":").split(":"), limit, LISTED)
+        answer: list[bytes] = self._run(_PAGE, (f"{self.slot}:tiers",), args)[2:]
+        found: list[tuple[str, Listed]] = []
+        for at in range(0, len(answer), 3):
+            score, entry, raw = answer[at : at + 3]
+            where = f"{score.decode()}:{entry.decode()}"
+            found += [(where, listed) for listed in _listed([(entry[:KEY_LENGTH], raw)])]
+        return found
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
@@ -197,6 +255,17 @@ class Shard:
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + ":[su]:*"
         _, mended, done = self._run(_AUDIT, (f"{self.slot}:audit",), (limit, pattern))
         return AuditStep(mended, done=bool(done))
+
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        """See :meth:`.base.Relimiting.relimit`."""
+        args = (limit, self._wire(rules)[1][0][1:])
+        _, changed, done = self._run(_RELIMIT, (f"{self.slot}:relimit",), args)
+        return RelimitStep(changed, bool(done))
+
+    def tuning(self, document: bytes = b"", expected: bytes = b"") -> Tuning:
+        """See :meth:`.base.Steerable.tuning`, after *document* has taken its place if it may."""
+        _, now, raw = self._run(_TUNE, (f"{self.slot}:tuning",), (document, expected))
+        return Tuning(raw[11:], int(raw[:11] or b"0", 16), now)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
@@ -276,16 +345,14 @@ class Shard:
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
         done = answer[0] == _LIVE or answer[2:] == [b"again"]
         if done and confirmed < self._replicas:
-            handle = names[0][-KEY_LENGTH:]
+            handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
             self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
         return answer
 
 
 def _gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
-    if status == _BURIED:
-        return Gone(rest[0].decode(), buried=True, repeated=rest[1] == b"again")
-    if status == _DUE:
-        return Gone(rest[0].decode(), tier=rest[1].decode("ascii", "replace"))
+    if status in (_BURIED, _DUE, _ENDED):
+        return _ended(status, rest)
     if status == _FOREIGN:
         return Gone(CORRUPT)
     if status == _NEWER:
@@ -295,6 +362,16 @@ def _gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
     if status == _ELSEWHERE:
         return Elsewhere(Layout.loads(rest[0]))
     return Gone(UNKNOWN)
+
+
+def _ended(status: int, rest: list[Any]) -> Gone:
+    reason = rest[0].decode()
+    if status == _ENDED:
+        return Gone(reason, told=True)
+    if status == _DUE:
+        return Gone(reason, tier=rest[1].decode("ascii", "replace"), told=bool(rest[2]))
+    where, tier = (part.decode("ascii", "replace") for part in (rest[4:6] or (b"", b"")))
+    return Gone(reason, buried=True, tier=tier, repeated=rest[1] == b"again", key=where)
 
 
 def _refused(
@@ -317,10 +394,31 @@ def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live 
         return Taken()
     if status == _FULL:
         raise StoreFull(rules.cap.total)
+    if status == _TOO_MANY:
+        raise TooManySessions
     if status == _ELSEWHERE:
         return Elsewhere(Layout.loads(rest[0]))
     now, head, total, removed = rest
     return Live(loads(head, draft.payload), now, _removed(removed), total)
+
+
+def _theirs(answer: list[Any]) -> Theirs:
+    _, layout, *rest = answer
+    pairs = list(zip(rest[::2], rest[1::2], strict=True))
+    return Theirs(
+        Layout.loads(layout) if layout else None,
+        _listed(pair for pair in pairs if not pair[1].startswith(LEAVING)),
+        _listed((key, MAGIC + raw[3:]) for key, raw in pairs if raw.startswith(LEAVING)),
+    )
+
+
+def _listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
+    """The sessions whose keys and first bytes these are, as far as they can be read."""
+    found = []
+    for key, raw in pairs:
+        with suppress(ValueError):
+            found.append(Listed(key.decode(), loads(raw)))
+    return found
 
 
 def _removed(packed: bytes) -> tuple[Removed, ...]:
@@ -342,5 +440,7 @@ def _limit_rows(rules: Rules) -> bytes:
 def _cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
     cap = rules.cap
     order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
-    caps = (cap.total, cap.users, cap.per_user, int(cap.evict))
+    own = "".join(f"|{tier_tag(tier)}{n:09d}" for tier, n in cap.per_tier.items())
+    per_user = f"{cap.per_user:09d}{own}".encode("ascii")
+    caps = (cap.total, cap.users, per_user, int(cap.evict), int(cap.refuse))
     return caps + tuple(part.encode("ascii") for part in order)

@@ -1,4 +1,6 @@
-"""For tests: a clock that can be turned, and the contract that every store keeps.
+"""For tests: apps' sessions in the hands of a test, and the contract that every store keeps.
+
+Tests of apps get an :class:`AppKit` from the pytest plugin, by its fixture ``safesession``.
 
 A store of your own is done when a subclass of :class:`StoreContract` passes::
 
@@ -14,8 +16,10 @@ A server's clock cannot be turned, but its records can be aged, which comes to t
 
 from .contract import StoreContract
 from .kit import FakeClock, StoreKit, age_redis, make_draft, make_rules, new_key
+from .plugin import AppKit
 
 __all__ = [
+    "AppKit",
     "FakeClock",
     "StoreContract",
     "StoreKit",

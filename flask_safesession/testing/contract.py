@@ -1,10 +1,11 @@
 """The whole contract."""
 
 from .many import ManySessionsContract
+from .owning import OwningContract
 from .single import SingleSessionContract
 
 
-class StoreContract(SingleSessionContract, ManySessionsContract):
+class StoreContract(SingleSessionContract, ManySessionsContract, OwningContract):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 
     ``kit`` gives a :class:`StoreKit` with an empty store. Each test is a sentence that is true of

@@ -33,6 +33,21 @@ for _, name in ipairs(redis.call('KEYS', ARGV[2])) do
     for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, -by, entry)
     end
+  elseif name == p .. ':ended' then
+    for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      redis.call('ZINCRBY', name, -by * 8, entry)
+    end
+  elseif kind == ':e:' then
+    for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      redis.call('ZINCRBY', name, -by, entry)
+    end
+  elseif name == p .. ':revoked' then
+    local time, stamp = string.match(redis.call('GET', name), '^(%d+)(.*)$')
+    redis.call('SET', name, string.format('%d', tonumber(time) - by) .. stamp)
+  end
+  if kind == ':s:' and redis.call('GETRANGE', name, 0, 2) == 'SST'
+    and redis.call('GETRANGE', name, 10, 16) == 'renewed' then
+    shift(name, redis.call('STRLEN', name) - 11, redis.call('STRLEN', name) - 1)
   end
   local ttl = redis.call('PTTL', name)
   if ttl > by then

@@ -170,7 +170,7 @@ class SingleSessionContract(ContractBase):
     def test_a_commit_after_the_end_writes_nothing(self, kit: StoreKit) -> None:
         rules = make_rules()
         for reason in ("logout", "revoked"):
-            key = self.add(kit, rules)
+            key = self.add(kit, rules, user=1)
             stamp = self.record(kit, key, rules).stamps[0]
             kit.store.end(key, new_stamp(), reason, None)
             answer = kit.store.commit(key, make_draft(), stamp, slide=True)

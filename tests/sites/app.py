@@ -45,7 +45,7 @@ def process() -> dict[str, Any]:
     return {"jobs": len(scheduler.get_jobs()), "schedulers": names.count("APScheduler")}
 
 
-@views.after_request
+@views.after_app_request
 def say_who_answers(response: Response) -> Response:
     response.headers["X-Pid"] = str(os.getpid())
     return response
@@ -55,8 +55,14 @@ def make_app() -> Flask:
     made = Flask("site")
     made.secret_key = "a key for tests that is long enough"
     store, prefix = os.environ["SITE_STORE"], os.environ["SITE_PREFIX"]
-    SafeSession(made, store=store, key_prefix=prefix, check_interval="1h", store_timeout="5s")
+    safe = SafeSession(
+        made, store=store, key_prefix=prefix, check_interval="1h", store_timeout="5s"
+    )
     made.register_blueprint(views)
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from flask_safesession import prometheus
+
+        made.add_url_rule("/metrics", "metrics", prometheus.instrument(safe).page)
     return made
 
 

@@ -58,7 +58,13 @@ end
 
 -- A user at the user's own cap: what is due of theirs, then their oldest. Entries of the user's set
 -- that no record stands behind are no sessions: they are returned, to be removed.
-local function choose_own(choice, r, allowed)
+--
+-- How many a user may have: nine digits, then rows of '|tag' and nine digits, if each tier has its own
+-- number; then only sessions of one tier count. Answers nil where there is no room and none is made.
+local function choose_own(choice, r, rules)
+  local row = string.find(rules.per_user, '|' .. r.tier, 1, true)
+  local allowed = tonumber(string.sub(rules.per_user, row and row + 5 or 1, row and row + 13 or 9))
+  local by_tier = #rules.per_user > 9
   local own, live, stale = {}, {}, {}
   for _, key in ipairs(redis.call('ZRANGE', choice.p .. ':u:' .. r.user, 0, -1)) do
     if not choice.taken[key] then own[#own + 1] = key end
@@ -72,26 +78,28 @@ local function choose_own(choice, r, allowed)
       stale[#stale + 1] = key
     elseif deadline(theirs) <= choice.now then
       take(choice, key .. r.user, theirs.bucket, false)
-    else
+    elseif not by_tier or theirs.tier == r.tier then
       live[#live + 1] = {key .. r.user, theirs.bucket}
     end
   end
+  if rules.refuse and #live + 1 > allowed then return nil end
   for i = 1, math.min(#live, #live + 1 - allowed) do take(choice, live[i][1], live[i][2], true) end
   return stale
 end
 
--- The rules in ARGV from at on: caps for all, users and one user, evict (1 or 0), then the tiers of
--- users in the order of eviction, each as tag and name.
+-- The rules in ARGV from at on: caps for all, users and one user, evict (1 or 0), refuse a user's next
+-- (1 or 0), then the tiers of users in the order of eviction, each as tag and name.
 local function read_rules(at)
   local rules = {
     total = tonumber(ARGV[at]),
     users = tonumber(ARGV[at + 1]),
-    per_user = tonumber(ARGV[at + 2]),
+    per_user = ARGV[at + 2],
     evict = ARGV[at + 3] == '1',
+    refuse = ARGV[at + 4] == '1',
     order = {},
     names = {},
   }
-  for i = at + 4, #ARGV, 2 do
+  for i = at + 5, #ARGV, 2 do
     rules.order[#rules.order + 1] = ARGV[i]
     rules.names[ARGV[i]] = ARGV[i + 1]
   end
@@ -143,23 +151,37 @@ local function obituary(name, names)
   local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
   local absolute = tonumber(string.sub(raw, 47, 57), 16)
   if #raw < 72 or not (last and idle and absolute) then return '    i' end
+  if tonumber(string.sub(raw, 25, 35), 16) <= revoked then return string.sub(raw, 68, 71) .. 'r' end
   return string.sub(raw, 68, 71) .. (absolute <= last + idle and 'l' or 'i')
+end
+
+local LETTERS_OF = {i = 1, l = 2, e = 3, r = 4}
+
+-- Adds to scores how a user's session ended, as remember() does: many at once.
+local function note(scores, now, key, told)
+  scores[#scores + 1] = now * 8 + LETTERS_OF[string.sub(told, -1)]
+  scores[#scores + 1] = key
 end
 
 -- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
 -- in one string, since clients take long over long arrays.
 local function dismiss(choice)
-  local names, entries, found = {}, {}, {}
+  local names, entries, found, scores = {}, {}, {}, {}
   for i, victim in ipairs(choice.victims) do
     local entry, bucket, evicted = victim[1], victim[2], victim[3]
     local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
     local told = obituary(choice.p .. ':s:' .. key, names)
-    if user ~= '' then redis.call('ZREM', choice.p .. ':u:' .. user, key) end
+    if evicted then told = string.sub(told, 1, 4) .. 'e' end
+    if user ~= '' then
+      redis.call('ZREM', choice.p .. ':u:' .. user, key)
+      note(scores, choice.now, key, told)
+    end
     local ours = entries[bucket] or {}
     ours[#ours + 1] = entry
     entries[bucket] = ours
-    found[i] = key .. (evicted and string.sub(told, 1, 4) .. 'e' or told)
+    found[i] = key .. told
   end
+  in_portions('ZADD', choice.p .. ':ended', scores)
   in_portions('UNLINK', nil, names)
   for bucket, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. bucket, ours) end
   return table.concat(found)
@@ -179,7 +201,8 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}
   if r.user ~= '' then
-    stale = choose_own(choice, r, rules.per_user)
+    stale = choose_own(choice, r, rules)
+    if not stale then return {TOO_MANY} end
     if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
   end
   local buckets = r.user == '' and {ANONYMOUS} or everybody

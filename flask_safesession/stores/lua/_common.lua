@@ -4,25 +4,36 @@
 -- absolute deadline 47-57, idle allowance 58-67 (hexadecimal), tier tag 68-71, '+' or '-' 72, of users
 -- the user tag 73-88, payload.
 -- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
--- the key under which the session goes on, unless a login made it another one.
+-- the key under which the session goes on, unless a login made it another one; behind 'renewed', too,
+-- and then until when the old key is as good (11 hexadecimal digits).
 -- 'SSM' instead of 'SS1' is a record on its way to another shard; nobody uses it here any more.
 -- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
 -- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name), {P}:shards the layout as in layout.py, if it
--- is not one shard. {P}:none never exists.
+-- is not one shard; {P}:ended how users' sessions have ended (8 * time + reason -> KEY), {P}:revoked
+-- until when all were ended at once, {P}:ending the names of the indexes that were in use then.
+-- {P}:none never exists.
 local HEADER, KEY = 88, 18
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
+-- How long the ends of users' sessions are told.
+local TOLD = 86400000
+local REASONS = {'idle', 'lifetime', 'evicted', 'revoked', 'replayed'}
+local CODES = {idle = 1, lifetime = 2, evicted = 3, revoked = 4, replayed = 5}
 -- Redis' own expiry is a net under the purge, this much later.
 local NET = 300000
 
 -- The first element of every answer.
 local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
-local MOVING, ELSEWHERE = 9, 10
+local MOVING, ELSEWHERE, ENDED, UNSURE, TOO_MANY = 9, 10, 11, 12, 13
 
 -- The score of a session on its way to another shard: nobody purges or evicts it here any more.
 local LEAVING = 9007199254740991
 
 local LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+
+-- Sessions that were made up to this moment are over: end_all.lua.
+local revoked = redis.pcall('GET', string.match(KEYS[1], '^.-}') .. ':revoked')
+revoked = type(revoked) == 'string' and tonumber(string.match(revoked, '^%d+')) or 0
 
 local function clock()
   local time = redis.call('TIME')
@@ -51,11 +62,14 @@ local function parse(raw)
   if not raw or raw == '' then return nil, {UNKNOWN} end
   local magic = string.sub(raw, 1, 3)
   if magic == 'SST' and #raw < 64 and string.find(raw, '^[%w_-]+$') then
-    local reason, successor = string.sub(raw, 11), ''
+    local reason, successor, good = string.sub(raw, 11), '', 0
     if #reason == 7 + KEY and string.sub(reason, 1, 7) == 'rotated' then
       reason, successor = 'rotated', string.sub(reason, 8)
+    elseif #reason == 18 + KEY and string.sub(reason, 1, 7) == 'renewed' then
+      good = tonumber(string.sub(reason, -11), 16) or 0
+      reason, successor = 'renewed', string.sub(reason, 8, 7 + KEY)
     end
-    return nil, {BURIED, reason, string.sub(raw, 4, 10), successor}
+    return nil, {BURIED, reason, string.sub(raw, 4, 10), successor, good}
   end
   if magic == 'SSM' then return nil, {MOVING} end
   if magic ~= 'SS1' then
@@ -83,10 +97,12 @@ local function head(key)
 end
 
 local function deadline(r)
+  if r.created <= revoked then return math.min(r.absolute, r.last + r.idle, revoked) end
   return math.min(r.absolute, r.last + r.idle)
 end
 
 local function ended_by(r)
+  if r.created <= revoked and revoked < math.min(r.absolute, r.last + r.idle) then return 'revoked' end
   return r.absolute <= r.last + r.idle and 'lifetime' or 'idle'
 end
 
@@ -122,20 +138,28 @@ local function belongs(p, key)
   return stays, stays or bucket % placing == here, layout, bucket % before == here
 end
 
+-- How a user's session has ended is remembered beyond its tombstone; of strangers' nothing is.
+local function remember(p, key, r, reason)
+  if r.user ~= '' then redis.call('ZADD', p .. ':ended', clock() * 8 + CODES[reason], key) end
+end
+
 -- What to answer where a record is not: another shard may have it.
 local function no_record(p, key, other)
   if other[1] ~= UNKNOWN then return other end
+  local told = tonumber(redis.call('ZSCORE', p .. ':ended', key) or '0')
+  if told / 8 > clock() - TOLD then return {ENDED, REASONS[told % 8]} end
   local stays, _, layout, was = belongs(p, key)
   return stays and was and other or {ELSEWHERE, layout}
 end
 
 local function due(p, key, r)
   remove(p, key, r)
-  return {DUE, ended_by(r), r.tier}
+  remember(p, key, r, ended_by(r))
+  return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
 end
 
-local function bury(p, key, stamp, reason)
-  redis.call('SET', p .. ':s:' .. key, 'SST' .. stamp .. reason, 'PX', TOMBSTONE_TTL)
+local function bury(p, key, stamp, reason, ttl)
+  redis.call('SET', p .. ':s:' .. key, 'SST' .. stamp .. reason, 'PX', ttl or TOMBSTONE_TTL)
 end
 
 local function times(r)
@@ -168,4 +192,17 @@ local function locate(p, key, expected)
     key, r, other = other[4], there, answer
   end
   return key, r, other
+end
+
+-- An old ID came back after its time: somebody else has it. The session is ended where it goes on.
+local function replayed(p, key, stamp)
+  local now, where, r, other = clock(), locate(p, key, '')
+  if r and deadline(r) <= now then return due(p, where, r) end
+  redis.call('UNLINK', p .. ':none')
+  bury(p, key, stamp, 'replayed')
+  if not r then return {BURIED, 'replayed', stamp} end
+  remove(p, where, r)
+  bury(p, where, stamp, 'replayed')
+  remember(p, where, r, 'replayed')
+  return {BURIED, 'replayed', stamp, '', 0, where, r.tier}
 end

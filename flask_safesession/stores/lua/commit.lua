@@ -12,7 +12,9 @@ then
   local last = tonumber(string.sub(raw, 36, 46), 16)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  if now < tonumber(string.sub(raw, 47, 57), 16)
+  local mark = redis.call('GET', string.sub(KEYS[1], 1, -22) .. ':revoked')
+  if (not mark or created > tonumber(string.match(mark, '^%d+')))
+    and now < tonumber(string.sub(raw, 47, 57), 16)
     and now < last + tonumber(string.sub(raw, 58, 67), 16)
     and tier == string.sub(ARGV[3], 68, 72 + #user)
   then

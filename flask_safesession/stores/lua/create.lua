@@ -14,7 +14,7 @@ local _, placed, layout = belongs(p, key)
 if not placed then return {ELSEWHERE, layout} end
 
 -- A session that comes from another shard keeps its age.
-if r.created == 0 then r.created = now end
+if r.created == 0 then r.created = math.max(now, revoked + 1) end
 if r.last == 0 then r.last = now end
 r.absolute = r.created + r.absolute
 return admit(p, key, ARGV[1], r, now, read_rules(2), nil)

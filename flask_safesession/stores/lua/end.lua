@@ -17,7 +17,9 @@ if deadline(r) <= now then return due(p, key, r) end
 if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, redis.call('GET', KEYS[1])} end
 
 remove(p, key, r)
-bury(p, key, ARGV[1], ARGV[2])
+-- Of strangers' sessions nobody is told why they ended.
+bury(p, key, ARGV[1], r.user == '' and CODES[ARGV[2]] and 'ended' or ARGV[2])
+if CODES[ARGV[2]] then remember(p, key, r, ARGV[2]) end
 local found = answer(now, r)
 found[4] = key
 return found

@@ -5,6 +5,10 @@
 -- The first part is the way of nearly every request, so it stands before the common functions, whose
 -- making costs more than this does. Whatever is out of the ordinary is left to the part after them.
 local raw = redis.pcall('GET', KEYS[1])
+local mark = redis.pcall('GET', string.sub(KEYS[1], 1, -22) .. ':revoked')
+if type(mark) == 'table' then  -- the other node may have it, if there is one
+  return string.sub(ARGV[1], 1, 1) == '-' and type(raw) == 'string' and {12, raw} or mark
+end
 if type(raw) == 'string' and string.sub(raw, 1, 3) == 'SS1'
   and (string.sub(raw, 72, 72) == '-' or (string.sub(raw, 72, 72) == '+' and #raw >= 88))
   and string.find(string.sub(raw, 25, 67), '^%x+$')
@@ -19,6 +23,7 @@ then
   if idle <= tonumber(string.sub(ARGV[1], row + 5, row + 16))
     and absolute <= created + tonumber(string.sub(ARGV[1], row + 17, row + 28))
     and now < absolute and now < last + idle
+    and (not mark or created > tonumber(string.match(mark, '^%d+')))
     and (string.sub(ARGV[1], 1, 1) ~= '1'
       or now - last < tonumber(string.sub(ARGV[1], row + 29, row + 40)))
   then

@@ -8,18 +8,47 @@ local users = user_buckets(p, rules)
 local everybody = with_anonymous(users)
 
 -- What is due goes without the bookkeeping of a choice: there may be a million of them.
-local found = {}
+local found, scores = {}, {}
+
+-- What was ended all at once; its index is not in use any more.
+local ending = redis.call('LINDEX', p .. ':ending', 0)
+while ending and #found < limit do
+  local entries, names = redis.call('ZRANGE', ending, 0, limit - #found - 1), {}
+  for _, entry in ipairs(entries) do
+    local key = string.sub(entry, 1, KEY)
+    found[#found + 1] = key .. string.sub(obituary(p .. ':s:' .. key, names), 1, 4) .. 'r'
+    if #entry > KEY then
+      redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key)
+      note(scores, now, key, 'r')
+    end
+  end
+  in_portions('UNLINK', nil, names)
+  in_portions('ZREM', ending, entries)
+  if redis.call('EXISTS', ending) == 1 then break end
+  redis.call('LPOP', p .. ':ending')
+  ending = redis.call('LINDEX', p .. ':ending', 0)
+end
+
 for _, bucket in ipairs(everybody) do
   local index, names = p .. ':t:' .. bucket, {}
   local due_ones = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - #found)
   for _, entry in ipairs(due_ones) do
     local key = string.sub(entry, 1, KEY)
-    found[#found + 1] = key .. obituary(p .. ':s:' .. key, names)
-    if #entry > KEY then redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key) end
+    local told = obituary(p .. ':s:' .. key, names)
+    found[#found + 1] = key .. told
+    if #entry > KEY then
+      redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key)
+      note(scores, now, key, told)
+    end
   end
   in_portions('UNLINK', nil, names)
   in_portions('ZREM', index, due_ones)
 end
+
+in_portions('ZADD', p .. ':ended', scores)
+-- Bounded in time and number.
+redis.call('ZREMRANGEBYSCORE', p .. ':ended', '-inf', (now - TOLD) * 8)
+redis.call('ZREMRANGEBYRANK', p .. ':ended', 0, -1 - math.max(1000, math.floor(rules.total / 20)))
 
 local choice = new_choice(p, now, rules.evict)
 if rules.evict and #found < limit then

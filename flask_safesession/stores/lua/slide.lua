@@ -5,6 +5,15 @@ local r, other = parse(raw)
 -- While a cluster moves the slot to another node, what else is needed may be on the other one: the
 -- record is read, and nothing is written.
 local reads = string.sub(ARGV[1], 1, 1) == '-'
+local name = KEYS[1]
+if not r and not reads and other[2] == 'renewed' and other[4] ~= '' then
+  if clock() > other[5] then return replayed(p, key, other[3]) end
+  key, r, other = locate(p, key, '')
+  if r then
+    name = p .. ':s:' .. key
+    raw = redis.call('GET', name)
+  end
+end
 if not r then return reads and other or no_record(p, key, other) end
 
 local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
@@ -25,18 +34,18 @@ if string.sub(ARGV[1], 1, 1) == '1' and now - r.last >= touch then
 end
 -- PEXPIRE comes first: it needs no memory, so that reads and slides go on at maxmemory.
 if changed and not reads then
-  local refused = redis.pcall('PEXPIRE', KEYS[1], deadline(r) - now + NET)
+  local refused = redis.pcall('PEXPIRE', name, deadline(r) - now + NET)
   if type(refused) == 'table' and refused.err then
     -- A master that takes no writes (its disk is full, its replicas are gone) can still be read. One
     -- that is no master any more must not be.
     local passing = string.find(refused.err, 'MISCONF', 1, true)
       or string.find(refused.err, 'NOREPLICAS', 1, true)
     if not passing then return refused end
-    return {LIVE, now, string.sub(raw, 1, r.user == '' and 72 or HEADER), raw}
+    return {LIVE, now, string.sub(raw, 1, r.user == '' and 72 or HEADER), raw, key}
   end
-  redis.call('SETRANGE', KEYS[1], 24, times(r))
+  redis.call('SETRANGE', name, 24, times(r))
   redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
 end
 local found = answer(now, r)
-found[4] = raw
+found[4], found[5] = raw, key
 return found

@@ -1,62 +1,44 @@
-"""``flask safesession purge``, ``stats``, ``check`` and ``reshard``."""
+"""``purge``, ``stats``, ``check`` and ``reshard``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
-from .doctor import findings
-from .errors import StoreUnavailable
-from .figures import stats_of
-from .reaper import announce, audit, purge_steps
-from .settings import MAX_BATCH
-from .stores.base import Sharded
+from ..doctor import findings
+from ..figures import stats_of
+from ..reaper import announce, audit, purge_steps, relimit
+from ..settings import MAX_BATCH
+from ..stores.base import Sharded
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
-commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 # A full round over the store; only a store of some hundred million sessions has more slices.
 _FULL_ROUND = 1_000_000
 # Sessions from which on a purge shows its progress.
 _LONG = 1000
 
 
-def _on_store(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Hand the app's state to *command*; a store that is down is a message, not a traceback."""
-
-    @wraps(command)
-    def guarded(**options: Any) -> Any:
-        try:
-            return command(current_app.extensions["safesession"], **options)
-        except StoreUnavailable as error:
-            raise click.ClickException(f"The session store cannot be used: {error}") from error
-
-    return guarded
-
-
 @commands.command()
 @click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions a step removes at most.")
 @click.option("--dry-run", is_flag=True, help="Only say how many sessions are due.")
-@_as_json
-@_on_store
+@as_json_option
+@on_store
 def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the sessions that are due, and mend the index."""
-    settings = state.settings
+    settings = settings_of(state)
     due = state.store.census(settings.rules).due
     if dry_run:
-        _say(as_json, {"due": due}, f"{due} sessions are due.", note=_note_of_memory(state))
+        say(as_json, {"due": due}, f"{due} sessions are due.", note=note_of_memory(state))
         return
     if batch is not None:
         settings = replace(settings, purge_batch=batch)
+    relimit(state.store, settings)
     removed = trimmed = 0
     with _progress(due, shown=due >= _LONG and not as_json) as advance:
         for step in purge_steps(state.store, settings):
@@ -67,28 +49,28 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     mended = sum(audit(state.store, settings, _FULL_ROUND) for _ in range(2))
     result = {"due": removed, "trimmed": trimmed, "mended": mended}
     text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
-    _say(as_json, result, text, note=_note_of_memory(state))
+    say(as_json, result, text, note=note_of_memory(state))
 
 
 @commands.command()
-@_as_json
-@_on_store
+@as_json_option
+@on_store
 def stats(state: Any, as_json: bool) -> None:
     """Show how many sessions there are, against the cap and by tier, and how the servers are."""
-    found = stats_of(state.store, state.settings)
+    found = stats_of(state.store, settings_of(state))
     lines = [
         f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
         *(f"  {tier}: {count}" for tier, count in found.by_tier.items()),
         f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
         *(f"server {name}: circuit {circuit}" for name, circuit in found.servers.items()),
     ]
-    _say(as_json, found._asdict(), "\n".join(lines), note=_note_of_memory(state))
+    say(as_json, found._asdict(), "\n".join(lines), note=note_of_memory(state))
 
 
 @commands.command()
 @click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions moved in one step.")
-@_as_json
-@_on_store
+@as_json_option
+@on_store
 def reshard(state: Any, batch: int | None, as_json: bool) -> None:
     """Move the sessions to SAFESESSION_SHARDS shards, while everybody goes on using them.
 
@@ -103,12 +85,12 @@ def reshard(state: Any, batch: int | None, as_json: bool) -> None:
             click.echo(f"Moved {moved} sessions; {step.waiting:.0f} s until it is safe to forget.")
     shards = state.settings.shards
     text = f"The sessions are in {shards} shards; {moved} were moved."
-    _say(as_json, {"shards": shards, "moved": moved}, text)
+    say(as_json, {"shards": shards, "moved": moved}, text)
 
 
 @commands.command()
-@_as_json
-@_on_store
+@as_json_option
+@on_store
 def check(state: Any, as_json: bool) -> None:
     """Audit the deployment: keys, cookie flags, processes, the store's settings.
 
@@ -116,7 +98,7 @@ def check(state: Any, as_json: bool) -> None:
     """
     found = findings(current_app, state.settings, state.store)
     text = "\n".join(f"- {finding}" for finding in found) or "No findings."
-    _say(as_json, {"findings": found}, text, note=_note_of_memory(state))
+    say(as_json, {"findings": found}, text, note=note_of_memory(state))
     if found:
         raise click.exceptions.Exit(1)
 
@@ -132,18 +114,3 @@ def _progress(length: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
         return
     with click.progressbar(length=length, label="Purging", file=sys.stderr) as bar:
         yield bar.update
-
-
-def _say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> None:
-    if as_json:
-        click.echo(json.dumps(result | ({"note": note} if note else {})))
-        return
-    click.echo(text)
-    if note:
-        click.echo(note, err=True)
-
-
-def _note_of_memory(state: Any) -> str:
-    if state.store.shared:
-        return ""
-    return "The store is in memory: this command cannot see the sessions of the running server."

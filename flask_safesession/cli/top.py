@@ -1,0 +1,109 @@
+"""``top``: how many sessions there are, as it changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from time import monotonic, sleep
+from typing import Any
+
+import click
+
+from ..errors import StoreUnavailable
+from ..figures import Stats, stats_of
+from .group import commands, note_of_memory, on_store, settings_of
+
+_BAR = 40
+# Of the cap: from the first on the extension warns, too; users get no more than the second.
+_FILLING, _NEARLY_FULL = 0.8, 0.95
+
+
+@commands.command()
+@click.option(
+    "--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="In seconds."
+)
+@click.option("--count", type=click.IntRange(1), help="Stop after so many looks.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each look.")
+@on_store
+def top(state: Any, interval: float, count: int | None, as_json: bool) -> None:
+    """Watch how many sessions there are, against the cap and by tier. Ctrl-C ends it.
+
+    Each look costs what `stats` costs.
+    """
+    if note := note_of_memory(state):
+        click.echo(note, err=True)
+    looks = _looks(state, interval, count)
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            for look in looks:
+                click.echo(json.dumps(_described(look)))
+        else:
+            _watch(looks)
+
+
+def _looks(
+    state: Any, interval: float, count: int | None
+) -> Iterator[tuple[Stats | StoreUnavailable, float]]:
+    """What the store says, or why it does not, and how many sessions came a second."""
+    before: tuple[float, int] | None = None
+    done = 0
+    while True:
+        try:
+            found: Stats | StoreUnavailable = stats_of(state.store, settings_of(state))
+        except StoreUnavailable as error:
+            found = error
+        at, growth = monotonic(), 0.0
+        if isinstance(found, Stats):
+            if before is not None and at > before[0]:
+                growth = (found.sessions - before[1]) / (at - before[0])
+            before = at, found.sessions
+        yield found, growth
+        done += 1
+        if done == count:
+            return
+        sleep(interval)
+
+
+def _described(look: tuple[Stats | StoreUnavailable, float]) -> dict[str, Any]:
+    found, growth = look
+    if isinstance(found, StoreUnavailable):
+        return {"error": str(found)}
+    return {**found._asdict(), "growth_per_second": round(growth, 3)}
+
+
+def _watch(looks: Iterator[tuple[Stats | StoreUnavailable, float]]) -> None:
+    if find_spec("rich") is None:
+        raise click.ClickException(
+            "top needs rich: pip install 'Flask-SafeSession[top]'; or use top --json"
+        )
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        for look in looks:
+            live.update(_screen(*look), refresh=True)
+
+
+def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
+    """What is to be seen."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(found, StoreUnavailable):
+        return Text(f"The session store cannot be used: {found}", style="bold red")
+    share = found.sessions / found.cap
+    filled = min(_BAR, round(share * _BAR))
+    style = "red" if share >= _NEARLY_FULL else "yellow" if share >= _FILLING else "green"
+    table = Table.grid(padding=(0, 2))
+    table.add_row("sessions", Text(f"{found.sessions} of {found.cap} ({share:.1%})"))
+    table.add_row("", Text("█" * filled + "░" * (_BAR - filled), style=style))
+    table.add_row("change", Text(f"{growth:+.1f} a second"))
+    for tier, count in found.by_tier.items():
+        table.add_row(Text(tier), Text(str(count)))
+    table.add_row("due", Text(f"{found.due}, the oldest for {found.overdue_seconds:.1f} s"))
+    for name, circuit in found.servers.items():
+        table.add_row(Text(name), Text(circuit, style="" if circuit == "closed" else "bold red"))
+    return table

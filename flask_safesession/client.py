@@ -1,0 +1,126 @@
+"""From where a user signed in: the address and the browser, as a person would name them.
+
+What a header says is a stranger's text: it is cut before anything is done with it, and cleaned. A
+template has to escape the label as it does any other text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+#: The most characters of an address: those of an IPv6 one that holds an IPv4 one.
+LONGEST_ADDRESS = 45
+#: The most characters of the name of a browser.
+LONGEST_AGENT = 60
+
+# Of a header that is looked at. Browsers send 100 to 250 characters; what ua-parser's hundreds of
+# patterns take grows faster than the text.
+_LONGEST_HEADER = 512
+# Headers whose label is kept: a handful of browsers makes nearly all requests.
+_KEPT = 256
+# What ua-parser calls by names that people do not know.
+_NAMES = {"Mac OS X": "macOS", "Chrome OS": "ChromeOS"}
+
+# Without ua-parser: how headers spell browsers and systems. Who names others, too, comes first.
+_BROWSERS = {
+    "Edg": "Edge",
+    "OPR": "Opera",
+    "Firefox": "Firefox",
+    "FxiOS": "Firefox",
+    "CriOS": "Chrome",
+    "Chrome": "Chrome",
+    "Version": "Safari",
+}
+_SYSTEMS = {
+    "iPhone": "iOS",
+    "iPad": "iOS",
+    "Android": "Android",
+    "Windows": "Windows",
+    "Macintosh": "macOS",
+    "CrOS": "ChromeOS",
+    "Linux": "Linux",
+}
+_PRODUCT = re.compile(r"([A-Za-z]{1,40})/([0-9]{1,9})")
+
+# Browser, its version, system; where they are known.
+_Found = tuple[str | None, str | None, str | None]
+
+
+class Client(NamedTuple):
+    """A visitor's address, and a short name of the browser.
+
+    :param address: as ``request.remote_addr`` has it, empty where that is unknown. Behind a proxy
+        this is the visitor's only with Werkzeug's ``ProxyFix``.
+    :param agent: such as ``"Firefox 128 on Windows"``; what the visitor's browser says it is.
+    """
+
+    address: str
+    agent: str
+
+
+def describe_client(request: Any) -> Client:
+    """From where *request* comes. Never fails, whatever its headers say.
+
+    :param request: Flask's, or Werkzeug's.
+    """
+    header = request.headers.get("User-Agent") or ""
+    address = _printable(request.remote_addr or "").replace(" ", "")
+    return Client(address[:LONGEST_ADDRESS], label_of(header[:_LONGEST_HEADER]))
+
+
+@lru_cache(_KEPT)
+def label_of(header: str) -> str:
+    """A short name for the browser that sends *header*, by ua-parser if it is installed."""
+    header = _printable(header)
+    browser, version, system = _parser()(header)
+    if browser is None:
+        browser, version, _ = _plain(header)
+    agent = " ".join(part for part in (browser, version) if part) or header
+    if system:
+        system = _NAMES.get(system, system)
+        agent = f"{agent} on {system}" if browser else system
+    return agent[:LONGEST_AGENT].rstrip()
+
+
+def _printable(text: str) -> str:
+    """*text* on one line, without what is not seen or changes how the rest is read."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+@cache
+def _parser() -> Callable[[str], _Found]:
+    """What takes a header apart. Made at its first use: ua-parser takes half a second then."""
+    try:
+        # Its resolver in Python: faster ones need a compiled extension.
+        from ua_parser import BasicResolver, Domain, load_lazy_builtins
+    except ImportError:
+        return _plain
+    resolve, wanted = BasicResolver(load_lazy_builtins()), Domain.USER_AGENT | Domain.OS
+
+    def parse(header: str) -> _Found:
+        try:
+            found = resolve(header, wanted)
+        except Exception:  # noqa: BLE001  # a label is never worth a failed sign-in
+            return _plain(header)
+        browser, system = found.user_agent, found.os
+        return (
+            browser.family if browser else None,
+            browser.major if browser else None,
+            system.family if system else None,
+        )
+
+    return parse
+
+
+def _plain(header: str) -> _Found:
+    """The same by a short list, for want of something better."""
+    products = [found for found in _PRODUCT.findall(header) if found[0] != "Mozilla"]
+    system = next((name for sign, name in _SYSTEMS.items() if sign in header), None)
+    for sign, name in _BROWSERS.items():
+        for product, version in products:
+            if product.startswith(sign):
+                return name, version, system
+    return (*products[0], system) if products else (None, None, system)

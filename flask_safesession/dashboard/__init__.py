@@ -1,0 +1,111 @@
+"""A page for operators: how many sessions there are, what happens to them, whose they are.
+
+An app mounts it behind a permission check of its own::
+
+    from flask_safesession.dashboard import dashboard
+
+    app.register_blueprint(dashboard(safe, allowed=lambda: current_user.is_admin))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, request
+from flask.blueprints import BlueprintSetupState
+
+from ..errors import ConfigError
+from ..extension import SafeSession
+from . import views
+from .minutes import Minutes
+from .runs import Runs
+
+__all__ = ["dashboard"]
+
+_HEADERS = {
+    # Everything comes from this app, nothing stands in the pages themselves, nobody frames them.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+        " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
+    # Not "no-referrer": that would send "Origin: null" with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def dashboard(
+    safe: SafeSession,
+    *,
+    allowed: Callable[[], Any] | None = None,
+    name: str = "safesession",
+    url_prefix: str = "/safesession",
+) -> Blueprint:
+    """A blueprint with the dashboard. Whoever may see it may end anybody's session.
+
+    :param safe: the extension of the app that is to mount it.
+    :param allowed: says whether this request may see it: ``True`` or ``False``, which is a 403. It
+        can also end the request itself (``abort(redirect(…))``), and may be ``async``. It is called
+        before every view, inside the request.
+    :param name: the blueprint's name; ``url_for("safesession.overview")`` is the page.
+    :param url_prefix: where it is mounted.
+    :raises ConfigError: there is no *allowed*.
+    """
+    if not callable(allowed):
+        problem = f"dashboard(allowed={allowed!r}): give a function that says who may see it"
+        raise ConfigError([f"{problem}, and end everybody's sessions"])
+    pages = Blueprint(
+        name,
+        __name__,
+        url_prefix=url_prefix,
+        static_folder="static",
+        static_url_path="/assets",
+    )
+    pages.before_request(partial(_check, allowed))
+    pages.after_request(_protect)
+    pages.record(_listen)
+    for rule, endpoint, view, method in views.ROUTES:
+        bound: Callable[..., Any] = partial(view, safe)
+        if method == "GET":  # looking on must not keep the session of who looks on alive
+            safe.passive(bound)
+        pages.add_url_rule(rule, endpoint, bound, methods=[method])
+    return pages
+
+
+def _check(allowed: Callable[[], Any]) -> None:
+    """Let through whom the app allows. Files are nobody's secret, and cost no store call."""
+    if _is_file():
+        return
+    verdict = current_app.ensure_sync(allowed)()
+    if verdict is False:
+        abort(403)
+    if verdict is not True:  # a response or a user would count as true, and let everybody in
+        raise TypeError(f"allowed of the dashboard gave {verdict!r}: let it return True or False")
+
+
+def _protect(response: Response) -> Response:
+    for header, value in _HEADERS.items():
+        response.headers[header] = value
+    if not _is_file():
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _is_file() -> bool:
+    return (request.endpoint or "").rpartition(".")[2] == "static"
+
+
+def _listen(state: BlueprintSetupState) -> None:
+    """Count what happens in the app from now on; once, however often it mounts the dashboard."""
+    extensions = state.app.extensions
+    if "safesession" not in extensions:
+        raise ConfigError(["the app has no SafeSession yet: call init_app before it is mounted"])
+    if views.WATCHED not in extensions:
+        watched = extensions[views.WATCHED] = views.Watched(Minutes(), Runs())
+        watched.minutes.listen(state.app)
+        watched.runs.listen(state.app)

@@ -1,0 +1,92 @@
+"""Pages from the templates of this folder.
+
+They have a Jinja environment of their own, in which everything is escaped, whatever the app has
+made of its: other delimiters, globals, extensions, or no escaping at all.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import Any
+
+from flask import url_for
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def render(template: str, **context: Any) -> str:
+    """The page that *template* makes of *context*."""
+    page = _environment().get_template(template)
+    return page.render(context, url_for=url_for, now=now())
+
+
+def now() -> datetime:
+    """The time for display: no session ends by this process's clock."""
+    return datetime.now(timezone.utc)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(number=number, percent=percent, clock=clock, spell=spell, utc=utc)
+    return made
+
+
+def number(count: int) -> str:
+    """A count with its thousands apart.
+
+    >>> number(1204500)
+    '1,204,500'
+    """
+    return f"{count:,}"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share of the whole, as a number between 0 and 100 that a drawing can be given.
+
+    >>> percent(1, 3), percent(2, 1), percent(1, 0)
+    ('33.33', '100.00', '0.00')
+    """
+    return f"{min(100 * part / whole, 100) if whole else 0:.2f}"
+
+
+def clock(seconds: float) -> str:
+    """The time of day of a moment that is given in seconds since 1970.
+
+    >>> clock(72_900)
+    '20:15'
+    """
+    return utc(datetime.fromtimestamp(seconds, timezone.utc))[11:16]
+
+
+def spell(seconds: float) -> str:
+    """A duration, as its two largest units.
+
+    >>> spell(0.4), spell(-5), spell(59)
+    ('0 s', '0 s', '59 s')
+    >>> spell(3723), spell(90_000)
+    ('1 h 2 min', '1 d 1 h')
+    """
+    left, words = max(int(seconds), 0), []
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        if count:
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2]) or "0 s"
+
+
+def utc(moment: datetime) -> str:
+    """A moment for a reader: date and time of day.
+
+    >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc))
+    '2030-01-02 03:04:05'
+    """
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"

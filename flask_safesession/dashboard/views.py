@@ -1,0 +1,217 @@
+"""The views. Each makes a handful of store calls, however many sessions there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import flask
+from flask import current_app, redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from ..errors import StoreUnavailable
+from ..expiry import ANONYMOUS_TIER
+from ..extension import SafeSession
+from ..figures import Stats
+from ..session import SessionInfo
+from .chart import chart_of
+from .csrf import is_token_of, new_token
+from .minutes import Minutes
+from .pages import render
+from .runs import Runs
+
+#: Where the app keeps what is :class:`Watched`.
+WATCHED = "safesession.dashboard"
+#: Sessions on one page of the table.
+PAGE = 25
+
+_LONGEST = 500  # characters of anything that is searched for
+_NOTES = {
+    "ended": "The session has ended.",
+    "gone": "There is no such session: it has ended already.",
+    "stale": (
+        "Nothing was ended: this page was drawn for another session of yours, or for one that got"
+        " a new ID meanwhile. Please try again."
+    ),
+}
+
+
+class Watched(NamedTuple):
+    """What this process has seen of one app's sessions."""
+
+    minutes: Minutes
+    runs: Runs
+
+
+class Asked(NamedTuple):
+    """What is to be listed. *after* is where the page begins, as the one before it said."""
+
+    q: str = ""
+    tier: str = ""
+    after: str = ""
+
+
+class Listed(NamedTuple):
+    """A page of sessions. *total* is known where all of them are one user's."""
+
+    sessions: list[SessionInfo]
+    next: str = ""
+    total: int | None = None
+
+
+def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
+    """The figures, and a page of the table of sessions."""
+    asked = _asked(request.values)
+    listed = None
+    with suppress(StoreUnavailable):
+        listed = _listed(safe, asked)
+    context = _figures(safe)
+    if listed is None or context["stats"] is None:
+        status = 503
+    return render(
+        "overview.html",
+        asked=asked,
+        listed=listed,
+        tiers=_tiers(),
+        own=_own_handle(),
+        token=_token(),
+        note=note or _note(),
+        **context,
+    ), status
+
+
+def figures(safe: SafeSession) -> str:
+    """The figures alone, for the script that draws them anew."""
+    return render("figures.html", **_figures(safe))
+
+
+def end(safe: SafeSession) -> Response | tuple[str, int]:
+    """End the session whose handle was sent."""
+    if not _is_meant():
+        return overview(safe, 403, _NOTES["stale"])
+    ended = safe.end(request.form.get("handle", "")[:_LONGEST])
+    back = {k: v for k, v in _asked(request.form)._asdict().items() if v}
+    return _back(**back, note="ended" if ended else "gone")
+
+
+def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
+    """Ask whether all sessions of a user are to end."""
+    user = request.values.get("user", "")[:_LONGEST]
+    return render(
+        "confirm.html",
+        user=user,
+        sessions=safe.sessions_of(user),
+        own=_own_handle(),
+        token=_token(),
+        note=note,
+    ), status
+
+
+def end_user(safe: SafeSession) -> Response | tuple[str, int]:
+    """End all sessions of the user who was sent, but for the own one where that is asked for."""
+    if not _is_meant():
+        return confirm(safe, 403, _NOTES["stale"])
+    keep = _own_handle() if request.form.get("keep") else None
+    user = request.form.get("user", "")[:_LONGEST]
+    count = safe.end_user(user, keep=keep)
+    return _back(q=user, count=str(count))
+
+
+#: Rule, endpoint, view and method of each page.
+ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
+    ("/", "overview", overview, "GET"),
+    ("/figures", "figures", figures, "GET"),
+    ("/end", "end", end, "POST"),
+    ("/end-user", "confirm", confirm, "GET"),
+    ("/end-user", "end_user", end_user, "POST"),
+)
+
+
+# -- what is listed ---------------------------------------------------------------------------
+
+
+def _asked(values: Any) -> Asked:
+    return Asked(*(values.get(name, "").strip()[:_LONGEST] for name in Asked._fields))
+
+
+def _listed(safe: SafeSession, asked: Asked) -> Listed:
+    if asked.q:
+        return _found(safe, asked)
+    tier = asked.tier if asked.tier in _tiers() else None
+    try:
+        page = safe.browse(tier=tier, after=asked.after or None, limit=PAGE)
+    except ValueError:  # no page ended there
+        page = safe.browse(tier=tier, limit=PAGE)
+    return Listed(page.sessions, page.next or "")
+
+
+def _found(safe: SafeSession, asked: Asked) -> Listed:
+    """The sessions of a user; where there is none of that name, the session of that handle."""
+    found = safe.sessions_of(asked.q)
+    if not found:
+        one = safe.find(asked.q)
+        return Listed([one] if one else [])
+    start = int(asked.after) if asked.after.isdecimal() else 0
+    more = str(start + PAGE) if start + PAGE < len(found) else ""
+    return Listed(found[start : start + PAGE], more, len(found))
+
+
+def _tiers() -> list[str]:
+    return [ANONYMOUS_TIER, *_state().settings.rules.policy.order]
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def _figures(safe: SafeSession) -> dict[str, Any]:
+    stats: Stats | None = None
+    with suppress(StoreUnavailable):
+        stats = safe.stats()
+    state, watched = _state(), current_app.extensions[WATCHED]
+    return {
+        "stats": stats,
+        "servers": safe.servers(),
+        "shared": state.store.shared,
+        "interval": state.settings.check_interval,
+        "chart": chart_of(watched.minutes.last()),
+        "runs": watched.runs.newest_first(),
+    }
+
+
+def _state() -> Any:
+    return current_app.extensions["safesession"]
+
+
+# -- forms ------------------------------------------------------------------------------------
+
+
+def _own_handle() -> str | None:
+    """The handle of the session that asks; ``None`` where there is none, or it is not known."""
+    with suppress(StoreUnavailable, AttributeError):  # Flask's null session has no info
+        handle: str | None = flask.session.info.handle  # type: ignore[attr-defined]
+        return handle
+    return None
+
+
+def _token() -> str | None:
+    """A token for the forms of this page; ``None``: without a session nothing can be ended."""
+    handle = _own_handle()
+    return new_token(handle) if handle is not None else None
+
+
+def _is_meant() -> bool:
+    return is_token_of(_own_handle(), request.form.get("token", ""))
+
+
+def _back(**query: Any) -> Response:
+    """To the table, which says what was done."""
+    return redirect(url_for(".overview", _anchor="table", **query), 303)
+
+
+def _note() -> str:
+    """What the page before this one did: words of ours and a number, no text from the address."""
+    count = request.args.get("count", "")
+    if count.isdecimal():
+        return f"Sessions ended: {int(count[:9]):,}."
+    return _NOTES.get(request.args.get("note", ""), "")

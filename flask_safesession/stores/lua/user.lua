@@ -1,0 +1,30 @@
+-- KEYS: a user's set. ARGV: bytes of each record to be told, stamp of this call, reason; then, if they are
+-- to be ended and not only told, the key that is to stay or ''. Answers LIVE, the layout or '', then key
+-- and first bytes of each live session, newest first. One on its way to another shard is told, and
+-- not ended.
+local p, user = string.sub(KEYS[1], 1, -20), string.sub(KEYS[1], -16)
+local ends = #ARGV == 4
+local keep = ends and ARGV[4] ~= '' and locate(p, ARGV[4], '') or ''
+local now = clock()
+local found = {LIVE, redis.call('GET', p .. ':shards') or ''}
+local function tell(key, raw)
+  found[#found + 1] = key
+  found[#found + 1] = raw
+end
+
+if ends then go_on_at_maxmemory(p) end
+for _, key in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, -1)) do
+  local raw = redis.pcall('GETRANGE', p .. ':s:' .. key, 0, ARGV[1] - 1)
+  local r, other = parse(raw)
+  if r and r.user == user and deadline(r) > now and key ~= keep then
+    tell(key, raw)
+    if ends then
+      remove(p, key, r)
+      bury(p, key, ARGV[2], ARGV[3])
+      remember(p, key, r, ARGV[3])
+    end
+  elseif other and other[1] == MOVING and key ~= keep then
+    tell(key, raw)
+  end
+end
+return found

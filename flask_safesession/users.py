@@ -1,0 +1,143 @@
+"""Whose sessions are whose: to list, to describe and to end them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .client import Client
+from .codec import CLIENT, client_in, plain
+from .events import SessionEnded, emit
+from .expiry import ANONYMOUS_TIER
+from .record import Record
+from .saving import Identity
+from .session import FRESH, SessionInfo, as_datetime
+from .settings import Settings
+from .stores.base import REVOKED, Gone, Listed, Live, Owning, Store
+from .tokens import NO_USER, new_stamp, user_tag
+
+_CLIENT_PARTS = 4
+
+
+class Page(NamedTuple):
+    """Some sessions. ``next`` says where to go on; ``None`` at the end."""
+
+    sessions: list[SessionInfo]
+    next: str | None
+
+
+def clients_in(value: object) -> tuple[Client | None, Client | None]:
+    """From where a session was begun and used last, as its data says."""
+    if isinstance(value, (list, tuple)) and len(value) == _CLIENT_PARTS:
+        first, browser, last, its = (str(part) for part in value)
+        return Client(first, browser), Client(last, its)
+    return None, None
+
+
+def info_of(
+    key: str, record: Record, who: Identity, data: Mapping[Any, Any], now: int
+) -> SessionInfo:
+    """What is known of the session of this request."""
+    signed_in = who.user is not None and record.user != NO_USER and data.get(FRESH) is not False
+    return _described(key, record, who.user, who.tier, data.get(CLIENT))._replace(
+        authenticated_at=as_datetime(record.created) if signed_in else None,
+        now=as_datetime(now),
+        current=True,
+    )
+
+
+def _described(key: str, record: Record, user: Any, tier: str, client: object) -> SessionInfo:
+    created, active = as_datetime(record.created), as_datetime(record.last_active)
+    known = SessionInfo(user, tier, key, False, created, active, as_datetime(record.deadline))
+    first, last = clients_in(client)
+    return known._replace(client=first, last_client=last)
+
+
+def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
+    policy, record = settings.rules.policy, one.record
+    is_stranger = record.user == NO_USER and ANONYMOUS_TIER in policy.tiers
+    tier = ANONYMOUS_TIER if is_stranger else policy.name_of(record.tier)
+    return _described(one.key, record, user, tier, client_in(record.payload))
+
+
+def owning(store: Store) -> Owning:
+    """*store*, if it knows whose sessions are whose.
+
+    :raises TypeError: it does not.
+    """
+    if not isinstance(store, Owning):
+        raise TypeError(
+            f"{type(store).__name__} does not know whose sessions are whose: give it the methods of"
+            " flask_safesession.stores.base.Owning"
+        )
+    return store
+
+
+def sessions_of(
+    store: Store, settings: Settings, user: Any, current: str | None
+) -> list[SessionInfo]:
+    """The live sessions of *user*, newest first; one script call, whatever the store holds."""
+    listed = owning(store).sessions_of(user_tag(plain(user)))
+    found = (_listed(one, settings, user) for one in listed)
+    return [info._replace(current=info.handle == current) for info in found]
+
+
+def browse(
+    store: Store, settings: Settings, tier: str | None, after: str | None, limit: int
+) -> Page:
+    """Up to *limit* sessions, tier by tier, those that end last first.
+
+    :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
+    """
+    tiers = [tier] if tier else [ANONYMOUS_TIER, *settings.rules.policy.order]
+    begin, _, last = (after or f"{tiers[0]}|").partition("|")
+    if begin not in tiers or limit < 1:
+        raise ValueError(f"browse(): {after!r} is not where a page ended, or {limit} is below one")
+    found: list[SessionInfo] = []
+    for name in tiers[tiers.index(begin) :]:
+        page = owning(store).page(name, last, limit - len(found))
+        found += [_listed(one, settings) for one in page.sessions]
+        if len(found) >= limit or page.next:
+            return Page(found, f"{name}|{page.next}" if page.next else _after(tiers, name))
+        last = ""
+    return Page(found, None)
+
+
+def _after(tiers: list[str], name: str) -> str | None:
+    following = tiers[tiers.index(name) + 1 :]
+    return f"{following[0]}|" if following else None
+
+
+def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
+    """The session with that handle, without using it."""
+    answer = store.load(handle, settings.rules, slide=False)
+    if isinstance(answer, Gone):
+        return None
+    return _listed(Listed(answer.key or handle, answer.record), settings)
+
+
+def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
+    """End the session with that handle, whatever is in flight; whether there was one."""
+    answer = store.end(handle, new_stamp(), REVOKED, None)
+    if not isinstance(answer, Live):
+        return isinstance(answer, Gone) and answer.repeated
+    _announce(app, settings, [Listed(answer.key or handle, answer.record)])
+    return True
+
+
+def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | None) -> int:
+    """End all sessions of *user* in one step, but for *keep*; how many there were."""
+    tag = user_tag(plain(user))
+    ended = owning(store).end_user(tag, new_stamp(), REVOKED, keep or "")
+    _announce(app, settings, ended)
+    return len(ended)
+
+
+#: :func:`end_user`, for the one who stays.
+end_others = end_user
+
+
+def _announce(app: Any, settings: Settings, ended: Iterable[Listed]) -> None:
+    for one in ended:
+        tier = settings.rules.policy.name_of(one.record.tier)
+        emit(app, SessionEnded(one.key, REVOKED, tier))

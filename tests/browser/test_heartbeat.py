@@ -1,0 +1,369 @@
+"""The heartbeat in a browser: a warning in time, one key press, and an end that says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from flask import Flask, Response, request
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from flask_safesession import StoreUnavailable
+from flask_safesession.stores.memory import MemoryStore
+
+from .conftest import Visitors
+
+pytestmark = pytest.mark.browser
+
+Later = Callable[..., None]
+SignIn = Callable[[Page, str], None]
+
+MINUTE = 60
+# What the example's customers, who are signed in for half an hour without use, are left of it when
+# they are warned.
+UNTIL_WARNED = 29 * MINUTE
+
+
+@pytest.fixture
+def calls(shop: Flask) -> list[str]:
+    """The methods of the calls at the heartbeat, in their order."""
+    noted: list[str] = []
+
+    @shop.before_request
+    def note() -> None:
+        if request.path == "/heartbeat":
+            noted.append(request.method)
+
+    return noted
+
+
+def warning(page: Page) -> Locator:
+    return page.get_by_role("alertdialog", name="Your session")
+
+
+def set_hidden(page: Page, hidden: bool) -> None:
+    """Pages of a browser without a screen are all visible."""
+    state = "hidden" if hidden else "visible"
+    page.evaluate(
+        """state => {
+            const hidden = {value: state == "hidden", configurable: true};
+            Object.defineProperty(document, "hidden", hidden);
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        state,
+    )
+
+
+# -- the warning --------------------------------------------------------------------------------
+
+
+def test_the_warning_comes_a_minute_before_the_end_and_counts_down(
+    page: Page, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED - 5, asleep=True)
+    expect(warning(page)).to_be_hidden()
+    later(5)
+    expect(warning(page)).to_be_visible()
+    expect(warning(page).get_by_role("timer")).to_have_text(re.compile("1:00|0:59"))
+    later(15)
+    expect(warning(page).get_by_role("timer")).to_have_text(re.compile("0:4[45]"))
+
+
+@pytest.mark.parametrize("key", ["Space", "Enter", "Escape", "ArrowDown", "x"])
+def test_one_key_press_keeps_the_session(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str], key: str
+) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED + 30, asleep=True)
+    expect(warning(page)).to_be_visible()
+    page.keyboard.press(key)
+    expect(warning(page)).to_be_hidden()
+    assert calls.count("POST") == 1
+    assert page.evaluate("fetch('/heartbeat').then(told => told.json())")["left"] == 30 * MINUTE
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_a_click_keeps_the_session(page: Page, sign_in: SignIn, later: Later) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED + 50, asleep=True)
+    warning(page).get_by_role("button", name="Go on").click()
+    expect(warning(page)).to_be_hidden()
+    later(5 * MINUTE)
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Good to see you, Carl")
+
+
+def test_a_screen_reader_hears_what_it_is_about_and_the_focus_comes_back(
+    page: Page, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    cart = page.get_by_role("link", name="Cart")
+    cart.focus()
+    later(UNTIL_WARNED, asleep=True)
+    expect(warning(page)).to_have_accessible_description(
+        "Your session is about to end. Press any key, or click, to go on."
+    )
+    expect(warning(page).get_by_role("button", name="Go on")).to_be_focused()
+    expect(warning(page).get_by_role("timer")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(warning(page)).to_be_hidden()
+    expect(cart).to_be_focused()
+
+
+def test_what_cannot_be_extended_is_said_and_keys_leave_the_word_on_screen(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "tess")
+    later(4 * MINUTE)
+    expect(warning(page)).to_contain_text("cannot be made longer")
+    page.keyboard.press("x")
+    later(1)
+    expect(warning(page)).to_be_visible()
+    warning(page).get_by_role("button", name="OK").click()
+    later(5)
+    expect(warning(page)).to_be_hidden()
+    assert "POST" not in calls
+
+
+# -- the end ------------------------------------------------------------------------------------
+
+
+def test_the_end_takes_the_page_off_the_screen_and_says_why(
+    page: Page, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED, asleep=True)
+    later(MINUTE + 10)
+    expect(warning(page)).to_contain_text("because it was not used for a while")
+    expect(page.get_by_text("Current account")).to_be_hidden()
+    expect(warning(page).get_by_role("button", name="Sign in again")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{shop_url}/sign-in")
+
+
+def test_a_lifetime_that_is_over_is_told_as_such(page: Page, sign_in: SignIn, later: Later) -> None:
+    sign_in(page, "tess")
+    later(5 * MINUTE + 10)
+    expect(warning(page)).to_contain_text("because its time was up")
+
+
+def test_a_session_that_is_ended_elsewhere_ends_on_screen_within_a_minute(
+    page: Page, shop: Flask, sign_in: SignIn, later: Later
+) -> None:
+    from example.sessions import safe
+
+    sign_in(page, "carl")
+    with shop.app_context():
+        assert safe.end_user("carl") == 1
+    later(MINUTE + 2)
+    expect(warning(page)).to_contain_text("ended from another device, or by an administrator")
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/sign-in")
+
+
+def test_a_page_of_a_stranger_is_left_alone(
+    page: Page, shop_url: str, later: Later, calls: list[str]
+) -> None:
+    page.goto(shop_url)
+    later(10 * MINUTE)
+    later(60 * MINUTE, asleep=True)
+    expect(warning(page)).to_be_hidden()
+    assert calls == []
+
+
+def test_a_page_that_says_it_itself_is_left_to_it(
+    page: Page, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    page.goto(f"{shop_url}/session")
+    later(UNTIL_WARNED - 10, asleep=True)
+    later(MINUTE + 20)
+    expect(page.get_by_role("heading", name="This session has ended")).to_be_visible()
+    expect(warning(page)).to_be_hidden()
+    assert page.url == f"{shop_url}/session"
+
+
+# -- what it costs ------------------------------------------------------------------------------
+
+
+def test_who_reads_costs_one_passive_call_a_minute(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    for _ in range(20):
+        later(30)
+    assert set(calls) == {"GET"}
+    assert 9 <= len(calls) <= 10
+
+
+def test_who_is_active_is_kept_signed_in_at_one_call_a_minute(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    for _ in range(70):
+        page.keyboard.press("x")
+        later(30)
+    expect(warning(page)).to_be_hidden()
+    assert set(calls) == {"POST"}
+    assert 33 <= len(calls) <= 35
+
+
+def test_what_a_script_presses_is_no_activity(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    page.evaluate("document.body.click()")
+    later(MINUTE + 2)
+    assert calls == ["GET"]
+
+
+def test_a_tab_in_the_background_asks_nothing_until_it_is_looked_at(
+    open_browser: Visitors, page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    set_hidden(page, True)
+    later(10 * MINUTE)
+    assert calls == []
+    set_hidden(page, False)
+    open_browser.settle()
+    assert calls == ["GET"]
+
+
+# -- several tabs -------------------------------------------------------------------------------
+
+
+def test_one_tab_asks_for_all(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    tabs = [context.new_page() for _ in range(3)]
+    sign_in(tabs[0], "carl")
+    for tab in tabs[1:]:
+        tab.goto(f"{shop_url}/desk")
+    for _ in range(10):
+        later(MINUTE)
+    assert 9 <= len(calls) <= 10
+
+
+def test_a_key_press_in_one_tab_takes_the_warning_off_the_others(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    other.goto(f"{shop_url}/cart")
+    later(UNTIL_WARNED, asleep=True)
+    for tab in (one, other):
+        expect(warning(tab)).to_be_visible()
+    one.keyboard.press("Space")
+    for tab in (one, other):
+        expect(warning(tab)).to_be_hidden()
+    assert calls.count("POST") == 1
+
+
+def test_a_page_that_is_opened_in_one_tab_counts_for_the_others(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    later(UNTIL_WARNED + 5, asleep=True)
+    expect(warning(one)).to_be_visible()
+    other.goto(f"{shop_url}/cart")
+    expect(warning(one)).to_be_hidden()
+
+
+def test_signing_out_in_one_tab_ends_the_others(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    other.goto(f"{shop_url}/cart")
+    set_hidden(one, True)
+    other.get_by_role("button", name="Sign out").click()
+    other.wait_for_url("**/session?ended=signed-out")
+    later(2)
+    expect(warning(one)).to_contain_text("Your session has ended.")
+    expect(one.get_by_text("Current account")).to_be_hidden()
+
+
+# -- a rough world ------------------------------------------------------------------------------
+
+
+def test_a_laptop_that_slept_past_the_end_shows_it_at_once(
+    page: Page, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    later(8 * 60 * MINUTE, asleep=True)
+    later(1)
+    expect(warning(page)).to_contain_text("because it was not used for a while")
+
+
+def test_a_laptop_that_slept_into_the_last_minute_warns_at_once(
+    page: Page, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED + 20, asleep=True)
+    later(1)
+    expect(warning(page)).to_be_visible()
+    page.keyboard.press("Space")
+    expect(warning(page)).to_be_hidden()
+
+
+def test_an_outage_is_no_end_and_an_extension_is_tried_again(
+    page: Page,
+    store: MemoryStore,
+    sign_in: SignIn,
+    later: Later,
+    complaints: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreUnavailable("unplugged by a test")
+
+    sign_in(page, "carl")
+    later(UNTIL_WARNED, asleep=True)
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "load", refuse)
+        page.keyboard.press("Space")
+        later(10)
+        expect(warning(page).get_by_role("timer")).to_have_text("0:50")
+        assert complaints
+        assert all("503" in complaint for complaint in complaints)
+        complaints.clear()
+    later(6)
+    expect(warning(page)).to_be_hidden()
+    expect(page.get_by_text("Current account")).to_be_visible()
+
+
+def test_without_a_network_the_page_stays_and_asks_again(
+    context: BrowserContext, page: Page, sign_in: SignIn, later: Later, complaints: list[str]
+) -> None:
+    sign_in(page, "tess")
+    context.set_offline(True)
+    later(6 * MINUTE)
+    expect(warning(page).get_by_role("timer")).to_have_text("0:00")
+    context.set_offline(False)
+    later(6)
+    expect(warning(page)).to_contain_text("because its time was up")
+    assert all("ERR_INTERNET_DISCONNECTED" in complaint for complaint in complaints)
+    complaints.clear()
+
+
+def test_a_page_from_the_browsers_memory_asks_at_once(
+    open_browser: Visitors,
+    shop: Flask,
+    shop_url: str,
+    sign_in: SignIn,
+    calls: list[str],
+) -> None:
+    @shop.after_request
+    def let_it_be_remembered(response: Response) -> Response:
+        response.headers["Cache-Control"] = "private"
+        return response
+
+    page = open_browser(stopped=False).new_page()  # a stopped clock knows of no navigation
+    sign_in(page, "carl")
+    page.goto(f"{shop_url}/cart")
+    assert calls == []
+    with page.expect_response("**/heartbeat"):
+        page.go_back()

@@ -1,0 +1,338 @@
+"""The heartbeat's endpoints, its script as it is served, and the tag that pages have."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+
+import pytest
+from flask import Flask, render_template_string, session
+from flask.testing import FlaskClient
+from flask_login import LoginManager, UserMixin, login_user
+
+from flask_safesession import SafeSession, StoreUnavailable
+from flask_safesession.heartbeat import TEXTS, heartbeat
+from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.testing import FakeClock
+
+OURS = {"X-Heartbeat": "1"}
+MINUTE = 60
+# Bytes that the script may have: on its way, and unpacked.
+MOST_PACKED, MOST_PLAIN = 1_536, 3_000
+
+
+class Site:
+    """An app with a heartbeat, on a clock that a test turns; counts what it asks of its store."""
+
+    def __init__(self, make_app: Callable[..., Flask], **options: Any) -> None:
+        self.clock = FakeClock()
+        self.store = _Counting(self.clock)
+        settings = options.pop("settings", {})
+        self.app = make_app(store=self.store, **settings)
+        self.safe: SafeSession = self.app.extensions["tested.safe"]
+        self.app.register_blueprint(heartbeat(self.safe, **options))
+        self.app.add_url_rule("/login/<user>", view_func=self.login)
+        self.app.add_url_rule("/put", view_func=self.put)
+        self.app.add_url_rule("/page", view_func=self.page)
+        self.app.add_url_rule("/out", view_func=self.out)
+        self.visitor: FlaskClient = self.app.test_client()
+
+    def login(self, user: str) -> str:
+        session["user_id"] = user
+        return ""
+
+    def put(self) -> str:
+        session["cart"] = ["mug"]
+        return render_template_string("{{ heartbeat() }}")
+
+    def page(self) -> str:
+        return render_template_string("{{ heartbeat(nonce='n') }}")
+
+    def out(self) -> str:
+        session.clear()
+        return ""
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(round(seconds * 1000))
+
+    def ask(self) -> Any:
+        self.store.calls.clear()
+        answer = self.visitor.get("/heartbeat")
+        assert answer.status_code == 200
+        assert "Set-Cookie" not in answer.headers
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert self.store.calls in ([], ["load"])
+        return answer.json
+
+    def extend(self, **headers: str) -> int:
+        return self.visitor.post("/heartbeat", headers={**OURS, **headers}).status_code
+
+
+class _Counting(MemoryStore):
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.calls: list[str] = []
+        self.down = False
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append("load")
+        if self.down:
+            raise StoreUnavailable("unplugged by a test")
+        return super().load(*args, **kwargs)
+
+    def create(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append("create")
+        return super().create(*args, **kwargs)
+
+    def commit(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append("commit")
+        return super().commit(*args, **kwargs)
+
+
+@pytest.fixture
+def site(make_app: Callable[..., Flask]) -> Site:
+    return Site(make_app)
+
+
+# -- asking -------------------------------------------------------------------------------------
+
+
+def test_a_visitor_without_a_cookie_is_answered_without_the_store(site: Site) -> None:
+    told = site.ask()
+    assert (told["left"], told["signed_in"], told["ended"]) == (None, False, None)
+    assert site.store.calls == []
+
+
+def test_asking_tells_the_time_left_by_the_stores_clock_and_keeps_nothing_alive(
+    site: Site,
+) -> None:
+    site.visitor.get("/login/u")
+    site.wait(10 * MINUTE)
+    assert site.ask()["left"] == 20 * MINUTE
+    site.wait(19 * MINUTE)
+    told = site.ask()
+    assert told == {"left": MINUTE, "extendable": True, "signed_in": True, "ended": None}
+    assert site.store.calls == ["load"]
+    site.wait(2 * MINUTE)
+    assert site.ask()["left"] is None
+
+
+def test_a_stranger_with_a_session_is_not_signed_in(site: Site) -> None:
+    site.visitor.get("/put")
+    told = site.ask()
+    assert (told["left"], told["signed_in"]) == (30 * MINUTE, False)
+
+
+def test_why_a_session_has_ended_is_told_with_a_sentence(site: Site) -> None:
+    site.visitor.get("/login/u")
+    site.wait(31 * MINUTE)
+    told = site.ask()
+    assert (told["ended"], told["text"]) == ("idle", TEXTS["idle"])
+
+
+def test_who_was_ended_by_somebody_else_is_told_so(site: Site) -> None:
+    site.visitor.get("/login/u")
+    with site.app.app_context():
+        site.safe.end_user("u")
+    assert site.ask()["ended"] == "revoked"
+
+
+def test_who_signed_out_is_given_no_reason(site: Site) -> None:
+    site.visitor.get("/login/u")
+    site.visitor.get("/out")
+    told = site.ask()
+    assert (told["left"], told["ended"], told["text"]) == (None, None, TEXTS["ended"])
+
+
+def test_a_request_with_the_cookie_of_before_a_rotation_is_told_to_ask_again(site: Site) -> None:
+    site.visitor.get("/put")
+    before = site.visitor.get_cookie("session")
+    assert before is not None
+    site.visitor.get("/login/u")
+    site.visitor.set_cookie("session", before.value)
+    answer = site.visitor.get("/heartbeat")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (409, "no-store")
+
+
+@pytest.mark.parametrize("policy", ["unavailable", "readonly-anonymous"])
+def test_an_outage_is_never_told_as_an_end(make_app: Callable[..., Flask], policy: str) -> None:
+    site = Site(make_app, settings={"on_outage": policy})
+    site.visitor.get("/login/u")
+    site.store.down = True
+    answer = site.visitor.get("/heartbeat")
+    assert answer.status_code == 503
+    assert "Retry-After" in answer.headers
+    assert "Set-Cookie" not in answer.headers
+
+
+# -- extending ----------------------------------------------------------------------------------
+
+
+def test_extending_restarts_the_idle_time_and_tells_what_is_left(site: Site) -> None:
+    site.visitor.get("/login/u")
+    site.wait(29 * MINUTE)
+    answer = site.visitor.post("/heartbeat", headers=OURS)
+    assert answer.json == site.ask()
+    assert site.ask()["left"] == 30 * MINUTE
+
+
+def test_what_cannot_be_extended_says_so(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app, settings={"expiry": "fixed", "lifetime": "5m"})
+    site.visitor.get("/login/u")
+    site.wait(4 * MINUTE)
+    assert site.extend() == 200
+    told = site.ask()
+    assert (told["left"], told["extendable"]) == (MINUTE, False)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {**OURS, "Sec-Fetch-Site": "cross-site"},
+        {**OURS, "Sec-Fetch-Site": "same-site"},
+        {**OURS, "Sec-Fetch-Site": "none"},
+        {**OURS, "Origin": "https://evil.example"},
+        {**OURS, "Origin": "null"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
+def test_another_sites_page_cannot_keep_a_session_alive(
+    site: Site, headers: dict[str, str]
+) -> None:
+    site.visitor.get("/login/u")
+    site.wait(20 * MINUTE)
+    site.store.calls.clear()
+    assert site.visitor.post("/heartbeat", headers=headers).status_code == 403
+    assert site.store.calls == []
+    assert site.ask()["left"] == 10 * MINUTE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec-Fetch-Site": "same-origin"},
+        # behind a proxy the host may be another one than the browser's
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://shop.example"},
+        {"Origin": "http://localhost"},
+    ],
+)
+def test_our_own_pages_can(site: Site, headers: dict[str, str]) -> None:
+    site.visitor.get("/login/u")
+    assert site.extend(**headers) == 200
+
+
+def test_a_visitor_without_a_session_gets_none_by_extending(site: Site) -> None:
+    assert site.extend() == 200
+    assert site.store.calls == []
+    assert site.visitor.get_cookie("session") is None
+
+
+# -- the tag and the script ---------------------------------------------------------------------
+
+
+def attributes(text: str) -> dict[str, str]:
+    assert text.startswith("<script ")
+    assert text.endswith(" defer></script>")
+    return {name: unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', text)}
+
+
+def test_the_tag_tells_the_page_what_the_endpoint_would(site: Site) -> None:
+    site.visitor.get("/login/u")
+    site.wait(5 * MINUTE)
+    page = attributes(site.visitor.get("/page").text)
+    assert json.loads(page["data-state"]) == site.ask()
+    assert (page["data-url"], page["nonce"]) == ("/heartbeat", "n")
+    assert (page["data-warn"], page["data-every"]) == ("60", "60")
+    assert page["data-soon"] == TEXTS["soon"]
+    assert "data-next" not in page
+
+
+def test_a_page_that_makes_a_session_leaves_the_asking_to_the_script(site: Site) -> None:
+    assert "data-state" not in attributes(site.visitor.get("/put").text)
+
+
+def test_an_app_says_where_to_sign_in_and_in_which_words(make_app: Callable[..., Flask]) -> None:
+    texts = {"soon": 'Gleich "Schluss" & <aus>', "idle": "Zu lange nichts getan."}
+    site = Site(make_app, texts=texts, sign_in="page", warn="2m", every=90, url_prefix="/pulse")
+    page = attributes(site.visitor.get("/page").text)
+    assert page["data-soon"] == texts["soon"]
+    assert (page["data-next"], page["data-url"]) == ("/page", "/pulse")
+    assert (page["data-warn"], page["data-every"]) == ("120", "90")
+    site.visitor.get("/login/u")
+    site.wait(31 * MINUTE)
+    told = site.visitor.get("/pulse").json
+    assert told is not None
+    assert told["text"] == "Zu lange nichts getan."
+
+
+def test_the_script_is_small_and_cached_for_good_under_its_digest(site: Site) -> None:
+    where = attributes(site.visitor.get("/page").text)["src"]
+    site.store.calls.clear()
+    packed = site.visitor.get(where, headers={"Accept-Encoding": "br, gzip"})
+    plain = site.visitor.get(where)
+    assert gzip.decompress(packed.data) == plain.data
+    assert len(packed.data) <= MOST_PACKED
+    assert len(plain.data) <= MOST_PLAIN
+    for answer in (packed, plain):
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert answer.mimetype == "text/javascript"
+    assert site.store.calls == []
+
+
+def test_a_page_of_another_version_gets_the_script_but_no_cache_keeps_it(site: Site) -> None:
+    answer = site.visitor.get("/heartbeat/0123456789abcdef.js")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
+
+
+def test_the_script_needs_nothing_that_a_strict_policy_forbids(site: Site) -> None:
+    script = site.visitor.get("/heartbeat/any.js").text
+    assert not re.search(r"eval|Function\(|innerHTML|setAttribute\(.style|//", script)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"warn": 19}, "20 seconds"),
+        ({"every": "often"}, "write seconds"),
+        ({"texts": {"sonn": "!"}}, "nothing is called 'sonn'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        heartbeat(SafeSession(), **options)
+
+
+def test_an_app_without_sessions_is_told_what_it_lacks() -> None:
+    app = Flask("tested")
+    app.testing = True
+    app.register_blueprint(heartbeat(SafeSession()))
+    with pytest.raises(RuntimeError, match="SECRET_KEY"):
+        app.test_client().get("/heartbeat")
+
+
+def test_it_works_with_flask_login(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app)
+    logins = LoginManager(site.app)
+
+    class User(UserMixin):  # type: ignore[misc]
+        id = "u"
+
+    logins.user_loader(lambda _: User())
+
+    @site.app.get("/flask-login")
+    def flask_login() -> str:
+        login_user(User())
+        return ""
+
+    site.visitor.get("/flask-login")
+    assert site.ask()["signed_in"] is True
+    site.wait(25 * MINUTE)
+    assert site.extend() == 200
+    assert site.ask()["left"] == 30 * MINUTE
