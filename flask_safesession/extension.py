@@ -13,6 +13,7 @@ import flask
 from flask import Flask, current_app, has_app_context, has_request_context
 
 from . import cli, users
+from .client import label_of
 from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit
 from .expiry import milliseconds
@@ -89,6 +90,8 @@ class SafeSession:
             _begin(store, steering)
         state = State(steering, store, Reaper(app, store, steering))
         app.extensions[_EXTENSION] = state
+        if own.settings.record_client:
+            label_of("")  # reads its patterns, for which no visitor should have to wait
         app.session_interface = SafeSessionInterface(steering, store, state.reaper.wake)
         app.cli.add_command(cli.commands)
         self._apps.add(app)

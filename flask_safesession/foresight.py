@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from .errors import ConfigError
 from .expiry import Policy
 from .record import limited
 from .settings import Settings
-from .stores.base import Cap, Listed, Owning, Sharded
+from .stores.base import Cap, Listed, Owning, Sharded, Store
 from .tokens import NO_USER
 
 # Sessions that the store is asked for at once.
 _PAGE = 500
 
 
-def count_ends(store: Any, present: Settings, settings: Settings, now: int) -> int:
+def count_ends(store: Store, present: Settings, settings: Settings, now: int) -> int:
     """How many of the sessions that are live *now* the next purge would end under *settings*.
 
     It walks all sessions, page by page: seconds for a hundred thousand.
@@ -41,7 +40,7 @@ def count_ends(store: Any, present: Settings, settings: Settings, now: int) -> i
     return ends + sum(_excess(left, part, cap.share(parts)) for part in range(parts))
 
 
-def _walk(store: Any, tier: str) -> Iterator[Listed]:
+def _walk(store: Owning, tier: str) -> Iterator[Listed]:
     after = ""
     while True:
         page = store.page(tier, after, _PAGE)

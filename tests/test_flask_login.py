@@ -389,3 +389,50 @@ def test_no_protection_keeps_everything(client: FlaskClient, app: Flask) -> None
     app.config["SESSION_PROTECTION"] = None
     text(client, "/sign_in?user=ann")
     assert text(client, "/password", ABROAD) == "your password"
+
+
+# -- whose sessions -----------------------------------------------------------------------------
+
+
+def fresh_page(app: Flask) -> None:
+    app.add_url_rule("/pay", "pay", safe_of(app).fresh(within="10m")(lambda: "paid"))
+
+
+def paid(client: FlaskClient) -> int:
+    return client.get("/pay", headers=HOME).status_code
+
+
+def test_a_login_is_a_fresh_sign_in_for_a_while(
+    client: FlaskClient, app: Flask, clock: FakeClock
+) -> None:
+    fresh_page(app)
+    text(client, "/sign_in?user=ann")
+    assert paid(client) == 200
+    clock.advance(11 * MINUTE)
+    assert text(client, "/who") == "ann"
+    assert paid(client) == 403
+    text(client, "/confirm")
+    assert paid(client) == 200
+
+
+def test_a_remembered_user_has_not_signed_in_until_confirmed(
+    client: FlaskClient, app: Flask, clock: FakeClock
+) -> None:
+    fresh_page(app)
+    text(client, "/sign_in?user=ann&remember=1")
+    clock.advance(31 * MINUTE)
+    assert text(client, "/who") == "ann"
+    assert paid(client) == 403
+    text(client, "/confirm")
+    assert paid(client) == 200
+
+
+def test_the_sessions_of_a_user_are_listed_and_ended_without_code(app: Flask) -> None:
+    at_home, abroad = app.test_client(), app.test_client()
+    text(at_home, "/sign_in?user=ann")
+    text(abroad, "/sign_in?user=ann", ABROAD)
+    handles = {info.handle for info in safe_of(app).sessions_of("ann")}
+    assert handles == {text(at_home, "/handle"), text(abroad, "/handle", ABROAD)}
+    assert safe_of(app).end_user("ann", keep=text(at_home, "/handle")) == 1
+    assert text(at_home, "/who") == "ann"
+    assert text(abroad, "/who", ABROAD) == "nobody"

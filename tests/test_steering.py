@@ -18,7 +18,7 @@ from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
+from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 
 from . import servers
@@ -669,6 +669,24 @@ def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
     del here.state.store._records[here.keys[2]]
     rules = memory.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.relimit(rules, 10).changed == 4
+
+
+def test_an_entry_of_another_user_is_left_to_the_audit(
+    any_server: servers.Server, prefix: str
+) -> None:
+    client: Any = any_server.client()
+    store = RedisStore(client, prefix=prefix)
+    long, key = make_rules(), new_key()
+    store.create(key, make_draft(rules=long, user="ada"), long)
+    [index] = client.keys(f"{{{prefix}:0}}:t:*")
+    client.zadd(index, {f"{key}{'x' * 16}": 5e12})
+    while not store.relimit(make_rules(idle=MINUTE), 100).done:
+        pass
+    scores = sorted(score for _, score in client.zrange(index, 0, -1, withscores=True))
+    assert scores[1] == 5e12
+    assert scores[0] < store.tuning().now + 2 * MINUTE
+    store.close()
+    client.close()
 
 
 def test_the_keys_of_a_round_and_of_the_document_are_in_the_first_slot(

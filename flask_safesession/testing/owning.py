@@ -6,7 +6,7 @@ import pytest
 
 from ..errors import TooManySessions
 from ..expiry import DEFAULT_TIER, Limits
-from ..stores.base import Gone, Live, Owning, Rules, Terms
+from ..stores.base import Gone, Live, Owning, Removed, Rules, Terms
 from ..tokens import new_id, new_stamp, user_tag
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, together
@@ -118,7 +118,7 @@ class OwningContract(ContractBase):
         kit.advance(1)
         store.end_all(new_stamp())
         later = self.sign_in(kit, rules)
-        removed = []
+        removed: list[Removed] = []
         for _ in range(9):
             step = kit.store.purge(rules, 2)
             removed += step.removed
@@ -287,7 +287,8 @@ class OwningContract(ContractBase):
 
     def walk(self, store: Owning, tier: str, limit: int) -> list[str]:
         """The keys of all pages."""
-        found, after = [], ""
+        found: list[str] = []
+        after = ""
         while True:
             page = store.page(tier, after, limit)
             assert len(page.sessions) <= limit

@@ -220,14 +220,14 @@ def test_what_a_script_presses_is_no_activity(
 
 
 def test_a_tab_in_the_background_asks_nothing_until_it_is_looked_at(
-    open_browser: Visitors, page: Page, sign_in: SignIn, later: Later, calls: list[str]
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
 ) -> None:
     sign_in(page, "carl")
     set_hidden(page, True)
     later(10 * MINUTE)
     assert calls == []
-    set_hidden(page, False)
-    open_browser.settle()
+    with page.expect_response("**/heartbeat"):
+        set_hidden(page, False)
     assert calls == ["GET"]
 
 

@@ -1,0 +1,91 @@
+"""A user's sessions over shards, also while their number changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.resharding import reshard
+from flask_safesession.tokens import new_stamp, user_tag
+
+from .sharding_kit import RULES, Make, add, move, payload
+
+ANN = user_tag("ann")
+USERS = [f"user {n}" for n in range(20)]
+
+
+def test_lists_and_ends_are_as_with_one_shard(make_store: Make) -> None:
+    store = make_store(4)
+    keys = [add(store, "ann")[0] for _ in range(3)]
+    strangers = [add(store)[0] for _ in range(20)]
+    assert {one.key for one in store.sessions_of(ANN)} == set(keys)
+    assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", keys[0])] != []
+    assert [one.key for one in store.sessions_of(ANN)] == [keys[0]]
+    assert walk(store, "anonymous") == sorted(strangers)
+    store.end_all(new_stamp())
+    assert store.census(RULES).total == 0
+    assert [payload(store, key) for key in (*keys, *strangers)] == [None] * 23
+    while store.purge(RULES, 10).more:
+        pass
+    assert store.purge(RULES, 10).removed == ()
+
+
+def walk(store: RedisStore, tier: str) -> list[str]:
+    found: list[str] = []
+    after = ""
+    while True:
+        page = store.page(tier, after, 3)
+        found += [one.key for one in page.sessions]
+        after = page.next
+        if not after:
+            return sorted(found)
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+@pytest.mark.parametrize("act", ["list", "end", "end all"])
+def test_between_any_two_steps_of_a_move_nothing_is_missed(
+    make_store: Make, steps: int, act: str
+) -> None:
+    """By a process that was started before, and has not heard of it."""
+    store, mover = make_store(1), make_store(4, started=False)
+    keys = {user: {add(store, user)[0] for _ in range(2)} for user in USERS}
+    moving = reshard(mover._shards, 4, batch=5, settle=0)
+    for _ in islice(moving, steps):
+        pass
+    actions: dict[str, Callable[[], Any]] = {
+        "list": lambda: check_lists(store, keys),
+        "end": lambda: end_each(store, keys),
+        "end all": lambda: store.end_all(new_stamp()),
+    }
+    actions[act]()
+    for _ in moving:
+        pass
+    later = make_store(4)
+    left = {one.key for user in USERS for one in later.sessions_of(user_tag(user))}
+    assert left == (set().union(*keys.values()) if act == "list" else set())
+    for user in USERS:
+        for key in keys[user]:
+            assert (payload(later, key) is not None) == (act == "list")
+
+
+def check_lists(store: RedisStore, keys: dict[str, set[str]]) -> None:
+    for user in USERS:
+        assert {one.key for one in store.sessions_of(user_tag(user))} == keys[user]
+
+
+def end_each(store: RedisStore, keys: dict[str, set[str]]) -> None:
+    for user in USERS:
+        ended = store.end_user(user_tag(user), new_stamp(), "revoked", "")
+        assert {one.key for one in ended} == keys[user]
+
+
+def test_a_mark_holds_for_what_is_moved_afterwards(make_store: Make) -> None:
+    store = make_store(1)
+    key, _ = add(store, "ann")
+    store.end_all(new_stamp())
+    move(make_store(4, started=False), 4)
+    assert payload(make_store(4), key) is None
