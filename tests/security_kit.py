@@ -133,7 +133,7 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        return repr([store._records, store._tombstones, store._buckets, store._users]).encode()
+        return repr([store._records, vars(store._endings), store._buckets, store._users]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
     for name in ask(store, "KEYS", f"{every_shard}*"):

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from flask import Flask, session
 
+from flask_safesession.codec import CLIENT, encode
 from flask_safesession.events import session_ended
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft
+from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
 
 from . import servers
 from .test_cli import MINUTE, Deployment, MakeApp, run
@@ -183,14 +184,16 @@ def test_a_wrong_option_of_a_list_is_a_usage_error(deploy: Deploy, option: list[
 
 
 def test_the_browser_in_a_list_cannot_steer_the_terminal(deploy: Deploy) -> None:
-    there = deploy(record_client=True)
-    client = there.app.test_client()
-    client.get("/login/ada/default", headers={"User-Agent": "\x1b[2J\u202eevil\x9b"})
-    for text in (
-        run(there.app, "list").out,
-        run(there.app, "show", listed(there)[0]["handle"]).out,
-    ):
+    there = deploy()
+    payload = encode({CLIENT: ["10.0.0.1", "evil", "\x1b[2J10.0.0.2", "\x9b31m\u202eFirefox"]})
+    draft = make_draft(payload, rules=there.rules, user="ada")
+    there.store.create(new_key(), draft, there.rules)
+    said = run(there.app, "list").out
+    assert "\\x1b[2J10.0.0.2 \\x9b31m\\u202eFirefox" in said
+    for text in (said, run(there.app, "show", listed(there)[0]["handle"]).out):
+        assert "10.0.0.2" in text
         assert not [c for c in text if not c.isprintable() and c != "\n"]
+    assert listed(there)[0]["last_client"]["agent"] == "\x9b31m\u202eFirefox"
 
 
 # -- show ---------------------------------------------------------------------------------------

@@ -272,6 +272,8 @@ def test_an_app_says_where_to_sign_in_and_in_which_words(make_app: Callable[...,
 
 
 def test_the_script_is_small_and_cached_for_good_under_its_digest(site: Site) -> None:
+    site.app.before_request(lambda: session.get("user_id") and None)  # as many apps do
+    site.visitor.get("/login/u")
     where = attributes(site.visitor.get("/page").text)["src"]
     site.store.calls.clear()
     packed = site.visitor.get(where, headers={"Accept-Encoding": "br, gzip"})

@@ -24,7 +24,7 @@ from flask import Flask
 
 from flask_safesession import events, session
 from flask_safesession.record import Record, dumps, loads
-from flask_safesession.stores import memory
+from flask_safesession.stores import endings
 from flask_safesession.stores.base import TOMBSTONE_TTL, Conflict, Gone, Live, Rules, Terms
 from flask_safesession.stores.eviction import parts
 from flask_safesession.stores.memory import MemoryStore, store_clock
@@ -104,7 +104,7 @@ def assert_sound(store: MemoryStore) -> None:
     assert list(store._users) == sorted(
         f"{r.user}{r.created:011x}{key}".encode() for key, r in records.items() if r.user != NO_USER
     )
-    assert not records.keys() & store._tombstones.keys()
+    assert not records.keys() & store._endings.tombstones.keys()
 
 
 # -- the clock ----------------------------------------------------------------------------------
@@ -228,14 +228,14 @@ class _Messages(logging.Handler):
 def test_a_flood_of_logouts_leaves_a_bounded_number_of_tombstones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "MAX_TOMBSTONES", 100)
+    monkeypatch.setattr(endings, "MAX_TOMBSTONES", 100)
     store, rules = MemoryStore(FakeClock()), make_rules()
     keys = [add(store, rules) for _ in range(3)]
     store.end(keys[0], "stamp---", "logout", None)
     store.end(keys[1], "stamp---", "logout", None)
     for _ in range(99):
         store.end(add(store, rules), "stamp---", "logout", None)
-    assert len(store._tombstones) == 100
+    assert len(store._endings.tombstones) == 100
     assert store.load(keys[0], rules, slide=True) == Gone("unknown")  # the oldest made room
     assert store.load(keys[1], rules, slide=True) == Gone("logout", buried=True)
     assert isinstance(store.load(keys[2], rules, slide=True), Live)
@@ -248,10 +248,10 @@ def test_tombstones_are_gone_after_their_time() -> None:
         store.end(add(store, rules), "stamp---", "logout", None)
     clock.advance(TOMBSTONE_TTL - 1)
     store.purge(rules, 10)
-    assert len(store._tombstones) == 50
+    assert len(store._endings.tombstones) == 50
     clock.advance(1)
     store.purge(rules, 10)
-    assert not store._tombstones
+    assert not store._endings.tombstones
 
 
 def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
@@ -274,7 +274,7 @@ def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
     for _ in range(9):
         after_last = fill_and_purge()
     assert not store._records
-    assert not store._tombstones
+    assert not store._endings.tombstones
     assert not store._users
     assert not any(store._buckets.values())
     # Nine rounds made 1,800 sessions. A few objects come and go with other code's caches.

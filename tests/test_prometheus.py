@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import os
 import re
+import subprocess
+import sys
 import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from flask import Flask
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from flask_safesession import (
@@ -27,6 +30,7 @@ from flask_safesession import (
     session,
 )
 from flask_safesession.events import emit
+from flask_safesession.prometheus.counts import CALL_BUCKETS, _Times
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
@@ -217,6 +221,22 @@ def test_each_shard_is_purged_and_counted_once(
     measured.safe.purge()
     assert measured.calls("purge") == 4
     measured.app.extensions["safesession"].store.close()
+
+
+def test_times_are_in_the_buckets_where_the_client_library_would_put_them() -> None:
+    bounds = CALL_BUCKETS
+    ours, theirs = [
+        kind("t", "Times.", registry=CollectorRegistry(), buckets=bounds)
+        for kind in (_Times, Histogram)
+    ]
+    for amount in (0.0, 0.003, 0.003, 0.02, *bounds, *[bound * 1.01 for bound in bounds], 1e9):
+        ours.observe(amount)
+        theirs.observe(amount)
+    samples = [
+        [(s.name, s.labels, s.value) for s in metric.samples if not s.name.endswith("_created")]
+        for [metric] in (ours.collect(), theirs.collect())
+    ]
+    assert samples[0] == samples[1]
 
 
 # -- what is there ------------------------------------------------------------------------------
@@ -455,11 +475,13 @@ def test_workers_of_gunicorn_tell_the_same_story_and_count_nothing_twice(site: S
         visitors += 1
         with site.browser() as browser:
             browser.get(f"/write/{visitors}/0")
+            browser.get("/purge")
             pids |= browser.pids
     expected = {
         key("creations_total", tier="default"): visitors,
         key("store_call_seconds_count", operation="create", outcome="ok"): visitors,
         key("sessions", tier="anonymous", kind="stranger"): visitors,
+        key("purge_seconds_count"): visitors,
         key("sessions_cap"): 1_000_000,
         key("store_up"): 1,
     }
@@ -468,12 +490,51 @@ def test_workers_of_gunicorn_tell_the_same_story_and_count_nothing_twice(site: S
     for samples in scrape_each(site).values():
         assert {name: samples.get(name) for name in expected} == expected
         assert not any("pid" in dict(labels) for _, labels in samples)
+        assert samples[key("purge_last_run_timestamp_seconds")] > 1_600_000_000
     # A worker that dies takes nothing along of what it has counted.
     victim = min(site.workers())
     psutil.Process(victim).kill()
     poll("another worker", lambda: len(site.workers() - {victim}) == 2)
     for samples in scrape_each(site).values():
         assert samples[key("creations_total", tier="default")] == visitors
+
+
+def test_where_files_are_shared_a_registry_more_counts_nothing_twice(tmp_path: Path) -> None:
+    """In a process of its own: the client library decides when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_REGISTRIES],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1.0", "1.0", "None"]
+
+
+TWO_REGISTRIES = """
+from flask import Flask, session
+from flask_safesession import SafeSession
+from flask_safesession.prometheus import instrument
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+app = Flask("one")
+app.secret_key = "a key for tests that is long enough"
+safe = SafeSession(app, check_interval=None)
+app.add_url_rule("/", "write", lambda: str(session.setdefault("cart", 3)))
+instrument(safe)
+scrape = CollectorRegistry()
+MultiProcessCollector(scrape)
+instrument(safe, scrape)
+app.test_client().get("/")
+created = "safesession_creations_total", {"flask_app": "one", "tier": "default"}
+print(scrape.get_sample_value(*created))
+print(scrape.get_sample_value("safesession_store_up", {"flask_app": "one"}))
+plain = CollectorRegistry()
+instrument(safe, plain)
+print(plain.get_sample_value(*created))
+"""
 
 
 # -- the documentation --------------------------------------------------------------------------

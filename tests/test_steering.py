@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import fakeredis
 import pytest
 from flask import Flask
 
-from flask_safesession import ConfigError, SafeSession, StoreUnavailable, reaper
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, foresight, reaper
 from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore
@@ -30,7 +35,7 @@ TIERS: dict[str, Any] = {
     "guest": {"idle_timeout": "5m", "lifetime": "1h"},
     "admin": {"idle_timeout": "10m", "lifetime": "2h"},
 }
-# Longer than any test may wait for a thread.
+# Seconds: longer than any test may wait for another process.
 PATIENCE = 30
 
 
@@ -199,6 +204,7 @@ def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -
     there.safe.reconfigure(idle_timeout="10m")
     with here.state.steering._lock:
         here.state.reaper._forked()
+        assert not here.state.steering._lock.locked()
         here.state.steering.look()
     assert here.limits == (10, 720)
 
@@ -221,6 +227,70 @@ def test_each_process_tells_of_it_once(fleet: Fleet, caplog: pytest.LogCaptureFi
     assert lines == ['settings-tuned revision=1 by=ada settings=idle_timeout="10m"'] * 2
 
 
+SHOP = """
+import sys
+from flask import Flask
+from flask_safesession import SafeSession
+from flask_safesession.events import settings_tuned
+
+app = Flask("shop")
+app.config.from_prefixed_env()
+app.secret_key = "a key for tests that is long enough"
+SafeSession(app, check_interval="100ms")
+
+def say(sender, event):
+    default = app.extensions["safesession"].settings.rules.policy.default
+    print(event.revision, event.by, default.idle, flush=True)
+
+if __name__ == "__main__":
+    settings_tuned.connect(say, app)
+    app.test_client().get("/")
+    print("serving", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_shell_steers_a_server_that_runs(
+    any_server: servers.Server, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    env = {
+        **os.environ,
+        "FLASK_SAFESESSION_STORE": any_server.url,
+        "FLASK_SAFESESSION_KEY_PREFIX": prefix,
+    }
+
+    def tune(*options: str) -> None:
+        command = ["-m", "flask", "--app", "shop", "safesession", "tune", *options]
+        subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE
+        )
+
+    process = subprocess.Popen(
+        [sys.executable, "shop.py"],
+        cwd=tmp_path,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    too_long = threading.Timer(2 * PATIENCE, process.kill)
+    too_long.start()
+    try:
+        with process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "serving\n"
+            tune("--idle-timeout", "10m", "--by", "ada")
+            assert process.stdout.readline() == f"1 ada {10 * MINUTE}\n"
+            tune("--reset", "--by", "bob")
+            assert process.stdout.readline() == f"2 bob {30 * MINUTE}\n"
+            process.stdin.close()
+    finally:
+        too_long.cancel()
+    assert process.returncode == 0
+
+
 # -- what holds then -----------------------------------------------------------------------------
 
 SHORTER: list[dict[str, Any]] = [
@@ -236,8 +306,9 @@ SHORTER: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", SHORTER, ids=str)
 def test_what_a_dry_run_counts_then_ends_also_if_nobody_uses_it(
-    fleet: Fleet, changes: dict[str, Any]
+    fleet: Fleet, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(foresight, "_PAGE", 3)
     options: dict[str, Any] = {"expiry": "tiered", "tiers": TIERS, "purge_batch": 7}
     here, there = fleet.start(**options), fleet.start(**options)
     for _ in range(2):
@@ -355,13 +426,13 @@ def test_sessions_in_shards_end_too(
     here.fill(40)
     age_redis(client, 11 * MINUTE, prefix)
     there = Process(make_app(**options))
-    here.fill(6)
+    here.fill(30)
     live = here.live()
     changes: dict[str, Any] = {"idle_timeout": "10m", "max_sessions": 8}
     told = here.safe.reconfigure(**changes, dry_run=True)
     here.safe.reconfigure(**changes)
     there.come_round()
-    assert there.live() == live - (told.would_end or 0) <= 6
+    assert there.live() == live - (told.would_end or 0) <= 8
     assert there.safe.tuned() == here.safe.tuned()
     for process in (here, there):
         process.state.store.close()

@@ -15,6 +15,7 @@ from ..expiry import ANONYMOUS_TIER
 from ..extension import SafeSession
 from ..figures import Stats
 from ..session import SessionInfo
+from ..stores.base import Owning
 from .chart import chart_of
 from .csrf import is_token_of, new_token
 from .minutes import Minutes
@@ -62,16 +63,17 @@ class Listed(NamedTuple):
 
 def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
     """The figures, and a page of the table of sessions."""
-    asked = _asked(request.values)
-    listed = None
+    asked, listed = _asked(request.values), None
+    can_list = isinstance(_state().store, Owning)
     with suppress(StoreUnavailable):
-        listed = _listed(safe, asked)
+        listed = _listed(safe, asked) if can_list else None
     context = _figures(safe)
-    if listed is None or context["stats"] is None:
+    if context["stats"] is None or (can_list and listed is None):
         status = 503
     return render(
         "overview.html",
         asked=asked,
+        can_list=can_list,
         listed=listed,
         tiers=_tiers(),
         own=_own_handle(),

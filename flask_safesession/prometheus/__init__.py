@@ -47,12 +47,10 @@ def instrument(safe: SafeSession, registry: CollectorRegistry | None = None) -> 
 
 
 class Metrics:
-    """What :func:`instrument` gives back.
-
-    :param registry: where the metrics are.
-    """
+    """What :func:`instrument` gives back."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        #: Where the metrics are.
         self.registry: CollectorRegistry = registry
         home = _in_files if _shares_files() else registry
         if home not in _counts:

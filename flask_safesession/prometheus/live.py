@@ -78,7 +78,7 @@ def _samples(settings: Settings, reading: Reading) -> Iterator[_Sample]:
     yield "safesession_user_sessions_cap", (), cap.users
     if settings.check_interval is not None:
         yield "safesession_purge_interval_seconds", (), settings.check_interval / 1000
-    yield "safesession_store_up", (), reading.stats is not None
+    yield "safesession_store_up", (), float(reading.stats is not None)
     if reading.stats is not None:
         yield from _figures(settings, reading.stats)
     if reading.full_in is not None:

@@ -10,10 +10,8 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
-from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
@@ -30,7 +28,6 @@ from .base import (
     REVOKED,
     ROTATED,
     TOLD,
-    TOLD_FOR,
     TOMBSTONE_TTL,
     UNKNOWN,
     AuditStep,
@@ -49,13 +46,9 @@ from .base import (
     Tuning,
     newest_first,
 )
+from .endings import Endings
 from .eviction import Bucket, Choice, count_due, entry_of, parts
 from .relimiting import Round
-
-#: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
-MAX_TOMBSTONES = 10_000
-#: And so are the ends of users' sessions that visitors are told of.
-MAX_TOLD = 10_000
 
 
 def store_clock() -> int:
@@ -93,11 +86,11 @@ class MemoryStore:
         """See :meth:`.base.Store.load`."""
         with self._lock:
             now = self._clock()
-            tombstone = self._tombstone(key, now)
+            tombstone = self._endings.tombstone(key, now)
             if tombstone.reason == RENEWED:
                 if now > tombstone.good:
                     return self._replayed(key, now)
-                key = self._where_it_is(key, now)
+                key = self._endings.where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -115,7 +108,7 @@ class MemoryStore:
         """See :meth:`.base.Store.create`."""
         with self._lock:
             now = self._clock()
-            if key in self._records or self._tombstone(key, now).until:
+            if key in self._records or self._endings.tombstone(key, now).until:
                 return Taken()
             fresh = record_from(draft, created=now, last_active=now, stamps=())
             return self._admit(key, fresh, rules, now, leaving=None)
@@ -144,10 +137,10 @@ class MemoryStore:
         """See :meth:`.base.Store.rotate`."""
         with self._lock:
             now = self._clock()
-            if new in self._records or self._tombstone(new, now).until:
+            if new in self._records or self._endings.tombstone(new, now).until:
                 return Taken()
             if terms.expected is None:
-                key = self._where_it_is(key, now)
+                key = self._endings.where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -161,10 +154,10 @@ class MemoryStore:
             live = self._admit(new, fresh, rules, now, leaving=key)
             if terms.reason == RENEWED:
                 until = max(now + TOMBSTONE_TTL, fresh.absolute)
-                self._renewed[key] = _Tombstone(until, RENEWED, new, now + terms.grace)
+                self._endings.renew(key, new, now + terms.grace, until)
             else:
                 moved = terms.reason == ROTATED and not terms.restart
-                self._bury(key, terms.reason, now, new if moved else "")
+                self._endings.bury(key, terms.reason, now, new if moved else "")
             return live
 
     def end(
@@ -175,7 +168,7 @@ class MemoryStore:
         with self._lock:
             now = self._clock()
             if expected is None:
-                key = self._where_it_is(key, now)
+                key = self._endings.where_it_is(key, now)
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -194,7 +187,7 @@ class MemoryStore:
         del stamp
         with self._lock:
             now = self._clock()
-            kept = self._where_it_is(keep, now)
+            kept = self._endings.where_it_is(keep, now)
             ended = [listed for listed in self._live_of(user) if listed.key != kept]
             for listed in ended:
                 self._end(listed.key, listed.record, reason, now)
@@ -225,7 +218,7 @@ class MemoryStore:
         """See :meth:`.base.Store.purge`."""
         with self._lock:
             now = self._clock()
-            self._forget_tombstones(now)
+            self._endings.forget(now)
             removed = self._dismiss_ended(now, limit)
             removed += self._dismiss_due(now, limit - len(removed))
             victims = self._excess(rules, limit - len(removed))
@@ -298,11 +291,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._round = Round()
         self._records = {}
-        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
-        # Of renewed IDs: they live as long as the session may.
-        self._renewed: OrderedDict[str, _Tombstone] = OrderedDict()
-        # How users' sessions have ended, and when.
-        self._told: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self._endings = Endings()
         # The records of sessions that were ended all at once.
         self._ending: list[dict[str, bytes]] = []
         self._reindex()
@@ -322,30 +311,29 @@ class MemoryStore:
         return self._expire(key, record, now) if record.deadline <= now else record
 
     def _absent(self, key: str, now: int) -> Gone:
-        tombstone = self._tombstone(key, now)
+        tombstone = self._endings.tombstone(key, now)
         if tombstone.until:
             return Gone(tombstone.reason, buried=True)
         ended = next((records for records in self._ending if key in records), None)
         if ended is not None:
             record = loads(ended.pop(key))
-            self._tell(key, record.user, REVOKED, now)
+            self._endings.tell(key, record.user, REVOKED, now)
             return Gone(REVOKED, tier=record.tier, told=record.user != NO_USER)
-        when, reason = self._told.get(key, (0, UNKNOWN))
-        return Gone(reason, told=True) if when > now - TOLD_FOR else Gone(UNKNOWN)
+        reason = self._endings.reason(key, now)
+        return Gone(reason, told=reason != UNKNOWN)
 
     def _expire(self, key: str, record: Record, now: int) -> Gone:
         self._remove(key)
-        self._tell(key, record.user, record.end_reason, now)
+        self._endings.tell(key, record.user, record.end_reason, now)
         return Gone(record.end_reason, tier=record.tier, told=record.user != NO_USER)
 
     def _replayed(self, key: str, now: int) -> Gone:
         """A renewed ID came back after its time: somebody else has it, so the session is over."""
-        where = self._where_it_is(key, now)
+        where = self._endings.where_it_is(key, now)
         record = self._find(where, now)
         if isinstance(record, Gone) and not record.buried:
             return record
-        del self._renewed[key]
-        self._bury(key, REPLAYED, now)
+        self._endings.bury(key, REPLAYED, now)
         if isinstance(record, Gone):
             return Gone(REPLAYED, buried=True)
         self._end(where, record, REPLAYED, now)
@@ -355,15 +343,8 @@ class MemoryStore:
         self._remove(key)
         # Of strangers' sessions nobody is told why they ended.
         told = record.user != NO_USER or reason not in TOLD
-        self._bury(key, reason if told else "ended", now)
-        self._tell(key, record.user, reason, now)
-
-    def _tell(self, key: str, user: str, reason: str, now: int) -> None:
-        """Remember how a user's session has ended; of strangers' nothing is."""
-        if user != NO_USER and reason in TOLD:
-            self._told[key] = (now, reason)
-            while len(self._told) > MAX_TOLD:
-                self._told.popitem(last=False)
+        self._endings.bury(key, reason if told else "ended", now)
+        self._endings.tell(key, record.user, reason, now)
 
     def _listed(self, key: str) -> Listed:
         return Listed(key, loads(self._records[key][:LISTED]))
@@ -397,7 +378,7 @@ class MemoryStore:
     def _dismiss(self, key: str, now: int, reason: str | None = None) -> Removed:
         record = self._remove(key)
         why = reason or record.end_reason
-        self._tell(key, record.user, why, now)
+        self._endings.tell(key, record.user, why, now)
         return Removed(key, record.tier, why)
 
     def _dismiss_ended(self, now: int, limit: int) -> list[Removed]:
@@ -408,7 +389,7 @@ class MemoryStore:
             while records and len(removed) < limit:
                 key, raw = records.popitem()
                 tier, user, _, _ = glance(raw)
-                self._tell(key, user.decode("ascii"), REVOKED, now)
+                self._endings.tell(key, user.decode("ascii"), REVOKED, now)
                 removed.append(Removed(key, tier.decode("ascii"), REVOKED))
             if not records:
                 del self._ending[0]
@@ -424,32 +405,9 @@ class MemoryStore:
                 if user:
                     self._users.discard(user + created + entry[11:])
                 reason = "lifetime" if absolute == entry[:11] else "idle"
-                self._tell(key, user.decode("ascii"), reason, now)
+                self._endings.tell(key, user.decode("ascii"), reason, now)
                 removed.append(Removed(key, tier.decode("ascii"), reason))
         return removed
-
-    def _bury(self, key: str, reason: str, now: int, successor: str = "") -> None:
-        self._forget_tombstones(now)
-        self._tombstones[key] = _Tombstone(now + TOMBSTONE_TTL, reason, successor)
-
-    def _tombstone(self, key: str, now: int) -> _Tombstone:
-        found = self._tombstones.get(key) or self._renewed.get(key) or _NO_TOMBSTONE
-        return found if found.until > now else _NO_TOMBSTONE
-
-    def _where_it_is(self, key: str, now: int) -> str:
-        while successor := self._tombstone(key, now).successor:
-            key = successor
-        return key
-
-    def _forget_tombstones(self, now: int) -> None:
-        for tombstones in (self._tombstones, self._renewed):
-            while tombstones:
-                until = next(iter(tombstones.values())).until
-                if until > now and len(tombstones) < MAX_TOMBSTONES:
-                    break
-                tombstones.popitem(last=False)
-        while self._told and next(iter(self._told.values()))[0] <= now - TOLD_FOR:
-            self._told.popitem(last=False)
 
     def _admit(
         self, key: str, fresh: Record, rules: Rules, now: int, *, leaving: str | None
@@ -525,18 +483,6 @@ def _bucket(record: Record) -> str:
 
 def _user_entry(record: Record, key: str) -> bytes:
     return f"{record.user}{record.created:011x}{key}".encode("ascii")
-
-
-class _Tombstone(NamedTuple):
-    """``successor``: under which key the session goes on; ``good``: until when the old works."""
-
-    until: int
-    reason: str
-    successor: str = ""
-    good: int = 0
-
-
-_NO_TOMBSTONE = _Tombstone(0, UNKNOWN)
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()

@@ -195,8 +195,11 @@ class OwningContract(ContractBase):
         self.owning(kit)
         rules = make_rules(tiers={"admin": long})
         rules = rules._replace(cap=rules.cap._replace(per_user=2, per_tier={"admin": 1}))
+        plain = []
         first = self.sign_in(kit, rules, tier="admin")
-        plain = [self.sign_in(kit, rules) for _ in range(2)]
+        for _ in range(2):
+            plain.append(self.sign_in(kit, rules))
+            kit.advance(1000)
         second = self.sign_in(kit, rules, tier="admin")
         assert self.look(kit, first, rules) is None
         assert all(self.look(kit, key, rules) for key in (*plain, second))

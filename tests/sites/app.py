@@ -63,6 +63,7 @@ def make_app() -> Flask:
         from flask_safesession import prometheus
 
         made.add_url_rule("/metrics", "metrics", prometheus.instrument(safe).page)
+        made.add_url_rule("/purge", "purge", lambda: safe.purge()._asdict())
     return made
 
 
