@@ -32,7 +32,7 @@ class Site:
         self.clock = FakeClock()
         self.store = _Counting(self.clock)
         settings = options.pop("settings", {})
-        self.app = make_app(store=self.store, **settings)
+        self.app = make_app(**{"store": self.store, **settings})
         self.safe: SafeSession = self.app.extensions["tested.safe"]
         self.app.register_blueprint(heartbeat(self.safe, **options))
         self.app.add_url_rule("/login/<user>", view_func=self.login)

@@ -33,6 +33,7 @@ def _environment() -> Environment:
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,  # an upgrade under a running process must not mix two versions
         trim_blocks=True,
         lstrip_blocks=True,
     )

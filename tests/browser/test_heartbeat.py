@@ -143,6 +143,16 @@ def test_the_end_takes_the_page_off_the_screen_and_says_why(
     page.wait_for_url(f"{shop_url}/sign-in")
 
 
+def test_the_end_also_takes_a_page_in_the_background_off_the_screen(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    set_hidden(page, True)
+    later(30 * MINUTE + 5, asleep=True)
+    expect(page.get_by_text("Current account")).to_be_hidden()
+    assert calls == ["GET"]
+
+
 def test_a_lifetime_that_is_over_is_told_as_such(page: Page, sign_in: SignIn, later: Later) -> None:
     sign_in(page, "tess")
     later(5 * MINUTE + 10)
@@ -293,6 +303,8 @@ def test_a_laptop_that_slept_past_the_end_shows_it_at_once(
     page: Page, sign_in: SignIn, later: Later
 ) -> None:
     sign_in(page, "carl")
+    # In some systems this clock stands still meanwhile.
+    page.evaluate("const slept = performance.now(); performance.now = () => slept")
     later(8 * 60 * MINUTE, asleep=True)
     later(1)
     expect(warning(page)).to_contain_text("because it was not used for a while")
@@ -307,6 +319,15 @@ def test_a_laptop_that_slept_into_the_last_minute_warns_at_once(
     expect(warning(page)).to_be_visible()
     page.keyboard.press("Space")
     expect(warning(page)).to_be_hidden()
+
+
+def test_a_clock_that_is_set_back_does_not_put_the_warning_off(
+    page: Page, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    page.evaluate("const right = Date.now; Date.now = () => right() - 3_600_000")
+    later(UNTIL_WARNED + 20, asleep=True)
+    expect(warning(page)).to_be_visible()
 
 
 def test_an_outage_is_no_end_and_an_extension_is_tried_again(
@@ -333,6 +354,17 @@ def test_an_outage_is_no_end_and_an_extension_is_tried_again(
     later(6)
     expect(warning(page)).to_be_hidden()
     expect(page.get_by_text("Current account")).to_be_visible()
+
+
+def test_an_error_is_no_end_whatever_it_says(
+    page: Page, sign_in: SignIn, later: Later, complaints: list[str]
+) -> None:
+    sign_in(page, "carl")
+    page.route("**/heartbeat", lambda route: route.fulfill(status=500, json={"left": None}))
+    later(MINUTE + 2)
+    expect(page.get_by_text("Current account")).to_be_visible()
+    assert ["500" in complaint for complaint in complaints] == [True]
+    complaints.clear()
 
 
 def test_without_a_network_the_page_stays_and_asks_again(
