@@ -265,6 +265,7 @@ class SafeSession:
         A login that races with it is either ended or came after it.
 
         :param keep: the handle of one that is to stay.
+        :raises ValueError: *keep* is no handle.
         """
         app, state = self._state()
         return users.end_user(app, state.store, state.settings, user, keep)

@@ -32,6 +32,7 @@ NO_USER = ""
 
 _SALT = b"flask-safesession.id"
 _ALPHABET = string.ascii_letters + string.digits + "-_"
+_HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
 _GRAMMAR = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
 # An ID, a dot and 43 characters of HMAC-SHA-256. Anything longer is not worth hashing.
 _MAX_COOKIE = 128
@@ -78,6 +79,11 @@ def new_id(bucket: str = "") -> SessionID:
     :param bucket: the character that it begins with, which says its shard; by default any.
     """
     return SessionID((bucket or secrets.choice(_ALPHABET)) + secrets.token_urlsafe(32))
+
+
+def is_handle(text: object) -> bool:
+    """Whether *text* may be the handle of a session: a storage key."""
+    return isinstance(text, str) and _HANDLE.fullmatch(text) is not None
 
 
 def new_stamp() -> str:

@@ -14,7 +14,7 @@ from .saving import Identity
 from .session import FRESH, SessionInfo, as_datetime
 from .settings import Settings
 from .stores.base import REVOKED, Gone, Listed, Live, Owning, Store
-from .tokens import NO_USER, new_stamp, user_tag
+from .tokens import NO_USER, is_handle, new_stamp, user_tag
 
 _CLIENT_PARTS = 4
 
@@ -110,6 +110,8 @@ def _after(tiers: list[str], name: str) -> str | None:
 
 def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
     """The session with that handle, without using it."""
+    if not is_handle(handle):
+        return None
     answer = store.load(handle, settings.rules, slide=False)
     if isinstance(answer, Gone):
         return None
@@ -118,6 +120,8 @@ def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
 
 def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
     """End the session with that handle, whatever is in flight; whether there was one."""
+    if not is_handle(handle):
+        return False
     answer = store.end(handle, new_stamp(), REVOKED, None)
     if not isinstance(answer, Live):
         return isinstance(answer, Gone) and answer.repeated
@@ -126,7 +130,12 @@ def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
 
 
 def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | None) -> int:
-    """End all sessions of *user* in one step, but for *keep*; how many there were."""
+    """End all sessions of *user* in one step, but for *keep*; how many there were.
+
+    :raises ValueError: *keep* is no handle.
+    """
+    if keep is not None and not is_handle(keep):
+        raise ValueError(f"keep is {keep!r}, which is no handle: nothing was ended")
     tag = user_tag(plain(user))
     ended = owning(store).end_user(tag, new_stamp(), REVOKED, keep or "")
     _announce(app, settings, ended)

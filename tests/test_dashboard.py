@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -722,6 +723,7 @@ def test_a_forked_child_counts_anew_even_if_the_parent_held_the_lock(
     with counted._ring()._lock:
         child = os.fork()
         if not child:
+            signal.alarm(20)  # else one that waits for the lock would wait for ever
             emit(app, SessionCreated("h", "default"))
             os._exit(sum(minute.created for minute in counted.last()))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

@@ -199,6 +199,16 @@ def test_an_end_of_all_signs_everybody_out(site: Site) -> None:
     assert site.get(site.member(), "/read") == {"user_id": "ann"}
 
 
+@pytest.mark.parametrize("handle", ["", "é" * 18, "A" * 17, "\ud800", "*" * 18])
+def test_what_is_no_handle_names_no_session(site: Site, handle: str) -> None:
+    site.member()
+    assert site.safe.find(handle) is None
+    assert not site.safe.end(handle)
+    with pytest.raises(ValueError, match="no handle"):
+        site.safe.end_user("ann", keep=handle)
+    assert len(site.safe.sessions_of("ann")) == 1
+
+
 # -- how it ended -------------------------------------------------------------------------------
 
 

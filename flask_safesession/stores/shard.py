@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import StoreFull, StoreUnavailable, TooManySessions
 from ..events import ReplicasMissing
 from ..expiry import DEFAULT_TIER
-from ..record import MAGIC, Draft, Record, dumps_draft, loads
+from ..record import MAGIC, Draft, dumps_draft, loads
 from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
@@ -143,19 +143,18 @@ class Shard:
             if isinstance(answer, bytes):
                 return Live(loads(answer))
             status, *rest = answer
-            if status == _LIVE:
+            if status in (_LIVE, _UNSURE):
                 record = loads(rest[1], rest[2][len(rest[1]) :])
-                return Live(record, rest[0], key=rest[3].decode())
-            if status == _UNSURE:
-                return self._if_not_revoked(loads(rest[0]))
+                live = Live(record, rest[0], key=rest[3].decode())
+                return live if status == _LIVE else self._if_not_revoked(live)
         except ValueError:
             return Gone(CORRUPT)
         return _gone(status, rest)
 
-    def _if_not_revoked(self, record: Record) -> Live | Gone:
+    def _if_not_revoked(self, live: Live) -> Live | Gone:
         """While a cluster moves the slot, the mark of :meth:`end_all` may be on the other node."""
         mark = self._plain(f"{self.slot}:revoked", "GET") or b"0"
-        return Live(record) if record.created > int(mark.split(b":")[0]) else Gone(UNKNOWN)
+        return live if live.record.created > int(mark.split(b":")[0]) else Gone(UNKNOWN)
 
     def create(
         self, key: str, draft: Draft, rules: Rules, *, created: int = 0, last_active: int = 0

@@ -71,6 +71,17 @@ def test_the_warning_comes_a_minute_before_the_end_and_counts_down(
     expect(warning(page).get_by_role("timer")).to_have_text(re.compile("0:4[45]"))
 
 
+def test_nobody_is_warned_before_the_server_was_asked(
+    context: BrowserContext, page: Page, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    sign_in(page, "carl")
+    later(UNTIL_WARNED - 110, asleep=True)
+    later(62)
+    assert context.request.get(f"{shop_url}/desk").ok  # a use that no page hears of
+    later(50)
+    expect(warning(page)).to_be_hidden()
+
+
 @pytest.mark.parametrize("key", ["Space", "Enter", "Escape", "ArrowDown", "x"])
 def test_one_key_press_keeps_the_session(
     page: Page, sign_in: SignIn, later: Later, calls: list[str], key: str
@@ -218,6 +229,15 @@ def test_who_is_active_is_kept_signed_in_at_one_call_a_minute(
     expect(warning(page)).to_be_hidden()
     assert set(calls) == {"POST"}
     assert 33 <= len(calls) <= 35
+
+
+def test_one_key_press_counts_once(
+    page: Page, sign_in: SignIn, later: Later, calls: list[str]
+) -> None:
+    sign_in(page, "carl")
+    page.keyboard.press("x")
+    later(2 * MINUTE + 5)
+    assert calls == ["POST", "GET"]
 
 
 def test_what_a_script_presses_is_no_activity(

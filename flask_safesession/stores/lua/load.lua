@@ -6,10 +6,9 @@
 -- making costs more than this does. Whatever is out of the ordinary is left to the part after them.
 local raw = redis.pcall('GET', KEYS[1])
 local mark = redis.pcall('GET', string.sub(KEYS[1], 1, -22) .. ':revoked')
-if type(mark) == 'table' then  -- the other node may have it, if there is one
-  return string.sub(ARGV[1], 1, 1) == '-' and type(raw) == 'string' and {12, raw} or mark
-end
-if type(raw) == 'string' and string.sub(raw, 1, 3) == 'SS1'
+local unsure = type(mark) == 'table'  -- while the slot is moved, the other node may have it
+if unsure and string.sub(ARGV[1], 1, 1) ~= '-' then return mark end
+if not unsure and type(raw) == 'string' and string.sub(raw, 1, 3) == 'SS1'
   and (string.sub(raw, 72, 72) == '-' or (string.sub(raw, 72, 72) == '+' and #raw >= 88))
   and string.find(string.sub(raw, 25, 67), '^%x+$')
 then

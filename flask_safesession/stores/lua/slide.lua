@@ -48,4 +48,5 @@ if changed and not reads then
 end
 local found = answer(now, r)
 found[4], found[5] = raw, key
+if unsure then found[1] = UNSURE end
 return found
