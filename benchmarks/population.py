@@ -13,7 +13,7 @@ from flask_safesession.expiry import DEFAULT_TIER
 from flask_safesession.record import Draft
 from flask_safesession.settings import Settings, read_settings
 from flask_safesession.stores.base import Live, Rules, Store
-from flask_safesession.stores.connections import Command, Connections
+from flask_safesession.stores.connections import Command, Connections, deadline
 from flask_safesession.tokens import NO_USER, SessionID, new_stamp, tier_tag, user_tag
 
 from . import data
@@ -97,8 +97,9 @@ def _together() -> Iterator[None]:
     with mock.patch.object(Connections, "exchange", put_off):
         yield
     for server, commands in waiting.items():
-        for answer in server.exchange(*commands):
-            _expect(answer[0] == CREATED)
+        with deadline(60):
+            for answer in server.exchange(*commands):
+                _expect(answer[0] == CREATED)
 
 
 class _Queued(Exception):

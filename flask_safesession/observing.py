@@ -26,6 +26,7 @@ OPERATIONS = (
     "commit",
     "rotate",
     "end",
+    "look",
     "sessions_of",
     "end_user",
     "end_all",

@@ -112,10 +112,8 @@ def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
     """The session with that handle, without using it."""
     if not is_handle(handle):
         return None
-    answer = store.load(handle, settings.rules, slide=False)
-    if isinstance(answer, Gone):
-        return None
-    return _listed(Listed(answer.key or handle, answer.record), settings)
+    found = owning(store).look(handle)
+    return None if found is None else _listed(found, settings)
 
 
 def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from html import unescape
 from typing import Any
 
+import fakeredis
 import pytest
 from flask import Flask, render_template_string, session
 from flask.testing import FlaskClient
@@ -17,7 +18,7 @@ from flask_login import LoginManager, UserMixin, login_user
 from flask_safesession import SafeSession, StoreUnavailable
 from flask_safesession.heartbeat import TEXTS, heartbeat
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock
+from flask_safesession.testing import FakeClock, age_redis
 
 OURS = {"X-Heartbeat": "1"}
 MINUTE = 60
@@ -338,3 +339,24 @@ def test_it_works_with_flask_login(make_app: Callable[..., Flask]) -> None:
     site.wait(25 * MINUTE)
     assert site.extend() == 200
     assert site.ask()["left"] == 30 * MINUTE
+
+
+def test_a_process_that_has_heard_no_time_yet_tells_the_time_left_all_the_same(
+    make_app: Callable[..., Flask],
+) -> None:
+    server = fakeredis.FakeServer()
+
+    def browser() -> FlaskClient:
+        return Site(
+            make_app, settings={"store": fakeredis.FakeRedis(server=server)}
+        ).app.test_client()
+
+    one, other = browser(), browser()
+    one.get("/login/u")
+    cookie = one.get_cookie("session")
+    assert cookie is not None
+    age_redis(fakeredis.FakeRedis(server=server), 29 * MINUTE * 1000)
+    other.set_cookie("session", cookie.value)
+    told = other.get("/heartbeat").json
+    assert told is not None
+    assert 55 < told["left"] <= 60

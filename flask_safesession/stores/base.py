@@ -316,6 +316,10 @@ class Terms(NamedTuple):
 class Owning(Protocol):
     """A store that knows whose sessions are whose, and can list them."""
 
+    def look(self, key: str) -> Listed | None:
+        """The live session under *key*, without any effect; ``None`` if there is none."""
+        ...
+
     def sessions_of(self, user: str) -> list[Listed]:
         """The live sessions of the user with that tag, newest first. Costs what that user has."""
         ...

@@ -177,6 +177,12 @@ class MemoryStore:
             self._end(key, record, reason, now)
             return Live(record, now, key=key)
 
+    def look(self, key: str) -> Listed | None:
+        """See :meth:`.base.Owning.look`."""
+        with self._lock:
+            found = self._listed(key) if key in self._records else None
+            return found if found and found.record.deadline > self._clock() else None
+
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         with self._lock:

@@ -131,6 +131,11 @@ class RedisStore:
 
     # -- a user's -------------------------------------------------------------------------------
 
+    def look(self, key: str) -> Listed | None:
+        """See :meth:`.base.Owning.look`."""
+        answer = self._router.where_it_is(key, lambda shard: shard.look(key))
+        return answer if isinstance(answer, Listed) else None
+
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         found: dict[str, Listed] = {}

@@ -53,6 +53,7 @@ _CREATE = Script("_common", "_admission", "create")
 _ROTATE = Script("_common", "_admission", "rotate")
 _PURGE = Script("_common", "_admission", "purge")
 _CENSUS = Script("_common", "census")
+_LOOK = Script("_common", "look")
 _USER = Script("_common", "user")
 _PAGE = Script("_common", "page")
 _END_ALL = Script("_common", "end_all")
@@ -201,6 +202,13 @@ class Shard:
         return _refused(status, rest, follow=expected is None)
 
     # -- a user's -------------------------------------------------------------------------------
+
+    def look(self, key: str) -> Listed | Gone | Elsewhere:
+        """See :meth:`.base.Owning.look`."""
+        status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
+        if status != _LIVE:
+            return _gone(status, rest)
+        return next(iter(_listed([(key.encode(), rest[0])])), Gone(CORRUPT))
 
     def sessions_of(self, user: str) -> Theirs:
         """See :meth:`.base.Owning.sessions_of`."""

@@ -219,6 +219,19 @@ class OwningContract(ContractBase):
         kit.store.end(key, new_stamp(), "logout", None)
         assert self.look(kit, new, rules) is None
 
+    def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
+        store, rules = self.owning(kit), make_rules()
+        key, new = self.renewed(kit, rules)
+        before = self.record(kit, new, rules)
+        kit.advance(10_001)
+        assert store.look(key) is None
+        looked = store.look(new)
+        assert looked is not None
+        assert (looked.key, looked.record.payload) == (new, before.payload)
+        kit.advance(30 * MINUTE)
+        assert store.look(new) is None
+        assert kit.store.purge(rules, 10).due == 1
+
     def test_a_renewed_key_that_comes_back_later_ends_the_session(self, kit: StoreKit) -> None:
         rules = make_rules()
         key, new = self.renewed(kit, rules)

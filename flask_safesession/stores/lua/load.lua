@@ -23,8 +23,8 @@ then
     and absolute <= created + tonumber(string.sub(ARGV[1], row + 17, row + 28))
     and now < absolute and now < last + idle
     and (not mark or created > tonumber(string.match(mark, '^%d+')))
-    and (string.sub(ARGV[1], 1, 1) ~= '1'
-      or now - last < tonumber(string.sub(ARGV[1], row + 29, row + 40)))
+    and (string.sub(ARGV[1], 1, 1) == '-' or string.sub(ARGV[1], 1, 1) == '1'
+      and now - last < tonumber(string.sub(ARGV[1], row + 29, row + 40)))
   then
     return raw
   end

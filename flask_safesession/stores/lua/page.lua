@@ -6,7 +6,7 @@ local index, limit = p .. ':t:' .. ARGV[1], tonumber(ARGV[4])
 local now = clock()
 local found, at, count = {LIVE, now}, 0, 0
 local from = ARGV[2] == '' and '+inf' or ARGV[2]
-while count < limit do
+while count < limit and at < 50 * limit do  -- a bound, should records be missing
   local page = redis.call('ZREVRANGEBYSCORE', index, from, '(' .. string.format('%.0f', now),
     'WITHSCORES', 'LIMIT', at, limit)
   if #page == 0 then break end
