@@ -8,6 +8,7 @@ CVE-2020-9484). Subclasses become their base; what cannot be kept is refused bef
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -39,11 +40,9 @@ def client_in(packed: bytes) -> object:
     """What stands under :data:`CLIENT` in a payload, of which *packed* is the beginning."""
     unpacker = msgpack.Unpacker(strict_map_key=False)
     unpacker.feed(packed)
-    try:
+    with suppress(Exception):  # cut off, or something else
         if unpacker.read_map_header() and unpacker.unpack() == CLIENT:
             return unpacker.unpack()
-    except Exception:  # noqa: BLE001, S110  # cut off, or something else
-        pass
     return None
 
 

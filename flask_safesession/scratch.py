@@ -37,7 +37,7 @@ class Scratch(dict[Any, Any]):
     def __init__(self, failed: Exception | None = None) -> None:
         super().__init__()
         self.failed = failed
-        self.written = False
+        self.written: bool = False
         # Else Flask-Login would sign in whoever has its remember cookie: a write.
         self._aside: dict[Any, Any] = {REMEMBER: "clear"}
 

@@ -17,7 +17,9 @@ from ..settings import Settings
 commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
 
 #: The option that all commands have.
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+as_json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
+)
 
 
 def on_store(command: Callable[..., Any]) -> Callable[..., Any]:

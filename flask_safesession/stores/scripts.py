@@ -69,8 +69,8 @@ class Script:
 
     def __init__(self, *parts: str) -> None:
         folder = resources.files(__package__) / "lua"
-        self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.text: str = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
+        self.sha: str = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Confirmed(NamedTuple):

@@ -127,7 +127,7 @@ class Shard:
         self, caller: Caller, prefix: str, number: int, replicas: int, notify: Notify
     ) -> None:
         self.number = number
-        self.slot = f"{{{prefix}:{number}}}"
+        self.slot: str = f"{{{prefix}:{number}}}"
         self._caller = caller
         self._run = caller.run
         self._replicas = replicas
