@@ -6,6 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from werkzeug.wrappers import Response
 
 from flask_safesession import session
+from flask_safesession.heartbeat import TEXTS
 
 from .people import DEMO_PASSWORDS, PEOPLE, Person, authenticate, current_person
 from .sessions import safe
@@ -15,7 +16,9 @@ pages = Blueprint("account", __name__)
 
 @pages.get("/sign-in")
 def sign_in() -> str:
-    """Show the sign-in form."""
+    """Show the sign-in form; who was signed in hears why that is over."""
+    if reason := session.info.ended_reason:
+        flash(TEXTS[reason])
     return _sign_in_page()
 
 

@@ -19,6 +19,7 @@ from example import create_app
 from example.people import DEMO_PASSWORDS
 from example.sessions import safe
 from flask_safesession import StoreUnavailable
+from flask_safesession.heartbeat import TEXTS
 from flask_safesession.session import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
@@ -144,6 +145,25 @@ def test_a_teller_is_out_after_five_minutes_however_busy(visitor: FlaskClient, w
     wait(60)
     assert watch(visitor) == {"alive": False}
     assert visitor.get("/desk").location == "/sign-in"
+
+
+def test_who_was_signed_out_is_told_why_where_to_sign_in(
+    app: Flask, visitor: FlaskClient, wait: Wait
+) -> None:
+    def notes(path: str) -> list[str]:
+        page = visitor.get(path, follow_redirects=True).text
+        return re.findall(r'<p class="note" role="status">(.*?)</p>', page)
+
+    assert notes("/sign-in") == []
+    sign_in(visitor, "customer")
+    with app.app_context():
+        safe.end_user(PEOPLE["customer"])
+    assert notes("/desk") == [TEXTS["revoked"]]
+    sign_in(visitor, "customer")
+    wait(31 * 60)
+    assert notes("/desk") == [TEXTS["idle"]]
+    sign_in(visitor, "customer")
+    assert notes("/sign-in") == []
 
 
 def test_an_admin_is_out_after_ten_idle_minutes(visitor: FlaskClient, wait: Wait) -> None:
