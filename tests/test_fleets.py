@@ -134,7 +134,8 @@ def test_a_delay_is_what_it_says(any_server: servers.Server, proxy: Proxy) -> No
         far.ping()
         proxy.delay = 0.001
         delayed = round_trips(far, 200)[10]
-    assert delayed - direct == pytest.approx(0.002, rel=0.1)
+    # Never less; how much more it is says how busy the machine is.
+    assert 0.0019 < delayed - direct < 0.02
 
 
 def is_under_way(proxy: Proxy, chunks: int) -> bool:
