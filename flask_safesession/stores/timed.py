@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import threading
@@ -17,7 +16,6 @@ from typing import Any
 import redis
 import redis.cluster
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
 from redis.retry import Retry
 
 from .connections import remaining
@@ -50,8 +48,6 @@ _KEPT = frozenset(
 )
 # Older releases of redis-py tell the errors of clusters and replicas apart with this one only.
 _PARSER = getattr(redis.cluster, "ClusterParser", None)
-# Newer ones read their own version from disk at each connection, to tell the server.
-_TELLS_WHO = "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
 # A wait of no time at all would be none: the socket would not block.
 _LEAST = 0.001
 
@@ -64,8 +60,6 @@ def ours(given: Mapping[str, Any]) -> dict[str, Any]:
     # RESP2: on RESP3, redis-py 8 takes whatever is left on a connection for a notification, and a
     # reply that nobody had waited for would be given to the next request.
     kwargs |= {"decode_responses": False, "protocol": 2}
-    if _TELLS_WHO:
-        kwargs["driver_info"] = None
     return kwargs if _PARSER is None else {**kwargs, "parser_class": _PARSER}
 
 
