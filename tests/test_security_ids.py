@@ -25,6 +25,7 @@ from blinker import NamedSignal
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import Signer
+from redis.connection import AbstractConnection
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
 from flask_safesession.record import header_length
@@ -384,8 +385,8 @@ def _locals_of_ours(error: BaseException) -> str:
 
 def _reprs_of_ours() -> str:
     ours = (o for o in gc.get_objects() if str(type(o).__module__).startswith("flask_safesession"))
-    # A connection's texts are its base's; fakeredis' cannot be had of every one.
-    shown = (o for o in ours if type(o).__name__ != "Timed")
+    # A connection's texts are its base's, and fakeredis' fail on one that was given its server.
+    shown = (o for o in ours if not isinstance(o, AbstractConnection))
     return "\n".join(repr(o) + str(o) for o in shown)
 
 

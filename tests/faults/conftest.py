@@ -119,7 +119,7 @@ def open_site(make_app: Callable[..., Flask]) -> Iterator[Callable[..., kit.Site
         def make(store: Any, **settings: Any) -> kit.Site:
             settings.setdefault("store_timeout", kit.PATIENCE)
             site = kit.Site(make_app(store=store, **settings))
-            stack.callback(site.store.close)
+            stack.callback(site.close)
             return site
 
         yield make
