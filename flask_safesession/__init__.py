@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-import flask
-
 from .client import Client
 from .errors import (
     ConfigError,
@@ -16,11 +12,8 @@ from .errors import (
     StoreUnavailable,
     TooManySessions,
 )
-from .extension import SafeSession
+from .extension import SafeSession, session
 from .session import Session, SessionInfo
-
-#: The session of the current request: the same proxy as :data:`flask.session`, with our types.
-session: Session = cast(Session, flask.session)
 
 __all__ = [
     "Client",

@@ -28,7 +28,7 @@ from .stores.memory import MemoryStore
 from .tokens import new_stamp
 from .users import Page
 
-#: The session of the current request, typed.
+#: The session of the current request: the same proxy as :data:`flask.session`, with our types.
 session: Session = cast(Session, flask.session)
 
 _View = TypeVar("_View", bound=Callable[..., Any])

@@ -36,7 +36,7 @@ from .settings import READONLY, Settings
 from .steering import Steering
 from .stores.base import CORRUPT, EMPTIED, Gone, Store
 from .tokens import Verified, sign, unsign
-from .users import clients_in, end_others, info_of
+from .users import clients_in, end_user, info_of
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
@@ -145,7 +145,8 @@ class SafeSessionInterface(SessionInterface):
             found = self._look_up(verified, session, slide=slide)
             if found.stored is not None:
                 return found
-            over = found if found.buried is not None or not over.buried else over
+            buried, ended = over.buried or found.buried, over.ended or found.ended
+            over = over._replace(buried=buried, ended=ended)
         return over
 
     def _verified(self, app: Flask, request: Request) -> list[Verified]:
@@ -217,7 +218,7 @@ class SafeSessionInterface(SessionInterface):
         stored, user = session._loaded.stored, identify(session._data or {}, self._settings).user
         if stored is None or user is None:
             return 0
-        return end_others(app, self._store, self._settings, user, stored.sid.key)
+        return end_user(app, self._store, self._settings, user, stored.sid.key)
 
     def _warn_of_processes(self, request: Request) -> None:
         if self._warned_processes or self._store.shared:

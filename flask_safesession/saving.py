@@ -167,7 +167,15 @@ class _Save:
 
     def run(self, payload: bytes) -> Saved:
         while True:
-            saved = self._attempt(payload)
+            try:
+                saved = self._attempt(payload)
+            except StoreFull:
+                self._note(SessionRejected("full", self._who().tier))
+                raise
+            except TooManySessions:
+                who = self._who()
+                self._note(SessionRejected("user-full", who.tier))
+                raise TooManySessions(who.user) from None
             if saved is not None:
                 return saved
             if time.monotonic() > self._until:
@@ -231,10 +239,7 @@ class _Save:
             except StoreFull:
                 if left:
                     continue
-                self._note(SessionRejected("full", who.tier))
                 raise
-            except TooManySessions:
-                raise self._too_many() from None
             if isinstance(answer, Taken):
                 return None
             self._note(SessionCreated(sid.key, who.tier))
@@ -284,14 +289,7 @@ class _Save:
         restart = self._is_login() or self._session._cleared
         reason = RENEWED if grace else reason
         terms = Terms(expected, restart, reason, slide=self._loaded.slide, grace=grace)
-        draft = self._draft(payload)
-        try:
-            answer = self._store.rotate(old.key, sid.key, draft, self._rules, terms)
-        except StoreFull:
-            self._note(SessionRejected("full", self._who().tier))
-            raise
-        except TooManySessions:
-            raise self._too_many() from None
+        answer = self._store.rotate(old.key, sid.key, self._draft(payload), self._rules, terms)
         if isinstance(answer, Taken):
             return None
         if not isinstance(answer, Live):
@@ -336,11 +334,6 @@ class _Save:
         # may be about to store under a new one. An app that took out its last key meant it.
         only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent"}
         return self._forgotten("keep" if only_flashes else "delete")
-
-    def _too_many(self) -> TooManySessions:
-        who = self._who()
-        self._note(SessionRejected("user-full", who.tier))
-        return TooManySessions(who.user)
 
     def _draft(self, payload: bytes) -> Draft:
         who = self._who()

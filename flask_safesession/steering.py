@@ -14,13 +14,14 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from .errors import ConfigError, StoreUnavailable
 from .events import SettingsTuned, emit, logger
 from .expiry import milliseconds
 from .foresight import count_ends
+from .session import as_datetime
 from .settings import DEFAULTS, PREFIX, Settings, read_settings
 from .stores.base import Steerable, Store, Tuning
 
@@ -141,7 +142,7 @@ class Steering:
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
             settings = self._own.under(overrides)
-            tuned = Tuned(overrides, by, _time(found.now), before.revision + 1)
+            tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
             if dry_run:
                 ends = count_ends(self._store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
@@ -225,7 +226,7 @@ def _loads(found: Tuning) -> Tuned:
     :raises ConfigError: it was written by a newer version, or is none of ours.
     """
     if not found.document:
-        return Tuned({}, None, _time(found.written), 0)
+        return Tuned({}, None, as_datetime(found.written), 0)
     try:
         document = json.loads(found.document)
         if document["version"] != _VERSION:
@@ -236,7 +237,7 @@ def _loads(found: Tuning) -> Tuned:
         raise ConfigError(["they cannot be read: run `flask safesession tune --reset`"]) from error
     if unknown := sorted(set(settings) - set(TUNABLE)):
         raise ConfigError([f"{name} is not to be changed while the fleet runs" for name in unknown])
-    return Tuned(settings, by, _time(found.written), revision)
+    return Tuned(settings, by, as_datetime(found.written), revision)
 
 
 def _last(found: Tuning, *, reset: bool) -> Tuned:
@@ -246,11 +247,7 @@ def _last(found: Tuning, *, reset: bool) -> Tuned:
     except ConfigError:
         if not reset:
             raise
-        return Tuned({}, None, _time(found.written), 0)
-
-
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+        return Tuned({}, None, as_datetime(found.written), 0)
 
 
 def _check_name(by: object) -> None:

@@ -140,10 +140,6 @@ def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | 
     return len(ended)
 
 
-#: :func:`end_user`, for the one who stays.
-end_others = end_user
-
-
 def _announce(app: Any, settings: Settings, ended: Iterable[Listed]) -> None:
     for one in ended:
         tier = settings.rules.policy.name_of(one.record.tier)

@@ -22,6 +22,11 @@ MakeApp = Callable[..., Flask]
 MINUTE = 60_000
 
 
+def cookie_of(client: FlaskClient) -> str:
+    cookie = client.get_cookie("session")
+    return cookie.value if cookie else ""
+
+
 class Site:
     """An app whose visitors sign in, look, write and sign out; on any store."""
 
@@ -65,8 +70,7 @@ class Site:
     def like(self, client: FlaskClient) -> FlaskClient:
         """Another browser with the same cookie."""
         other = self.app.test_client()
-        cookie = client.get_cookie("session")
-        other.set_cookie("session", cookie.value if cookie else "")
+        other.set_cookie("session", cookie_of(client))
         return other
 
     def handle(self, client: FlaskClient) -> str:
@@ -229,6 +233,19 @@ def test_a_user_is_told_that_a_newer_login_took_the_place(open_site: Callable[..
     first = site.member()
     site.member()
     assert site.reason(first) == "evicted"
+
+
+@pytest.mark.parametrize("unknown_first", [True, False])
+def test_of_several_cookies_the_one_that_knows_is_heard(site: Site, unknown_first: bool) -> None:
+    client, gone = site.member(), site.member("bob")
+    known, unknown = (f"session={cookie_of(one)}" for one in (client, gone))
+    site.kit.advance(30 * MINUTE - 1000)
+    gone.get("/out")
+    site.kit.advance(1000)
+    both = [unknown, known] if unknown_first else [known, unknown]
+    nobody = site.app.test_client(use_cookies=False)
+    found = nobody.get("/info", headers={"Cookie": "; ".join(both)}).json
+    assert found == {"reason": "idle", "handle": None}
 
 
 def test_a_logout_of_ones_own_is_nothing_to_be_told(site: Site) -> None:

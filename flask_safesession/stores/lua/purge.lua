@@ -10,39 +10,35 @@ local everybody = with_anonymous(users)
 -- What is due goes without the bookkeeping of a choice: there may be a million of them.
 local found, scores = {}, {}
 
--- What was ended all at once; its index is not in use any more.
-local ending = redis.call('LINDEX', p .. ':ending', 0)
-while ending and #found < limit do
-  local entries, names = redis.call('ZRANGE', ending, 0, limit - #found - 1), {}
+-- Removes these entries of index. code: why they ended, if not as their records tell.
+local function bury(index, entries, code)
+  local names = {}
   for _, entry in ipairs(entries) do
     local key = string.sub(entry, 1, KEY)
-    found[#found + 1] = key .. string.sub(obituary(p .. ':s:' .. key, names), 1, 4) .. 'r'
+    local told = obituary(p .. ':s:' .. key, names)
+    if code then told = string.sub(told, 1, 4) .. code end
+    found[#found + 1] = key .. told
     if #entry > KEY then
       redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key)
-      note(scores, now, key, 'r')
+      note(scores, now, key, code or told)
     end
   end
   in_portions('UNLINK', nil, names)
-  in_portions('ZREM', ending, entries)
+  in_portions('ZREM', index, entries)
+end
+
+-- What was ended all at once; its index is not in use any more.
+local ending = redis.call('LINDEX', p .. ':ending', 0)
+while ending and #found < limit do
+  bury(ending, redis.call('ZRANGE', ending, 0, limit - #found - 1), 'r')
   if redis.call('EXISTS', ending) == 1 then break end
   redis.call('LPOP', p .. ':ending')
   ending = redis.call('LINDEX', p .. ':ending', 0)
 end
 
 for _, bucket in ipairs(everybody) do
-  local index, names = p .. ':t:' .. bucket, {}
-  local due_ones = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - #found)
-  for _, entry in ipairs(due_ones) do
-    local key = string.sub(entry, 1, KEY)
-    local told = obituary(p .. ':s:' .. key, names)
-    found[#found + 1] = key .. told
-    if #entry > KEY then
-      redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key)
-      note(scores, now, key, told)
-    end
-  end
-  in_portions('UNLINK', nil, names)
-  in_portions('ZREM', index, due_ones)
+  local index = p .. ':t:' .. bucket
+  bury(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - #found))
 end
 
 in_portions('ZADD', p .. ':ended', scores)
