@@ -18,6 +18,7 @@ import pytest
 from flask import Flask
 
 from .. import fleets, servers
+from .. import proxy as proxies
 from . import kit
 
 KINDS = [pytest.param(name, id=name) for name in sorted(servers.binaries())]
@@ -109,6 +110,13 @@ def steady(kind: str, pool: Any) -> servers.Server:
     server: servers.Server = pool.get(kind)
     server.ask("FLUSHALL")
     return server
+
+
+@pytest.fixture
+def proxy(steady: servers.Server) -> Iterator[proxies.Proxy]:
+    """Before that server: cuts and delays."""
+    with proxies.before(steady.port) as made:
+        yield made
 
 
 @pytest.fixture

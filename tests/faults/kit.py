@@ -139,6 +139,9 @@ class Site:
         return found
 
 
+OpenSite = Callable[..., Site]
+
+
 def add_views(site: Site) -> None:
     app = site.app
     app.add_url_rule("/read", "read", lambda: dict(session))
@@ -171,6 +174,11 @@ def _change(site: Site, change: Callable[..., object], **where: str) -> str:
     site.during()
     change(**where)
     return "done"
+
+
+def reasons(site: Site) -> list[str]:
+    """Why sessions ended since the last time."""
+    return [event.reason for event in site.take_events(events.SessionEnded)]
 
 
 def use_in_error_page(site: Site) -> None:
@@ -232,7 +240,17 @@ def read(client: FlaskClient) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "_permanent"}
 
 
+#: What is in a member's session, after each thing that can be asked.
 ANN = {"user_id": "ann", "cart": ["pear"]}
+FIG = {"user_id": "ann", "cart": ["pear", "fig"]}
+AFTER: dict[str, dict[str, Any]] = {
+    "/read": ANN,
+    "/add/fig": FIG,
+    "/login/eve": {"user_id": "eve", "cart": ["pear"]},
+    "/renew": ANN,
+    "/logout": {},
+    "/empty": {},
+}
 
 
 # -- what is in the server ----------------------------------------------------------------------
@@ -244,6 +262,12 @@ def records(server: servers.Server) -> dict[str, bytes]:
         names = sorted(client.scan_iter("{safesession:*}:s:*", count=1000, _type="string"))
         found = dict(zip(names, client.mget(names), strict=True)) if names else {}
     return {name.decode(): raw for name, raw in found.items() if raw and raw[:3] != b"SST"}
+
+
+def only_record(server: servers.Server) -> str:
+    """The key of the only session there is."""
+    (name,) = records(server)
+    return name
 
 
 def entries(server: servers.Server) -> list[str]:
@@ -260,6 +284,11 @@ def assert_whole(site: Site, server: servers.Server) -> None:
     stored = sorted(name[-18:] for name in records(server))
     assert entries(server) == stored
     assert site.safe.count() == len(stored)
+
+
+def scripts_run(server: servers.Server) -> int:
+    stats = server.ask("INFO", "commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
 
 
 def refused_scripts(server: servers.Server) -> int:

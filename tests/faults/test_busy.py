@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from .kit import (
     CHANGES,
     FIRSTS,
     TIMEOUT,
-    Site,
+    OpenSite,
     assert_whole,
     good,
     outage,
@@ -31,7 +31,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 # -- 16: loading --------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from .kit import (
     BOUND,
     FIRSTS,
     TIMEOUT,
+    OpenSite,
     Site,
     open_circuit,
     outage,
@@ -29,7 +30,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 @pytest.fixture

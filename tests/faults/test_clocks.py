@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -20,10 +19,22 @@ from flask_safesession.testing.kit import together
 
 from .. import proxy as proxies
 from .. import servers
-from .kit import ANN, IDLE, MINUTE, TIMEOUT, Site, age, assert_whole, good, outage, read, within
+from .kit import (
+    ANN,
+    IDLE,
+    MINUTE,
+    TIMEOUT,
+    OpenSite,
+    Site,
+    age,
+    assert_whole,
+    good,
+    outage,
+    read,
+    within,
+)
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 HOUR = 3600
 STEPS = [
     pytest.param(seconds, id=name)

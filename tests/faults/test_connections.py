@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +14,13 @@ from flask_safesession.testing.kit import together
 from .. import proxy as proxies
 from .. import servers
 from .kit import (
+    AFTER,
     ANN,
     BOUND,
     CHANGES,
     FIRSTS,
     TIMEOUT,
-    Site,
+    OpenSite,
     assert_whole,
     cookie_of,
     good,
@@ -30,27 +30,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
-FIG = {"user_id": "ann", "cart": ["pear", "fig"]}
-AFTER: dict[str, dict[str, Any]] = {
-    "/read": ANN,
-    "/add/fig": FIG,
-    "/login/eve": {"user_id": "eve", "cart": ["pear"]},
-    "/renew": ANN,
-    "/logout": {},
-    "/empty": {},
-}
-
-
-@pytest.fixture
-def proxy(steady: servers.Server) -> Iterator[proxies.Proxy]:
-    with proxies.before(steady.port) as made:
-        yield made
-
-
-def scripts_run(server: servers.Server) -> int:
-    stats = server.ask("INFO", "commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
 
 
 # -- 10: idle connections closed by the server --------------------------------------------------

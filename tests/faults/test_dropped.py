@@ -12,7 +12,7 @@ from flask_safesession.events import SessionLost, StoreFailed
 from .. import servers
 from .kit import (
     CHANGES,
-    Site,
+    OpenSite,
     assert_whole,
     cookie_of,
     good,
@@ -21,7 +21,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 Damage = Callable[[servers.Server], object]
 
 

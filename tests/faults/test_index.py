@@ -19,6 +19,7 @@ from .kit import (
     ANN,
     IDLE,
     MINUTE,
+    OpenSite,
     Site,
     age,
     assert_whole,
@@ -29,7 +30,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 Damage = Callable[[servers.Server], object]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 
 from flask_safesession.events import StoreFailed
@@ -14,13 +11,14 @@ from flask_safesession.testing.kit import together
 from .. import proxy as proxies
 from .. import servers
 from .kit import (
+    AFTER,
     ANN,
     BOUND,
     CHANGES,
     FIRSTS,
     IDLE,
     TIMEOUT,
-    Site,
+    OpenSite,
     age,
     assert_whole,
     entries,
@@ -28,30 +26,10 @@ from .kit import (
     outage,
     read,
     records,
+    scripts_run,
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
-FIG = {"user_id": "ann", "cart": ["pear", "fig"]}
-AFTER: dict[str, dict[str, Any]] = {
-    "/read": ANN,
-    "/add/fig": FIG,
-    "/login/eve": {"user_id": "eve", "cart": ["pear"]},
-    "/renew": ANN,
-    "/logout": {},
-    "/empty": {},
-}
-
-
-@pytest.fixture
-def proxy(steady: servers.Server) -> Iterator[proxies.Proxy]:
-    with proxies.before(steady.port) as made:
-        yield made
-
-
-def scripts_run(server: servers.Server) -> int:
-    stats = server.ask("INFO", "commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
 
 
 # -- 6: latency ---------------------------------------------------------------------------------

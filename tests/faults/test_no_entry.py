@@ -14,7 +14,7 @@ from .kit import (
     ANN,
     CHANGES,
     FIRSTS,
-    Site,
+    OpenSite,
     age,
     assert_whole,
     good,
@@ -25,7 +25,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 # As the documentation of stores has them.

@@ -23,10 +23,9 @@ from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.resharding import reshard
 
 from .. import servers
-from .kit import ANN, Site, good, read
+from .kit import ANN, OpenSite, Site, good, read
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
 CLI = "redis-cli"

@@ -16,6 +16,7 @@ from flask_safesession.testing.kit import together
 from .. import servers
 from .kit import (
     ANN,
+    OpenSite,
     Site,
     assert_whole,
     cookie_of,
@@ -25,7 +26,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 ROUNDS = 8
 
 

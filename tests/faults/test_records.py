@@ -8,35 +8,26 @@ from functools import partial
 
 import pytest
 
-from flask_safesession.events import SessionEnded, StoreFailed
+from flask_safesession.events import StoreFailed
 
 from .. import servers
 from .kit import (
     ANN,
     CHANGES,
     IDLE,
-    Site,
+    OpenSite,
     age,
     assert_whole,
     cookie_of,
     entries,
     good,
+    only_record,
     read,
+    reasons,
     records,
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
-
-
-def name_of(server: servers.Server, site: Site) -> str:
-    """The key of the only session there is."""
-    (name,) = records(server)
-    return name
-
-
-def reasons(site: Site) -> list[str]:
-    return [event.reason for event in site.take_events(SessionEnded)]
 
 
 # -- 19: a key of the wrong type ----------------------------------------------------------------
@@ -85,7 +76,7 @@ def test_fault_19_a_foreign_key_that_is_due_by_the_index_stays_as_it_is(
 ) -> None:
     site = open_site(steady.url)
     site.member()
-    name = name_of(steady, site)
+    name = only_record(steady)
     age(steady, IDLE)
     steady.ask("DEL", name)
     steady.ask("RPUSH", name, "theirs")
@@ -100,7 +91,7 @@ def test_fault_19_a_foreign_key_that_comes_between_load_and_save_stays_as_it_is(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
-    name = name_of(steady, site)
+    name = only_record(steady)
 
     def replace() -> None:
         steady.ask("DEL", name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from .kit import (
     CHANGES,
     FIRSTS,
     IDLE,
-    Site,
+    OpenSite,
     age,
     assert_whole,
     cookie_of,
@@ -29,7 +29,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 # -- 14: a server that must not be written to ---------------------------------------------------

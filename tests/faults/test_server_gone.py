@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from .kit import (
     ANN,
     CHANGES,
     FIRSTS,
-    Site,
+    OpenSite,
     cookie_of,
     good,
     open_circuit,
@@ -29,7 +28,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 # -- 1: killed before a load --------------------------------------------------------------------

@@ -18,7 +18,7 @@ from .kit import (
     BOUND,
     CHANGES,
     TIMEOUT,
-    Site,
+    OpenSite,
     good,
     outage,
     read,
@@ -26,7 +26,6 @@ from .kit import (
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
 
 
 def test_fault_05_a_stopped_server_costs_one_timeout_at_the_load(

@@ -16,28 +16,19 @@ from .kit import (
     CHANGES,
     IDLE,
     MINUTE,
-    Site,
+    OpenSite,
     age,
     assert_whole,
     entries,
     good,
+    only_record,
     outage,
     read,
+    reasons,
     records,
 )
 
 pytestmark = pytest.mark.faults
-OpenSite = Callable[..., Site]
-
-
-def name_of(server: servers.Server, site: Site) -> str:
-    """The key of the only session there is."""
-    (name,) = records(server)
-    return name
-
-
-def reasons(site: Site) -> list[str]:
-    return [event.reason for event in site.take_events(SessionEnded)]
 
 
 # -- 21: old and new versions on one store ------------------------------------------------------
@@ -84,7 +75,7 @@ def test_fault_21_a_new_worker_that_is_faster_is_not_overwritten_by_an_old_one(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
-    name = name_of(steady, site)
+    name = only_record(steady)
     written: list[bytes] = []
     site.strike(lambda: written.append(newer(steady, name)))
     outage(member, path)
