@@ -15,6 +15,7 @@ from flask_safesession.testing import StoreKit
 
 from .security_kit import (
     KEY,
+    MINUTE,
     SECOND,
     Site,
     Work,
@@ -26,8 +27,6 @@ from .security_kit import (
     regenerate,
     write,
 )
-
-MINUTE = 60 * SECOND
 
 
 @pytest.fixture

@@ -1,0 +1,226 @@
+"""docs/security.md: sessions that belong to users, ended by their owners and by others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from flask_safesession import NotFresh, session
+from flask_safesession.events import session_replayed
+from flask_safesession.testing import StoreKit
+
+from . import servers
+from .conftest import redis_kit
+from .security_kit import KEY, MINUTE, SECOND, Answer, Site, dump, login, logout, read, write
+
+ELSEWHERE = """
+import sys
+from flask import Flask
+from flask_safesession import SafeSession
+app = Flask("elsewhere")
+app.secret_key = sys.argv[1]
+safe = SafeSession(app, store=sys.argv[2], key_prefix=sys.argv[3], check_interval=None)
+with app.app_context():
+    eval(sys.argv[4])
+"""
+
+
+@pytest.fixture
+def site(kit: StoreKit) -> Site:
+    return Site(kit, max_sessions_per_user=20)
+
+
+def others() -> int:
+    return session.end_others()
+
+
+# -- 7.4.2, 7.4.3, 7.4.5: ends by others ----------------------------------------------------------
+
+
+def test_all_sessions_of_a_user_are_ended_and_nobody_elses(site: Site) -> None:
+    anns = [site.visit(login("ann")).cookie for _ in range(5)]
+    bobs, stranger = site.visit(login("bob")).cookie, site.visit(write("cart", 1)).cookie
+    assert site.safe.end_user("ann") == 5
+    assert [site.visit(read, cookie).value for cookie in anns] == [{}] * 5
+    assert all(site.is_gone(cookie) for cookie in anns)
+    assert site.visit(read, bobs).value == {"user_id": "bob"}
+    assert site.visit(read, stranger).value == {"cart": 1}
+
+
+def test_all_but_this_one_are_ended_by_their_owner(site: Site) -> None:
+    anns = [site.visit(login("ann")).cookie for _ in range(4)]
+    assert site.visit(others, anns[2]).value == 3
+    expected = [{}, {}, {"user_id": "ann"}, {}]
+    assert [site.visit(read, cookie).value for cookie in anns] == expected
+    assert site.visit(others).value == 0  # a stranger ends nobody's
+
+
+def test_everybodys_sessions_are_ended(site: Site) -> None:
+    cookies = [site.visit(login(name)).cookie for name in ("ann", "bob", "eve")]
+    cookies.append(site.visit(write("cart", 1)).cookie)
+    site.kit.advance(1)
+    site.safe.end_all()
+    assert [site.visit(read, cookie).value for cookie in cookies] == [{}] * 4
+    assert site.visit(read, site.visit(login("ann")).cookie).value == {"user_id": "ann"}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "safe.end_user('ann')",
+        "safe.end_all()",
+        "safe.end(safe.sessions_of('ann')[0].handle)",
+    ],
+)
+def test_an_end_by_another_process_holds_at_once(
+    server: servers.Server, prefix: str, end: str
+) -> None:
+    kit = redis_kit(server.client(), prefix)
+    site = Site(kit)
+    cookie = site.visit(login("ann")).cookie
+    assert site.visit(read, cookie).value == {"user_id": "ann"}
+    command = [sys.executable, "-c", ELSEWHERE, KEY, server.url, prefix, end]
+    subprocess.run(command, check=True, timeout=60)
+    assert site.visit(read, cookie).value == {}
+    assert site.count() == 0
+    kit.store.close()
+
+
+@pytest.mark.parametrize("end", ["one", "user", "all"])
+def test_an_end_by_somebody_else_stands_while_requests_are_in_flight(site: Site, end: str) -> None:
+    """What they store afterwards brings nothing back: no record, no cookie, no new session."""
+    cookie = site.visit(login("ann")).cookie
+    site.kit.advance(1)
+
+    def strike() -> None:
+        session["late"] = True
+        if end == "one":
+            assert site.safe.end(site.sid(cookie).key)
+        elif end == "user":
+            assert site.safe.end_user("ann") == 1
+        else:
+            site.safe.end_all()
+
+    answer = site.visit(strike, cookie)
+    assert answer.morsel is None
+    assert site.visit(read, cookie).value == {}
+    assert site.count() == 0
+
+
+def test_a_login_that_races_with_an_end_is_ended_or_came_after(site: Site) -> None:
+    """Whatever comes first: the list and what the cookies can do never differ."""
+    answers: list[Answer] = []
+    start = threading.Barrier(5)
+
+    def sign_in() -> None:
+        start.wait()
+        answers.append(site.visit(login("ann")))
+
+    threads = [threading.Thread(target=sign_in) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    site.safe.end_user("ann")
+    for thread in threads:
+        thread.join()
+    alive = {site.sid(one.cookie).key for one in answers if site.visit(read, one.cookie).value}
+    assert alive == {info.handle for info in site.safe.sessions_of("ann")}
+    assert len(alive) == site.count()
+
+
+# -- 7.5.2: a list of one's own -------------------------------------------------------------------
+
+
+def test_a_user_lists_and_ends_sessions(site: Site) -> None:
+    first, second = (site.visit(login("ann")).cookie for _ in range(2))
+
+    def listed() -> list[Any]:
+        found = site.safe.sessions_of(session["user_id"])
+        return [info.handle for info in found if not info.current]
+
+    (handle,) = site.visit(listed, first).value
+    assert site.safe.end(handle)
+    assert site.visit(read, second).value == {}
+    assert site.visit(listed, first).value == []
+
+
+def test_no_field_of_the_list_works_as_a_cookie(site: Site) -> None:
+    cookie = site.visit(login("ann")).cookie
+    (info,) = site.safe.sessions_of("ann")
+    for field in info:
+        for value in (str(field), f"{field}.{cookie.partition('.')[2]}"):
+            assert site.visit(read, value).value == {}
+    assert cookie not in repr(info)
+    assert site.sid(cookie).reveal() not in repr(info)
+    assert site.visit(read, cookie).value == {"user_id": "ann"}
+
+
+def test_what_remembers_an_end_holds_no_cookie_value(site: Site) -> None:
+    cookies = [site.visit(login(name)).cookie for name in ("ann", "bob")]
+    site.safe.end_user("ann")
+    site.kit.advance(1)
+    site.safe.end_all()
+    held = dump(site.kit.store)
+    for sid in map(site.sid, cookies):
+        assert sid.key.encode() in held
+        assert sid.reveal().encode() not in held
+
+
+# -- 7.5.1, 7.5.3: a recent sign-in ---------------------------------------------------------------
+
+
+def test_use_alone_does_not_make_a_sign_in_fresh(site: Site) -> None:
+    guarded = site.safe.fresh(within="10m")(read)
+
+    def attempt() -> Any:
+        try:
+            return guarded()
+        except NotFresh:
+            return "again"
+
+    cookie = site.visit(login("ann")).cookie
+    for _ in range(2):
+        site.kit.advance(5 * MINUTE - 10 * SECOND)
+        assert site.visit(attempt, cookie).value == {"user_id": "ann"}
+    site.visit(write("busy", 1), cookie)
+    site.kit.advance(30 * SECOND)
+    assert site.visit(attempt, cookie).value == "again"
+    assert site.visit(attempt).value == "again"  # a stranger never signed in
+    again = site.visit(login("ann"), cookie).cookie
+    assert site.visit(attempt, again).value == {"user_id": "ann", "busy": 1}
+
+
+# -- renewed IDs ----------------------------------------------------------------------------------
+
+
+def test_a_renewed_id_that_comes_back_after_its_grace_ends_the_session(kit: StoreKit) -> None:
+    site = Site(kit, renew_interval="10m", renew_grace="10s")
+    seen: list[Any] = []
+
+    def note(sender: Any, event: Any) -> None:
+        seen.append(event)
+
+    old = site.visit(login("ann")).cookie
+    kit.advance(11 * MINUTE)
+    new = site.visit(read, old).cookie
+    assert site.visit(read, old).value["user_id"] == "ann"  # a sibling, in the grace
+    kit.advance(30 * SECOND)
+    with session_replayed.connected_to(note, site.app):
+        assert site.visit(read, old).value == {}
+    assert [event.handle for event in seen] == [site.sid(new).key]
+    assert site.visit(read, new).value == {}
+    assert site.count() == 0
+
+
+def test_a_logout_with_a_renewed_id_in_its_grace_ends_the_session(kit: StoreKit) -> None:
+    site = Site(kit, renew_interval="10m", renew_grace="10s")
+    old = site.visit(login("ann")).cookie
+    kit.advance(11 * MINUTE)
+    new = site.visit(read, old).cookie
+    site.visit(logout, old)
+    assert site.visit(read, new).value == {}
+    assert site.count() == 0
