@@ -392,7 +392,10 @@ class Steerable(Protocol):
         ...
 
     def tune(self, document: bytes, expected: bytes) -> bool:
-        """Keep *document* (not empty) in the place of *expected*; whether that was there."""
+        """Keep *document* (not empty) in the place of *expected*; whether it is kept now.
+
+        It also is if an earlier call with it was done and the reply was lost.
+        """
         ...
 
 

@@ -283,10 +283,9 @@ class MemoryStore:
     def tune(self, document: bytes, expected: bytes) -> bool:
         """See :meth:`.base.Steerable.tune`."""
         with self._lock:
-            if self._tuning[0] not in (expected, document):
-                return False
-            self._tuning = (document, self._clock())
-            return True
+            if self._tuning[0] == expected:
+                self._tuning = (document, self._clock())
+            return self._tuning[0] == document
 
     def close(self) -> None:
         """Nothing to release."""

@@ -3,9 +3,10 @@
 from .many import ManySessionsContract
 from .owning import OwningContract
 from .single import SingleSessionContract
+from .steering import SteeringContract
 
 
-class StoreContract(SingleSessionContract, ManySessionsContract, OwningContract):
+class StoreContract(SingleSessionContract, ManySessionsContract, OwningContract, SteeringContract):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 
     ``kit`` gives a :class:`StoreKit` with an empty store. Each test is a sentence that is true of
