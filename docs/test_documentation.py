@@ -17,7 +17,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from docs import timelines
 from flask_safesession import SafeSession
-from flask_safesession.settings import DEFAULTS, read_settings
+from flask_safesession.keys import DEFAULTS
+from flask_safesession.settings import read_settings
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

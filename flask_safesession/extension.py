@@ -19,9 +19,10 @@ from .events import Event, emit
 from .expiry import milliseconds
 from .figures import Stats, stats_of
 from .interface import EXEMPT, PASSIVE, SafeSessionInterface
+from .keys import MEMORY_URL
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
-from .settings import MEMORY_URL, Settings
+from .settings import Settings
 from .steering import Own, Steering, Tuned
 from .stores.base import Networked, Steerable, Store
 from .stores.memory import MemoryStore

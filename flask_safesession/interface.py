@@ -22,6 +22,7 @@ from .codec import CLIENT, UndecodableError, decode
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
 from .events import SessionEnded, StoreFailed, emit, logger
 from .failure import admit
+from .keys import READONLY
 from .saving import Saved, ends, identify, save
 from .scratch import Scratch
 from .session import (
@@ -32,7 +33,7 @@ from .session import (
     Stored,
     is_permanent,
 )
-from .settings import READONLY, Settings
+from .settings import Settings
 from .steering import Steering
 from .stores.base import CORRUPT, EMPTIED, Gone, Store
 from .tokens import Verified, sign, unsign

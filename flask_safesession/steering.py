@@ -21,8 +21,9 @@ from .errors import ConfigError, StoreUnavailable
 from .events import SettingsTuned, emit, logger
 from .expiry import milliseconds
 from .foresight import count_ends
+from .keys import DEFAULTS, PREFIX
 from .session import as_datetime
-from .settings import DEFAULTS, PREFIX, Settings, read_settings
+from .settings import Settings, read_settings
 from .stores.base import Steerable, Store, Tuning
 
 #: What can be changed while the fleet runs.

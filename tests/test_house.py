@@ -13,10 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 FLOORS = {
     **dict.fromkeys(["errors", "tokens", "record", "events", "client"], 1),
     **dict.fromkeys(["expiry", "codec", "scratch", "stores"], 2),
-    **dict.fromkeys(
-        ["settings", "steering", "foresight", "session", "saving", "users", "reaper"], 3
-    ),
-    "observing": 3,
+    **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "observing"], 3),
+    **dict.fromkeys(["session", "saving", "users", "reaper"], 3),
     **dict.fromkeys(["figures", "readings", "interface", "failure", "doctor", "cli"], 4),
     **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),
     **dict.fromkeys(["prometheus", "opentelemetry"], 5),

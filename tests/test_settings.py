@@ -20,7 +20,8 @@ from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession
 from flask_safesession.expiry import Limits
-from flask_safesession.settings import DEFAULTS, Settings, hide_password, read_settings
+from flask_safesession.keys import DEFAULTS
+from flask_safesession.settings import Settings, hide_password, read_settings
 from flask_safesession.stores.base import Cap
 from flask_safesession.stores.memory import MemoryStore
 
