@@ -134,7 +134,7 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        return repr([vars(store), vars(store._endings)]).encode()
+        return repr([vars(store), vars(store._shelf), vars(store._endings)]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
     for name in ask(store, "KEYS", f"{every_shard}*"):
@@ -167,7 +167,7 @@ def name_of(store: Any, key: str) -> str:
 def raw(store: Any, key: str) -> bytes:
     """The bytes of a record."""
     found: bytes = (
-        store._records[key]
+        store._shelf.records[key]
         if isinstance(store, MemoryStore)
         else ask(store, "GET", name_of(store, key))
     )
@@ -177,7 +177,7 @@ def raw(store: Any, key: str) -> bytes:
 def overwrite(store: Any, key: str, value: bytes) -> None:
     """Put *value* in the place of a record, as another program could."""
     if isinstance(store, MemoryStore):
-        store._records[key] = value
+        store._shelf.records[key] = value
     else:
         ask(store, "SET", name_of(store, key), value)
 
@@ -185,6 +185,6 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
 def forget(store: Any, key: str) -> None:
     """Take a record out of the store, behind its back."""
     if isinstance(store, MemoryStore):
-        store._remove(key)
+        store._shelf.remove(key)
     else:
         ask(store, "DEL", name_of(store, key))

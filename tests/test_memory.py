@@ -26,8 +26,8 @@ from flask_safesession import events, session
 from flask_safesession.record import Record, dumps, loads
 from flask_safesession.stores import endings
 from flask_safesession.stores.base import TOMBSTONE_TTL, Conflict, Gone, Live, Rules, Terms
-from flask_safesession.stores.eviction import parts
 from flask_safesession.stores.memory import MemoryStore, store_clock
+from flask_safesession.stores.shelf import parts
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
 from flask_safesession.tokens import NO_USER
 
@@ -94,14 +94,14 @@ def add(store: MemoryStore, rules: Rules, payload: bytes = b"data", user: object
 
 def assert_sound(store: MemoryStore) -> None:
     """The index says of the records what is in them, no more and no less."""
-    records = {key: loads(raw) for key, raw in store._records.items()}
-    buckets = store._buckets.items()
+    records = {key: loads(raw) for key, raw in store._shelf.records.items()}
+    buckets = store._shelf.buckets.items()
     entries = [(tag, *parts(entry)) for tag, bucket in buckets for entry in bucket]
     assert sorted(entries) == sorted(
         ("anonymous" if r.user == NO_USER else r.tier, r.deadline, key)
         for key, r in records.items()
     )
-    assert list(store._users) == sorted(
+    assert list(store._shelf.users) == sorted(
         f"{r.user}{r.created:011x}{key}".encode() for key, r in records.items() if r.user != NO_USER
     )
     assert not records.keys() & store._endings.tombstones.keys()
@@ -273,10 +273,10 @@ def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
     after_first = fill_and_purge()
     for _ in range(9):
         after_last = fill_and_purge()
-    assert not store._records
+    assert not store._shelf.records
     assert not store._endings.tombstones
-    assert not store._users
-    assert not any(store._buckets.values())
+    assert not store._shelf.users
+    assert not any(store._shelf.buckets.values())
     # Nine rounds made 1,800 sessions. A few objects come and go with other code's caches.
     assert abs(after_last - after_first) < 100
 
@@ -379,11 +379,11 @@ def test_sixteen_threads_leave_index_and_records_equal() -> None:
     assert_sound(store)
     assert min(done) > 20  # every thread found sessions to work on
     census = store.census(rules)
-    assert census.total + census.due == len(store._records) <= 60
+    assert census.total + census.due == len(store._shelf.records) <= 60
     clock.advance(HOUR)
     while store.purge(rules, 7).more:
         pass
-    assert not store._records
+    assert not store._shelf.records
     assert_sound(store)
 
 
@@ -434,13 +434,13 @@ def test_a_commit_by_the_wrong_stamp_is_shown_what_is_stored() -> None:
 def test_the_audit_mends_what_an_exception_in_the_middle_of_a_step_left_behind() -> None:
     store, rules = MemoryStore(FakeClock()), make_rules()
     keys = [add(store, rules, user=n) for n in range(4)]
-    record = loads(store._records[keys[0]])
-    del store._records[keys[0]]  # a record behind the index
+    record = loads(store._shelf.records[keys[0]])
+    del store._shelf.records[keys[0]]  # a record behind the index
     assert store.census(rules).total == 4
     assert store.audit(rules, 10).mended == 1
     assert store.census(rules).total == 3
     assert_sound(store)
-    store._records[keys[0]] = dumps(record)  # a record without an entry
+    store._shelf.records[keys[0]] = dumps(record)  # a record without an entry
     assert store.audit(rules, 10).mended == 1
     assert store.census(rules).total == 4
     assert_sound(store)

@@ -184,14 +184,14 @@ def test_an_app_for_many_tests_gets_its_clock_and_its_sessions_back(
         def test_each_test_begins_where_the_first_began(client, safesession, turn):
             assert client.get("/").text == "7"
             safesession.sign_in(8)
-            assert safesession.app.extensions["safesession"].store._records.keys() > {
+            assert safesession.app.extensions["safesession"].store._shelf.records.keys() > {
                 safesession.info(client).handle
             }
             safesession.travel("31m")
             assert client.get("/").text == "None"
 
         def test_after_all(client, app):
-            assert len(app.extensions["safesession"].store._records) == 1
+            assert len(app.extensions["safesession"].store._shelf.records) == 1
     """)
     run(project).assert_outcomes(passed=3)
 

@@ -737,7 +737,7 @@ def test_a_slice_is_as_large_as_it_is_asked_to_be(memory: Fleet) -> None:
 def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
     here = memory.start()
     here.fill(5)
-    del here.state.store._records[here.keys[2]]
+    del here.state.store._shelf.records[here.keys[2]]
     rules = memory.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.relimit(rules, 10).changed == 4
 

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
-from typing import TypeAlias
+from collections.abc import Iterable
 
-from sortedcontainers import SortedList
-
-from ..errors import StoreFull
+from ..errors import StoreFull, TooManySessions
 from ..expiry import ANONYMOUS_TIER
-from .base import EVICTED, Cap
+from ..record import Record, loads
+from ..tokens import NO_USER
+from .base import EVICTED, Cap, Rules
+from .shelf import Shelf, bucket_of, due_keys, parts
+
+#: Keys, each with a reason; ``None``: it is due.
+Victims = dict[str, "str | None"]
 
 #: Due sessions that each creation removes from each tier, at most.
 SWEEP = 3
 #: Live sessions that one creation evicts at most, after a cap was lowered: the rest is the purge's.
 MAX_EVICTIONS = 16
 
-# Of entries: deadline and key in one object, which costs half of a tuple and is none of the garbage
-# collector's business.
-Bucket: TypeAlias = "SortedList[bytes]"
+
+def for_one_more(
+    shelf: Shelf, fresh: Record, rules: Rules, now: int, leaving: str | None
+) -> Victims:
+    """Who has to go for *fresh*, which may take the place of the session *leaving*.
+
+    Everything is chosen before anything is removed: a refusal leaves the store as it was.
+
+    :raises TooManySessions: the user has as many as allowed, and the oldest is not to go.
+    :raises StoreFull: the cap is reached, and nobody is to go.
+    """
+    cap = rules.cap
+    choice = _Choice(shelf, now, cap.evict)
+    if leaving is not None:
+        choice.leave(leaving, bucket_of(loads(shelf.records[leaving])))
+    choice.sweep()
+    names = [ANONYMOUS_TIER]
+    if fresh.user != NO_USER:
+        choice.choose_own(fresh, rules)
+        names += shelf.user_buckets(rules)
+        choice.make_room(names[1:], len(shelf.users) - choice.users + 1 - cap.users, cap)
+    choice.make_room(names, len(shelf.records) - choice.total + 1 - cap.total, cap)
+    return choice.victims
 
 
-class Choice:
-    """Chooses who has to go. Reads the index only."""
+def over_the_cap(shelf: Shelf, rules: Rules, now: int, limit: int) -> Victims:
+    """Live sessions over a cap that was lowered, *limit* at most."""
+    choice = _Choice(shelf, now, rules.cap.evict)
+    if rules.cap.evict:
+        users = shelf.user_buckets(rules)
+        choice.pick(users, min(limit, len(shelf.users) - rules.cap.users))
+        over = len(shelf.records) - choice.total - rules.cap.total
+        choice.pick([ANONYMOUS_TIER, *users], min(limit - choice.total, over))
+    return choice.victims
 
-    def __init__(self, buckets: Mapping[str, Bucket], now: int, evict: bool) -> None:
+
+class _Choice:
+    """Chooses who has to go. Changes nothing."""
+
+    def __init__(self, shelf: Shelf, now: int, evict: bool) -> None:
         self.now = now
-        self.victims: dict[str, str | None] = {}
+        self.victims: Victims = {}
         self.total: int = 0
         self.users: int = 0
         self._leaving: str | None = None
-        self._buckets = buckets
+        self._shelf = shelf
         self._evict = evict
 
     def has(self, key: str) -> bool:
@@ -50,10 +83,27 @@ class Choice:
 
     def sweep(self) -> None:
         """A few due sessions of every tier: without a scheduler the store shrinks even so."""
-        for name, bucket in self._buckets.items():
+        for name, bucket in self._shelf.buckets.items():
             for key in due_keys(bucket, self.now, SWEEP):
                 if not self.has(key):
                     self.take(key, name, None)
+
+    def choose_own(self, fresh: Record, rules: Rules) -> None:
+        """Of the user's own, those over that user's cap."""
+        cap = rules.cap
+        allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
+        own = [key for key in self._shelf.keys_of(fresh.user) if not self.has(key)]
+        if len(own) < allowed:
+            return
+        records = {key: loads(self._shelf.records[key]) for key in own}
+        due = [key for key in own if records[key].deadline <= self.now]
+        live = [key for key in own if key not in due]
+        if cap.per_tier:
+            live = [key for key in live if records[key].tier == fresh.tier]
+        if cap.refuse and len(live) >= allowed:
+            raise TooManySessions
+        for key in due + live[: max(0, len(live) + 1 - allowed)]:
+            self.take(key, bucket_of(records[key]), None if key in due else EVICTED)
 
     def make_room(self, names: Iterable[str], excess: int, cap: Cap) -> None:
         """Choose *excess* sessions, those nearest their end, tier by tier."""
@@ -64,7 +114,7 @@ class Choice:
         """Take up to *wanted* sessions from these tiers in order; how many were found."""
         found = 0
         for name in names:
-            for entry in self._buckets[name]:
+            for entry in self._shelf.buckets[name]:
                 deadline, key = parts(entry)
                 if found >= wanted or (deadline > self.now and not self._evict):
                     break
@@ -76,23 +126,3 @@ class Choice:
     def _count(self, bucket: str) -> None:
         self.total += 1
         self.users += bucket != ANONYMOUS_TIER
-
-
-def entry_of(deadline: int, key: str) -> bytes:
-    """The entry of a session in its bucket: one object of bytes sorts as the pair would."""
-    return b"%011x" % deadline + key.encode("ascii")
-
-
-def parts(entry: bytes) -> tuple[int, str]:
-    """The deadline and the key in an entry."""
-    return int(entry[:11], 16), entry[11:].decode("ascii")
-
-
-def count_due(bucket: Bucket, now: int) -> int:
-    """How many sessions in *bucket* are past their deadline."""
-    return bucket.bisect_right(b"%011x~" % now)
-
-
-def due_keys(bucket: Bucket, now: int, limit: int) -> list[str]:
-    """The keys of up to *limit* sessions in *bucket* that are past their deadline."""
-    return [parts(entry)[1] for entry in islice(bucket, min(limit, count_due(bucket, now)))]

@@ -11,18 +11,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from itertools import islice
 
-from sortedcontainers import SortedList
-
-from ..errors import TooManySessions
 from ..events import logger
 from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, dumps, glance, limited, loads, record_from
-from ..tokens import KEY_LENGTH, NO_USER, tier_tag
+from ..record import Draft, Record, glance, limited, loads, record_from
+from ..tokens import NO_USER
 from .base import (
-    EVICTED,
-    LISTED,
     RENEWED,
     REPLAYED,
     REVOKED,
@@ -47,8 +41,9 @@ from .base import (
     newest_first,
 )
 from .endings import Endings
-from .eviction import Bucket, Choice, count_due, entry_of, parts
+from .eviction import for_one_more, over_the_cap
 from .relimiting import Round
+from .shelf import Shelf, count_due, parts
 
 
 def store_clock() -> int:
@@ -74,7 +69,6 @@ class MemoryStore:
     """
 
     shared = False
-    _records: dict[str, bytes]
 
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         self._clock = clock
@@ -101,14 +95,14 @@ class MemoryStore:
             if slide and now - record.last_active >= limits.touch:
                 fresh = fresh._replace(last_active=now)
             if fresh != record:
-                self._put(key, fresh, record)
+                self._shelf.put(key, fresh, record)
             return Live(fresh, now, key=key)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
         with self._lock:
             now = self._clock()
-            if key in self._records or self._endings.tombstone(key, now).until:
+            if key in self._shelf.records or self._endings.tombstone(key, now).until:
                 return Taken()
             fresh = record_from(draft, created=now, last_active=now, stamps=())
             return self._admit(key, fresh, rules, now, leaving=None)
@@ -128,7 +122,7 @@ class MemoryStore:
             fresh = record_from(
                 draft, created=record.created, last_active=active, stamps=record.stamps[:2]
             )
-            self._put(key, fresh, record)
+            self._shelf.put(key, fresh, record)
             return Live(fresh, now)
 
     def rotate(
@@ -137,7 +131,7 @@ class MemoryStore:
         """See :meth:`.base.Store.rotate`."""
         with self._lock:
             now = self._clock()
-            if new in self._records or self._endings.tombstone(new, now).until:
+            if new in self._shelf.records or self._endings.tombstone(new, now).until:
                 return Taken()
             if terms.expected is None:
                 key = self._endings.where_it_is(key, now)
@@ -180,7 +174,7 @@ class MemoryStore:
     def look(self, key: str) -> Listed | None:
         """See :meth:`.base.Owning.look`."""
         with self._lock:
-            found = self._listed(key) if key in self._records else None
+            found = self._shelf.listed(key) if key in self._shelf.records else None
             return found if found and found.record.deadline > self._clock() else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -203,21 +197,13 @@ class MemoryStore:
         """See :meth:`.base.Owning.end_all`. What was there is forgotten by the purge, in steps."""
         del stamp
         with self._lock:
-            self._ending.append(self._records)
-            self._records = {}
-            self._reindex()
+            self._ending.append(self._shelf.take_all())
 
     def page(self, tier: str, after: str, limit: int) -> Page:
         """See :meth:`.base.Owning.page`."""
         with self._lock:
-            bucket = self._buckets.get(tier if tier == ANONYMOUS_TIER else tier_tag(tier))
-            if not bucket:
-                return Page((), "")
-            first = b"%011x~" % self._clock()
-            last = after.encode("ascii") if after else None
-            entries = bucket.irange(first, last, inclusive=(True, False), reverse=True)
-            found = list(islice(entries, limit))
-            sessions = tuple(self._listed(parts(entry)[1]) for entry in found)
+            found = self._shelf.page(tier, after, self._clock(), limit)
+            sessions = tuple(self._shelf.listed(parts(entry)[1]) for entry in found)
             return Page(sessions, found[-1].decode("ascii") if len(found) == limit else "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
@@ -226,8 +212,10 @@ class MemoryStore:
             now = self._clock()
             self._endings.forget(now)
             removed = self._dismiss_ended(now, limit)
-            removed += self._dismiss_due(now, limit - len(removed))
-            victims = self._excess(rules, limit - len(removed))
+            for gone, user in self._shelf.take_due(now, limit - len(removed)):
+                self._endings.tell(gone.key, user, gone.reason, now)
+                removed.append(gone)
+            victims = over_the_cap(self._shelf, rules, now, limit - len(removed))
             removed += [self._dismiss(key, now, reason) for key, reason in victims.items()]
             more = len(removed) >= limit
             return PurgeStep(len(removed) - len(victims), len(victims), more, tuple(removed))
@@ -238,7 +226,7 @@ class MemoryStore:
             now = self._clock()
             live: dict[str, int] = {ANONYMOUS_TIER: 0}
             due, oldest = 0, now
-            for name, bucket in self._buckets.items():
+            for name, bucket in self._shelf.buckets.items():
                 past = count_due(bucket, now)
                 tier = name if name == ANONYMOUS_TIER else rules.policy.name_of(name)
                 live[tier] = live.get(tier, 0) + len(bucket) - past
@@ -250,12 +238,9 @@ class MemoryStore:
         """Rebuild the index if an exception in the middle of a step has left it wrong."""
         del rules, limit
         with self._lock:
-            indexed = sum(map(len, self._buckets.values()))
-            users = indexed - len(self._buckets[ANONYMOUS_TIER])
-            difference = abs(indexed - len(self._records)) + abs(users - len(self._users))
-            if not difference:
-                return AuditStep(0, done=True)
-            self._reindex()
+            difference = self._shelf.difference()
+            if difference:
+                self._shelf.reindex()
             return AuditStep(difference, done=True)
 
     def relimit(self, rules: Rules, limit: int) -> RelimitStep:
@@ -263,15 +248,15 @@ class MemoryStore:
         with self._lock:
             policy = self._round.begin(rules.policy)
             changed = 0
-            for entry in self._round.entries(self._buckets, limit):
+            for entry in self._round.entries(self._shelf.buckets, limit):
                 key = parts(entry)[1]
-                if (raw := self._records.get(key)) is None:
+                if (raw := self._shelf.records.get(key)) is None:
                     continue  # an audit mends it
                 record = loads(raw)
                 limits = policy.limits_by_tag(record.tier)
                 fresh = limited(record, limits.idle, limits.lifetime)
                 if fresh != record:
-                    self._put(key, fresh, record)
+                    self._shelf.put(key, fresh, record)
                     changed += 1
             return RelimitStep(changed, self._round.over)
 
@@ -295,21 +280,13 @@ class MemoryStore:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._round = Round()
-        self._records = {}
+        self._shelf = Shelf()
         self._endings = Endings()
         # The records of sessions that were ended all at once.
         self._ending: list[dict[str, bytes]] = []
-        self._reindex()
-
-    def _reindex(self) -> None:
-        self._buckets: dict[str, Bucket] = {ANONYMOUS_TIER: SortedList()}
-        # One entry a session, tag + time of creation + key: a user's sessions are a range of it.
-        self._users: SortedList[bytes] = SortedList()
-        for key, raw in self._records.items():
-            self._index(key, loads(raw))
 
     def _find(self, key: str, now: int) -> Record | Gone:
-        raw = self._records.get(key)
+        raw = self._shelf.records.get(key)
         if raw is None:
             return self._absent(key, now)
         record = loads(raw)
@@ -328,7 +305,7 @@ class MemoryStore:
         return Gone(reason, told=reason != UNKNOWN)
 
     def _expire(self, key: str, record: Record, now: int) -> Gone:
-        self._remove(key)
+        self._shelf.remove(key)
         self._endings.tell(key, record.user, record.end_reason, now)
         return Gone(record.end_reason, tier=record.tier, told=record.user != NO_USER)
 
@@ -345,43 +322,18 @@ class MemoryStore:
         return Gone(REPLAYED, buried=True, tier=record.tier, key=where)
 
     def _end(self, key: str, record: Record, reason: str, now: int) -> None:
-        self._remove(key)
+        self._shelf.remove(key)
         # Of strangers' sessions nobody is told why they ended.
         told = record.user != NO_USER or reason not in TOLD
         self._endings.bury(key, reason if told else "ended", now)
         self._endings.tell(key, record.user, reason, now)
 
-    def _listed(self, key: str) -> Listed:
-        return Listed(key, loads(self._records[key][:LISTED]))
-
     def _live_of(self, user: str) -> list[Listed]:
-        found, now = [self._listed(key) for key in self._keys_of(user)], self._clock()
+        found, now = [self._shelf.listed(key) for key in self._shelf.keys_of(user)], self._clock()
         return newest_first(listed for listed in found if listed.record.deadline > now)
 
-    def _put(self, key: str, fresh: Record, old: Record | None) -> None:
-        self._records[key] = dumps(fresh)
-        if old is None:
-            self._index(key, fresh)
-        elif old.deadline != fresh.deadline:
-            bucket = self._buckets[_bucket(fresh)]
-            bucket.discard(entry_of(old.deadline, key))
-            bucket.add(entry_of(fresh.deadline, key))
-
-    def _index(self, key: str, record: Record) -> None:
-        bucket = self._buckets.setdefault(_bucket(record), SortedList())
-        bucket.add(entry_of(record.deadline, key))
-        if record.user != NO_USER:
-            self._users.add(_user_entry(record, key))
-
-    def _remove(self, key: str) -> Record:
-        record = loads(self._records.pop(key))
-        self._buckets[_bucket(record)].discard(entry_of(record.deadline, key))
-        if record.user != NO_USER:
-            self._users.discard(_user_entry(record, key))
-        return record
-
     def _dismiss(self, key: str, now: int, reason: str | None = None) -> Removed:
-        record = self._remove(key)
+        record = self._shelf.remove(key)
         why = reason or record.end_reason
         self._endings.tell(key, record.user, why, now)
         return Removed(key, record.tier, why)
@@ -400,94 +352,15 @@ class MemoryStore:
                 del self._ending[0]
         return removed
 
-    def _dismiss_due(self, now: int, limit: int) -> list[Removed]:
-        removed: list[Removed] = []
-        for bucket in self._buckets.values():
-            for _ in range(min(limit - len(removed), count_due(bucket, now))):
-                entry = bucket.pop(0)
-                key = entry[11:].decode("ascii")
-                tier, user, created, absolute = glance(self._records.pop(key))
-                if user:
-                    self._users.discard(user + created + entry[11:])
-                reason = "lifetime" if absolute == entry[:11] else "idle"
-                self._endings.tell(key, user.decode("ascii"), reason, now)
-                removed.append(Removed(key, tier.decode("ascii"), reason))
-        return removed
-
     def _admit(
         self, key: str, fresh: Record, rules: Rules, now: int, *, leaving: str | None
     ) -> Live:
-        victims = self._victims(fresh, rules, now, leaving)
+        victims = for_one_more(self._shelf, fresh, rules, now, leaving)
         removed = tuple(self._dismiss(victim, now, reason) for victim, reason in victims.items())
         if leaving is not None:
-            self._remove(leaving)
-        self._put(key, fresh, None)
-        return Live(fresh, now, removed, len(self._records))
-
-    def _victims(
-        self, fresh: Record, rules: Rules, now: int, leaving: str | None
-    ) -> dict[str, str | None]:
-        """Who has to go for one session more, each with a reason (``None``: it is due).
-
-        Everything is chosen before anything is removed: a refusal leaves the store as it was.
-        """
-        cap = rules.cap
-        choice = Choice(self._buckets, now, cap.evict)
-        if leaving is not None:
-            choice.leave(leaving, _bucket(loads(self._records[leaving])))
-        choice.sweep()
-        names = [ANONYMOUS_TIER]
-        if fresh.user != NO_USER:
-            self._choose_own(choice, fresh, rules)
-            names += self._user_buckets(rules)
-            choice.make_room(names[1:], len(self._users) - choice.users + 1 - cap.users, cap)
-        choice.make_room(names, len(self._records) - choice.total + 1 - cap.total, cap)
-        return choice.victims
-
-    def _keys_of(self, user: str) -> list[str]:
-        """A user's sessions, oldest first."""
-        first = user.encode("ascii")
-        return [e[-KEY_LENGTH:].decode("ascii") for e in self._users.irange(first, first + b"~")]
-
-    def _choose_own(self, choice: Choice, fresh: Record, rules: Rules) -> None:
-        cap = rules.cap
-        allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
-        own = [key for key in self._keys_of(fresh.user) if not choice.has(key)]
-        if len(own) < allowed:
-            return
-        records = {key: loads(self._records[key]) for key in own}
-        due = [key for key in own if records[key].deadline <= choice.now]
-        live = [key for key in own if key not in due]
-        if cap.per_tier:
-            live = [key for key in live if records[key].tier == fresh.tier]
-        if cap.refuse and len(live) >= allowed:
-            raise TooManySessions
-        for key in due + live[: max(0, len(live) + 1 - allowed)]:
-            choice.take(key, _bucket(records[key]), None if key in due else EVICTED)
-
-    def _user_buckets(self, rules: Rules) -> list[str]:
-        """The buckets of users in the order of eviction, tiers no longer configured first."""
-        named = [tier_tag(tier) for tier in rules.policy.order]
-        retired = [name for name in self._buckets if name not in (ANONYMOUS_TIER, *named)]
-        return retired + [name for name in named if name in self._buckets]
-
-    def _excess(self, rules: Rules, limit: int) -> dict[str, str | None]:
-        """Live sessions over a cap that was lowered, *limit* at most."""
-        choice = Choice(self._buckets, self._clock(), evict=rules.cap.evict)
-        if rules.cap.evict:
-            users = self._user_buckets(rules)
-            choice.pick(users, min(limit, len(self._users) - rules.cap.users))
-            over = len(self._records) - choice.total - rules.cap.total
-            choice.pick([ANONYMOUS_TIER, *users], min(limit - choice.total, over))
-        return choice.victims
-
-
-def _bucket(record: Record) -> str:
-    return ANONYMOUS_TIER if record.user == NO_USER else record.tier
-
-
-def _user_entry(record: Record, key: str) -> bytes:
-    return f"{record.user}{record.created:011x}{key}".encode("ascii")
+            self._shelf.remove(leaving)
+        self._shelf.put(key, fresh, None)
+        return Live(fresh, now, removed, len(self._shelf.records))
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
@@ -496,11 +369,11 @@ _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 def _start_empty() -> None:
     """In a forked child: the parent's lock may be held by a thread that is not here."""
     for store in _stores:
-        if store._records:
+        if store._shelf.records:
             logger.warning(
                 "a forked process starts with an empty memory:// store: its parent's %d sessions"
                 " are not shared; use a Redis store when there are several processes",
-                len(store._records),
+                len(store._shelf.records),
             )
         store._reset()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from ..expiry import Policy
-from .eviction import Bucket
+from .shelf import Bucket
 
 
 class Round:
