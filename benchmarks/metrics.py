@@ -124,7 +124,7 @@ def main(rounds: int, server: str) -> None:
     """Measure what metrics and traces add to a request, and print one table."""
     with running(server) as started:
         table = Table("store", "watched by", *(kind.name for kind in KINDS))
-        table.title = f"added, in per cent: {describe(started.name)}"
+        table.title = "added, in per cent: " + ", ".join(describe(started.name).values())
         missed = False
         for where in STORES:
             url = "memory://" if where == MEMORY else started.url
