@@ -44,7 +44,8 @@ from .resharding import Moved, reshard
 from .routing import Router
 from .scripts import Caller
 from .server_settings import findings
-from .shard import Elsewhere, Shard, Successor
+from .shard import Shard
+from .wire import Elsewhere, Successor
 
 # The reason on the tombstone of a session that lost a race for being the next one.
 _WITHDRAWN = "withdrawn"

@@ -24,7 +24,8 @@ from typing import NamedTuple
 from ..errors import ConfigError, StoreUnavailable
 from .base import TOMBSTONE_TTL
 from .layout import Layout
-from .shard import Departed, Shard
+from .shard import Shard
+from .wire import Departed
 
 # Sessions, and bytes of records, that are on their way at once.
 _PAGE = 500

@@ -16,7 +16,8 @@ from ..errors import ConfigError, StoreUnavailable
 from .base import UNKNOWN, Gone, Live, Rules, Taken
 from .connections import deadline
 from .layout import NONE, Layout
-from .shard import LEAVING, Elsewhere, Shard, Successor, Theirs
+from .shard import Shard
+from .wire import LEAVING, Elsewhere, Successor, Theirs
 
 # How often a session, or the layout, is followed before the call gives up.
 _HOPS = 20

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-from ..errors import StoreFull, StoreUnavailable, TooManySessions
+from ..errors import StoreUnavailable
 from ..events import ReplicasMissing
-from ..expiry import DEFAULT_TIER
-from ..record import MAGIC, Draft, dumps_draft, loads
-from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
+from ..record import Draft, dumps_draft, loads
+from ..tokens import KEY_LENGTH, tier_tag
 from .base import (
     CORRUPT,
-    EVICTED,
     LISTED,
-    REVOKED,
     UNKNOWN,
     AuditStep,
     Census,
@@ -25,7 +20,6 @@ from .base import (
     Live,
     PurgeStep,
     RelimitStep,
-    Removed,
     Rules,
     Taken,
     Terms,
@@ -34,15 +28,23 @@ from .base import (
 from .breaker import Notify
 from .layout import Layout
 from .scripts import Caller, Script
+from .wire import (
+    Departed,
+    Elsewhere,
+    Status,
+    Successor,
+    Theirs,
+    admitted,
+    cap_arguments,
+    conflict,
+    gone,
+    limit_rows,
+    listed,
+    refused,
+    removals,
+    theirs,
+)
 
-# The first element of every answer, as in lua/_common.lua.
-_UNKNOWN, _LIVE, _BURIED, _DUE, _FOREIGN, _NEWER, _CONFLICT, _TAKEN, _FULL = range(9)
-_MOVING, _ELSEWHERE, _ENDED, _UNSURE, _TOO_MANY = range(9, 14)
-#: How a record begins that is on its way to another shard.
-LEAVING = b"SSM"
-# How the scripts list those who were removed.
-_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
-_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
 # Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
 
@@ -65,52 +67,6 @@ _LAYOUT = Script("_common", "layout")
 _DEPART = Script("_common", "depart")
 _ARRIVE = Script("_common", "arrive")
 _FORGET = Script("_common", "forget")
-
-
-class Elsewhere(NamedTuple):
-    """The session is not in this shard, and another may have it.
-
-    :param layout: the layout as this shard knows it; ``None``: the session is on its way.
-    """
-
-    layout: Layout | None
-
-
-class Successor(NamedTuple):
-    """The session was rotated, and does not go on in this shard.
-
-    :param answer: if it does not in any other either.
-    :param key: under which it may.
-    """
-
-    answer: Any
-    key: str
-
-
-class Theirs(NamedTuple):
-    """A user's sessions in one shard.
-
-    :param layout: as this shard knows it.
-    :param moving: sessions on their way to another shard, which may have arrived there.
-    """
-
-    layout: Layout | None
-    sessions: list[Listed]
-    moving: list[Listed]
-
-
-class Departed(NamedTuple):
-    """Sessions that are on their way to other shards: key and record of each.
-
-    :param cursor: where to go on.
-    :param more: there are more at *cursor*, even if it is 0; otherwise 0 is the end.
-    :param tier: the name of the tier of all of them, empty for strangers.
-    """
-
-    cursor: int
-    more: bool
-    tier: str
-    sessions: tuple[tuple[str, bytes], ...]
 
 
 class Shard:
@@ -144,13 +100,13 @@ class Shard:
             if isinstance(answer, bytes):
                 return Live(loads(answer))
             status, *rest = answer
-            if status in (_LIVE, _UNSURE):
+            if status in (Status.LIVE, Status.UNSURE):
                 record = loads(rest[1], rest[2][len(rest[1]) :])
                 live = Live(record, rest[0], key=rest[3].decode())
-                return live if status == _LIVE else self._if_not_revoked(live)
+                return live if status == Status.LIVE else self._if_not_revoked(live)
         except ValueError:
             return Gone(CORRUPT)
-        return _gone(status, rest)
+        return gone(status, rest)
 
     def _if_not_revoked(self, live: Live) -> Live | Gone:
         """While a cluster moves the slot, the mark of :meth:`end_all` may be on the other node."""
@@ -163,7 +119,7 @@ class Shard:
         """See :meth:`.base.Store.create`; it may keep the age of another session."""
         args = (dumps_draft(draft, created, last_active), *self._wire(rules)[2])
         status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
-        return _admitted(status, rest, draft, rules)
+        return admitted(status, rest, draft, rules)
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, slide: bool
@@ -174,9 +130,9 @@ class Shard:
         if isinstance(answer, bytes):
             return Live(loads(answer[11:], draft.payload), int(answer[:11], 16))
         status, *rest = answer
-        if status == _LIVE:
+        if status == Status.LIVE:
             return Live(loads(rest[1], draft.payload), rest[0])
-        return _conflict(rest) if status == _CONFLICT else _gone(status, rest)
+        return conflict(rest) if status == Status.CONFLICT else gone(status, rest)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
@@ -187,9 +143,9 @@ class Shard:
         args = (*how, dumps_draft(draft), *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
         status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
-        if status in (_LIVE, _TAKEN, _FULL, _TOO_MANY):
-            return _admitted(status, rest, draft, rules)
-        return _refused(status, rest, follow=terms.expected is None)
+        if status in (Status.LIVE, Status.TAKEN, Status.FULL, Status.TOO_MANY):
+            return admitted(status, rest, draft, rules)
+        return refused(status, rest, follow=terms.expected is None)
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None
@@ -197,27 +153,27 @@ class Shard:
         """See :meth:`.base.Store.end`."""
         args = (stamp, reason, expected or "")
         status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
-        if status == _LIVE:
+        if status == Status.LIVE:
             return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
-        return _refused(status, rest, follow=expected is None)
+        return refused(status, rest, follow=expected is None)
 
     # -- a user's -------------------------------------------------------------------------------
 
     def look(self, key: str) -> Listed | Gone | Elsewhere:
         """See :meth:`.base.Owning.look`."""
         status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
-        if status != _LIVE:
-            return _gone(status, rest)
-        return next(iter(_listed([(key.encode(), rest[0])])), Gone(CORRUPT))
+        if status != Status.LIVE:
+            return gone(status, rest)
+        return next(iter(listed([(key.encode(), rest[0])])), Gone(CORRUPT))
 
     def sessions_of(self, user: str) -> Theirs:
         """See :meth:`.base.Owning.sessions_of`."""
-        return _theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,)))
+        return theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,)))
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> Theirs:
         """See :meth:`.base.Owning.end_user`; what is on its way is listed, and not ended."""
         args = (LISTED, stamp, reason, keep)
-        return _theirs(self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args))
+        return theirs(self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args))
 
     # -- all of them ----------------------------------------------------------------------------
 
@@ -233,14 +189,14 @@ class Shard:
         for at in range(0, len(answer), 3):
             score, entry, raw = answer[at : at + 3]
             where = f"{score.decode()}:{entry.decode()}"
-            found += [(where, listed) for listed in _listed([(entry[:KEY_LENGTH], raw)])]
+            found += [(where, one) for one in listed([(entry[:KEY_LENGTH], raw)])]
         return found
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
         args = (limit, *self._wire(rules)[2])
         _, due, trimmed, more, removed = self._run(_PURGE, (f"{self.slot}:tiers",), args)
-        return PurgeStep(due, trimmed, bool(more), _removed(removed))
+        return PurgeStep(due, trimmed, bool(more), removals(removed))
 
     def census(self, rules: Rules) -> Census:
         """See :meth:`.base.Store.census`."""
@@ -338,9 +294,9 @@ class Shard:
     def _wire(self, rules: Rules) -> _Wired:
         """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
         if self._wired[0] is not rules:
-            limits = _limit_rows(rules)
+            limits = limit_rows(rules)
             ways = (b"0" + limits, b"1" + limits, b"-" + limits)
-            self._wired = (rules, ways, _cap_arguments(rules))
+            self._wired = (rules, ways, cap_arguments(rules))
         return self._wired
 
     def _confirmed(
@@ -350,104 +306,8 @@ class Shard:
         if not self._replicas:
             return self._run(script, names, args)
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
-        done = answer[0] == _LIVE or answer[2:] == [b"again"]
+        done = answer[0] == Status.LIVE or answer[2:] == [b"again"]
         if done and confirmed < self._replicas:
             handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
             self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
         return answer
-
-
-def _gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
-    if status in (_BURIED, _DUE, _ENDED):
-        return _ended(status, rest)
-    if status == _FOREIGN:
-        return Gone(CORRUPT)
-    if status == _NEWER:
-        raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
-    if status == _MOVING:
-        return Elsewhere(None)
-    if status == _ELSEWHERE:
-        return Elsewhere(Layout.loads(rest[0]))
-    return Gone(UNKNOWN)
-
-
-def _ended(status: int, rest: list[Any]) -> Gone:
-    reason = rest[0].decode()
-    if status == _ENDED:
-        return Gone(reason, told=True)
-    if status == _DUE:
-        return Gone(reason, tier=rest[1].decode("ascii", "replace"), told=bool(rest[2]))
-    where, tier = (part.decode("ascii", "replace") for part in (rest[4:6] or (b"", b"")))
-    return Gone(reason, buried=True, tier=tier, repeated=rest[1] == b"again", key=where)
-
-
-def _refused(
-    status: int, rest: list[Any], *, follow: bool = False
-) -> Gone | Conflict | Elsewhere | Successor:
-    if follow and status == _BURIED and rest[2:] and rest[2]:
-        return Successor(_gone(status, rest), rest[2].decode())
-    return _conflict(rest) if status == _CONFLICT else _gone(status, rest)
-
-
-def _conflict(rest: list[Any]) -> Gone | Conflict:
-    try:
-        return Conflict(loads(rest[0]))
-    except ValueError:
-        return Gone(CORRUPT)
-
-
-def _admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken | Elsewhere:
-    if status == _TAKEN:
-        return Taken()
-    if status == _FULL:
-        raise StoreFull(rules.cap.total)
-    if status == _TOO_MANY:
-        raise TooManySessions
-    if status == _ELSEWHERE:
-        return Elsewhere(Layout.loads(rest[0]))
-    now, head, total, removed = rest
-    return Live(loads(head, draft.payload), now, _removed(removed), total)
-
-
-def _theirs(answer: list[Any]) -> Theirs:
-    _, layout, *rest = answer
-    pairs = list(zip(rest[::2], rest[1::2], strict=True))
-    return Theirs(
-        Layout.loads(layout) if layout else None,
-        _listed(pair for pair in pairs if not pair[1].startswith(LEAVING)),
-        _listed((key, MAGIC + raw[3:]) for key, raw in pairs if raw.startswith(LEAVING)),
-    )
-
-
-def _listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
-    """The sessions whose keys and first bytes these are, as far as they can be read."""
-    found = []
-    for key, raw in pairs:
-        with suppress(ValueError):
-            found.append(Listed(key.decode(), loads(raw)))
-    return found
-
-
-def _removed(packed: bytes) -> tuple[Removed, ...]:
-    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
-    text = packed.decode("ascii", "replace")
-    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
-    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
-
-
-def _limit_rows(rules: Rules) -> bytes:
-    policy = rules.policy
-    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
-        (tier_tag(n), t) for n, t in policy.tiers.items()
-    ]
-    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
-    return "".join(rows).encode("ascii")
-
-
-def _cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
-    cap = rules.cap
-    order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
-    own = "".join(f"|{tier_tag(tier)}{n:09d}" for tier, n in cap.per_tier.items())
-    per_user = f"{cap.per_user:09d}{own}".encode("ascii")
-    caps = (cap.total, cap.users, per_user, int(cap.evict), int(cap.refuse))
-    return caps + tuple(part.encode("ascii") for part in order)

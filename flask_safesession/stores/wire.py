@@ -1,0 +1,209 @@
+"""How rules go to the scripts, and how their answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from ..errors import StoreFull, StoreUnavailable, TooManySessions
+from ..expiry import DEFAULT_TIER
+from ..record import MAGIC, Draft, loads
+from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
+from .base import (
+    CORRUPT,
+    EVICTED,
+    REVOKED,
+    UNKNOWN,
+    Conflict,
+    Gone,
+    Listed,
+    Live,
+    Removed,
+    Rules,
+    Taken,
+)
+from .layout import Layout
+
+
+class Status(IntEnum):
+    """The first element of every answer, as in ``lua/_common.lua``."""
+
+    UNKNOWN = 0
+    LIVE = 1
+    BURIED = 2
+    DUE = 3
+    FOREIGN = 4
+    NEWER = 5
+    CONFLICT = 6
+    TAKEN = 7
+    FULL = 8
+    MOVING = 9
+    ELSEWHERE = 10
+    ENDED = 11
+    UNSURE = 12
+    TOO_MANY = 13
+
+
+#: How a record begins that is on its way to another shard.
+LEAVING = b"SSM"
+# How the scripts list those who were removed.
+_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
+_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
+
+
+class Elsewhere(NamedTuple):
+    """The session is not in this shard, and another may have it.
+
+    :param layout: the layout as this shard knows it; ``None``: the session is on its way.
+    """
+
+    layout: Layout | None
+
+
+class Successor(NamedTuple):
+    """The session was rotated, and does not go on in this shard.
+
+    :param answer: if it does not in any other either.
+    :param key: under which it may.
+    """
+
+    answer: Any
+    key: str
+
+
+class Theirs(NamedTuple):
+    """A user's sessions in one shard.
+
+    :param layout: as this shard knows it.
+    :param moving: sessions on their way to another shard, which may have arrived there.
+    """
+
+    layout: Layout | None
+    sessions: list[Listed]
+    moving: list[Listed]
+
+
+class Departed(NamedTuple):
+    """Sessions that are on their way to other shards: key and record of each.
+
+    :param cursor: where to go on.
+    :param more: there are more at *cursor*, even if it is 0; otherwise 0 is the end.
+    :param tier: the name of the tier of all of them, empty for strangers.
+    """
+
+    cursor: int
+    more: bool
+    tier: str
+    sessions: tuple[tuple[str, bytes], ...]
+
+
+def gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
+    """What an answer says of a session that is not there.
+
+    :raises StoreUnavailable: it is there, and cannot be read by this version.
+    """
+    if status in (Status.BURIED, Status.DUE, Status.ENDED):
+        return _ended(status, rest)
+    if status == Status.FOREIGN:
+        return Gone(CORRUPT)
+    if status == Status.NEWER:
+        raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
+    if status == Status.MOVING:
+        return Elsewhere(None)
+    if status == Status.ELSEWHERE:
+        return Elsewhere(Layout.loads(rest[0]))
+    return Gone(UNKNOWN)
+
+
+def _ended(status: int, rest: list[Any]) -> Gone:
+    reason = rest[0].decode()
+    if status == Status.ENDED:
+        return Gone(reason, told=True)
+    if status == Status.DUE:
+        return Gone(reason, tier=rest[1].decode("ascii", "replace"), told=bool(rest[2]))
+    where, tier = (part.decode("ascii", "replace") for part in (rest[4:6] or (b"", b"")))
+    return Gone(reason, buried=True, tier=tier, repeated=rest[1] == b"again", key=where)
+
+
+def refused(
+    status: int, rest: list[Any], *, follow: bool = False
+) -> Gone | Conflict | Elsewhere | Successor:
+    """Why nothing was done; with *follow* a successor in another shard is told apart."""
+    if follow and status == Status.BURIED and rest[2:] and rest[2]:
+        return Successor(gone(status, rest), rest[2].decode())
+    return conflict(rest) if status == Status.CONFLICT else gone(status, rest)
+
+
+def conflict(rest: list[Any]) -> Gone | Conflict:
+    """What somebody else wrote meanwhile."""
+    try:
+        return Conflict(loads(rest[0]))
+    except ValueError:
+        return Gone(CORRUPT)
+
+
+def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken | Elsewhere:
+    """What an admission made.
+
+    :raises StoreFull: no room.
+    :raises TooManySessions: no room for one more of this user.
+    """
+    if status == Status.TAKEN:
+        return Taken()
+    if status == Status.FULL:
+        raise StoreFull(rules.cap.total)
+    if status == Status.TOO_MANY:
+        raise TooManySessions
+    if status == Status.ELSEWHERE:
+        return Elsewhere(Layout.loads(rest[0]))
+    now, head, total, removed = rest
+    return Live(loads(head, draft.payload), now, removals(removed), total)
+
+
+def theirs(answer: list[Any]) -> Theirs:
+    """A user's sessions."""
+    _, layout, *rest = answer
+    pairs = list(zip(rest[::2], rest[1::2], strict=True))
+    return Theirs(
+        Layout.loads(layout) if layout else None,
+        listed(pair for pair in pairs if not pair[1].startswith(LEAVING)),
+        listed((key, MAGIC + raw[3:]) for key, raw in pairs if raw.startswith(LEAVING)),
+    )
+
+
+def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
+    """The sessions whose keys and first bytes these are, as far as they can be read."""
+    found = []
+    for key, raw in pairs:
+        with suppress(ValueError):
+            found.append(Listed(key.decode(), loads(raw)))
+    return found
+
+
+def removals(packed: bytes) -> tuple[Removed, ...]:
+    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
+    text = packed.decode("ascii", "replace")
+    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
+
+
+def limit_rows(rules: Rules) -> bytes:
+    """The limits of each tier, as scripts take them."""
+    policy = rules.policy
+    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
+        (tier_tag(n), t) for n, t in policy.tiers.items()
+    ]
+    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
+    return "".join(rows).encode("ascii")
+
+
+def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
+    """The caps and the order of tiers, as scripts take them."""
+    cap = rules.cap
+    order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
+    own = "".join(f"|{tier_tag(tier)}{n:09d}" for tier, n in cap.per_tier.items())
+    per_user = f"{cap.per_user:09d}{own}".encode("ascii")
+    caps = (cap.total, cap.users, per_user, int(cap.evict), int(cap.refuse))
+    return caps + tuple(part.encode("ascii") for part in order)
