@@ -34,6 +34,8 @@ class UndecodableError(ValueError):
 #: The key of what is known of a visitor's browser. It is encoded first, so that lists find it in
 #: the first bytes of a payload.
 CLIENT = "_client"
+#: The key of when the ID was renewed, in milliseconds by the store's clock.
+RENEWED_AT = "_renewed"
 
 
 def client_in(packed: bytes) -> object:

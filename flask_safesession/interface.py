@@ -217,9 +217,10 @@ class SafeSessionInterface(SessionInterface):
 
     def _end_others(self, app: Flask, session: Session) -> int:
         stored, user = session._loaded.stored, identify(session._data or {}, self._settings).user
-        if stored is None or user is None:
+        if user is None:
             return 0
-        return end_user(app, self._store, self._settings, user, stored.sid.key)
+        keep = stored.sid.key if stored else None  # without one, this sign-in is still to be stored
+        return end_user(app, self._store, self._settings, user, keep)
 
     def _warn_of_processes(self, request: Request) -> None:
         if self._warned_processes or self._store.shared:

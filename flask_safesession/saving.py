@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
-from .codec import UndecodableError, decode, encode, plain
+from .codec import RENEWED_AT, UndecodableError, decode, encode, plain
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
 from .events import (
     Event,
@@ -37,6 +37,7 @@ from .stores.base import (
     CORRUPT,
     EMPTIED,
     RENEWED,
+    REPLAYED,
     ROTATED,
     Conflict,
     Gone,
@@ -54,8 +55,6 @@ Cookie = Literal["keep", "set", "delete"]
 _PARTS_TRIED = 3
 # IDs drawn for that at most: the number of parts may change meanwhile.
 _DRAWN = 30
-# The key of when the ID was renewed, in milliseconds by the store's clock.
-_RENEWED_AT = "_renewed"
 
 
 class Saved(NamedTuple):
@@ -103,11 +102,7 @@ def ends(sid: SessionID, answer: Gone, settings: Settings) -> Iterator[Event]:
         yield SessionEnded(sid.key, answer.reason, tier)
     elif answer.buried and answer.key:
         yield SessionReplayed(answer.key, sid.key, tier)
-        yield SessionEnded(answer.key, answer.reason, tier)
-
-
-def _is_renewed(answer: object) -> bool:
-    return isinstance(answer, Gone) and answer.buried and answer.reason == RENEWED
+        yield SessionEnded(answer.key, REPLAYED, tier)
 
 
 def save(session: Session, store: Store, settings: Settings) -> Saved:
@@ -127,7 +122,7 @@ def save(session: Session, store: Store, settings: Settings) -> Saved:
     elif not session._cleared:
         if data is not None and _is_to_be_renewed(session._loaded, settings):
             session._renewing = True
-            data[_RENEWED_AT] = _now(session._loaded)
+            data[RENEWED_AT] = _now(session._loaded)
         payload = encode(data or {}, stored.record.payload)
         if payload == stored.record.payload and not marked:
             return NOTHING
@@ -144,7 +139,7 @@ def _is_to_be_renewed(loaded: Loaded, settings: Settings) -> bool:
     stored, interval = loaded.stored, settings.renew_interval
     if interval is None or stored is None or stored.sid.moved or not loaded.slide:
         return False
-    renewed = loaded.data.get(_RENEWED_AT)
+    renewed = loaded.data.get(RENEWED_AT)
     since = max(stored.record.created, renewed if isinstance(renewed, int) else 0)
     return _now(loaded) - since >= interval
 
@@ -172,6 +167,9 @@ class _Save:
             except StoreFull:
                 self._note(SessionRejected("full", self._who().tier))
                 raise
+            except SessionTooLarge:
+                self._note(SessionRejected("too-large", self._who().tier))
+                raise
             except TooManySessions:
                 who = self._who()
                 self._note(SessionRejected("user-full", who.tier))
@@ -198,7 +196,7 @@ class _Save:
         if moved or session._renewed or session._signed_in:
             return self._rotate(stored, payload)
         if session._renewing and not stored.sid.moved:
-            return self._rotate(stored, payload, grace=self._settings.renew_grace)
+            return self._renew(stored, payload)
         return self._commit(stored, payload)
 
     def _start(self) -> Saved | None:
@@ -213,7 +211,7 @@ class _Save:
 
     def _end_elsewhere(self, buried: Buried) -> bool:
         """A logout with an ID that was rotated away: the session goes on, and is over now."""
-        if buried.reason != ROTATED:
+        if buried.reason not in (ROTATED, RENEWED):
             return False
         answer = self._store.end(buried.handle, new_stamp(), "logout", None)
         if isinstance(answer, Live):
@@ -302,6 +300,21 @@ class _Save:
             self._note(SessionRotated(sid.key, old.key, tier))
         return self._done(answer, sid, fresh=True)
 
+    def _renew(self, stored: Stored, payload: bytes) -> Saved | None:
+        """Go on under a new ID for its own sake: what is in the way of that is no failure."""
+        grace, session, before = self._settings.renew_grace, self._session, stored.record.payload
+        try:
+            return self._rotate(stored, payload, grace=grace)
+        except (StoreFull, StoreUnavailable, SessionTooLarge, TooManySessions):
+            session._renewing = False
+            self._data.pop(RENEWED_AT, None)
+            if renewed := decode(before).get(RENEWED_AT):
+                self._data[RENEWED_AT] = renewed
+            payload = encode(self._data, before)
+            if payload == before and not session._forced:
+                return NOTHING
+            return self._commit(stored, payload)
+
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
         key = stored.sid.key
@@ -325,20 +338,19 @@ class _Save:
         """Nothing is left in it. Unlike a logout, this gives way to a change made meanwhile."""
         sid, record = stored
         answer = self._store.end(sid.key, new_stamp(), EMPTIED, record.stamps[0])
-        if isinstance(answer, Conflict) or _is_renewed(answer):
+        if isinstance(answer, Conflict) or (isinstance(answer, Gone) and answer.successor):
             return self._not_done(stored, answer)
         if isinstance(answer, Gone) and not answer.repeated:
             self._note_end(stored, answer)
             return self._forgotten("keep")
         # A page that showed the last flash ended nothing: the cookie stays, for a sibling request
         # may be about to store under a new one. An app that took out its last key meant it.
-        only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent"}
+        only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent", RENEWED_AT}
         return self._forgotten("keep" if only_flashes else "delete")
 
     def _draft(self, payload: bytes) -> Draft:
         who = self._who()
         if len(payload) > self._settings.max_size:
-            self._note(SessionRejected("too-large", who.tier))
             raise SessionTooLarge(len(payload), self._settings.max_size)
         limits = self._rules.policy.limits(who.tier)
         tag = tier_tag(who.tier)
@@ -346,13 +358,12 @@ class _Save:
 
     # -- what came of it ------------------------------------------------------------------------
 
-    def _not_done(self, stored: Stored, answer: Conflict | Gone | Live) -> Saved | None:
-        if _is_renewed(answer):
-            # Somebody was faster; the session goes on elsewhere, and this request with it.
-            key, slide = stored.sid.key, self._loaded.slide
-            answer = self._store.load(key, self._rules, slide=slide)
-            if isinstance(answer, Live):
-                stored = Stored(stored.sid.at(answer.key), stored.record)
+    def _not_done(self, stored: Stored, answer: Conflict | Gone) -> Saved | None:
+        if isinstance(answer, Gone) and answer.successor:
+            # The ID was renewed since this request began: it goes on under the new one. Its next
+            # try is refused with what is there, since it still expects what it has loaded.
+            self._stored = Stored(stored.sid.at(answer.successor), stored.record)
+            return None
         if not isinstance(answer, Gone):
             try:
                 self._become(merge(stored.record.payload, self._data, answer.record.payload))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from flask.sessions import SessionMixin
 
 from .client import Client
-from .codec import decode, encode_value
+from .codec import RENEWED_AT, decode, encode_value
 from .events import Event, logger
 from .record import Record
 from .scratch import PERMANENT, REMEMBER, Scratch
@@ -351,8 +351,8 @@ def as_datetime(milliseconds: int) -> datetime:
 
 
 def is_empty(data: dict[Any, Any]) -> bool:
-    """Whether there is nothing worth storing: only ``_permanent`` counts as empty, too."""
-    return not data or data.keys() <= {PERMANENT}
+    """Whether there is nothing worth storing: only our own keys count as empty, too."""
+    return not data or data.keys() <= {PERMANENT, RENEWED_AT}
 
 
 def is_permanent(data: dict[Any, Any]) -> bool:

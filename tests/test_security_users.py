@@ -11,7 +11,9 @@ import pytest
 
 from flask_safesession import NotFresh, session
 from flask_safesession.events import session_replayed
-from flask_safesession.testing import StoreKit
+from flask_safesession.stores.base import Gone, Live
+from flask_safesession.testing import StoreKit, make_draft, make_rules
+from flask_safesession.tokens import new_id, new_stamp
 
 from . import servers
 from .conftest import redis_kit
@@ -130,6 +132,20 @@ def test_a_login_that_races_with_an_end_is_ended_or_came_after(site: Site) -> No
     alive = {site.sid(one.cookie).key for one in answers if site.visit(read, one.cookie).value}
     assert alive == {info.handle for info in site.safe.sessions_of("ann")}
     assert len(alive) == site.count()
+
+
+def test_two_ends_of_all_in_one_moment_spare_nobody_in_between(kit: StoreKit) -> None:
+    """Whatever the clock says: a session that was made between them is over."""
+    rules = make_rules()
+    store: Any = kit.store
+    for _ in range(100):
+        draft = make_draft(rules=rules, user="ann")
+        key = new_id(draft.user[:1]).key
+        store.end_all(new_stamp())
+        assert isinstance(store.create(key, draft, rules), Live)
+        store.end_all(new_stamp())
+        assert isinstance(store.load(key, rules, slide=True), Gone)
+    assert store.census(rules).total == 0
 
 
 # -- 7.5.2: a list of one's own -------------------------------------------------------------------

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from flask_safesession import StoreUnavailable
+from flask_safesession.stores.base import Gone, Live, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.resharding import reshard
-from flask_safesession.tokens import new_stamp, user_tag
+from flask_safesession.testing import make_draft
+from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from .sharding_kit import RULES, Make, add, move, payload
 
@@ -81,6 +84,57 @@ def end_each(store: RedisStore, keys: dict[str, set[str]]) -> None:
     for user in USERS:
         ended = store.end_user(user_tag(user), new_stamp(), "revoked", "")
         assert {one.key for one in ended} == keys[user]
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+@pytest.mark.parametrize("act", ["use", "keep", "replay"])
+def test_between_any_two_steps_of_a_move_a_renewed_key_leads_to_the_session(
+    make_store: Make, steps: int, act: str
+) -> None:
+    store, mover = make_store(1), make_store(4, started=False)
+    renewed = {user: renew(store, user, -1 if act == "replay" else 60_000) for user in USERS}
+    moving = reshard(mover._shards, 4, batch=5, settle=0)
+    for _ in islice(moving, steps):
+        pass
+    for user, (old, new) in renewed.items():
+        if act == "use":
+            answer = store.load(old, RULES, slide=True)
+            assert isinstance(answer, Live)
+            assert answer.key == new
+            told = store.commit(old, make_draft(user=user), new_stamp(), slide=True)
+            assert told == Gone("renewed", buried=True, successor=new)
+        elif act == "keep":
+            assert store.end_user(user_tag(user), new_stamp(), "revoked", old) == []
+        else:
+            gone = store.load(old, RULES, slide=True)
+            assert isinstance(gone, Gone)
+            assert (gone.reason, gone.key) == ("replayed", new)
+        assert (payload(store, new) is None) == (act == "replay")
+
+
+def renew(store: RedisStore, user: str, grace: int) -> tuple[str, str]:
+    old, draft = add(store, user)
+    new = new_id(user_tag(user)[:1]).key
+    terms = Terms(draft.stamp, False, "renewed", grace=grace)
+    assert isinstance(store.rotate(old, new, make_draft(user=user), RULES, terms), Live)
+    return old, new
+
+
+def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(4)
+    for _ in range(20):
+        add(store)
+
+    def fail(stamp: str) -> None:
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr(store._shards[0], "end_all", fail)
+    held = store._shards[0].census(RULES).total
+    with pytest.raises(StoreUnavailable):
+        store.end_all(new_stamp())
+    assert store.census(RULES).total == held < 20
 
 
 def test_a_mark_holds_for_what_is_moved_afterwards(make_store: Make) -> None:

@@ -18,6 +18,8 @@ from flask_safesession.events import (
 )
 from flask_safesession.testing import StoreKit
 
+from .counting import CountingStore
+
 MakeApp = Callable[..., Flask]
 MINUTE = 60_000
 
@@ -189,6 +191,19 @@ def test_a_user_ends_all_others(site: Site) -> None:
     assert site.app.test_client().get("/others").text == "0"
 
 
+def test_a_sign_in_can_end_all_earlier_ones(site: Site) -> None:
+    def sign_in_alone(user: str) -> str:
+        session["user_id"] = user
+        return str(session.end_others())
+
+    site.app.add_url_rule("/alone/<user>", "alone", sign_in_alone)
+    clients = [site.member() for _ in range(2)]
+    newcomer = site.app.test_client()
+    assert newcomer.get("/alone/ann").text == "2"
+    assert [site.get(client, "/read") for client in clients] == [{}, {}]
+    assert site.get(newcomer, "/read") == {"user_id": "ann"}
+
+
 def test_an_end_of_all_signs_everybody_out(site: Site) -> None:
     client = site.member()
     stranger = site.app.test_client()
@@ -345,6 +360,124 @@ def test_a_login_has_no_grace(open_site: Callable[..., Site]) -> None:
     old = site.like(client)
     client.get("/in/ann")
     assert site.get(old, "/read") == {}
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_request_that_is_slower_than_the_grace_goes_on_under_the_new_id(
+    open_site: Callable[..., Site], writes: bool
+) -> None:
+    """It began before the renewal: nobody came back with an old ID."""
+    site = open_site(renew_interval="10m", renew_grace="10s")
+    other = site.app.test_client()
+    replayed: list[Any] = []
+
+    def note(sender: Any, event: Any) -> None:
+        replayed.append(event)
+
+    @site.app.get("/slow")
+    def slow() -> str:
+        len(session)  # loaded
+        site.kit.advance(1000)
+        assert other.get("/read").status_code == 200  # renews
+        site.kit.advance(MINUTE)
+        if writes:
+            session["report"] = 1
+        return ""
+
+    client = site.member()
+    other.set_cookie("session", cookie_of(client))
+    site.kit.advance(11 * MINUTE)
+    with session_replayed.connected_to(note, site.app):
+        assert client.get("/slow").status_code == 200
+        assert "user_id" in site.get(other, "/read")
+    assert ("report" in site.get(other, "/read")) == writes
+    assert replayed == []
+
+
+@pytest.mark.parametrize("path", ["/in/ann?tier=admin", "/renew"])
+def test_what_has_no_grace_ends_the_grace_of_the_id_before_it(
+    open_site: Callable[..., Site], path: str
+) -> None:
+    tiers = {"admin": {"lifetime": "1h"}}
+    site = open_site(renew_interval="10m", expiry="tiered", tiers=tiers)
+    site.app.add_url_rule("/renew", "renew", lambda: f"{session.regenerate()}")  # type: ignore[func-returns-value]
+    client = site.member()
+    first = site.like(client)
+    site.kit.advance(11 * MINUTE)
+    site.get(client, "/read")  # renews
+    second = site.like(client)
+    assert site.get(first, "/read")["user_id"] == "ann"
+    client.get(path)
+    assert site.get(client, "/read")["user_id"] == "ann"
+    assert site.get(second, "/read") == site.get(first, "/read") == {}
+
+
+LOWERED = [
+    {"max_sessions_per_user": 1, "when_user_full": "reject"},
+    {"max_sessions": 2, "when_full": "reject"},
+    {"max_session_size": 20},
+]
+
+
+@pytest.mark.parametrize("lower", LOWERED, ids=lambda lower: next(iter(lower)))
+def test_a_renewal_that_finds_no_room_is_no_failure(
+    open_site: Callable[..., Site], lower: dict[str, Any]
+) -> None:
+    site = open_site(max_sessions=10)
+    members = [site.member() for _ in range(3)]
+    site.kit.advance(11 * MINUTE)
+    low = open_site(renew_interval="10m", **lower)
+    for member in members:
+        client = low.like(member)
+        for _ in range(2):
+            assert low.get(client, "/read")["user_id"] == "ann"
+
+
+def test_a_renewal_that_the_store_does_not_answer_is_tried_again(
+    make_app: MakeApp, kit: StoreKit
+) -> None:
+    store = CountingStore(kit.store)
+    site = Site(make_app(store=store, renew_interval="10m"), kit)
+    client = site.member()
+    before = cookie_of(client)
+    site.kit.advance(11 * MINUTE)
+    store.failing = {"rotate"}
+    assert site.get(client, "/read") == {"user_id": "ann"}
+    assert client.get("/set/x").status_code == 200
+    assert cookie_of(client) == before
+    store.failing = set()
+    site.get(client, "/read")
+    assert cookie_of(client) != before
+
+
+def test_when_an_id_was_renewed_is_no_reason_to_keep_a_session(
+    open_site: Callable[..., Site],
+) -> None:
+    site = open_site(renew_interval="10m")
+    site.app.add_url_rule("/pop", "pop", lambda: session.pop("user_id"))
+    client = site.member()
+    site.kit.advance(11 * MINUTE)
+    site.get(client, "/read")
+    client.get("/pop")
+    assert cookie_of(client) == ""
+    with site.app.app_context():
+        assert site.safe.count() == 0
+
+
+def test_an_id_of_many_renewals_ago_still_leads_to_the_session(
+    open_site: Callable[..., Site],
+) -> None:
+    site = open_site(renew_interval="1m", renew_grace="10s", lifetime="2h")
+    client = site.member()
+    thief, handle = site.like(client), site.handle(client)
+    for _ in range(25):
+        site.kit.advance(MINUTE + 1000)
+        site.get(client, "/read")
+    found = site.safe.find(handle)
+    assert found is not None
+    assert found.handle == site.handle(client)
+    assert site.get(thief, "/read") == site.get(client, "/read") == {}
+    assert site.reason(client) == "replayed"
 
 
 def test_a_request_that_meets_a_renewal_goes_on_under_the_new_id(

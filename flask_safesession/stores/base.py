@@ -118,6 +118,7 @@ class Gone(NamedTuple):
     :param repeated: this very call ended it already, and the reply was lost.
     :param told: it was a user's, and ended a while ago, or by this call: a visitor may be told.
     :param key: where a session was that this call ended, if not under the key that was asked for.
+    :param successor: the key under which the session goes on, if the one asked for was renewed.
     """
 
     reason: str
@@ -126,6 +127,7 @@ class Gone(NamedTuple):
     repeated: bool = False
     told: bool = False
     key: str = ""
+    successor: str = ""
 
     @property
     def was_due(self) -> bool:
@@ -317,7 +319,10 @@ class Owning(Protocol):
     """A store that knows whose sessions are whose, and can list them."""
 
     def look(self, key: str) -> Listed | None:
-        """The live session under *key*, without any effect; ``None`` if there is none."""
+        """The live session under *key*, or where it went from there; ``None`` if there is none.
+
+        Without any effect.
+        """
         ...
 
     def sessions_of(self, user: str) -> list[Listed]:

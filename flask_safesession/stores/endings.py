@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from ..tokens import NO_USER
-from .base import RENEWED, TOLD, TOLD_FOR, TOMBSTONE_TTL, UNKNOWN
+from .base import RENEWED, ROTATED, TOLD, TOLD_FOR, TOMBSTONE_TTL, UNKNOWN
 
 #: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
 MAX_TOMBSTONES = 10_000
@@ -53,10 +54,10 @@ class Endings:
         found = self.tombstones.get(key) or self.renewed.get(key) or NO_TOMBSTONE
         return found if found.until > now else NO_TOMBSTONE
 
-    def where_it_is(self, key: str, now: int) -> str:
-        """The key under which the session goes on."""
-        while successor := self.tombstone(key, now).successor:
-            key = successor
+    def where_it_is(self, key: str, now: int, links: Container[str] = (ROTATED, RENEWED)) -> str:
+        """The key under which the session goes on, by *links* that were left for these reasons."""
+        while (found := self.tombstone(key, now)).successor and found.reason in links:
+            key = found.successor
         return key
 
     def tell(self, key: str, user: str, reason: str, now: int) -> None:

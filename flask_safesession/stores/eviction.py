@@ -32,9 +32,12 @@ def for_one_more(
     """
     cap = rules.cap
     choice = _Choice(shelf, now, cap.evict)
-    if leaving is not None:
-        choice.leave(leaving, bucket_of(loads(shelf.records[leaving])))
+    before = None if leaving is None else loads(shelf.records[leaving])
+    if leaving is not None and before is not None:
+        choice.leave(leaving, bucket_of(before))
     choice.sweep()
+    if before is not None and (before.user, before.tier) == (fresh.user, fresh.tier):
+        return choice.victims  # there is not one more, and a cap that was lowered is the purge's
     names = [ANONYMOUS_TIER]
     if fresh.user != NO_USER:
         choice.choose_own(fresh, rules)

@@ -84,7 +84,7 @@ class MemoryStore:
             if tombstone.reason == RENEWED:
                 if now > tombstone.good:
                     return self._replayed(key, now)
-                key = self._endings.where_it_is(key, now)
+                key = self._endings.where_it_is(key, now, (RENEWED,))
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -174,8 +174,10 @@ class MemoryStore:
     def look(self, key: str) -> Listed | None:
         """See :meth:`.base.Owning.look`."""
         with self._lock:
+            now = self._clock()
+            key = self._endings.where_it_is(key, now)
             found = self._shelf.listed(key) if key in self._shelf.records else None
-            return found if found and found.record.deadline > self._clock() else None
+            return found if found and found.record.deadline > now else None
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
@@ -295,7 +297,8 @@ class MemoryStore:
     def _absent(self, key: str, now: int) -> Gone:
         tombstone = self._endings.tombstone(key, now)
         if tombstone.until:
-            return Gone(tombstone.reason, buried=True)
+            onward = tombstone.successor if tombstone.reason == RENEWED else ""
+            return Gone(tombstone.reason, buried=True, successor=onward)
         ended = next((records for records in self._ending if key in records), None)
         if ended is not None:
             record = loads(ended.pop(key))
@@ -313,13 +316,13 @@ class MemoryStore:
         """A renewed ID came back after its time: somebody else has it, so the session is over."""
         where = self._endings.where_it_is(key, now)
         record = self._find(where, now)
-        if isinstance(record, Gone) and not record.buried:
-            return record
-        self._endings.bury(key, REPLAYED, now)
         if isinstance(record, Gone):
-            return Gone(REPLAYED, buried=True)
+            return record
         self._end(where, record, REPLAYED, now)
-        return Gone(REPLAYED, buried=True, tier=record.tier, key=where)
+        # Of strangers' sessions nobody is told why they ended.
+        reason = REPLAYED if record.user != NO_USER else "ended"
+        self._endings.bury(key, reason, now)
+        return Gone(reason, buried=True, tier=record.tier, key=where)
 
     def _end(self, key: str, record: Record, reason: str, now: int) -> None:
         self._shelf.remove(key)

@@ -93,7 +93,12 @@ class RedisStore:
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        return self._router.where_it_is(key, lambda shard: shard.load(key, rules, slide=slide))
+        answer: Live | Gone = self._router.where_it_is(
+            key, lambda shard: shard.load(key, rules, slide=slide)
+        )
+        if not isinstance(answer, Gone) or not answer.successor:
+            return answer
+        return self._load_elsewhere(answer, rules, slide=slide)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
@@ -118,9 +123,9 @@ class RedisStore:
             layout = self._router.known()
             if shard.number == layout.home(new):
                 return shard.rotate(old, new, draft, self._router.share(rules, layout), terms)
-            # A renewal comes here only while the number of shards changes; it has no grace then.
-            reason = ROTATED if terms.reason == RENEWED else terms.reason
-            return self._across(shard, old, new, draft, rules, terms._replace(reason=reason))
+            if terms.reason == RENEWED:
+                raise StoreUnavailable("no ID is renewed while the number of shards changes")
+            return self._across(shard, old, new, draft, rules, terms)
 
         return self._router.wherever_it_is(key, take)
 
@@ -134,7 +139,7 @@ class RedisStore:
 
     def look(self, key: str) -> Listed | None:
         """See :meth:`.base.Owning.look`."""
-        answer = self._router.where_it_is(key, lambda shard: shard.look(key))
+        answer = self._router.wherever_it_is(key, lambda shard, at: shard.look(at))
         return answer if isinstance(answer, Listed) else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -147,6 +152,8 @@ class RedisStore:
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`; between shards, sessions are ended one by one."""
         found: dict[str, Listed] = {}
+        if keep and self._router.known().shards > 1 and (stays := self.look(keep)):
+            keep = stays.key  # its link may be in another shard than the session
         ask = partial(Shard.end_user, user=user, stamp=stamp, reason=reason, keep=keep)
         for theirs in self._router.of_user(user, ask):
             found |= {listed.key: listed for listed in theirs.sessions}
@@ -159,8 +166,14 @@ class RedisStore:
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Owning.end_all`."""
+        failed: StoreUnavailable | None = None
         for shard in self._shards[: self._router.look_up().shards]:
-            shard.end_all(stamp)
+            try:
+                shard.end_all(stamp)
+            except StoreUnavailable as error:
+                failed = error  # the others' sessions end all the same
+        if failed is not None:
+            raise failed
 
     def page(self, tier: str, after: str, limit: int) -> Page:
         """See :meth:`.base.Owning.page`; shard by shard."""
@@ -276,6 +289,18 @@ class RedisStore:
     def reshard(self, batch: int) -> Iterator[Moved]:
         """Move the sessions to as many shards as the settings say. See :mod:`.resharding`."""
         return reshard(self._shards, self._asked, batch=batch)
+
+    def _load_elsewhere(self, gone: Gone, rules: Rules, *, slide: bool) -> Live | Gone:
+        """The session of a renewed ID that goes on in another shard."""
+        key, stamp = gone.successor, new_stamp()
+        if gone.reason == RENEWED:
+            found = self.load(key, rules, slide=slide)
+            return found._replace(key=found.key or key) if isinstance(found, Live) else found
+        ended = self.end(key, stamp, gone.reason, None)
+        if not isinstance(ended, Live):
+            return ended if isinstance(ended, Gone) else gone._replace(successor="")
+        tier, where = ended.record.tier, ended.key or key
+        return Gone(gone.reason, buried=True, tier=tier, key=where)
 
     def _across(
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms

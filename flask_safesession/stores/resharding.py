@@ -10,7 +10,8 @@ A session is in use in one shard at each moment:
    takes them out of use; put into the new place, once each; removed from the old one. Who meets a
    marked session does the rest for it, so it does not matter whether the mover is slow or dead; and
    several movers do no harm. When a whole walk finds nothing, nothing is left.
-4. For as long as tombstones last, both places are still asked. Then the old number is forgotten.
+4. What leads from renewed IDs to their sessions is copied; nobody renews one meanwhile.
+5. For as long as tombstones last, both places are still asked. Then the old number is forgotten.
 
 A change that was interrupted is taken up where it stood.
 """
@@ -73,6 +74,9 @@ def reshard(
                 yield Moved(number, shard.number)
         if not moved:
             break
+    for shard in shards[: layout.before]:
+        for key, tombstone, left in shard.links(batch):
+            shards[layout.home(key)].link(key, tombstone, left)
     wait = _SETTLE if settle is None else settle
     yield Moved(0, waiting=wait)
     time.sleep(wait)
@@ -146,7 +150,7 @@ def _carry(page: Departed, shard: Shard, shards: list[Shard], layout: Layout) ->
 
 
 def _finish(shards: list[Shard], layout: Layout) -> None:
-    """Step 4."""
+    """Step 5."""
     final = Layout(layout.epoch + 1, layout.after, layout.after, layout.after)
     for shard in shards[: layout.shards]:
         shard.layout(final.dumps())

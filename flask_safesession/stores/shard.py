@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from ..errors import StoreUnavailable
@@ -67,6 +68,8 @@ _LAYOUT = Script("_common", "layout")
 _DEPART = Script("_common", "depart")
 _ARRIVE = Script("_common", "arrive")
 _FORGET = Script("_common", "forget")
+_LINKS = Script("_common", "links")
+_LINK = Script("_common", "link")
 
 
 class Shard:
@@ -159,12 +162,13 @@ class Shard:
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | Gone | Elsewhere:
+    def look(self, key: str) -> Listed | Gone | Elsewhere | Successor:
         """See :meth:`.base.Owning.look`."""
         status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
-            return gone(status, rest)
-        return next(iter(listed([(key.encode(), rest[0])])), Gone(CORRUPT))
+            absent: Any = refused(status, rest, follow=True)  # no conflict: it writes nothing
+            return absent  # type: ignore[no-any-return]
+        return next(iter(listed([(rest[1], rest[0])])), Gone(CORRUPT))
 
     def sessions_of(self, user: str) -> Theirs:
         """See :meth:`.base.Owning.sessions_of`."""
@@ -215,8 +219,8 @@ class Shard:
 
     def audit(self, limit: int) -> AuditStep:
         """See :meth:`.base.Auditing.audit`."""
-        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + ":[su]:*"
-        _, mended, done = self._run(_AUDIT, (f"{self.slot}:audit",), (limit, pattern))
+        args = (limit, self._pattern(":[su]:*"))
+        _, mended, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
         return AuditStep(mended, done=bool(done))
 
     def relimit(self, rules: Rules, limit: int) -> RelimitStep:
@@ -269,6 +273,23 @@ class Shard:
         """Remove what has arrived elsewhere in *epoch*."""
         self._run(_FORGET, (f"{self.slot}:shards",), (epoch, *keys))
 
+    def links(self, limit: int) -> Iterator[tuple[str, bytes, int]]:
+        """Renewed keys that belong elsewhere: each with its tombstone and the milliseconds left.
+
+        Walks all keys of the server, *limit* in a step.
+        """
+        cursor, pattern = b"0", self._pattern(":s:*")
+        while True:
+            cursor, *rest = self._run(_LINKS, (f"{self.slot}:shards",), (cursor, limit, pattern))
+            for key, raw, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+                yield key.decode(), raw, left
+            if cursor == b"0":
+                return
+
+    def link(self, key: str, tombstone: bytes, left: int) -> None:
+        """Let *key*, which was renewed in another shard, lead to its session from here, too."""
+        self._run(_LINK, (self._name(key),), (tombstone, left))
+
     def record(self, key: str) -> bytes:
         """What stands under *key*, as it is; empty if nothing."""
         name = self._name(key)
@@ -287,6 +308,10 @@ class Shard:
     def _plain(self, name: str, command: str) -> Any:
         """The answer of a command that needs no script."""
         return self._caller.call(lambda: self._caller.topology.exchange(name, (command, name))[0])
+
+    def _pattern(self, of: str) -> str:
+        """For SCAN: names in this slot that go on like *of*."""
+        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + of
 
     def _name(self, key: str) -> str:
         return f"{self.slot}:s:{key}"

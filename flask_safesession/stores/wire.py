@@ -14,6 +14,8 @@ from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
     EVICTED,
+    RENEWED,
+    REPLAYED,
     REVOKED,
     UNKNOWN,
     Conflict,
@@ -124,7 +126,9 @@ def _ended(status: int, rest: list[Any]) -> Gone:
     if status == Status.DUE:
         return Gone(reason, tier=rest[1].decode("ascii", "replace"), told=bool(rest[2]))
     where, tier = (part.decode("ascii", "replace") for part in (rest[4:6] or (b"", b"")))
-    return Gone(reason, buried=True, tier=tier, repeated=rest[1] == b"again", key=where)
+    onward = rest[2].decode() if reason in (RENEWED, REPLAYED) and rest[2:] else ""
+    again = rest[1] == b"again"
+    return Gone(reason, buried=True, tier=tier, repeated=again, key=where, successor=onward)
 
 
 def refused(

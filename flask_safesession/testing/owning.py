@@ -6,11 +6,12 @@ import pytest
 
 from ..errors import TooManySessions
 from ..expiry import DEFAULT_TIER, Limits
-from ..stores.base import Gone, Live, Owning, Removed, Rules, Terms
-from ..tokens import new_id, new_stamp, user_tag
+from ..stores.base import Conflict, Gone, Live, Owning, Removed, Rules, Terms
+from ..tokens import new_id, new_stamp, tier_tag, user_tag
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, together
 
+DEFAULT = tier_tag(DEFAULT_TIER)
 ANN, BOB = user_tag("ann"), user_tag("bob")
 
 
@@ -224,10 +225,10 @@ class OwningContract(ContractBase):
         key, new = self.renewed(kit, rules)
         before = self.record(kit, new, rules)
         kit.advance(10_001)
-        assert store.look(key) is None
-        looked = store.look(new)
-        assert looked is not None
-        assert (looked.key, looked.record.payload) == (new, before.payload)
+        for asked in (key, new):
+            looked = store.look(asked)
+            assert looked is not None
+            assert (looked.key, looked.record.payload) == (new, before.payload)
         kit.advance(30 * MINUTE)
         assert store.look(new) is None
         assert kit.store.purge(rules, 10).due == 1
@@ -250,10 +251,15 @@ class OwningContract(ContractBase):
         rules = make_rules()
         key = self.sign_in(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
-        self.renewed(kit, rules, key)
+        _, new = self.renewed(kit, rules, key)
+        kit.advance(MINUTE)  # however late: it began before the key was renewed
         draft = make_draft(rules=rules, user="ann")
-        answer = kit.store.commit(key, draft, stamp, slide=True)
-        assert answer == Gone("renewed", buried=True)
+        told = Gone("renewed", buried=True, successor=new)
+        assert kit.store.commit(key, draft, stamp, slide=True) == told
+        terms = Terms(stamp, False, "renewed", grace=10_000)
+        assert kit.store.rotate(key, new_id(ANN[:1]).key, draft, rules, terms) == told
+        assert kit.store.end(key, new_stamp(), "emptied", stamp) == told
+        assert isinstance(kit.store.commit(new, draft, stamp, slide=True), Conflict)
 
     def test_of_two_renewals_at_once_one_is_done(self, kit: StoreKit) -> None:
         rules = make_rules()
@@ -268,6 +274,37 @@ class OwningContract(ContractBase):
 
         assert sum(together(4, renew)) == 1
         assert kit.store.census(rules).total == 1
+
+    # -- ends of all, and caps ------------------------------------------------------------------
+
+    def test_caps_hold_after_an_end_of_all(self, kit: StoreKit) -> None:
+        rules = make_rules(total=10, per_user=2)
+        for _ in range(2):
+            self.sign_in(kit, rules)
+        self.owning(kit).end_all(new_stamp())
+        for number in range(10):
+            self.sign_in(kit, rules, f"user {number}")
+            assert kit.store.census(rules).total <= 10
+        self.sign_in(kit, rules)
+        assert kit.store.census(rules).total <= 10
+
+    def test_an_end_of_all_that_was_noticed_is_not_told_again_by_the_purge(
+        self, kit: StoreKit
+    ) -> None:
+        rules = make_rules()
+        keys = [self.sign_in(kit, rules, f"user {number}") for number in range(5)]
+        self.owning(kit).end_all(new_stamp())
+        assert kit.store.load(keys[2], rules, slide=True) == Gone(
+            "revoked", tier=DEFAULT, told=True
+        )
+        told = []
+        for _ in range(10):
+            step = kit.store.purge(rules, 2)
+            assert len(step.removed) <= 2
+            told += [removed.key for removed in step.removed]
+            if not step.more:
+                break
+        assert sorted(told) == sorted(set(keys) - {keys[2]})
 
     # -- help -----------------------------------------------------------------------------------
 

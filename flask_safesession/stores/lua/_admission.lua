@@ -74,7 +74,7 @@ local function choose_own(choice, r, rules)
     local theirs, other = parse(head(choice.p .. ':s:' .. key))
     if other and (other[1] == NEWER or other[1] == MOVING) then
       allowed = allowed - 1  -- it counts, and is left to those who can use it
-    elseif not theirs or theirs.user ~= r.user then
+    elseif not theirs or theirs.user ~= r.user or theirs.created <= revoked then
       stale[#stale + 1] = key
     elseif deadline(theirs) <= choice.now then
       take(choice, key .. r.user, theirs.bucket, false)
@@ -200,13 +200,16 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}
-  if r.user ~= '' then
+  -- What takes the place of its like is not one more, and a cap that was lowered is the purge's.
+  local swap = leaving and leaving.r.user == r.user and leaving.r.tier == r.tier
+  if r.user ~= '' and not swap then
     stale = choose_own(choice, r, rules)
     if not stale then return {TOO_MANY} end
     if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
   end
   local buckets = r.user == '' and {ANONYMOUS} or everybody
-  if not make_room(choice, buckets, total - choice.total + 1 - rules.total) then return {FULL} end
+  local excess = swap and 0 or total - choice.total + 1 - rules.total
+  if not make_room(choice, buckets, excess) then return {FULL} end
 
   write(p, key, draft, r, now)
   if r.user ~= '' then

@@ -97,7 +97,7 @@ local function head(key)
 end
 
 local function deadline(r)
-  if r.created <= revoked then return math.min(r.absolute, r.last + r.idle, revoked) end
+  if r.created <= revoked then return 0 end  -- over, also where the mark is ahead of the clock
   return math.min(r.absolute, r.last + r.idle)
 end
 
@@ -182,11 +182,13 @@ end
 
 -- Key and record of the session under key, or nil and the answer. Without an expected stamp, wherever
 -- it is now: rotations without a login are followed to where it goes on, so that a logout is never
--- outrun by one. What goes on in another shard is followed by the caller, who is told the key.
-local function locate(p, key, expected)
+-- outrun by one. With a link, only those that were left for this reason. What goes on in another shard
+-- is followed by the caller, who is told the key. A chain is as long as lifetime and renewals make it.
+local function locate(p, key, expected, link)
   local r, other = parse(head(p .. ':s:' .. key))
-  for _ = 1, 20 do
+  for _ = 1, 10000 do
     if r or expected ~= '' or other[1] ~= BURIED or other[4] == '' then break end
+    if link and other[2] ~= link then break end
     local there, answer = parse(head(p .. ':s:' .. other[4]))
     if not there and (answer[1] == UNKNOWN or answer[1] == MOVING) then break end  -- in another shard
     key, r, other = other[4], there, answer
@@ -198,11 +200,15 @@ end
 local function replayed(p, key, stamp)
   local now, where, r, other = clock(), locate(p, key, '')
   if r and deadline(r) <= now then return due(p, where, r) end
+  -- It is over already, or it goes on in another shard: its end is the caller's.
+  if not r and other[1] == BURIED and other[4] ~= '' then return {BURIED, 'replayed', stamp, other[4]} end
+  if not r then return no_record(p, where, other) end
+  -- Of strangers' sessions nobody is told why they ended.
+  local reason = r.user == '' and 'ended' or 'replayed'
   redis.call('UNLINK', p .. ':none')
-  bury(p, key, stamp, 'replayed')
-  if not r then return {BURIED, 'replayed', stamp} end
+  bury(p, key, stamp, reason)
   remove(p, where, r)
-  bury(p, where, stamp, 'replayed')
+  bury(p, where, stamp, reason)
   remember(p, where, r, 'replayed')
-  return {BURIED, 'replayed', stamp, '', 0, where, r.tier}
+  return {BURIED, reason, stamp, '', 0, where, r.tier}
 end

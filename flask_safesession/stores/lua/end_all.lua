@@ -8,13 +8,16 @@ if mark and string.match(mark, ':(.*)$') == ARGV[1] then
   return {LIVE, now}
 end
 go_on_at_maxmemory(p)
-redis.call('SET', p .. ':revoked', string.format('%d:%s', now, ARGV[1]))
+-- Never the mark of before, whatever the clock does: a session may have been made since.
+local before = mark and tonumber(string.match(mark, '^%d+')) or 0
+local at = math.max(now, before + 1)
+redis.call('SET', p .. ':revoked', string.format('%d:%s', at, ARGV[1]))
 local buckets = redis.call('HKEYS', KEYS[1])
 buckets[#buckets + 1] = ANONYMOUS
 for _, bucket in ipairs(buckets) do
   local index = p .. ':t:' .. bucket
   if redis.call('EXISTS', index) == 1 then
-    local aside = string.format('%s:e:%d:%s', p, now, bucket)
+    local aside = string.format('%s:e:%d:%s', p, at, bucket)
     redis.call('RENAME', index, aside)
     redis.call('RPUSH', p .. ':ending', aside)
   end

@@ -8,7 +8,7 @@ local reads = string.sub(ARGV[1], 1, 1) == '-'
 local name = KEYS[1]
 if not r and not reads and other[2] == 'renewed' and other[4] ~= '' then
   if clock() > other[5] then return replayed(p, key, other[3]) end
-  key, r, other = locate(p, key, '')
+  key, r, other = locate(p, key, '', 'renewed')
   if r then
     name = p .. ':s:' .. key
     raw = redis.call('GET', name)
