@@ -45,7 +45,7 @@ from .routing import Router
 from .scripts import Caller
 from .server_settings import findings
 from .shard import Shard
-from .wire import Elsewhere, Successor
+from .wire import Elsewhere, Successor, Theirs
 
 # The reason on the tombstone of a session that lost a race for being the next one.
 _WITHDRAWN = "withdrawn"
@@ -152,9 +152,14 @@ class RedisStore:
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`; between shards, sessions are ended one by one."""
         found: dict[str, Listed] = {}
-        if keep and self._router.known().shards > 1 and (stays := self.look(keep)):
-            keep = stays.key  # its link may be in another shard than the session
-        ask = partial(Shard.end_user, user=user, stamp=stamp, reason=reason, keep=keep)
+        kept = [keep]
+
+        def ask(shard: Shard) -> Theirs:
+            if keep and kept == [keep] and self._router.known().shards > 1:
+                stays = self.look(keep)  # what leads to it may be in another shard
+                kept.append(stays.key if stays else keep)
+            return shard.end_user(user, stamp, reason, kept[-1])
+
         for theirs in self._router.of_user(user, ask):
             found |= {listed.key: listed for listed in theirs.sessions}
             for moving in theirs.moving:

@@ -4,7 +4,11 @@
 -- not ended.
 local p, user = string.sub(KEYS[1], 1, -20), string.sub(KEYS[1], -16)
 local ends = #ARGV == 4
-local keep = ends and ARGV[4] ~= '' and locate(p, ARGV[4], '') or ''
+local keep = ''
+if ends and ARGV[4] ~= '' then
+  local where, _, other = locate(p, ARGV[4], '')
+  keep = other and other[1] == BURIED and other[4] ~= '' and other[4] or where
+end
 local now = clock()
 local found = {LIVE, redis.call('GET', p .. ':shards') or ''}
 local function tell(key, raw)
