@@ -65,8 +65,6 @@ class SafeSessionInterface(SessionInterface):
         self._wake = wake
         self._warned_processes = False
         self._nearly_full = False
-        # By how many milliseconds the store's clock is ahead of this process's monotonic one.
-        self._ahead: float | None = None
 
     @property
     def _settings(self) -> Settings:
@@ -174,8 +172,7 @@ class SafeSessionInterface(SessionInterface):
             return Loaded({}, buried=buried, ended=answer.to_be_told)
         if answer.key not in ("", sid.key):
             sid = sid.at(answer.key)
-        if answer.now:
-            self._ahead = answer.now - time.monotonic() * 1000
+        self._hear(answer.now)
         try:
             data = decode(answer.record.payload)
         except UndecodableError:
@@ -209,11 +206,16 @@ class SafeSessionInterface(SessionInterface):
             return loaded.now
         record = loaded.stored.record
         earliest = record.last_active
-        if self._ahead is None:
-            return earliest
-        guess = max(earliest, int(self._ahead + time.monotonic() * 1000))
         limits = self._settings.rules.policy.limits_by_tag(record.tier)
+        if self._steering.ahead is None:
+            return earliest + limits.touch  # a sign-in rather looks older than newer
+        guess = max(earliest, int(self._steering.ahead + time.monotonic() * 1000))
         return min(guess, earliest + limits.touch) if loaded.slide else guess
+
+    def _hear(self, now: int) -> None:
+        """The store said that it is *now*."""
+        if now:
+            self._steering.ahead = now - time.monotonic() * 1000
 
     def _end_others(self, app: Flask, session: Session) -> int:
         stored, user = session._loaded.stored, identify(session._data or {}, self._settings).user
@@ -250,6 +252,7 @@ class SafeSessionInterface(SessionInterface):
                 raise  # a test's session_transaction(): there is no visitor to answer
             return
         session._seal()
+        self._hear(session._loaded.now)
         if session._loaded.total:
             self._watch_the_cap(session._loaded.total)
         if saved.cookie != "keep":

@@ -482,3 +482,10 @@ def test_taken_keys_are_noticed_in_every_shard(make_store: Make) -> None:
     key, draft = add(store)
     assert store.create(key, make_draft(), RULES) == Taken()
     assert payload(store, key) == draft.payload
+
+
+def test_one_shard_that_has_sessions_can_be_made_one_shard(make_store: Make) -> None:
+    store = make_store(1)
+    key, _ = add(store)
+    assert move(store, 1) == []
+    assert payload(store, key) is not None

@@ -42,6 +42,7 @@ class Site:
         app.add_url_rule("/info", "info", self._info)
         app.add_url_rule("/list", "list", self._list)
         app.add_url_rule("/others", "others", lambda: str(session.end_others()))
+        app.add_url_rule("/quick", "quick", self.safe.fresh(within="10s")(lambda: "quick"))
         app.add_url_rule("/pay", "pay", self.safe.fresh(within="10m")(lambda: "paid"))
 
     @staticmethod
@@ -516,6 +517,25 @@ def test_a_view_can_want_a_recent_sign_in(site: Site) -> None:
     client.get("/in/ann")
     assert client.get("/pay").text == "paid"
     assert site.app.test_client().get("/pay").status_code == 403
+
+
+def test_a_process_that_has_only_signed_somebody_in_knows_how_late_it_is(site: Site) -> None:
+    client = site.member()
+    site.kit.advance(9_000)
+    assert client.get("/quick").text == "quick"
+    site.kit.advance(2_000)
+    assert client.get("/quick").status_code == 403
+
+
+def test_where_the_time_is_not_known_a_sign_in_rather_looks_too_old(
+    open_site: Callable[..., Site],
+) -> None:
+    site = open_site()
+    client = site.member()
+    steering = site.app.extensions["safesession"].steering
+    steering.ahead = None
+    told = client.get("/quick").status_code
+    assert told == (200 if steering.ahead is not None else 403)
 
 
 def test_what_is_not_fresh_can_be_sent_to_the_sign_in_page(site: Site) -> None:

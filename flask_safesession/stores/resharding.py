@@ -87,7 +87,10 @@ def _announce(shards: list[Shard], after: int) -> Layout:
     """Steps 1 and 2; the layout under which sessions move."""
     known = shards[0].layout()
     # A server may have come back with an older layout, or none.
-    layout = max(filter(None, (shard.layout() for shard in shards)), default=Layout.of(1))
+    found = [layout for shard in shards if (layout := shard.layout())]
+    layout = max(found, default=Layout.of(1))
+    if not found and after == 1:
+        return layout  # a store in one shard says nothing of it
     if layout.moving and layout.after != after:
         under_way = f"a change from {layout.before} to {layout.after} shards is under way"
         mend = f"finish it first, with SAFESESSION_SHARDS at {layout.after}"
