@@ -205,6 +205,8 @@ class SafeSession:
         :param within: a duration, as in the settings.
         :raises NotFresh: by the view, where the sign-in is older, or there is none. HTTP 403.
         """
+        if callable(within):
+            raise TypeError('fresh() is called before it decorates: @safe.fresh(within="10m")')
         longest = milliseconds(within) / 1000
 
         def decorate(view: _View) -> _View:

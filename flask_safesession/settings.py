@@ -149,6 +149,13 @@ def _store(keys: Keys) -> tuple[Any, bool]:
     if store != MEMORY_URL and not (separator and scheme in REDIS_SCHEMES):
         mend = f"give {MEMORY_URL!r} or a URL that begins with {', '.join(REDIS_SCHEMES)} and ://"
         keys.complain("STORE", mend, repr(hide_password(store)))
+    elif store != MEMORY_URL:
+        from .stores.redis_url import read_url  # apps on memory do not pay for redis-py
+
+        try:
+            read_url(store)
+        except ConfigError as error:
+            keys.problems += error.problems
     return store, store == MEMORY_URL
 
 

@@ -239,8 +239,13 @@ def test_a_store_that_goes_away_is_shown_and_asked_again(
     said = run(there.app, "top", "--json", "--count", "3")
     looks = [json.loads(line) for line in said.out.splitlines()]
     assert [look.get("error") for look in looks] == [None, "no answer", None]
-    answers = iter([False])
-    assert "cannot be used: no answer" in run(there.app, "top", "--count", "1").out
+    assert said.code == 0
+    for options in ([], ["--json"]):
+        answers = iter([False])
+        said = run(there.app, "top", "--count", "1", *options)
+        assert "no answer" in said.out
+        assert said.out.endswith("\n")
+        assert said.code == 1
 
 
 @pytest.mark.parametrize("json_option", [[], ["--json"]])

@@ -659,3 +659,10 @@ def test_what_fails_leaves_the_app_as_it_was() -> None:
         assert app.session_interface is before
         assert "safesession" not in app.extensions
         assert "safesession" not in app.cli.commands
+
+
+def test_what_is_wrong_in_a_url_is_told_with_all_the_rest() -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_settings({}, {"store": "redis://127.0.0.1/0?timeout=3", "lifetime": "x"})
+    assert len(raised.value.problems) == 2
+    assert any("timeout" in problem for problem in raised.value.problems)

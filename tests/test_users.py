@@ -538,6 +538,11 @@ def test_where_the_time_is_not_known_a_sign_in_rather_looks_too_old(
     assert told == (200 if steering.ahead is not None else 403)
 
 
+def test_a_mark_without_its_parentheses_is_refused(site: Site) -> None:
+    with pytest.raises(TypeError, match="called before it decorates"):
+        site.safe.fresh(lambda: "")
+
+
 def test_what_is_not_fresh_can_be_sent_to_the_sign_in_page(site: Site) -> None:
     @site.app.errorhandler(NotFresh)
     def again(error: NotFresh) -> str:

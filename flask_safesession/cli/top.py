@@ -15,6 +15,7 @@ from ..errors import StoreUnavailable
 from ..figures import Stats, stats_of
 from .group import commands, note_of_memory, on_store, settings_of
 
+_Look = tuple["Stats | StoreUnavailable", float]
 _BAR = 40
 # Of the cap: from the first on the extension warns, too; users get no more than the second.
 _FILLING, _NEARLY_FULL = 0.8, 0.95
@@ -34,18 +35,25 @@ def top(state: Any, interval: float, count: int | None, as_json: bool) -> None:
     """
     if note := note_of_memory(state):
         click.echo(note, err=True)
-    looks = _looks(state, interval, count)
+    last: list[Stats | StoreUnavailable] = []
+    looks = _noted(_looks(state, interval, count), last)
     with suppress(KeyboardInterrupt):
         if as_json:
             for look in looks:
                 click.echo(json.dumps(_described(look)))
         else:
             _watch(looks)
+    if last and isinstance(last[0], StoreUnavailable):
+        raise SystemExit(1)
 
 
-def _looks(
-    state: Any, interval: float, count: int | None
-) -> Iterator[tuple[Stats | StoreUnavailable, float]]:
+def _noted(looks: Iterator[_Look], last: list[Stats | StoreUnavailable]) -> Iterator[_Look]:
+    for look in looks:
+        last[:] = look[:1]
+        yield look
+
+
+def _looks(state: Any, interval: float, count: int | None) -> Iterator[_Look]:
     """What the store says, or why it does not, and how many sessions came a second."""
     before: tuple[float, int] | None = None
     done = 0
@@ -66,14 +74,14 @@ def _looks(
         sleep(interval)
 
 
-def _described(look: tuple[Stats | StoreUnavailable, float]) -> dict[str, Any]:
+def _described(look: _Look) -> dict[str, Any]:
     found, growth = look
     if isinstance(found, StoreUnavailable):
         return {"error": str(found)}
     return {**found._asdict(), "growth_per_second": round(growth, 3)}
 
 
-def _watch(looks: Iterator[tuple[Stats | StoreUnavailable, float]]) -> None:
+def _watch(looks: Iterator[_Look]) -> None:
     if find_spec("rich") is None:
         raise click.ClickException(
             "top needs rich: pip install 'Flask-SafeSession[top]'; or use top --json"
@@ -85,6 +93,8 @@ def _watch(looks: Iterator[tuple[Stats | StoreUnavailable, float]]) -> None:
     with Live(console=console, auto_refresh=False) as live:
         for look in looks:
             live.update(_screen(*look), refresh=True)
+    if not console.is_terminal:
+        console.print()  # there, the last screen has no end of line
 
 
 def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
