@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import is_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from flask import Flask
 from sybil import Example, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+import flask_safesession
 from docs import timelines
-from flask_safesession import SafeSession
+from flask_safesession import SafeSession, Session, events
 from flask_safesession.keys import DEFAULTS
 from flask_safesession.settings import read_settings
+from flask_safesession.stores import base
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 README_ROWS = {
     name: cells
     for name, *cells in re.findall(
@@ -96,6 +100,80 @@ def test_the_idle_timeout_follows_a_shorter_lifetime() -> None:
     assert limits.idle == limits.lifetime
 
 
+# -- as GitHub shows them ---------------------------------------------------------------------
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+
+
+def prose(page: Path) -> str:
+    """A page without its code and its comments."""
+    hidden = r"^ *(`{3,}).*?^ *\1$|<!--.*?-->"
+    return re.sub(hidden, "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings: the second of a name ends in ``-1``."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    before = [slugs[:place].count(slug) for place, slug in enumerate(slugs)]
+    return {f"{slug}-{n}" if n else slug for slug, n in zip(slugs, before, strict=True)}
+
+
+@every_page
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@every_page
+def test_comments_and_labels_that_only_sphinx_knows_are_not_there(page: Path) -> None:
+    assert not re.findall(r"^%.*|^\([\w-]+\)=$", prose(page), re.MULTILINE)
+
+
+# -- the API ----------------------------------------------------------------------------------
+
+
+API = (DOCS / "api.md").read_text("utf-8")
+ON_THE_PAGE = re.findall(
+    r"^ *\.\. (?:auto)?(?:attribute|class|data|exception|function|method):: (?:\w+\.)*(\w+)",
+    API,
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("name", flask_safesession.__all__)
+def test_what_the_package_exports_is_on_the_page_of_the_api(name: str) -> None:
+    assert name in ON_THE_PAGE
+
+
+@pytest.mark.parametrize(
+    "event", [name for name in vars(events) if is_dataclass(vars(events)[name])]
+)
+def test_every_event_is_on_the_page_of_the_api(event: str) -> None:
+    assert event in ON_THE_PAGE
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        name
+        for name, value in vars(base).items()
+        if getattr(value, "_is_protocol", False) and value.__module__ == base.__name__
+    ],
+)
+def test_every_protocol_of_a_store_is_on_the_page_of_the_api(protocol: str) -> None:
+    assert f".. autoclass:: {protocol}()\n   :members:" in API
+
+
+def test_what_a_session_can_do_beyond_a_dict_is_on_the_page_of_the_api() -> None:
+    own = {name for name in vars(Session) if not name.startswith("_")} - set(dir(dict))
+    assert own >= {"end_others", "info"}
+    assert own <= set(ON_THE_PAGE)
+
+
 # -- pictures, commands, code -----------------------------------------------------------------
 
 
@@ -115,6 +193,15 @@ def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None
     }
     sent = called | {"EVALSHA", "EVAL", "GET", "HKEYS", "UNLINK", "WAIT", "INFO"}
     assert set(listed.split()) == sent
+
+
+def test_the_table_of_keys_has_every_kind_that_is_written() -> None:
+    stores = ROOT / "flask_safesession/stores"
+    code = "".join(path.read_text() for path in [*stores.glob("lua/*.lua"), stores / "shard.py"])
+    written = set(re.findall(r"(?:p \.\. '|%s|self\.slot\}):(\w+)", code)) - {"none"}
+    page = (DOCS / "stores.md").read_text("utf-8")
+    assert written >= {"s", "t", "e", "ended", "tuning"}
+    assert written == set(re.findall(r"^\| `\{safesession:0\}:(\w+)", page, re.MULTILINE))
 
 
 def readme_examples() -> list[Example]:

@@ -15,15 +15,22 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import (
-    Span,
-    SpanKind,
-    StatusCode,
-    Tracer,
-    TracerProvider,
-    get_tracer,
-    use_span,
-)
+try:
+    from opentelemetry.trace import (
+        Span,
+        SpanKind,
+        StatusCode,
+        Tracer,
+        TracerProvider,
+        get_tracer,
+        use_span,
+    )
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "flask_safesession.opentelemetry needs opentelemetry-api:"
+        " pip install 'Flask-SafeSession[opentelemetry]'",
+        name=error.name,
+    ) from error
 
 from .errors import ConfigError
 from .observing import Observer, Operation, observe, outcome_of, outcome_of_error

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from flask import Flask, Response, has_request_context, request
-from prometheus_client import REGISTRY, CollectorRegistry, values
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, values
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "flask_safesession.prometheus needs prometheus-client:"
+        " pip install 'Flask-SafeSession[prometheus]'",
+        name=error.name,
+    ) from error
 
 from ..errors import ConfigError
 from .counts import Counts

@@ -37,7 +37,7 @@ def for_one_more(
         choice.leave(leaving, bucket_of(before))
     choice.sweep()
     if before is not None and (before.user, before.tier) == (fresh.user, fresh.tier):
-        return choice.victims  # there is not one more, and a cap that was lowered is the purge's
+        return choice.victims  # not one more: no cap that was lowered stands in its way
     names = [ANONYMOUS_TIER]
     if fresh.user != NO_USER:
         choice.choose_own(fresh, rules)

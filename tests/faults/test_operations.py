@@ -99,7 +99,7 @@ class Machines:
             self._start(folder, arguments.split())
 
     def _start(self, folder: Path, arguments: list[str]) -> None:
-        """In the test's place: a shell would wait for it."""
+        """As a child of the test, which ends it, with its log where the test looks."""
         file, *flags = arguments
         text = (folder / file).read_text()
         [host] = re.findall(r"^bind (\S+)", text, re.MULTILINE)
@@ -107,7 +107,8 @@ class Machines:
         [password] = re.findall(r"^requirepass (\S+)", text, re.MULTILINE)
         binary = servers.binaries()[self._kind]
         log = folder / f"{file}.log"
-        process = servers.spawn([binary, str(folder / file), *flags], log)
+        stays = ("--daemonize", "no", "--logfile", "")  # the last of a kind counts
+        process = servers.spawn([binary, str(folder / file), *flags, *stays], log)
         self.running[host, port] = process
         client = self.client(host, port, password)
 

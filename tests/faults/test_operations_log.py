@@ -289,7 +289,7 @@ def newer_records(scene: Scene) -> None:
 FAULTS: dict[str, Callable[[Scene], None]] = {
     "the server is down": down,
     "it does not answer in time: stopped": silent,
-    "the [circuit](#circuit-breaker) is open": given_up,
+    "the [circuit](#the-circuit-breaker) is open": given_up,
     "the name has no address": no_address,
     "it has been restarted and reads its data": loading,
     "it is full": full,
@@ -304,7 +304,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "the ACL user": forbidden,
     "more connections than `maxclients`": too_many_connections,
     "`?max_connections=` in the URL is lower than the threads that wait": no_connection_came_free,
-    "the [slot is being moved](#moving-slots) key by key": slot_is_moving,
+    "the [slot is being moved](#moving-a-slot) key by key": slot_is_moving,
     "the slot has no node": slot_without_node,
     "old and new workers on one store": newer_records,
 }

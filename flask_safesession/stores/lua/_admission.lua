@@ -129,18 +129,6 @@ local function held(p, buckets)
   return sum
 end
 
--- A command over many keys or members; unpack has a limit.
-local function in_portions(command, key, items)
-  for from = 1, #items, 500 do
-    local to = math.min(from + 499, #items)
-    if key then
-      redis.call(command, key, unpack(items, from, to))
-    else
-      redis.call(command, unpack(items, from, to))
-    end
-  end
-end
-
 -- What is told of a session that goes: its tier tag and a letter for the reason. Its name is added to
 -- those to be deleted. What stands under it and is no record (a tombstone, somebody else's value) is
 -- left alone.
@@ -200,7 +188,7 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}
-  -- What takes the place of its like is not one more, and a cap that was lowered is the purge's.
+  -- What takes the place of its like is not one more: no cap that was lowered stands in its way.
   local swap = leaving and leaving.r.user == r.user and leaving.r.tier == r.tier
   if r.user ~= '' and not swap then
     stale = choose_own(choice, r, rules)

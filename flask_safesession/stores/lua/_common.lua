@@ -162,6 +162,18 @@ local function bury(p, key, stamp, reason, ttl)
   redis.call('SET', p .. ':s:' .. key, 'SST' .. stamp .. reason, 'PX', ttl or TOMBSTONE_TTL)
 end
 
+-- A command over many keys or members; unpack has a limit.
+local function in_portions(command, key, items)
+  for from = 1, #items, 500 do
+    local to = math.min(from + 499, #items)
+    if key then
+      redis.call(command, key, unpack(items, from, to))
+    else
+      redis.call(command, unpack(items, from, to))
+    end
+  end
+end
+
 local function times(r)
   return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
 end

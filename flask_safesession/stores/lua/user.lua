@@ -11,6 +11,8 @@ if ends and ARGV[4] ~= '' then
 end
 local now = clock()
 local found = {LIVE, redis.call('GET', p .. ':shards') or ''}
+-- What ends is taken out of the indexes at once: there may be a thousand.
+local gone, entries, scores = {}, {}, {}
 local function tell(key, raw)
   found[#found + 1] = key
   found[#found + 1] = raw
@@ -23,12 +25,18 @@ for _, key in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, -1)) do
   if r and r.user == user and deadline(r) > now and key ~= keep then
     tell(key, raw)
     if ends then
-      remove(p, key, r)
       bury(p, key, ARGV[2], ARGV[3])
-      remember(p, key, r, ARGV[3])
+      gone[#gone + 1] = key
+      entries[r.bucket] = entries[r.bucket] or {}
+      table.insert(entries[r.bucket], member(key, r))
+      scores[#scores + 1] = now * 8 + CODES[ARGV[3]]
+      scores[#scores + 1] = key
     end
   elseif other and other[1] == MOVING and key ~= keep then
     tell(key, raw)
   end
 end
+in_portions('ZREM', KEYS[1], gone)
+for bucket, ours in pairs(entries) do in_portions('ZREM', p .. ':t:' .. bucket, ours) end
+in_portions('ZADD', p .. ':ended', scores)
 return found
