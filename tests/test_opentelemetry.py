@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -260,32 +258,6 @@ def test_an_app_and_its_store_are_not_held(make_app: MakeApp, spans: Spans) -> N
     del app
     gc.collect()
     assert [reference() for reference in left] == [None, None]
-
-
-def test_without_its_package_it_says_which_extra_to_install() -> None:
-    """In a process of its own: here the package is there, and imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ITS_PACKAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "needs opentelemetry-api" in done.stdout
-    assert "pip install 'Flask-SafeSession[opentelemetry]'" in done.stdout
-
-
-WITHOUT_ITS_PACKAGE = """
-import sys
-
-sys.modules["opentelemetry"] = None
-import flask_safesession
-
-try:
-    import flask_safesession.opentelemetry
-except ModuleNotFoundError as error:
-    print(error)
-"""
 
 
 def test_without_an_app_it_says_what_to_do(spans: Spans) -> None:

@@ -537,35 +537,6 @@ print(plain.get_sample_value(*created))
 """
 
 
-# -- the extra ----------------------------------------------------------------------------------
-
-
-def test_without_its_package_it_says_which_extra_to_install() -> None:
-    """In a process of its own: here the package is there, and imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ITS_PACKAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "needs prometheus-client" in done.stdout
-    assert "pip install 'Flask-SafeSession[prometheus]'" in done.stdout
-
-
-WITHOUT_ITS_PACKAGE = """
-import sys
-
-sys.modules["prometheus_client"] = None
-import flask_safesession
-
-try:
-    import flask_safesession.prometheus
-except ModuleNotFoundError as error:
-    print(error)
-"""
-
-
 # -- the documentation --------------------------------------------------------------------------
 
 

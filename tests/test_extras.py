@@ -1,0 +1,37 @@
+"""Parts that need a package of their own, where that is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+IMPORT = """
+import sys
+
+part, module = sys.argv[1:]
+sys.modules[module] = None
+import flask_safesession
+
+try:
+    __import__(f"flask_safesession.{part}")
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "package"),
+    [
+        ("opentelemetry", "opentelemetry", "opentelemetry-api"),
+        ("prometheus", "prometheus_client", "prometheus-client"),
+    ],
+)
+def test_it_says_which_extra_to_install(part: str, module: str, package: str) -> None:
+    """In a process of its own: here the package is there, and imported."""
+    command = [sys.executable, "-c", IMPORT, part, module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"needs {package}" in done.stdout
+    assert f"pip install 'Flask-SafeSession[{part}]'" in done.stdout
