@@ -49,6 +49,12 @@ from .stores.base import (
 )
 from .tokens import NO_USER, SessionID, new_id, new_stamp, tier_tag, user_tag
 
+_REFUSALS: dict[type[Exception], str] = {
+    StoreFull: "full",
+    SessionTooLarge: "too-large",
+    TooManySessions: "user-full",
+}
+
 Cookie = Literal["keep", "set", "delete"]
 
 # Parts of a store that a stranger may be refused in.
@@ -164,16 +170,12 @@ class _Save:
         while True:
             try:
                 saved = self._attempt(payload)
-            except StoreFull:
-                self._note(SessionRejected("full", self._who().tier))
-                raise
-            except SessionTooLarge:
-                self._note(SessionRejected("too-large", self._who().tier))
-                raise
-            except TooManySessions:
+            except tuple(_REFUSALS) as error:
                 who = self._who()
-                self._note(SessionRejected("user-full", who.tier))
-                raise TooManySessions(who.user) from None
+                self._note(SessionRejected(_REFUSALS[type(error)], who.tier))
+                if isinstance(error, TooManySessions):
+                    error.user = who.user  # the store knows a digest
+                raise
             if saved is not None:
                 return saved
             if time.monotonic() > self._until:
