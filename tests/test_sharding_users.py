@@ -112,6 +112,28 @@ def test_between_any_two_steps_of_a_move_a_renewed_key_leads_to_the_session(
         assert (payload(store, new) is None) == (act == "replay")
 
 
+@pytest.mark.parametrize("grace", [-1, 60_000])
+def test_while_a_slot_is_moved_a_renewed_key_is_good_for_its_grace_only(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch, grace: int
+) -> None:
+    """Nothing may be written then, so whoever comes later is a stranger, and ends nothing yet."""
+    store = make_store(1)
+    old, new = renew(store, "ann", grace)
+    run = store._shards[0]._run
+
+    def moving(script: Any, names: Any, args: Any, while_moving: Any = None, **how: Any) -> Any:
+        return run(script, names, while_moving or args, **how)
+
+    monkeypatch.setattr(store._shards[0], "_run", moving)
+    answer = store.load(old, RULES, slide=True)
+    if grace > 0:
+        assert isinstance(answer, Live)
+        assert answer.key == new
+    else:
+        assert answer == Gone("unknown")
+    assert payload(store, new) is not None
+
+
 def renew(store: RedisStore, user: str, grace: int) -> tuple[str, str]:
     old, draft = add(store, user)
     new = new_id(user_tag(user)[:1]).key

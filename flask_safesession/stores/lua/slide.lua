@@ -6,7 +6,9 @@ local r, other = parse(raw)
 -- record is read, and nothing is written.
 local reads = string.sub(ARGV[1], 1, 1) == '-'
 local name = KEYS[1]
-if not r and not reads and other[2] == 'renewed' and other[4] ~= '' then
+local renewed = not r and other[2] == 'renewed' and other[4] ~= ''
+if renewed and reads and clock() > other[5] then return {UNKNOWN} end
+if renewed and not reads then
   if clock() > other[5] then return replayed(p, key, other[3]) end
   key, r, other = locate(p, key, '', 'renewed')
   if r then
