@@ -109,7 +109,8 @@
     }
   };
 
-  button.onclick = () => (over || !can) && dialog.close();
+  // Seen from here on: a look at the time may come before the dialog tells that it is closed.
+  button.onclick = () => (over || (seen = !can)) && dialog.close();
   dialog.onclose = () => {
     seen = !can;
     if (over) location = my.next || location.pathname + location.search;
