@@ -162,6 +162,12 @@ class Server:
     def _connect(self) -> Any:
         return self.client(socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
+    def is_copied(self, replicas: int) -> bool:
+        """Whether so many replicas confirm what is written; they are connected before they do."""
+        with self.client() as client:
+            client.set("probe", 1)
+            return bool(client.wait(replicas, 100) >= replicas)
+
     def wait(self) -> None:
         """Until it answers, it and not another one on its port."""
         poll(f"the server on port {self.port}", self._answers, every=0.005)

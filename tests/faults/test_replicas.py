@@ -30,12 +30,6 @@ class Pair:
     def __init__(self, master: servers.Server, replica: servers.Server, way: proxies.Proxy) -> None:
         self.master, self.replica, self.way = master, replica, way
 
-    def in_step(self) -> bool:
-        """Whether the replica confirms what is written; it is connected for a while before that."""
-        with self.master.client() as client:
-            client.set("probe", 1)
-            return bool(client.wait(1, 100) == 1)
-
     def cut_off(self) -> None:
         """Nothing reaches the replica any more, and the master has not noticed."""
         self.way.silent = True
@@ -60,7 +54,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
         ) as replica,
     ):
         made = Pair(master, replica, way)
-        servers.poll("the replica", made.in_step)
+        servers.poll("the replica", lambda: master.is_copied(1))
         yield made
 
 

@@ -81,6 +81,7 @@ def test_fault_11_a_master_that_became_a_replica_is_left_after_one_refused_write
     key, _ = add(store)
     together(5, lambda _: crowd.load(key, RULES, slide=True))
     old, new = trio.master(), trio.replicas()[0]
+    servers.poll("the replicas", lambda: old.is_copied(2))
     for sentinel in trio.sentinels:
         sentinel.ask("SENTINEL", "REMOVE", "main")
     new.ask("REPLICAOF", "NO", "ONE")
