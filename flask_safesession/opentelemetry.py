@@ -25,12 +25,12 @@ try:
         get_tracer,
         use_span,
     )
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "flask_safesession.opentelemetry needs opentelemetry-api:"
         " pip install 'Flask-SafeSession[opentelemetry]'",
-        name=error.name,
-    ) from error
+        name=_error.name,
+    ) from _error
 
 from .errors import ConfigError
 from .observing import Observer, Operation, observe, outcome_of, outcome_of_error

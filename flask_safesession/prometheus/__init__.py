@@ -20,12 +20,12 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, values
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.multiprocess import MultiProcessCollector
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "flask_safesession.prometheus needs prometheus-client:"
         " pip install 'Flask-SafeSession[prometheus]'",
-        name=error.name,
-    ) from error
+        name=_error.name,
+    ) from _error
 
 from ..errors import ConfigError
 from .counts import Counts
