@@ -347,8 +347,9 @@ class _Save:
             return self._forgotten("keep")
         # A page that showed the last flash ended nothing: the cookie stays, for a sibling request
         # may be about to store under a new one. An app that took out its last key meant it.
-        only_flashes = decode(record.payload).keys() <= {"_flashes", "_permanent", RENEWED_AT}
-        return self._forgotten("keep" if only_flashes else "delete")
+        before = decode(record.payload)
+        before.pop("_flashes", None)
+        return self._forgotten("keep" if is_empty(before) else "delete")
 
     def _draft(self, payload: bytes) -> Draft:
         who = self._who()

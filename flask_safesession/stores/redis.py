@@ -152,13 +152,14 @@ class RedisStore:
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`; between shards, sessions are ended one by one."""
         found: dict[str, Listed] = {}
-        kept = [keep]
+        stays = ""
 
         def ask(shard: Shard) -> Theirs:
-            if keep and kept == [keep] and self._router.known().shards > 1:
-                stays = self.look(keep)  # what leads to it may be in another shard
-                kept.append(stays.key if stays else keep)
-            return shard.end_user(user, stamp, reason, kept[-1])
+            nonlocal stays
+            if keep and not stays and self._router.known().shards > 1:
+                kept = self.look(keep)  # what leads to it may be in another shard
+                stays = kept.key if kept else keep
+            return shard.end_user(user, stamp, reason, stays or keep)
 
         for theirs in self._router.of_user(user, ask):
             found |= {listed.key: listed for listed in theirs.sessions}
@@ -297,15 +298,14 @@ class RedisStore:
 
     def _load_elsewhere(self, gone: Gone, rules: Rules, *, slide: bool) -> Live | Gone:
         """The session of a renewed ID that goes on in another shard."""
-        key, stamp = gone.successor, new_stamp()
+        key = gone.successor
         if gone.reason == RENEWED:
             found = self.load(key, rules, slide=slide)
             return found._replace(key=found.key or key) if isinstance(found, Live) else found
-        ended = self.end(key, stamp, gone.reason, None)
+        ended = self.end(key, new_stamp(), gone.reason, None)
         if not isinstance(ended, Live):
             return ended if isinstance(ended, Gone) else gone._replace(successor="")
-        tier, where = ended.record.tier, ended.key or key
-        return Gone(gone.reason, buried=True, tier=tier, key=where)
+        return gone._replace(tier=ended.record.tier, key=ended.key or key, successor="")
 
     def _across(
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms

@@ -166,8 +166,8 @@ class Shard:
         """See :meth:`.base.Owning.look`."""
         status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
-            absent: Any = refused(status, rest, follow=True)  # no conflict: it writes nothing
-            return absent  # type: ignore[no-any-return]
+            # It writes nothing, so that there is no conflict.
+            return refused(status, rest, follow=True)  # type: ignore[return-value]
         return next(iter(listed([(rest[1], rest[0])])), Gone(CORRUPT))
 
     def sessions_of(self, user: str) -> Theirs:
