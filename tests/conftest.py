@@ -124,6 +124,18 @@ def make_store(any_server: servers.Server, prefix: str) -> Iterator[Callable[...
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    """The clock of the store in memory."""
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    """A store in memory whose time passes when it is told to."""
+    return MemoryStore(clock)
+
+
+@pytest.fixture
 def make_app() -> Callable[..., Flask]:
     """Makes an app with SafeSession; arguments are settings in lower case."""
 

@@ -22,11 +22,6 @@ PHONE = {"User-Agent": "<b>a phone</b>"}
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def app(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Flask:
     for name in list(os.environ):
         if name.startswith(("SAFESESSION_", "FLASK_")):

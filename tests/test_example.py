@@ -31,16 +31,6 @@ STORE_CALLS = ("load", "create", "commit", "rotate", "end", "purge", "census")
 INLINE_OR_FOREIGN = r"""<style|<script>|\s(style|on\w+)=|=["']?(https?:)?//"""
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(clock: FakeClock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -41,11 +41,6 @@ class User(UserMixin):  # type: ignore[misc]  # Flask-Login has no types
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store(clock: FakeClock) -> CountingStore:
     return CountingStore(MemoryStore(clock))
 

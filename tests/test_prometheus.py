@@ -84,11 +84,6 @@ def out() -> str:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def measured(make_app: MakeApp, clock: FakeClock) -> Measured:
     tiers = {"admin": {"idle_timeout": "10m", "lifetime": "1h"}}
     store = MemoryStore(clock)

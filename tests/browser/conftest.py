@@ -76,17 +76,6 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """The store's clock."""
-    return FakeClock()
-
-
-@pytest.fixture
-def store(clock: FakeClock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
-@pytest.fixture
 def serve() -> Iterator[Callable[[Flask], str]]:
     """Runs an app until the end of the test; gives its address."""
     with ExitStack() as stack:
