@@ -1,8 +1,8 @@
 """What a store keeps of a session: an immutable record, and its wire form.
 
-The wire form is an ASCII header of fixed widths and then the payload, so that a script on the
-server can read and patch the times in place. Times are milliseconds since 1970 by the store's
-clock, in hexadecimal: every byte here is paid for a million times.
+The wire form is an ASCII header of fixed widths, then the note, then the payload, so that a script
+on the server can read and patch the header in place. Times are milliseconds since 1970 by the
+store's clock, in hexadecimal: every byte here is paid for a million times.
 
 ======== ===== ==================================================
 offset   width field
@@ -13,9 +13,11 @@ offset   width field
 35       11    last active
 46       11    absolute deadline
 57       10    idle allowance, in milliseconds
-67       4     tier tag
-71       1     ``+`` for a user, ``-`` for a stranger
-72       16    user tag, of users only
+67       5     generation (of ``end_all``)
+72       3     bytes of the note
+75       4     tier tag
+79       1     ``+`` for a user, ``-`` for an anonymous session
+80       16    user tag, of users only
 ======== ===== ==================================================
 """
 
@@ -27,7 +29,9 @@ from .tokens import STAMP_LENGTH
 
 MAGIC = b"SS1"
 _NO_STAMP = "-" * STAMP_LENGTH
-_HEADER_LENGTHS = {b"-": 72, b"+": 88}
+#: The most bytes of a note.
+MAX_NOTE = 0xFFF
+_HEADER_LENGTHS = {b"-": 80, b"+": 96}
 
 
 class Record(NamedTuple):
@@ -41,11 +45,18 @@ class Record(NamedTuple):
     tier: str
     user: str
     payload: bytes
+    note: bytes = b""
+    generation: int = 0
 
     @property
     def deadline(self) -> int:
         """When the session ends unless it is used before: milliseconds, by the store's clock."""
         return min(self.absolute, self.last_active + self.idle)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the session was used since it was made: its cookie came back."""
+        return self.last_active > self.created
 
     @property
     def end_reason(self) -> str:
@@ -59,6 +70,7 @@ class Draft(NamedTuple):
     :param stamp: names this write, so that a repetition is recognised.
     :param idle: idle allowance in milliseconds.
     :param lifetime: milliseconds from creation to the absolute deadline.
+    :param note: what lists read without the payload, :data:`MAX_NOTE` bytes at most.
     """
 
     stamp: str
@@ -67,10 +79,18 @@ class Draft(NamedTuple):
     tier: str
     user: str
     payload: bytes
+    note: bytes = b""
 
 
-def record_from(draft: Draft, *, created: int, last_active: int, stamps: tuple[str, ...]) -> Record:
-    """The record that *draft* becomes; *stamps* are those of the writes before it."""
+def record_from(
+    draft: Draft,
+    *,
+    created: int,
+    last_active: int,
+    stamps: tuple[str, ...],
+    generation: int = 0,
+) -> Record:
+    """Returns the record that *draft* becomes; *stamps* are those of the writes before it."""
     kept = (draft.stamp, *stamps, _NO_STAMP, _NO_STAMP)
     return Record(
         (kept[0], kept[1], kept[2]),
@@ -81,7 +101,22 @@ def record_from(draft: Draft, *, created: int, last_active: int, stamps: tuple[s
         draft.tier,
         draft.user,
         draft.payload,
+        draft.note,
+        generation,
     )
+
+
+def touched(record: Record, now: int, touch: int | None) -> Record:
+    """Returns *record* used at *now*, if that use is to be recorded.
+
+    It is once per touch interval, and the first one after the creation always: then it is known
+    that the cookie came back.
+
+    :param touch: the touch interval in milliseconds; ``None``: this is not a use.
+    """
+    if touch is None or (record.is_used and now - record.last_active < touch):
+        return record
+    return record._replace(last_active=max(now, record.last_active))
 
 
 def limited(record: Record, idle: int, lifetime: int) -> Record:
@@ -94,10 +129,12 @@ def limited(record: Record, idle: int, lifetime: int) -> Record:
 
 def dumps(record: Record) -> bytes:
     """The wire form of *record*."""
-    return (
+    head = (
         f"SS1{''.join(record.stamps)}{record.created:011x}{record.last_active:011x}"
-        f"{record.absolute:011x}{record.idle:010x}{record.tier}{_kind(record.user)}"
-    ).encode("ascii") + record.payload
+        f"{record.absolute:011x}{record.idle:010x}{record.generation:05x}"
+        f"{len(record.note):03x}{record.tier}{_kind(record.user)}"
+    )
+    return head.encode("ascii") + record.note + record.payload
 
 
 def dumps_draft(draft: Draft, created: int = 0, last_active: int = 0) -> bytes:
@@ -105,32 +142,39 @@ def dumps_draft(draft: Draft, created: int = 0, last_active: int = 0) -> bytes:
 
     :param created: and *last_active*: of a session that comes from elsewhere; 0: the store's now.
     """
-    return (
+    head = (
         f"SS1{draft.stamp}{_NO_STAMP * 2}{created:011x}{last_active:011x}"
-        f"{draft.lifetime:011x}{draft.idle:010x}{draft.tier}{_kind(draft.user)}"
-    ).encode("ascii") + draft.payload
+        f"{draft.lifetime:011x}{draft.idle:010x}{0:05x}"
+        f"{len(draft.note):03x}{draft.tier}{_kind(draft.user)}"
+    )
+    return head.encode("ascii") + draft.note + draft.payload
 
 
-def loads(raw: bytes, payload: bytes | None = None) -> Record:
+def loads(raw: bytes, rest: bytes | None = None) -> Record:
     """The record in *raw*.
 
-    :param payload: the payload, where *raw* is the header alone.
+    :param rest: what follows the header, where *raw* is the header alone.
     :raises ValueError: it is no record.
     """
     end = header_length(raw)
     # isalnum, since int() would take underscores and blanks for digits
-    if raw[:3] != MAGIC or len(raw) < end or not raw[24:67].isalnum():
+    if raw[:3] != MAGIC or len(raw) < end or not raw[24:75].isalnum():
         raise ValueError("not a session record")
     text = raw[:end].decode("ascii")
+    if rest is None:
+        rest = raw[end:]
+    note = int(text[72:75], 16)
     return Record(
         (text[3:10], text[10:17], text[17:24]),
         int(text[24:35], 16),
         int(text[35:46], 16),
         int(text[46:57], 16),
         int(text[57:67], 16),
-        text[67:71],
-        text[72:],
-        raw[end:] if payload is None else payload,
+        text[75:79],
+        text[80:],
+        rest[note:],
+        rest[:note],
+        int(text[67:72], 16),
     )
 
 
@@ -139,16 +183,16 @@ def glance(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
     For those who look at very many: a tenth of what :func:`loads` takes.
     """
-    return raw[67:71], raw[72:88] if raw[71:72] == b"+" else b"", raw[24:35], raw[46:57]
+    return raw[75:79], raw[80:96] if raw[79:80] == b"+" else b"", raw[24:35], raw[46:57]
 
 
 def header_length(raw: bytes) -> int:
-    """Where the payload of the record in *raw* begins.
+    """Where the note of the record in *raw* begins.
 
     :raises ValueError: it is no record.
     """
     try:
-        return _HEADER_LENGTHS[raw[71:72]]
+        return _HEADER_LENGTHS[raw[79:80]]
     except KeyError:
         raise ValueError("not a session record") from None
 

@@ -1,7 +1,9 @@
 """Session IDs: make, sign, verify; and the digests under which the store knows things.
 
-The ID is the credential and exists in the cookie alone. The store is given its digest, so that a
-dump of the store holds nothing that works as a cookie (Rack's CVE-2019-16782).
+An ID is a bucket (1 character), a series (128 bits) and a secret (256 bits). The series names the
+session for as long as it lives; the secret is the credential and may be renewed. Both exist in the
+cookie alone. The store receives digests, so that a dump of the store holds nothing that works as a
+cookie (Rack's CVE-2019-16782).
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import NamedTuple
 
 from itsdangerous import Signer
 
-#: Characters of a storage key: that of the ID's bucket, and 102 bits of SHA-256. To find an ID for
-#: a given key is out of reach, and each character is paid for three times a session.
+#: Characters of a storage key: that of the ID's bucket, and 102 bits of SHA-256. To find a series
+#: for a given key is out of reach, and each character is paid for three times a session.
 KEY_LENGTH = 18
 #: Characters of a user tag: 96 bits of SHA-256.
 USER_TAG_LENGTH = 16
@@ -29,11 +31,16 @@ TIER_TAG_LENGTH = 4
 STAMP_LENGTH = 7
 #: The user tag of a session without a user.
 NO_USER = ""
+#: Bytes of the digest of a secret that a record keeps: 96 bits.
+SECRET_DIGEST_LENGTH = 12
 
 _SALT = b"flask-safesession.id"
 _ALPHABET = string.ascii_letters + string.digits + "-_"
 _HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
-_GRAMMAR = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
+# Of an ID: characters of bucket and series, and of the secret.
+_SERIES = 23
+_SECRET = 43
+_GRAMMAR = re.compile(rf"[A-Za-z0-9_-]{{{_SERIES + _SECRET}}}", re.ASCII)
 # An ID, a dot and 43 characters of HMAC-SHA-256. Anything longer is not worth hashing.
 _MAX_COOKIE = 128
 
@@ -41,26 +48,35 @@ _MAX_COOKIE = 128
 class SessionID:
     """The credential of one session. Its ``repr`` shows the storage key, never the ID.
 
-    :param secret: the 44 characters that stand in the cookie.
+    :param text: the 66 characters that stand in the cookie.
     """
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-        #: The storage key, also shown as the session's *handle*: it is no credential. It begins as
-        #: the ID does, by which a store finds the shard.
-        self.key: str = secret[:1] + _digest("id", secret, KEY_LENGTH - 1)
-        #: The session goes on under another ID: this one must not be put into a cookie again.
-        self.moved: bool = False
+    __slots__ = ("_text", "key")
 
-    def at(self, key: str) -> SessionID:
-        """The same credential for a session that goes on under another *key*."""
-        other = SessionID(self._secret)
-        other.key, other.moved = key, True
-        return other
+    def __init__(self, text: str) -> None:
+        self._text = text
+        #: The storage key, also shown as the session's *handle*: it is not a credential. It begins
+        #: as the ID does, by which a store finds the shard. A renewal does not change it.
+        self.key: str = text[:1] + _digest("id", text[:_SERIES], KEY_LENGTH - 1)
 
     def reveal(self) -> str:
-        """The ID itself: for the cookie, and for nothing else."""
-        return self._secret
+        """Returns the ID itself: for the cookie, and for nothing else."""
+        return self._text
+
+    def secret_digest(self) -> bytes:
+        """Returns the digest by which a record recognises the secret."""
+        return sha256(b"secret:" + self._text.encode("ascii")).digest()[:SECRET_DIGEST_LENGTH]
+
+    def renewed(self) -> SessionID:
+        """Returns an ID of the same session with a new secret."""
+        return SessionID(self._text[:_SERIES] + secrets.token_urlsafe(32))
+
+    def stand_in(self, number: int = 0) -> str:
+        """Returns the storage key of the session that stands in for this ID once it is over.
+
+        :param number: of several, should the one before have ended, too.
+        """
+        return self._text[:1] + _digest(f"stand-in {number}", self._text, KEY_LENGTH - 1)
 
     def __repr__(self) -> str:
         return f"<SessionID {self.key}>"
@@ -74,11 +90,12 @@ class Verified(NamedTuple):
 
 
 def new_id(bucket: str = "") -> SessionID:
-    """A fresh ID with 256 bits from the system's source of randomness (ASVS 7.2.3).
+    """Returns a fresh ID from the system's source of randomness (ASVS 7.2.3).
 
-    :param bucket: the character that it begins with, which says its shard; by default any.
+    :param bucket: the character that it begins with, which names its shard; by default any.
     """
-    return SessionID((bucket or secrets.choice(_ALPHABET)) + secrets.token_urlsafe(32))
+    series, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+    return SessionID((bucket or secrets.choice(_ALPHABET)) + series + secret)
 
 
 def is_handle(text: object) -> bool:
@@ -97,8 +114,8 @@ def sign(sid: SessionID, key: str | bytes) -> str:
     The form and the derivation of the key are those of :class:`itsdangerous.Signer` with
     HMAC-SHA-256 and a salt of its own.
     """
-    secret = sid.reveal()
-    return f"{secret}.{_signature(secret.encode('ascii'), key).decode('ascii')}"
+    text = sid.reveal()
+    return f"{text}.{_signature(text.encode('ascii'), key).decode('ascii')}"
 
 
 def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) -> Verified | None:
@@ -135,17 +152,17 @@ def _digest(purpose: str, text: str, length: int) -> str:
 
 
 def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
-    secret, _, signature = value.encode("utf-8", "replace").rpartition(b".")
+    raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
     for key in keys:
         # The text is compared, not what it decodes to: base64 has several spellings of one value.
-        if hmac.compare_digest(_signature(secret, key), signature):
-            text = secret.decode("utf-8")
+        if hmac.compare_digest(_signature(raw, key), signature):
+            text = raw.decode("utf-8")
             return SessionID(text) if _GRAMMAR.fullmatch(text) else None
     return None
 
 
-def _signature(secret: bytes, key: str | bytes) -> bytes:
-    return urlsafe_b64encode(hmac.digest(_derived(key), secret, "sha256")).rstrip(b"=")
+def _signature(raw: bytes, key: str | bytes) -> bytes:
+    return urlsafe_b64encode(hmac.digest(_derived(key), raw, "sha256")).rstrip(b"=")
 
 
 @lru_cache(maxsize=32)

@@ -20,17 +20,15 @@ from ..record import Draft, Record
 TOMBSTONE_TTL = 60_000
 #: Why a :class:`Gone` session is not there, beside the reasons of a tombstone.
 UNKNOWN = "unknown"
-#: The reason of a session that was deleted because nothing was left in it.
-EMPTIED = "emptied"
 #: The reason of a session that goes on under another key.
 ROTATED = "rotated"
+#: The reason of a session that its visitor ended.
+LOGOUT = "logout"
 #: The reason of what cannot be read, or is no session of ours.
 CORRUPT = "corrupt"
 #: The reason of a session that had to make room for another.
 EVICTED = "evicted"
-#: The reason of an ID that was renewed: for a while it is as good as the new one.
-RENEWED = "renewed"
-#: The reason of a session whose old ID came back after that.
+#: The reason of a session of which an old secret came back twice: it was stolen.
 REPLAYED = "replayed"
 #: The reason of a session that was ended by an administrator, or from another device.
 REVOKED = "revoked"
@@ -38,8 +36,14 @@ REVOKED = "revoked"
 TOLD = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
 #: How long that is, in milliseconds.
 TOLD_FOR = 86_400_000
-#: Bytes of a record that lists get: its head, and the beginning of its payload.
-LISTED = 512
+#: Bytes of a record that lists get: its head, its note, and perhaps some of its payload.
+LISTED = 1024
+#: Live sessions that one call evicts at most, after a cap was lowered: the purge does the rest.
+MAX_EVICTIONS = 100
+#: Tombstones that are kept for one user at most.
+MAX_TOMBSTONES_OF_USER = 100
+#: Tombstones of anonymous sessions, and of users' sessions, that are kept at most of each.
+MAX_TOMBSTONES = 10_000
 
 
 class Cap(NamedTuple):
@@ -94,15 +98,15 @@ class Removed(NamedTuple):
 
 
 class Live(NamedTuple):
-    """The session is there (now): its record, and who had to go for it.
+    """A live session, and the sessions that were evicted to make room for it.
 
-    :param now: the store's clock, in milliseconds; 0 where nothing was written.
+    :param now: the store's clock, in milliseconds.
     :param total: sessions in the store after an admission; 0 where nothing was counted.
-    :param key: what an end has ended, or a load has found: the session may have moved.
+    :param key: what an end has ended: the session may have moved.
     """
 
     record: Record
-    now: int = 0
+    now: int
     removed: tuple[Removed, ...] = ()
     total: int = 0
     key: str = ""
@@ -117,8 +121,8 @@ class Gone(NamedTuple):
     :param tier: the tag of the tier it had, where this call removed it.
     :param repeated: this very call ended it already, and the reply was lost.
     :param told: it was a user's, and ended a while ago, or by this call: a visitor may be told.
-    :param key: where a session was that this call ended, if not under the key that was asked for.
-    :param successor: the key under which the session goes on, if the one asked for was renewed.
+    :param successor: the key under which the session goes on, if it was rotated.
+    :param user: the user tag of that successor.
     """
 
     reason: str
@@ -126,8 +130,8 @@ class Gone(NamedTuple):
     tier: str = ""
     repeated: bool = False
     told: bool = False
-    key: str = ""
     successor: str = ""
+    user: str = ""
 
     @property
     def was_due(self) -> bool:
@@ -240,8 +244,8 @@ class Store(Protocol):
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """The session, its idle time restarted if *slide* and the touch interval has passed.
 
-        Limits that are shorter than those it was written under are applied; longer ones are not.
-        A renewed key still leads to the session during its grace (:class:`Live` has its key).
+        Its first use after the creation is recorded always. Limits that are shorter than those it
+        was written under are applied; longer ones are not.
         """
         ...
 
@@ -254,9 +258,29 @@ class Store(Protocol):
         ...
 
     def commit(
-        self, key: str, draft: Draft, expected: str, *, slide: bool
+        self, key: str, draft: Draft, expected: str, *, touch: int | None
     ) -> Live | Gone | Conflict:
-        """Replace the session's data if its last stamp is *expected*; tier and user stay."""
+        """Replace the session's data and limits if its last stamp is *expected*.
+
+        Tier and user stay; if *draft* names others, the session was filed anew meanwhile, and the
+        answer is a conflict. A call that finds its own stamp among the last three is done; one that
+        may have been carried out, and finds neither that nor *expected* among them, cannot know.
+
+        :param touch: the touch interval in milliseconds; ``None``: this is not a use.
+        :raises StoreUnavailable: also if an earlier try's reply was lost, and nothing tells whether
+            it was carried out.
+        """
+        ...
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict | None:
+        """File the session under the tier, user and limits of *draft*.
+
+        Its key, data, note, age, last use and stamps stay; nothing is evicted. A repetition finds
+        it filed, and is done. ``None``: it cannot be filed here, since its user's sessions are in
+        another part of the store.
+
+        :param expected: only if its last stamp is this one.
+        """
         ...
 
     def rotate(
@@ -276,7 +300,7 @@ class Store(Protocol):
         """End the session and leave a tombstone with *reason*; the answer has its last record.
 
         Without *expected* it ends wherever it is: also where it goes on under another key that a
-        rotation without restart gave it meanwhile.
+        rotation without a sign-in gave it meanwhile.
 
         :param stamp: names this call, so that a repetition is recognised.
         :param expected: only if its last stamp is this one; ``None``: whatever is in flight.
@@ -300,18 +324,16 @@ class Terms(NamedTuple):
     """How a rotation goes.
 
     :param expected: the stamp that the session must have; ``None``: whatever is in flight.
-    :param restart: both clocks start anew (a login); otherwise the session keeps its age.
-    :param reason: for the tombstone of the old ID.
+    :param restart: both clocks start anew (a sign-in); otherwise the session keeps its age.
+    :param reason: for the tombstone of the old key. With ``rotated`` the tombstone also has the new
+        key and its user; an end without an expected stamp follows it unless it was a sign-in.
     :param slide: the idle time starts anew; a passive view's does not.
-    :param grace: of reason ``renewed``: milliseconds for which a load with the old key still gets
-        the session. One that comes later ends it: two have the cookie, and one has stolen it.
     """
 
     expected: str | None
     restart: bool
     reason: str
     slide: bool = True
-    grace: int = 0
 
 
 @runtime_checkable
@@ -342,7 +364,8 @@ class Owning(Protocol):
     def end_all(self, stamp: str) -> None:
         """End all sessions there are in one step, with reason ``revoked``; the purge removes them.
 
-        In a store of several parts, part by part.
+        Raises the store's generation by one: records of another generation are over. No times are
+        compared. In a store of several parts, part by part.
         """
         ...
 
