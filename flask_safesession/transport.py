@@ -10,28 +10,52 @@ from typing import Any
 
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface
+from werkzeug.sansio.http import parse_cookie
 
 from .saving import Saved
 from .session import Session
 from .tokens import Verified, sign, unsign
 
-# Cookies of our name in one request that are looked at; a browser sends one, two after a change of
-# path or domain.
-_MAX_COOKIES = 4
+# Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
+_LONGEST_HEADER = 64 * 1024
+# IDs of one request that are worth a store call. A browser sends one, two after a change of path or
+# domain. Forged ones do not count: else a neighbouring host could hide the real one behind them.
+_MOST_IDS = 4
+# A dot and the signature. Anything shorter is forged, and not worth hashing.
+_SHORTEST_VALUE = 44
 
 
 def verified(app: Flask, request: Request, name: str) -> list[Verified]:
-    """The IDs in cookies of that *name* whose signature holds; forged ones count for nothing."""
-    header = request.environ.get("HTTP_COOKIE", "")
-    if f"{name}=" not in header:
+    """Returns the first distinct IDs, in the header's order, in cookies of that *name* that verify.
+
+    Forged cookies count for nothing, however many there are.
+    """
+    if not (found := values(request, name)):
         return []
-    # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
-    pairs = [cookie.strip().partition("=") for cookie in header.split(";")]
-    values = [value.strip('"') for key, _, value in pairs if key == name][:_MAX_COOKIES]
     key = app.secret_key or ""
     fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
-    unsigned = [unsign(value, key, fallbacks) for value in values]
-    return [good for good in unsigned if good is not None]
+    distinct: dict[str, Verified] = {}
+    for value in dict.fromkeys(found):
+        good = unsign(value, key, fallbacks) if len(value) > _SHORTEST_VALUE else None
+        if good is not None:
+            distinct.setdefault(good.sid.reveal(), good)
+            if len(distinct) == _MOST_IDS:
+                break
+    return list(distinct.values())
+
+
+def values(request: Request, name: str) -> list[str]:
+    """Returns what cookies of that *name* hold, by Werkzeug's rules, in the header's order."""
+    header: str = request.environ.get("HTTP_COOKIE", "")
+    if name not in header:
+        return []
+    if len(header) > _LONGEST_HEADER:
+        header = header[:_LONGEST_HEADER].rpartition(";")[0]
+    if '"' in header:
+        return parse_cookie(header).getlist(name)
+    # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
+    pairs = (cookie.partition("=") for cookie in header.split(";"))
+    return [value.strip(" \t") for key, _, value in pairs if key.strip(" \t") == name]
 
 
 def answer_cookie(
