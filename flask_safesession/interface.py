@@ -1,4 +1,4 @@
-"""Flask's session interface: the only place where cookies exist.
+"""Flask's session interface.
 
 ``open_session`` hands out a session that has looked at nothing; ``save_session`` stores what
 changed and sets the cookie only where the browser's must change, and only after the store has said
@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from math import ceil
 from typing import Any
 
 import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
+from . import transport
 from .client import describe_client
 from .codec import CLIENT, UndecodableError, decode
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
@@ -36,7 +36,7 @@ from .session import (
 from .settings import Settings
 from .steering import Steering
 from .stores.base import CORRUPT, EMPTIED, Gone, Store
-from .tokens import Verified, sign, unsign
+from .tokens import Verified
 from .users import clients_in, end_user, info_of
 
 #: The attribute that marks a view as passive.
@@ -44,9 +44,6 @@ PASSIVE = "_safesession_passive"
 #: The attribute that marks a view as exempt.
 EXEMPT = "_safesession_exempt"
 
-# Cookies of our name in one request that are looked at; a browser sends one, two after a change of
-# path or domain.
-_MAX_COOKIES = 4
 # Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -99,8 +96,8 @@ class SafeSessionInterface(SessionInterface):
             admit(app, session, response, session._failed)
         if scratch is not None:
             session._seal()
-            _keep_out_of_caches(response)  # a stranger's page, at a visitor's address
-        _vary_by_cookie(response)
+            transport.keep_out_of_caches(response)  # a stranger's page, at a visitor's address
+        transport.vary_by_cookie(response)
         _send_events(app, session)
 
     # -- loading --------------------------------------------------------------------------------
@@ -140,26 +137,13 @@ class SafeSessionInterface(SessionInterface):
     def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
         slide = not _is_marked(app, request, PASSIVE)
         over = Loaded({})
-        for verified in self._verified(app, request):
+        for verified in transport.verified(app, request, self.get_cookie_name(app)):
             found = self._look_up(verified, session, slide=slide)
             if found.stored is not None:
                 return found
             buried, ended = over.buried or found.buried, over.ended or found.ended
             over = over._replace(buried=buried, ended=ended)
         return over
-
-    def _verified(self, app: Flask, request: Request) -> list[Verified]:
-        """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
-        name, header = self.get_cookie_name(app), request.environ.get("HTTP_COOKIE", "")
-        if f"{name}=" not in header:
-            return []
-        # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
-        pairs = [cookie.strip().partition("=") for cookie in header.split(";")]
-        values = [value.strip('"') for key, _, value in pairs if key == name][:_MAX_COOKIES]
-        key = app.secret_key or ""
-        fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
-        verified = [unsign(value, key, fallbacks) for value in values]
-        return [good for good in verified if good is not None]
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
         sid = verified.sid
@@ -259,7 +243,7 @@ class SafeSessionInterface(SessionInterface):
             session._cookie = saved
         if isinstance(session._cookie, Saved):
             # Also on the error page that takes the place of a response which had this cookie.
-            self._answer_cookie(app, session, response, session._cookie)
+            transport.answer_cookie(self, app, session, response, session._cookie)
 
     def _note_client(self, session: Session) -> None:
         """Write down from where a user signed in, and where the session was used last."""
@@ -273,29 +257,6 @@ class SafeSessionInterface(SessionInterface):
         if first is None or session._signed_in:
             first = present
         data[CLIENT] = [*first, *present]
-
-    def _answer_cookie(
-        self, app: Flask, session: Session, response: Response, saved: Saved
-    ) -> None:
-        name, lines = self.get_cookie_name(app), response.headers.getlist("Set-Cookie")
-        if session._cookie_line in lines:
-            response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
-        attributes: dict[str, Any] = {
-            "domain": self.get_cookie_domain(app),
-            "path": self.get_cookie_path(app),
-            "secure": self.get_cookie_secure(app),
-            "httponly": self.get_cookie_httponly(app),
-            "samesite": self.get_cookie_samesite(app),
-            "partitioned": self.get_cookie_partitioned(app),
-        }
-        if saved.sid is None:
-            response.delete_cookie(name, **attributes)
-        else:
-            value, max_age = sign(saved.sid, app.secret_key or ""), _max_age(app, session)
-            response.set_cookie(name, value, max_age=max_age, **attributes)
-        session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
-        if saved.fresh:
-            _keep_out_of_caches(response)
 
     def _watch_the_cap(self, total: int) -> None:
         """Warn once at 80 % of the cap, and again after it was under 75 %."""
@@ -311,18 +272,6 @@ class SafeSessionInterface(SessionInterface):
             )
         elif total < cap * 0.75:
             self._nearly_full = False
-
-
-def _vary_by_cookie(response: Response) -> None:
-    if "Vary" in response.headers:
-        response.vary.add("Cookie")
-    else:  # the usual case, without building a set for it
-        response.headers.add("Vary", "Cookie")
-
-
-def _keep_out_of_caches(response: Response) -> None:
-    if "Cache-Control" not in response.headers:
-        response.cache_control.no_store = True
 
 
 def _send_events(app: Flask, session: Session) -> None:
@@ -354,12 +303,3 @@ def _is_marked(app: Flask, request: Request, mark: str) -> bool:
 def _is_of_this_request(session: Session) -> bool:
     current: Any = flask.session
     return flask.has_request_context() and current._get_current_object() is session
-
-
-def _max_age(app: Flask, session: Session) -> int | None:
-    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
-    loaded = session._loaded
-    if loaded.stored is None or not loaded.permanent:
-        return None
-    left = (loaded.stored.record.absolute - loaded.now) / 1000
-    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
