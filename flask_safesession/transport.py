@@ -13,7 +13,7 @@ from flask.sessions import SessionInterface
 from werkzeug.sansio.http import parse_cookie
 
 from .saving import Saved
-from .session import Session
+from .session import Session, is_permanent
 from .tokens import Verified, sign, unsign
 
 # Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
@@ -90,7 +90,7 @@ def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
 def max_age(app: Flask, session: Session) -> int | None:
     """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
     loaded = session._loaded
-    if loaded.stored is None or not loaded.permanent:
+    if loaded.stored is None or not is_permanent(loaded.data):
         return None
     left = (loaded.stored.record.absolute - loaded.now) / 1000
     return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
