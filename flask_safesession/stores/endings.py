@@ -3,85 +3,116 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ..tokens import NO_USER
-from .base import RENEWED, ROTATED, TOLD, TOLD_FOR, TOMBSTONE_TTL, UNKNOWN
+from .base import (
+    MAX_TOMBSTONES,
+    MAX_TOMBSTONES_OF_USER,
+    TOLD,
+    TOLD_FOR,
+    TOMBSTONE_TTL,
+    UNKNOWN,
+)
 
-#: Tombstones are kept in order of time; a flood of logouts pushes out the oldest.
-MAX_TOMBSTONES = 10_000
-#: And so are the ends of users' sessions that visitors are told of.
-MAX_TOLD = 10_000
+Kept = TypeVar("Kept")
 
 
 class Tombstone(NamedTuple):
-    """``successor``: under which key the session goes on; ``good``: until when the old works."""
+    """Why a session ended, and where it went.
 
-    until: int
+    :param stamp: of the call that ended it.
+    :param successor: the key under which the session goes on, if it was rotated.
+    :param user: the user tag of that successor.
+    :param sign_in: a sign-in rotated it: an end does not follow.
+    """
+
     reason: str
+    stamp: str = ""
     successor: str = ""
-    good: int = 0
-
-
-#: What is found where there is none.
-NO_TOMBSTONE = Tombstone(0, UNKNOWN)
+    user: str = ""
+    sign_in: bool = False
 
 
 class Endings:
-    """Tombstones of a minute, those of renewed keys, and ends that are told for a day."""
+    """Tombstones, kept for a minute, and the reasons that users are shown, kept for a day.
+
+    Each table has a limit, and one user a share of it: neither a flood of anonymous logouts nor one
+    account pushes out what is kept of others.
+    """
 
     def __init__(self) -> None:
-        self.tombstones: OrderedDict[str, Tombstone] = OrderedDict()
-        # Of renewed keys: they live as long as the session may.
-        self.renewed: OrderedDict[str, Tombstone] = OrderedDict()
-        # How users' sessions have ended, and when.
-        self.told: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self.anonymous: Table[Tombstone] = Table(TOMBSTONE_TTL)
+        self.users: Table[Tombstone] = Table(TOMBSTONE_TTL)
+        self.told: Table[str] = Table(TOLD_FOR)
 
-    def bury(self, key: str, reason: str, now: int, successor: str = "") -> None:
-        """Leave a tombstone; a *successor* is where the session goes on."""
-        self.forget(now)
-        self.renewed.pop(key, None)
-        self.tombstones[key] = Tombstone(now + TOMBSTONE_TTL, reason, successor)
+    def bury(self, key: str, user: str, tombstone: Tombstone, now: int) -> None:
+        """Keep a tombstone of *user*, or of an anonymous session."""
+        table = self.anonymous if user == NO_USER else self.users
+        table.add(key, user, tombstone, now)
 
-    def renew(self, key: str, successor: str, good: int, until: int) -> None:
-        """Let *key* lead to its *successor*: until *good* for loads, until *until* for ends."""
-        self.renewed[key] = Tombstone(until, RENEWED, successor, good)
-        _shorten(self.renewed, MAX_TOMBSTONES)
+    def tombstone(self, key: str, now: int) -> Tombstone | None:
+        """Returns the tombstone of *key*."""
+        return self.users.get(key, now) or self.anonymous.get(key, now)
 
-    def tombstone(self, key: str, now: int) -> Tombstone:
-        """The tombstone of *key*, or :data:`NO_TOMBSTONE`."""
-        found = self.tombstones.get(key) or self.renewed.get(key) or NO_TOMBSTONE
-        return found if found.until > now else NO_TOMBSTONE
-
-    def where_it_is(self, key: str, now: int, links: Container[str] = (ROTATED, RENEWED)) -> str:
-        """The key under which the session goes on, by *links* that were left for these reasons."""
-        while (found := self.tombstone(key, now)).successor and found.reason in links:
+    def where_it_is(self, key: str, now: int) -> str:
+        """Returns the key under which the session goes on, unless a sign-in made it another one."""
+        while (found := self.tombstone(key, now)) and found.successor and not found.sign_in:
             key = found.successor
         return key
 
     def tell(self, key: str, user: str, reason: str, now: int) -> None:
-        """Remember how a user's session has ended; of strangers' nothing is."""
+        """Keep how a user's session ended; of anonymous ones nothing is kept."""
         if user != NO_USER and reason in TOLD:
-            self.told[key] = (now, reason)
-            _shorten(self.told, MAX_TOLD)
+            self.told.add(key, user, reason, now)
 
     def reason(self, key: str, now: int) -> str:
-        """How the user's session with *key* has ended, if it is still told."""
-        when, reason = self.told.get(key, (0, UNKNOWN))
-        return reason if when > now - TOLD_FOR else UNKNOWN
+        """Returns how the user's session with *key* ended."""
+        return self.told.get(key, now) or UNKNOWN
 
     def forget(self, now: int) -> None:
-        """Drop what has had its time, and what is too much."""
-        while self.tombstones and next(iter(self.tombstones.values())).until <= now:
-            self.tombstones.popitem(last=False)
-        _shorten(self.tombstones, MAX_TOMBSTONES - 1)
-        while self.renewed and next(iter(self.renewed.values())).until <= now:
-            self.renewed.popitem(last=False)
-        while self.told and next(iter(self.told.values()))[0] <= now - TOLD_FOR:
-            self.told.popitem(last=False)
+        """Remove what is over its time."""
+        for table in (self.anonymous, self.users, self.told):
+            table.forget(now)
 
 
-def _shorten(kept: OrderedDict[str, Any], limit: int) -> None:
-    while len(kept) > limit:
-        kept.popitem(last=False)
+class Table(Generic[Kept]):
+    """Values by key, the oldest first. Each has an owner, and is kept for *ttl* milliseconds."""
+
+    def __init__(self, ttl: int) -> None:
+        self._ttl = ttl
+        self._rows: OrderedDict[str, tuple[int, str, Kept]] = OrderedDict()
+        self._keys_of: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, key: str, owner: str, value: Kept, now: int) -> None:
+        """Keep *value*; the oldest make room where there are too many."""
+        self.forget(now)
+        self._remove(key)
+        self._rows[key] = (now + self._ttl, owner, value)
+        if owner != NO_USER:
+            keys = self._keys_of.setdefault(owner, {})
+            keys[key] = None
+            if len(keys) > MAX_TOMBSTONES_OF_USER:
+                self._remove(next(iter(keys)), owner)
+        if len(self._rows) > MAX_TOMBSTONES:
+            self._remove(next(iter(self._rows)))
+
+    def get(self, key: str, now: int) -> Kept | None:
+        """Returns the value that is kept under *key*."""
+        until, _, value = self._rows.get(key, (0, "", None))
+        return value if until > now else None
+
+    def forget(self, now: int) -> None:
+        """Remove what is over its time."""
+        while self._rows and next(iter(self._rows.values()))[0] <= now:
+            self._remove(next(iter(self._rows)))
+
+    def _remove(self, key: str, owner: str = NO_USER) -> None:
+        _, found, _ = self._rows.pop(key, (0, owner, None))
+        keys = self._keys_of.get(found, {})
+        keys.pop(key, None)
+        if not keys:
+            self._keys_of.pop(found, None)

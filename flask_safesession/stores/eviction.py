@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from ..errors import StoreFull, TooManySessions
 from ..expiry import ANONYMOUS_TIER
 from ..record import Record, loads
 from ..tokens import NO_USER
-from .base import EVICTED, Cap, Rules
+from .base import EVICTED, LISTED, MAX_EVICTIONS, Cap, Rules
 from .shelf import Shelf, bucket_of, due_keys, parts
 
 #: Keys, each with a reason; ``None``: it is due.
@@ -16,8 +17,6 @@ Victims = dict[str, "str | None"]
 
 #: Due sessions that each creation removes from each tier, at most.
 SWEEP = 3
-#: Live sessions that one creation evicts at most, after a cap was lowered: the rest is the purge's.
-MAX_EVICTIONS = 16
 
 
 def for_one_more(
@@ -32,7 +31,7 @@ def for_one_more(
     """
     cap = rules.cap
     choice = _Choice(shelf, now, cap.evict)
-    before = None if leaving is None else loads(shelf.records[leaving])
+    before = None if leaving is None else loads(shelf.records[leaving][:LISTED])
     if leaving is not None and before is not None:
         choice.leave(leaving, bucket_of(before))
     choice.sweep()
@@ -92,25 +91,35 @@ class _Choice:
                     self.take(key, name, None)
 
     def choose_own(self, fresh: Record, rules: Rules) -> None:
-        """Of the user's own, those over that user's cap."""
-        cap = rules.cap
+        """Of the user's own sessions, those over that user's cap.
+
+        Of more than :data:`MAX_EVICTIONS`, only so many are looked at, those first that are to be
+        evicted first: a due one behind them counts until it is removed.
+        """
+        cap, user = rules.cap, fresh.user
         allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
-        own = [key for key in self._shelf.keys_of(fresh.user) if not self.has(key)]
-        if len(own) < allowed:
+        tier = fresh.tier if cap.per_tier else ""
+        going = sum(self._shelf.belongs(key, user, tier) for key in self._going())
+        excess = self._shelf.count_of(user, tier) - going + 1 - allowed
+        if excess <= 0:
             return
-        records = {key: loads(self._shelf.records[key]) for key in own}
-        due = [key for key in own if records[key].deadline <= self.now]
-        live = [key for key in own if key not in due]
-        if cap.per_tier:
-            live = [key for key in live if records[key].tier == fresh.tier]
-        if cap.refuse and len(live) >= allowed:
+        keys = (key for key in self._shelf.keys_of(user, tier) if not self.has(key))
+        met = self._shelf.listed(islice(keys, MAX_EVICTIONS))
+        due = [listed for listed in met if listed.record.deadline <= self.now]
+        excess -= len(due)
+        if cap.refuse and excess > 0:
             raise TooManySessions
-        for key in due + live[: max(0, len(live) + 1 - allowed)]:
-            self.take(key, bucket_of(records[key]), None if key in due else EVICTED)
+        live = [listed for listed in met if listed.record.deadline > self.now]
+        for listed in due + live[: max(0, excess)]:
+            reason = None if listed.record.deadline <= self.now else EVICTED
+            self.take(listed.key, bucket_of(listed.record), reason)
 
     def make_room(self, names: Iterable[str], excess: int, cap: Cap) -> None:
         """Choose *excess* sessions, those nearest their end, tier by tier."""
-        if excess > 0 and self.pick(names, wanted := min(excess, MAX_EVICTIONS)) < wanted:
+        evicted = sum(reason == EVICTED for reason in self.victims.values())
+        # A user's own are evicted even where nobody else's are: they are no reason to admit more.
+        wanted = min(excess, MAX_EVICTIONS - (evicted if self._evict else 0))
+        if wanted > 0 and self.pick(names, wanted) < wanted:
             raise StoreFull(cap.total)
 
     def pick(self, names: Iterable[str], wanted: int) -> int:
@@ -125,6 +134,9 @@ class _Choice:
                     self.take(key, name, None if deadline <= self.now else EVICTED)
                     found += 1
         return found
+
+    def _going(self) -> list[str]:
+        return [*self.victims, *([self._leaving] if self._leaving else [])]
 
     def _count(self, bucket: str) -> None:
         self.total += 1

@@ -14,15 +14,12 @@ from collections.abc import Callable
 
 from ..events import logger
 from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, glance, limited, loads, record_from
+from ..record import Draft, Record, glance, limited, loads, record_from, touched
 from ..tokens import NO_USER
 from .base import (
-    RENEWED,
-    REPLAYED,
     REVOKED,
     ROTATED,
     TOLD,
-    TOMBSTONE_TTL,
     UNKNOWN,
     AuditStep,
     Census,
@@ -40,8 +37,8 @@ from .base import (
     Tuning,
     newest_first,
 )
-from .endings import Endings
-from .eviction import for_one_more, over_the_cap
+from .endings import Endings, Tombstone
+from .eviction import Victims, for_one_more, over_the_cap
 from .relimiting import Round
 from .shelf import Shelf, count_due, parts
 
@@ -70,6 +67,13 @@ class MemoryStore:
 
     shared = False
 
+    _shelf: Shelf
+    # The records of sessions that were ended all at once, the stamp of the call that did so last,
+    # and how often that was.
+    _ending: list[dict[str, bytes]]
+    _ended_by: str
+    _generation: int
+
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         self._clock = clock
         self._tuning = (b"", 0)
@@ -79,12 +83,7 @@ class MemoryStore:
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
         with self._lock:
-            now = self._clock()
-            tombstone = self._endings.tombstone(key, now)
-            if tombstone.reason == RENEWED:
-                if now > tombstone.good:
-                    return self._replayed(key, now)
-                key = self._endings.where_it_is(key, now, (RENEWED,))
+            now = self._now()
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
@@ -92,47 +91,67 @@ class MemoryStore:
             fresh = limited(record, limits.idle, limits.lifetime)
             if fresh.deadline <= now:
                 return self._expire(key, fresh, now)
-            if slide and now - record.last_active >= limits.touch:
-                fresh = fresh._replace(last_active=now)
+            fresh = touched(fresh, now, limits.touch if slide else None)
             if fresh != record:
                 self._shelf.put(key, fresh, record)
-            return Live(fresh, now, key=key)
+            return Live(fresh, now)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
         with self._lock:
-            now = self._clock()
-            if key in self._shelf.records or self._endings.tombstone(key, now).until:
-                return Taken()
-            fresh = record_from(draft, created=now, last_active=now, stamps=())
+            now = self._now()
+            if (there := self._already(key, draft, now)) is not None:
+                return there
+            fresh = record_from(
+                draft, created=now, last_active=now, stamps=(), generation=self._generation
+            )
             return self._admit(key, fresh, rules, now, leaving=None)
 
     def commit(
-        self, key: str, draft: Draft, expected: str, *, slide: bool
+        self, key: str, draft: Draft, expected: str, *, touch: int | None
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
         with self._lock:
-            now = self._clock()
+            now = self._now()
             record = self._find(key, now)
             if isinstance(record, Gone):
                 return record
-            if record.stamps[0] != expected:
+            if draft.stamp in record.stamps:
+                return Live(record, now)
+            if record.stamps[0] != expected or not _is_filed(record, draft):
                 return Conflict(record)
-            active = now if slide else record.last_active
-            fresh = record_from(
-                draft, created=record.created, last_active=active, stamps=record.stamps[:2]
-            )
+            fresh = touched(_successor(record, draft), now, touch)
             self._shelf.put(key, fresh, record)
             return Live(fresh, now)
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict:
+        """See :meth:`.base.Store.refile`. Every user's sessions are here: never ``None``."""
+        with self._lock:
+            now = self._now()
+            record = self._find(key, now)
+            if isinstance(record, Gone):
+                return record
+            if _is_filed(record, draft):
+                return Live(record, now)
+            if record.stamps[0] != expected:
+                return Conflict(record)
+            fresh = record._replace(
+                tier=draft.tier,
+                user=draft.user,
+                idle=draft.idle,
+                absolute=record.created + draft.lifetime,
+            )
+            self._shelf.put(key, fresh, record)
+            return self._expire(key, fresh, now) if fresh.deadline <= now else Live(fresh, now)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`."""
         with self._lock:
-            now = self._clock()
-            if new in self._shelf.records or self._endings.tombstone(new, now).until:
-                return Taken()
+            now = self._now()
+            if (there := self._already(new, draft, now)) is not None:
+                return there
             if terms.expected is None:
                 key = self._endings.where_it_is(key, now)
             record = self._find(key, now)
@@ -140,92 +159,99 @@ class MemoryStore:
                 return record
             if terms.expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            created = now if terms.restart else record.created
-            active = now if terms.slide or terms.restart else record.last_active
-            fresh = record_from(
-                draft, created=created, last_active=active, stamps=record.stamps[:2]
-            )
+            fresh = _successor(record, draft)
+            if terms.slide or terms.restart:
+                fresh = fresh._replace(last_active=now)
+            if terms.restart:
+                fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
             live = self._admit(new, fresh, rules, now, leaving=key)
-            if terms.reason == RENEWED:
-                until = max(now + TOMBSTONE_TTL, fresh.absolute)
-                self._endings.renew(key, new, now + terms.grace, until)
-            else:
-                moved = terms.reason == ROTATED and not terms.restart
-                self._endings.bury(key, terms.reason, now, new if moved else "")
+            tombstone = Tombstone(terms.reason)
+            if terms.reason == ROTATED:
+                tombstone = Tombstone(ROTATED, draft.stamp, new, draft.user, terms.restart)
+            # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+            self._endings.bury(key, draft.user or record.user, tombstone, now)
             return live
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None
     ) -> Live | Gone | Conflict:
-        """See :meth:`.base.Store.end`. Nothing is repeated here, so *stamp* is not needed."""
-        del stamp
+        """See :meth:`.base.Store.end`."""
         with self._lock:
-            now = self._clock()
+            now = self._now()
             if expected is None:
                 key = self._endings.where_it_is(key, now)
-            record = self._find(key, now)
+            record = self._find(key, now, stamp)
             if isinstance(record, Gone):
                 return record
             if expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            self._end(key, record, reason, now)
+            self._end(key, record, Tombstone(reason, stamp), now)
             return Live(record, now, key=key)
 
     def look(self, key: str) -> Listed | None:
         """See :meth:`.base.Owning.look`."""
         with self._lock:
-            now = self._clock()
-            key = self._endings.where_it_is(key, now)
-            found = self._shelf.listed(key) if key in self._shelf.records else None
-            return found if found and found.record.deadline > now else None
+            now = self._now()
+            found = self._shelf.listed(iter([self._endings.where_it_is(key, now)]))
+            return found[0] if found and found[0].record.deadline > now else None
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         with self._lock:
-            return self._live_of(user)
+            return self._live_of(user, self._now())
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`."""
-        del stamp
         with self._lock:
-            now = self._clock()
+            now = self._now()
             kept = self._endings.where_it_is(keep, now)
-            ended = [listed for listed in self._live_of(user) if listed.key != kept]
+            ended = [listed for listed in self._live_of(user, now) if listed.key != kept]
             for listed in ended:
-                self._end(listed.key, listed.record, reason, now)
+                self._end(listed.key, listed.record, Tombstone(reason, stamp), now)
             return ended
 
     def end_all(self, stamp: str) -> None:
-        """See :meth:`.base.Owning.end_all`. What was there is forgotten by the purge, in steps."""
-        del stamp
+        """See :meth:`.base.Owning.end_all`. What was there is removed by the purge, in steps.
+
+        Records of an older generation are never in the index: they are put aside whole.
+        """
         with self._lock:
-            self._ending.append(self._shelf.take_all())
+            if stamp == self._ended_by:
+                return
+            aside, shelf = [*self._ending, self._shelf.records], Shelf()
+            # Assigned at once, so that no exception comes between.
+            self._ending, self._shelf, self._generation, self._ended_by = (
+                aside,
+                shelf,
+                self._generation + 1,
+                stamp,
+            )
 
     def page(self, tier: str, after: str, limit: int) -> Page:
         """See :meth:`.base.Owning.page`."""
         with self._lock:
-            found = self._shelf.page(tier, after, self._clock(), limit)
-            sessions = tuple(self._shelf.listed(parts(entry)[1]) for entry in found)
-            return Page(sessions, found[-1].decode("ascii") if len(found) == limit else "")
+            found = self._shelf.page(tier, after, self._now(), limit)
+            sessions = self._shelf.listed(parts(entry)[1] for entry in found)
+            return Page(tuple(sessions), found[-1].decode("ascii") if len(found) == limit else "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.Store.purge`."""
         with self._lock:
-            now = self._clock()
+            now = self._now()
             self._endings.forget(now)
             removed = self._dismiss_ended(now, limit)
             for gone, user in self._shelf.take_due(now, limit - len(removed)):
                 self._endings.tell(gone.key, user, gone.reason, now)
                 removed.append(gone)
             victims = over_the_cap(self._shelf, rules, now, limit - len(removed))
-            removed += [self._dismiss(key, now, reason) for key, reason in victims.items()]
-            more = len(removed) >= limit
-            return PurgeStep(len(removed) - len(victims), len(victims), more, tuple(removed))
+            trimmed = self._dismiss(victims, now)
+            more = len(removed) + len(victims) >= limit
+            return PurgeStep(len(removed), len(trimmed), more, (*removed, *trimmed))
 
     def census(self, rules: Rules) -> Census:
         """See :meth:`.base.Store.census`."""
         with self._lock:
-            now = self._clock()
+            now = self._now()
             live: dict[str, int] = {ANONYMOUS_TIER: 0}
             due, oldest = 0, now
             for name, bucket in self._shelf.buckets.items():
@@ -284,21 +310,39 @@ class MemoryStore:
         self._round = Round()
         self._shelf = Shelf()
         self._endings = Endings()
-        # The records of sessions that were ended all at once.
-        self._ending: list[dict[str, bytes]] = []
+        self._ending, self._ended_by, self._generation = [], "", 0
 
-    def _find(self, key: str, now: int) -> Record | Gone:
+    def _now(self) -> int:
+        """The time. If an exception has interrupted a change, the index is built anew first."""
+        if self._shelf.is_torn:
+            self._shelf.reindex()
+        return self._clock()
+
+    def _already(self, key: str, draft: Draft, now: int) -> Live | Taken | None:
+        """What is under *key*, where a session is to be made: this very one, if it is repeated."""
         raw = self._shelf.records.get(key)
         if raw is None:
-            return self._absent(key, now)
+            return Taken() if self._endings.tombstone(key, now) else None
+        record = loads(raw)
+        return Live(record, now) if draft.stamp in record.stamps else Taken()
+
+    def _find(self, key: str, now: int, stamp: str = "") -> Record | Gone:
+        """The live session under *key*; *stamp* is that of a call that may be repeated."""
+        raw = self._shelf.records.get(key)
+        if raw is None:
+            return self._absent(key, now, stamp)
         record = loads(raw)
         return self._expire(key, record, now) if record.deadline <= now else record
 
-    def _absent(self, key: str, now: int) -> Gone:
-        tombstone = self._endings.tombstone(key, now)
-        if tombstone.until:
-            onward = tombstone.successor if tombstone.reason == RENEWED else ""
-            return Gone(tombstone.reason, buried=True, successor=onward)
+    def _absent(self, key: str, now: int, stamp: str) -> Gone:
+        if tombstone := self._endings.tombstone(key, now):
+            return Gone(
+                tombstone.reason,
+                buried=True,
+                repeated=stamp != "" and tombstone.stamp == stamp,
+                successor=tombstone.successor,
+                user=tombstone.user,
+            )
         ended = next((records for records in self._ending if key in records), None)
         if ended is not None:
             record = loads(ended.pop(key))
@@ -312,34 +356,26 @@ class MemoryStore:
         self._endings.tell(key, record.user, record.end_reason, now)
         return Gone(record.end_reason, tier=record.tier, told=record.user != NO_USER)
 
-    def _replayed(self, key: str, now: int) -> Gone:
-        """A renewed ID came back after its time: somebody else has it, so the session is over."""
-        where = self._endings.where_it_is(key, now)
-        record = self._find(where, now)
-        if isinstance(record, Gone):
-            return record
-        self._end(where, record, REPLAYED, now)
-        # Of strangers' sessions nobody is told why they ended.
-        reason = REPLAYED if record.user != NO_USER else "ended"
-        self._endings.bury(key, reason, now)
-        return Gone(reason, buried=True, tier=record.tier, key=where)
-
-    def _end(self, key: str, record: Record, reason: str, now: int) -> None:
+    def _end(self, key: str, record: Record, tombstone: Tombstone, now: int) -> None:
         self._shelf.remove(key)
-        # Of strangers' sessions nobody is told why they ended.
-        told = record.user != NO_USER or reason not in TOLD
-        self._endings.bury(key, reason if told else "ended", now)
-        self._endings.tell(key, record.user, reason, now)
+        self._endings.tell(key, record.user, tombstone.reason, now)
+        if record.user == NO_USER and tombstone.reason in TOLD:
+            # The visitors of anonymous sessions are not shown why they ended.
+            tombstone = tombstone._replace(reason="ended")
+        self._endings.bury(key, record.user, tombstone, now)
 
-    def _live_of(self, user: str) -> list[Listed]:
-        found, now = [self._shelf.listed(key) for key in self._shelf.keys_of(user)], self._clock()
+    def _live_of(self, user: str, now: int) -> list[Listed]:
+        found = self._shelf.listed(self._shelf.keys_of(user))
         return newest_first(listed for listed in found if listed.record.deadline > now)
 
-    def _dismiss(self, key: str, now: int, reason: str | None = None) -> Removed:
-        record = self._shelf.remove(key)
-        why = reason or record.end_reason
-        self._endings.tell(key, record.user, why, now)
-        return Removed(key, record.tier, why)
+    def _dismiss(self, victims: Victims, now: int) -> tuple[Removed, ...]:
+        removed = []
+        for key, reason in victims.items():
+            if (record := self._shelf.remove(key)) is not None:
+                why = reason or record.end_reason
+                self._endings.tell(key, record.user, why, now)
+                removed.append(Removed(key, record.tier, why))
+        return tuple(removed)
 
     def _dismiss_ended(self, now: int, limit: int) -> list[Removed]:
         """Forget what was ended all at once."""
@@ -359,11 +395,28 @@ class MemoryStore:
         self, key: str, fresh: Record, rules: Rules, now: int, *, leaving: str | None
     ) -> Live:
         victims = for_one_more(self._shelf, fresh, rules, now, leaving)
-        removed = tuple(self._dismiss(victim, now, reason) for victim, reason in victims.items())
-        if leaving is not None:
-            self._shelf.remove(leaving)
+        removed = self._dismiss(victims, now)
         self._shelf.put(key, fresh, None)
+        if leaving is not None:
+            # Not before: whatever interrupts this, the visitor still has a session.
+            self._shelf.remove(leaving)
         return Live(fresh, now, removed, len(self._shelf.records))
+
+
+def _is_filed(record: Record, draft: Draft) -> bool:
+    """Whether *record* has the tier and user of *draft*."""
+    return (record.tier, record.user) == (draft.tier, draft.user)
+
+
+def _successor(record: Record, draft: Draft) -> Record:
+    """Returns what *record* becomes by *draft*, as old and unused as it was."""
+    return record_from(
+        draft,
+        created=record.created,
+        last_active=record.last_active,
+        stamps=record.stamps[:2],
+        generation=record.generation,
+    )
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
