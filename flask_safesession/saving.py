@@ -6,12 +6,12 @@ Nothing here knows of cookies or responses. What can go wrong, and what then hap
   changes are merged key by key, and tried again until the store's time-out.
 - *The session got a new ID meanwhile.* A request that had loaded the old one, and names the same
   user as the new one, merges its changes into it: the second click of a login leaves no orphan.
-- *The session ended meanwhile.* Nothing is written and an event says so. A sign-in is the exception:
-  what this request itself changed becomes a new session, so that neither a flood nor a revocation
-  can block sign-ins.
+- *The session ended meanwhile.* Nothing is written and an event says so. A sign-in is the
+  exception: what this request itself changed becomes a new session, so that neither a flood nor a
+  revocation can block sign-ins.
 - *A reply is lost.* Stores recognise a repeated call by its stamp.
-- *The response cannot deliver a cookie* (a socket, a save by hand): data is committed under the same
-  ID. Nothing is created, renewed or rotated; a note says what the next response owes.
+- *The response cannot deliver a cookie* (a socket, a save by hand): data is committed under the
+  same ID. Nothing is created, renewed or rotated; a note says what the next response owes.
 - *The browser's ID is over.* What is written becomes a session that stands in for it, without a
   cookie: a late request never overwrites the cookie of a newer sign-in. Two requests at once find
   the same stand-in, and merge.

@@ -169,9 +169,11 @@ class Session(SessionMixin):
         if self._data is not None:
             return self._data
         with self._loading:
-            return self._data or self._first_use()
+            return self._first_use()
 
     def _first_use(self) -> dict[Any, Any]:
+        if self._data is not None:  # another thread of this request was faster
+            return self._data
         try:
             loaded = self._load(self)
         except Exception as error:
