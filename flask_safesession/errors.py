@@ -77,16 +77,39 @@ class NotFresh(SafeSessionError, Forbidden):
     Register ``@app.errorhandler(NotFresh)`` to send the user to your sign-in page.
 
     :param within: the seconds for which a sign-in is recent.
+    :param assigned: the user key that this request has assigned without signing in; empty: none.
     """
 
     description: str = "Please sign in again for this."
 
-    def __init__(self, within: float) -> None:
+    def __init__(self, within: float, assigned: str = "") -> None:
         Forbidden.__init__(self, self.description)
         self.within = within
+        self.assigned = assigned
 
     def __str__(self) -> str:
-        return f"the sign-in is older than {self.within:g} s, or there is none"
+        text = f"the sign-in is older than {self.within:g} s, or there is none"
+        if not self.assigned:
+            return text
+        return (
+            f"{text}; this request has assigned session[{self.assigned!r}], which is no sign-in"
+            " outside the view of a POST, PUT, PATCH or DELETE: call session.confirm_sign_in()"
+            " once the user was authenticated"
+        )
+
+
+class UndeliverableSignIn(SafeSessionError, RuntimeError):
+    """A sign-in where no response can deliver its cookie: in a socket, or in a save by hand.
+
+    Sign in by an HTTP request, and let the socket reconnect after it.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "a WebSocket or Socket.IO handler, or a save by hand, cannot sign a user in: no"
+            " response can deliver the new cookie. Sign in by an HTTP request, and reconnect"
+            " the socket after it"
+        )
 
 
 class StoreUnavailable(SafeSessionError, ServiceUnavailable):

@@ -83,12 +83,11 @@ class SessionEnded:
 
 @dataclass(frozen=True)
 class SessionReplayed:
-    """``handle`` is the session that was ended, ``old`` the ID's that came back, as a handle."""
+    """An old cookie of the session under ``handle`` came back twice: it was ended as stolen."""
 
     signal: ClassVar[NamedSignal] = session_replayed
     level: ClassVar[int] = logging.WARNING
     handle: str
-    old: str
     tier: str
 
 

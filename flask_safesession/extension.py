@@ -93,7 +93,9 @@ class SafeSession:
         app.extensions[_EXTENSION] = state
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        app.session_interface = SafeSessionInterface(steering, store, state.reaper.wake)
+        interface = SafeSessionInterface(steering, store, state.reaper.wake)
+        interface.install(app)
+        app.session_interface = interface
         app.cli.add_command(cli.commands)
         self._apps.add(app)
 
@@ -219,7 +221,7 @@ class SafeSession:
                     else None
                 )
                 if age is None or age.total_seconds() > longest:
-                    raise NotFresh(longest)
+                    raise NotFresh(longest, _assigned_in_vain())
                 return current_app.ensure_sync(view)(*args, **kwargs)
 
             return cast(_View, checked)
@@ -298,6 +300,12 @@ def _current_handle() -> str | None:
     if not has_request_context() or not isinstance(current._get_current_object(), Session):
         return None
     return session.info.handle
+
+
+def _assigned_in_vain() -> str:
+    """The user key that this request has assigned without signing in."""
+    current: Any = flask.session._get_current_object()  # type: ignore[attr-defined]
+    return getattr(current, "_unsigned", "")
 
 
 def _open_store(settings: Settings) -> Store:

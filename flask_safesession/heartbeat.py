@@ -25,7 +25,6 @@ from .expiry import milliseconds
 from .extension import SafeSession
 from .scratch import Scratch
 from .session import Loaded, Session, is_empty
-from .stores.base import ROTATED
 
 #: What a request that extends has to bear. Another site's page cannot add it: a browser asks the
 #: server first (CORS), and nobody here says yes.
@@ -184,7 +183,7 @@ def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _is_moving(loaded: Loaded) -> bool:
     """Whether the cookie is that of before a rotation: the new one is on its way."""
-    return loaded.buried is not None and loaded.buried.reason == ROTATED
+    return loaded.rotated
 
 
 def _current() -> Session:

@@ -1,4 +1,4 @@
-"""Flask's session interface: the only place where cookies exist.
+"""Flask's session interface.
 
 ``open_session`` hands out a session that has looked at nothing; ``save_session`` stores what
 changed and sets the cookie only where the browser's must change, and only after the store has said
@@ -7,48 +7,57 @@ yes.
 
 from __future__ import annotations
 
-import time
+import logging
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from math import ceil
 from typing import Any
 
 import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
+from . import note as notes
+from . import transport
 from .client import describe_client
-from .codec import CLIENT, UndecodableError, decode
-from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
+from .codec import decode
+from .errors import (
+    SessionTooLarge,
+    StoreFull,
+    StoreUnavailable,
+    TooManySessions,
+    UndeliverableSignIn,
+)
 from .events import SessionEnded, StoreFailed, emit, logger
 from .failure import admit
+from .identity import TYPICAL_KEYS
 from .keys import READONLY
-from .saving import Saved, ends, identify, save
+from .note import GOOD, Note, Secret
+from .record import Draft, Record
+from .saving import MAX_STAND_INS, Delivery, Saved, end_stolen, ends, save, whose
 from .scratch import Scratch
-from .session import (
-    Buried,
-    Loaded,
-    Session,
-    SessionInfo,
-    Stored,
-    is_permanent,
-)
+from .session import Loaded, Session, SessionInfo, Stored
 from .settings import Settings
 from .steering import Steering
-from .stores.base import CORRUPT, EMPTIED, Gone, Store
-from .tokens import Verified, sign, unsign
-from .users import clients_in, end_user, info_of
+from .stores.base import CORRUPT, REPLAYED, ROTATED, Conflict, Gone, Live, Store
+from .tokens import NO_USER, Verified, new_stamp, tier_tag
+from .users import end_user, info_of
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
 #: The attribute that marks a view as exempt.
 EXEMPT = "_safesession_exempt"
 
-# Cookies of our name in one request that are looked at; a browser sends one, two after a change of
-# path or domain.
-_MAX_COOKIES = 4
 # Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# Where a socket keeps the key of the session that its handshake was served.
+_SOCKET_KEY = "flask_safesession.key"
+# Corrupt records that were reported by this process: each is reported once.
+_REPORTED = 1000
+# Tries of noting that a replaced secret came back, should others write at that moment.
+_TRIES = 3
 
 
 class SafeSessionInterface(SessionInterface):
@@ -63,8 +72,9 @@ class SafeSessionInterface(SessionInterface):
         self._steering = steering
         self._store = store
         self._wake = wake
-        self._warned_processes = False
         self._nearly_full = False
+        self._said: set[str] = set()
+        self._corrupt: OrderedDict[str, None] = OrderedDict()
 
     @property
     def _settings(self) -> Settings:
@@ -76,7 +86,20 @@ class SafeSessionInterface(SessionInterface):
             return None
         self._wake()
         load, end = partial(self._load, app, request), partial(self._end_others, app)
-        return Session(load, self._describe, self._settings.user_keys, end)
+        return Session(load, self._describe, self._settings.user_key.names, end)
+
+    def install(self, app: Flask) -> None:
+        """Learn from *app* how far it is with a request, by hooks around its views."""
+        app.before_request_funcs.setdefault(None, []).insert(0, _begin_dispatch)
+        app.after_request_funcs.setdefault(None, []).insert(0, _make_deliverable)
+        before, alive = app.__dict__.get("dispatch_request"), weakref.ref(app)
+
+        def dispatch_request(*context: Any) -> Any:
+            # Not the bound method: an app is freed when its last reference goes.
+            this: Any = alive()
+            return _dispatch(before or partial(type(this).dispatch_request, this), *context)
+
+        app.dispatch_request = dispatch_request  # type: ignore[method-assign]
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Store what changed; set or delete the cookie if it must change.
@@ -99,8 +122,8 @@ class SafeSessionInterface(SessionInterface):
             admit(app, session, response, session._failed)
         if scratch is not None:
             session._seal()
-            _keep_out_of_caches(response)  # a stranger's page, at a visitor's address
-        _vary_by_cookie(response)
+            transport.keep_out_of_caches(response)  # a stranger's page, at a visitor's address
+        transport.vary_by_cookie(response)
         _send_events(app, session)
 
     # -- loading --------------------------------------------------------------------------------
@@ -139,163 +162,218 @@ class SafeSessionInterface(SessionInterface):
 
     def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
         slide = not _is_marked(app, request, PASSIVE)
-        over = Loaded({})
-        for verified in self._verified(app, request):
-            found = self._look_up(verified, session, slide=slide)
+        over: Loaded | None = None
+        for verified in transport.verified(app, request, self.get_cookie_name(app)):
+            found = self._look_up(request, verified, session, slide=slide)
             if found.stored is not None:
                 return found
-            buried, ended = over.buried or found.buried, over.ended or found.ended
-            over = over._replace(buried=buried, ended=ended)
-        return over
+            over = over or found
+            over = over._replace(ended=over.ended or found.ended)
+        return Loaded({}, slide=slide) if over is None else self._stand_in(over, session)
 
-    def _verified(self, app: Flask, request: Request) -> list[Verified]:
-        """The IDs in cookies of our name whose signature holds; forged ones count for nothing."""
-        name, header = self.get_cookie_name(app), request.environ.get("HTTP_COOKIE", "")
-        if f"{name}=" not in header:
-            return []
-        # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
-        pairs = [cookie.strip().partition("=") for cookie in header.split(";")]
-        values = [value.strip('"') for key, _, value in pairs if key == name][:_MAX_COOKIES]
-        key = app.secret_key or ""
-        fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
-        verified = [unsign(value, key, fallbacks) for value in values]
-        return [good for good in verified if good is not None]
-
-    def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
+    def _look_up(
+        self, request: Request, verified: Verified, session: Session, *, slide: bool
+    ) -> Loaded:
         sid = verified.sid
+        over = Loaded({}, dead=sid, slide=slide)
         answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         if isinstance(answer, Gone):
-            for event in ends(sid, answer, self._settings):
-                session._note(event)
-            over = answer.buried and answer.reason != EMPTIED
-            buried = Buried(sid.key, answer.reason) if over else None
-            return Loaded({}, buried=buried, ended=answer.to_be_told)
-        if answer.key not in ("", sid.key):
-            sid = sid.at(answer.key)
-        self._hear(answer.now)
+            self._report_end(session, sid.key, answer)
+            rotated = answer.buried and answer.reason == ROTATED
+            return over._replace(rotated=rotated, ended=answer.to_be_told)
         try:
-            data = decode(answer.record.payload)
-        except UndecodableError:
-            tier = self._settings.rules.policy.name_of(answer.record.tier)
-            session._note(SessionEnded(sid.key, CORRUPT, tier))
-            return Loaded({})
+            stored = self._read(session, sid.key, answer)
+        except ValueError:
+            return over
+        secret = notes.judge(
+            stored.note, sid.secret_digest(), answer.now, self._settings.renew_grace
+        )
+        if secret not in GOOD and not _is_resolved(request, session, sid.key):
+            ended = self._judge(request, session, stored, secret, answer.now)
+            return over._replace(replaced=sid.key, ended=ended)
+        _resolve(request, session, sid.key)
         return Loaded(
-            data,
-            Stored(sid, answer.record),
+            decode(stored.record.payload),
+            stored._replace(sid=sid, secret=secret),
             stale=not verified.current,
             slide=slide,
-            permanent=is_permanent(data),
             now=answer.now,
         )
 
+    def _stand_in(self, over: Loaded, session: Session) -> Loaded:
+        """The session that stands in for an ID that is over; new, if there is none yet."""
+        dead = over.dead
+        for number in range(MAX_STAND_INS) if dead is not None else ():
+            key = dead.stand_in(number)  # type: ignore[union-attr]
+            answer = self._store.load(key, self._settings.rules, slide=over.slide)
+            if isinstance(answer, Live):
+                with suppress(ValueError):
+                    stored = self._read(session, key, answer)._replace(stand_in=True)
+                    data = decode(stored.record.payload)
+                    return over._replace(data=data, stored=stored, stand_in=number, now=answer.now)
+            elif not answer.buried:
+                self._report_end(session, key, answer)
+                return over._replace(stand_in=number)
+        return over._replace(stand_in=MAX_STAND_INS)
+
+    def _read(self, session: Session, key: str, answer: Live) -> Stored:
+        """What is stored under *key*, filed as its data says.
+
+        :raises ValueError: it cannot be read.
+        """
+        record = answer.record
+        try:
+            note, data = notes.loads(record.note), decode(record.payload)
+        except ValueError:
+            tier = self._settings.rules.policy.name_of(record.tier)
+            self._report_corrupt(session, key, tier)
+            raise
+        who = whose(data, self._settings)
+        if who.refused:
+            self._say("user", f"{who.refused}. It counts as no user", logging.WARNING)
+        if (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
+            record = self._refile(key, record, who.user_tag, who.tier)
+        return Stored(key, record, note, who)
+
+    def _refile(self, key: str, record: Record, user: str, tier: str) -> Record:
+        """File a session anew whose user or tier was read otherwise when it was stored.
+
+        It is bookkeeping: where it cannot be done now, the next load tries again.
+        """
+        limits = self._settings.rules.policy.limits(tier)
+        draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
+        with suppress(StoreUnavailable):
+            answer = self._store.refile(key, draft, record.stamps[0])
+            if isinstance(answer, Live):
+                return answer.record
+        return record
+
+    def _judge(
+        self, request: Request, session: Session, stored: Stored, secret: Secret, now: int
+    ) -> str | None:
+        """A replaced secret came back: note it, or end the session; why it ended, if it did.
+
+        Sockets judge nobody: their handshake's cookie stays as it was.
+        """
+        if not session._dispatched or _is_socket(request):
+            return None
+        if secret is Secret.REPLACED:
+            self._note_strike(stored, now)
+        if secret is not Secret.REPLACED_AGAIN:
+            return None
+        events = list(end_stolen(self._store, self._settings, stored.key))
+        for event in events:
+            session._note(event)
+        return REPLAYED if events and stored.record.user != NO_USER else None
+
+    def _note_strike(self, stored: Stored, now: int) -> None:
+        """Note that a replaced secret came back; if that cannot be, nobody is reported."""
+        note, record = stored.note, stored.record
+        with suppress(StoreUnavailable, ValueError):
+            for _ in range(_TRIES):
+                draft = _same(record, note._replace(strike=now))
+                answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
+                if not isinstance(answer, Conflict):
+                    return
+                record, note = answer.record, notes.loads(answer.record.note)
+
+    def _report_end(self, session: Session, key: str, answer: Gone) -> None:
+        if answer.reason == CORRUPT:
+            self._report_corrupt(session, key, self._settings.rules.policy.name_of(answer.tier))
+            return
+        for event in ends(key, answer, self._settings):
+            session._note(event)
+
+    def _report_corrupt(self, session: Session, key: str, tier: str) -> None:
+        """Report once what cannot be read: it stays until it is due, and is met at every use."""
+        if key not in self._corrupt:
+            self._corrupt[key] = None
+            if len(self._corrupt) > _REPORTED:
+                self._corrupt.popitem(last=False)
+            session._note(SessionEnded(key, CORRUPT, tier))
+
     def _describe(self, session: Session) -> SessionInfo:
         loaded, data = session._loaded, session._data or {}
-        who = identify(data, self._settings)
+        who = whose(data, self._settings)
         if loaded.stored is None:
-            new = SessionInfo(who.user, who.tier, None, True, None, None, None)
-            return new._replace(ended_reason=loaded.ended)
-        return info_of(loaded.stored.sid.key, loaded.stored.record, who, data, self._now(loaded))
-
-    def _now(self, loaded: Loaded) -> int:
-        """The store's clock, in milliseconds.
-
-        A load that has nothing to write does not tell it; then it lies within the touch interval
-        after the last use, where earlier answers let it be.
-        """
-        if loaded.now or loaded.stored is None:
-            return loaded.now
-        record = loaded.stored.record
-        earliest = record.last_active
-        limits = self._settings.rules.policy.limits_by_tag(record.tier)
-        if self._steering.ahead is None:
-            return earliest + limits.touch  # a sign-in rather looks older than newer
-        guess = max(earliest, int(self._steering.ahead + time.monotonic() * 1000))
-        return min(guess, earliest + limits.touch) if loaded.slide else guess
-
-    def _hear(self, now: int) -> None:
-        """The store said that it is *now*."""
-        if now:
-            self._steering.ahead = now - time.monotonic() * 1000
+            info = SessionInfo(who.user, who.tier, None, True, None, None, None)
+        else:
+            info = info_of(loaded.stored, who, data, loaded.now)
+        return info._replace(ended_reason=loaded.ended)
 
     def _end_others(self, app: Flask, session: Session) -> int:
-        stored, user = session._loaded.stored, identify(session._data or {}, self._settings).user
+        stored, user = session._loaded.stored, whose(session._data or {}, self._settings).user
         if user is None:
             return 0
-        keep = stored.sid.key if stored else None  # without one, this sign-in is still to be stored
+        keep = stored.key if stored else None  # without one, this sign-in is still to be stored
         return end_user(app, self._store, self._settings, user, keep)
 
     def _warn_of_processes(self, request: Request) -> None:
-        if self._warned_processes or self._store.shared:
-            return
-        if request.environ.get("wsgi.multiprocess"):
-            self._warned_processes = True
-            logger.warning(
+        if not self._store.shared and request.environ.get("wsgi.multiprocess"):
+            self._say(
+                "processes",
                 "sessions are kept in memory, but this server runs several processes, which do not"
                 " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
-                " to a redis:// URL"
+                " to a redis:// URL",
+                logging.WARNING,
             )
+
+    def _say(self, name: str, text: str, level: int = logging.WARNING) -> None:
+        """Log *text*, once."""
+        if name not in self._said:
+            self._said.add(name)
+            logger.log(level, "%s", text)
 
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, app: Flask, session: Session, response: Response) -> None:
-        if self._settings.record_client:
-            self._note_client(session)
+        ours = _is_of_this_request(session)
+        delivery = Delivery(session._deliverable or not ours, self._client(session), self._say)
         try:
-            saved = save(session, self._store, self._settings)
+            saved = save(session, self._store, self._settings, delivery)
+        except UndeliverableSignIn as error:
+            session._failed, session._changed = error, True
+            raise
         except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError) as error:
             # From here on nothing more is stored, also while an error page is built.
             session._failed = error
             session._changed = True
             if isinstance(error, StoreUnavailable):
                 session._note(StoreFailed("save", str(error)))
-            if not _is_of_this_request(session):
+            if not ours:
                 raise  # a test's session_transaction(): there is no visitor to answer
             return
-        session._seal()
-        self._hear(session._loaded.now)
+        if delivery.deliverable:
+            session._seal()
         if session._loaded.total:
             self._watch_the_cap(session._loaded.total)
         if saved.cookie != "keep":
             session._cookie = saved
+            self._look_for_a_user(session)
         if isinstance(session._cookie, Saved):
             # Also on the error page that takes the place of a response which had this cookie.
-            self._answer_cookie(app, session, response, session._cookie)
+            transport.answer_cookie(self, app, session, response, session._cookie)
 
-    def _note_client(self, session: Session) -> None:
-        """Write down from where a user signed in, and where the session was used last."""
+    def _client(self, session: Session) -> tuple[str, str] | None:
+        """From where the session is used, if that is to be noted."""
+        wanted = self._settings.record_client and session._loaded.slide
+        if not wanted or not _is_of_this_request(session):
+            return None
+        present = describe_client(flask.request)
+        return present.address, present.agent
+
+    def _look_for_a_user(self, session: Session) -> None:
+        """Hint, once, at a session without a user that has what others keep a user under."""
         data = session._data or {}
-        if not _is_of_this_request(session) or not session._loaded.slide:
-            return
-        if identify(data, self._settings).user is None:
-            data.pop(CLIENT, None)
-            return
-        present, (first, _) = describe_client(flask.request), clients_in(data.get(CLIENT))
-        if first is None or session._signed_in:
-            first = present
-        data[CLIENT] = [*first, *present]
-
-    def _answer_cookie(
-        self, app: Flask, session: Session, response: Response, saved: Saved
-    ) -> None:
-        name, lines = self.get_cookie_name(app), response.headers.getlist("Set-Cookie")
-        if session._cookie_line in lines:
-            response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
-        attributes: dict[str, Any] = {
-            "domain": self.get_cookie_domain(app),
-            "path": self.get_cookie_path(app),
-            "secure": self.get_cookie_secure(app),
-            "httponly": self.get_cookie_httponly(app),
-            "samesite": self.get_cookie_samesite(app),
-            "partitioned": self.get_cookie_partitioned(app),
-        }
-        if saved.sid is None:
-            response.delete_cookie(name, **attributes)
-        else:
-            value, max_age = sign(saved.sid, app.secret_key or ""), _max_age(app, session)
-            response.set_cookie(name, value, max_age=max_age, **attributes)
-        session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
-        if saved.fresh:
-            _keep_out_of_caches(response)
+        found = next((key for key in TYPICAL_KEYS if data.get(key)), None)
+        if found is not None and whose(data, self._settings).user is None:
+            self._say(
+                "typical-key",
+                f"a session without a user has session[{found!r}]. If that is its user, set"
+                " SAFESESSION_USER_KEY to it: else a sign-in gives no new ID, and the user's"
+                " sessions can be neither listed nor ended",
+                logging.INFO,
+            )
 
     def _watch_the_cap(self, total: int) -> None:
         """Warn once at 80 % of the cap, and again after it was under 75 %."""
@@ -311,18 +389,6 @@ class SafeSessionInterface(SessionInterface):
             )
         elif total < cap * 0.75:
             self._nearly_full = False
-
-
-def _vary_by_cookie(response: Response) -> None:
-    if "Vary" in response.headers:
-        response.vary.add("Cookie")
-    else:  # the usual case, without building a set for it
-        response.headers.add("Vary", "Cookie")
-
-
-def _keep_out_of_caches(response: Response) -> None:
-    if "Cache-Control" not in response.headers:
-        response.cache_control.no_store = True
 
 
 def _send_events(app: Flask, session: Session) -> None:
@@ -356,10 +422,60 @@ def _is_of_this_request(session: Session) -> bool:
     return flask.has_request_context() and current._get_current_object() is session
 
 
-def _max_age(app: Flask, session: Session) -> int | None:
-    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
-    loaded = session._loaded
-    if loaded.stored is None or not loaded.permanent:
-        return None
-    left = (loaded.stored.record.absolute - loaded.now) / 1000
-    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
+def _is_socket(request: Request) -> bool:
+    """Whether *request* opens a WebSocket: its response is not one that delivers a cookie."""
+    upgrade = request.environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+    return upgrade or bool(getattr(request.url_rule, "websocket", False))
+
+
+def _is_resolved(request: Request, session: Session, key: str) -> bool:
+    """Whether the handshake of this socket was served that session."""
+    return not session._dispatched and request.environ.get(_SOCKET_KEY) == key
+
+
+def _resolve(request: Request, session: Session, key: str) -> None:
+    """Let later events of a socket have the session that its handshake's cookie led to."""
+    if not session._dispatched:
+        request.environ[_SOCKET_KEY] = key
+
+
+def _same(record: Record, note: Note) -> Draft:
+    """*record* once more, with another note."""
+    return Draft(
+        new_stamp(),
+        record.idle,
+        record.absolute - record.created,
+        record.tier,
+        record.user,
+        record.payload,
+        notes.dumps(note),
+    )
+
+
+def _own_session() -> Session | None:
+    current: Any = flask.session
+    session = current._get_current_object()
+    return session if isinstance(session, Session) else None
+
+
+def _begin_dispatch() -> None:
+    if (session := _own_session()) is not None:
+        session._dispatched = True
+
+
+def _make_deliverable(response: Response) -> Response:
+    if (session := _own_session()) is not None and not _is_socket(flask.request):
+        session._deliverable = True
+    return response
+
+
+def _dispatch(dispatch: Callable[..., Any], *context: Any) -> Any:
+    """Call the view: what it assigns in a request that is not safe may be a sign-in."""
+    session = _own_session()
+    if session is None or flask.request.method in _SAFE_METHODS:
+        return dispatch(*context)
+    session._in_unsafe_view = True
+    try:
+        return dispatch(*context)
+    finally:
+        session._in_unsafe_view = False

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 from copy import deepcopy
 from datetime import datetime, timezone
+from threading import RLock
 from typing import Any, NamedTuple
 
 from flask.sessions import SessionMixin
 
 from .client import Client
-from .codec import RENEWED_AT, decode, encode_value
+from .codec import decode, encode_value
 from .events import Event, logger
+from .identity import FRESH, FS_PAA, Identity
+from .note import Note, Secret
 from .record import Record
 from .scratch import PERMANENT, REMEMBER, Scratch
 from .tokens import SessionID
@@ -23,23 +26,27 @@ from .tokens import SessionID
 # that a session that was not loaded does not have it.
 _EPHEMERAL = frozenset({REMEMBER})
 _MISSING = object()
-#: Flask-Login's key for whether the sign-in is fresh. Setting it is a sign-in, also of a user whom
-#: a remember-me cookie had signed in before.
-FRESH = "_fresh"
+#: What Flask and its extensions keep for a page: showing the last of it ends nothing.
+FLASHES = "_flashes"
 
 
 class Stored(NamedTuple):
-    """A session that is in the store: its ID and its record."""
+    """A session that is in the store.
 
-    sid: SessionID
+    :param note: its record's note.
+    :param who: whose it is by its stored data.
+    :param sid: the ID that the browser has; ``None``: no cookie of this request may be set again.
+    :param stand_in: it stands in for an ID that is over.
+    :param secret: what the secret of the browser's ID may do; ``None`` with no ID.
+    """
+
+    key: str
     record: Record
-
-
-class Buried(NamedTuple):
-    """A session that was ended on purpose a moment ago: its handle, and why."""
-
-    handle: str
-    reason: str
+    note: Note
+    who: Identity
+    sid: SessionID | None = None
+    stand_in: bool = False
+    secret: Secret | None = None
 
 
 class Loaded(NamedTuple):
@@ -47,10 +54,12 @@ class Loaded(NamedTuple):
 
     :param data: the record's data, decoded: this request's own copy.
     :param stored: the live session, or ``None``.
-    :param buried: the cookie's session was just ended: this request must not store a new one.
+    :param dead: the cookie's ID, if its session is over: what is written stands in for it.
+    :param stand_in: how many stand-ins of that ID have ended, too.
+    :param rotated: the cookie's session went on under another ID.
+    :param replaced: the key of a live session of which the cookie has a replaced secret.
     :param stale: the cookie was signed with a fallback key.
     :param slide: using it restarts its idle time: the view is not passive.
-    :param permanent: the browser's cookie outlives the browser.
     :param now: the store's clock in milliseconds, 0 if it was not asked.
     :param total: sessions in the store, where a save had them counted; else 0.
     :param ended: why the cookie's session has ended, if its visitor should know.
@@ -58,10 +67,12 @@ class Loaded(NamedTuple):
 
     data: dict[Any, Any]
     stored: Stored | None = None
-    buried: Buried | None = None
+    dead: SessionID | None = None
+    stand_in: int = 0
+    rotated: bool = False
+    replaced: str = ""
     stale: bool = False
     slide: bool = True
-    permanent: bool = False
     now: int = 0
     total: int = 0
     ended: str | None = None
@@ -109,7 +120,7 @@ class Session(SessionMixin):
 
     :param load: gives what is behind the cookie; called once at most.
     :param describe: gives :class:`SessionInfo` for the session as it is now.
-    :param user_keys: assigning one of these is a login.
+    :param user_keys: top-level keys that may hold the user.
     :param end_others: ends the other sessions of this one's user, and says how many.
     """
 
@@ -120,15 +131,21 @@ class Session(SessionMixin):
     _changed = False
     _forced = False
     _cleared = False
-    _renewed = False
-    _renewing = False
+    _regenerated = False
+    _confirmed = False
     _signed_in = False
+    _unsigned = ""
     _saved = False
     _was_modified = False
     _failed: Exception | None = None
     _cookie: object = None
     _cookie_line = ""
     _events: tuple[Event, ...] = ()
+    # How far Flask is with the request: its own processing has begun; the view of an unsafe method
+    # runs; the response that is being built can deliver a cookie.
+    _dispatched = False
+    _in_unsafe_view = False
+    _deliverable = False
 
     def __init__(
         self,
@@ -142,12 +159,20 @@ class Session(SessionMixin):
         self._end_others = end_others
         self._user_keys = user_keys
         self._assigned: set[str] = set()
+        # A request may use its session in several threads: one loads, the others wait for it.
+        self._loading = RLock()
 
     # -- loading --------------------------------------------------------------------------------
 
     def _use(self) -> dict[Any, Any]:
         """The data, loaded now if it is not yet."""
         if self._data is not None:
+            return self._data
+        with self._loading:
+            return self._first_use()
+
+    def _first_use(self) -> dict[Any, Any]:
+        if self._data is not None:  # another thread of this request was faster
             return self._data
         try:
             loaded = self._load(self)
@@ -160,9 +185,8 @@ class Session(SessionMixin):
         data = loaded.data
         if self._permanent is not None and bool(data.get(PERMANENT)) != self._permanent:
             data[PERMANENT] = self._permanent
-        if self._data is None:  # else another thread of a stream was faster: its data is in use
-            self._loaded, self._data = loaded, data
-        return self._data
+        self._loaded, self._data = loaded, data
+        return data
 
     def _note(self, event: Event) -> None:
         """Keep *event* until the response has its cookie."""
@@ -172,10 +196,9 @@ class Session(SessionMixin):
         """From here on *loaded* is what is stored: a second save finds nothing to do."""
         self._loaded, self._data = loaded, loaded.data
         self._was_modified = self.modified
-        self._changed = self._forced = self._cleared = self._renewed = self._signed_in = False
-        self._renewing = False
+        self._changed = self._forced = self._cleared = self._regenerated = False
+        self._signed_in = self._confirmed = False
         self._assigned.clear()
-        self._saved = True
 
     def _seal(self) -> None:
         """The response is built: nothing that is written from here on is stored."""
@@ -185,7 +208,7 @@ class Session(SessionMixin):
     def _was_written(self) -> bool:
         """Whether this request meant to change the session, as far as that can be known."""
         if isinstance(self._data, Scratch):
-            return self._data.written or self._forced or self._renewed
+            return self._data.written or self._forced or self._regenerated
         return self._changed
 
     def _change(self) -> dict[Any, Any]:
@@ -212,13 +235,21 @@ class Session(SessionMixin):
     def __setitem__(self, key: str, value: Any) -> None:
         self._change()[key] = value
         self._assigned.add(key)
-        if key in self._user_keys and (value is not None or not self._has_user()):
-            self._signed_in = value is not None
-        elif key == FRESH and value is True and self._has_user():
-            self._signed_in = True
+        if key in self._user_keys:
+            # Whether this is a sign-in is decided when the session is saved. What runs before each
+            # request assigns the same user again and again.
+            self._signed_in = self._in_unsafe_view
+            self._unsigned = "" if self._in_unsafe_view else key
 
-    def _has_user(self) -> bool:
-        return any(self._use().get(key) is not None for key in self._user_keys)
+    def _is_confirmed(self) -> bool:
+        """Whether the user was asked again: by us, by Flask-Login or by Flask-Security."""
+        fresh = FRESH in self._assigned and self._assigned.isdisjoint(self._user_keys)
+        confirmed = fresh and self._use().get(FRESH) is True
+        return self._confirmed or confirmed or FS_PAA in self._assigned
+
+    def _is_restored(self) -> bool:
+        """Whether a remember-me cookie has brought the user back."""
+        return FRESH in self._assigned and self._use().get(FRESH) is False
 
     def __delitem__(self, key: str) -> None:
         self.pop(key)
@@ -276,7 +307,8 @@ class Session(SessionMixin):
         """End this session, whatever else is in flight. What is written afterwards is a new one."""
         self._change().clear()
         self._cleared = True
-        self._signed_in = False
+        self._signed_in = self._confirmed = False
+        self._assigned.clear()
 
     def __repr__(self) -> str:
         # Neither the ID nor a store call: this is what debuggers and tracebacks show.
@@ -324,7 +356,19 @@ class Session(SessionMixin):
     def regenerate(self) -> None:
         """Give the session a new ID when the response is built; data and age stay."""
         self._use()
-        self._renewed = True
+        self._regenerated = True
+
+    def confirm_sign_in(self) -> None:
+        """Count this request as a sign-in of the session's user, who was authenticated again.
+
+        The session gets a new ID when the response is built, and is fresh. For callbacks of
+        identity providers, which are GET requests, and for whatever else assigns the same user.
+
+        :raises RuntimeError: the session has no user.
+        """
+        if self.info.user is None:
+            raise RuntimeError("confirm_sign_in() confirms a user: assign the user key before it")
+        self._confirmed = True
 
     def invalidate(self) -> None:
         """End the session, whatever else is in flight, and forget its data."""
@@ -352,7 +396,7 @@ def as_datetime(milliseconds: int) -> datetime:
 
 def is_empty(data: dict[Any, Any]) -> bool:
     """Whether there is nothing worth storing: only our own keys count as empty, too."""
-    return not data or data.keys() <= {PERMANENT, RENEWED_AT}
+    return not data or data.keys() <= {PERMANENT}
 
 
 def is_permanent(data: dict[Any, Any]) -> bool:
@@ -371,7 +415,7 @@ def merge(base: bytes, mine: dict[Any, Any], theirs: bytes) -> dict[Any, Any]:
 
     Values are compared encoded: ``1`` is not ``True``, and NaN is NaN.
     """
-    before, here = _encoded(decode(base)), _encoded(mine)
+    before, here = _encoded(decode(base)) if base else {}, _encoded(mine)
     merged = decode(theirs)
     for key in {**before, **here}:
         if before.get(key) == here.get(key):

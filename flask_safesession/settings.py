@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
+from .identity import UserKey
 from .keys import MEMORY_URL, PREFIX, READONLY, UNAVAILABLE, Keys
 from .limits import read_cap, read_policy
 from .stores.base import Rules
@@ -38,7 +39,7 @@ class Settings:
 
     :param store: a URL, a store, or a client: as given.
     :param rules: the limits and caps that the store enforces.
-    :param user_keys: session keys that may hold the user, in order of preference.
+    :param user_key: where a session's user stands.
     :param max_size: bytes of one session's data.
     :param check_interval: milliseconds between purge runs; ``None``: no job.
     :param purge_batch: sessions that one purge step removes at most.
@@ -55,7 +56,7 @@ class Settings:
     store: Any = field(repr=False)  # its URL may hold a password
     rules: Rules
     tier_key: str
-    user_keys: tuple[str, ...]
+    user_key: UserKey
     max_size: int
     check_interval: int | None
     purge_batch: int
@@ -87,7 +88,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
         "store": store,
         "max_size": keys.number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024),
         "tier_key": keys.text("TIER_KEY"),
-        "user_keys": keys.names("USER_KEY", "give the session key that holds the user, or several"),
+        "user_key": _user_key(keys),
         "check_interval": _duration_or_none(keys, "CHECK_INTERVAL"),
         "purge_batch": _batch(keys),
         "scheduler": keys.scheduler("SCHEDULER"),
@@ -103,6 +104,14 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     if keys.problems or policy is None:
         raise ConfigError(keys.problems)
     return Settings(rules=Rules(policy, cap), **given)
+
+
+def _user_key(keys: Keys) -> UserKey:
+    given = keys.get("USER_KEY")
+    if callable(given) and not isinstance(given, type):
+        return UserKey(find=given)
+    fix = "give the session key that holds the user, several, or a function of the session"
+    return UserKey(keys.names("USER_KEY", fix))
 
 
 def _duration_or_none(keys: Keys, name: str) -> int | None:

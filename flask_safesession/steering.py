@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -97,8 +96,6 @@ class Steering:
     def __init__(self, app: Any, store: Store, own: Own) -> None:
         self.settings: Settings = own.settings
         self.tuned: Tuned | None = None
-        #: By how many milliseconds the store's clock is ahead of this process's monotonic one.
-        self.ahead: float | None = None
         self._app = weakref.ref(app)
         self._store = store
         self._own = own
@@ -112,9 +109,7 @@ class Steering:
         """
         if isinstance(self._store, Steerable):
             with self._lock:
-                found = self._store.tuning()
-                self.ahead = found.now - time.monotonic() * 1000
-                self._adopt(found)
+                self._adopt(self._store.tuning())
 
     def tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .client import Client
-from .codec import CLIENT, client_in, plain
+from . import note as notes
 from .events import SessionEnded, emit
 from .expiry import ANONYMOUS_TIER
+from .identity import FRESH, Identity, named_user
+from .note import Note
 from .record import Record
-from .saving import Identity
-from .session import FRESH, SessionInfo, as_datetime
+from .session import SessionInfo, Stored, as_datetime
 from .settings import Settings
 from .stores.base import REVOKED, Gone, Listed, Live, Owning, Store
-from .tokens import NO_USER, is_handle, new_stamp, user_tag
-
-_CLIENT_PARTS = 4
+from .tokens import NO_USER, is_handle, new_stamp
 
 
 class Page(NamedTuple):
@@ -26,38 +24,33 @@ class Page(NamedTuple):
     next: str | None
 
 
-def clients_in(value: object) -> tuple[Client | None, Client | None]:
-    """From where a session was begun and used last, as its data says."""
-    if isinstance(value, (list, tuple)) and len(value) == _CLIENT_PARTS:
-        first, browser, last, its = (str(part) for part in value)
-        return Client(first, browser), Client(last, its)
-    return None, None
-
-
-def info_of(
-    key: str, record: Record, who: Identity, data: Mapping[Any, Any], now: int
-) -> SessionInfo:
+def info_of(stored: Stored, who: Identity, data: Mapping[Any, Any], now: int) -> SessionInfo:
     """What is known of the session of this request."""
+    record = stored.record
     signed_in = who.user is not None and record.user != NO_USER and data.get(FRESH) is not False
-    return _described(key, record, who.user, who.tier, data.get(CLIENT))._replace(
+    return _described(stored.key, record, stored.note, who.user, who.tier)._replace(
         authenticated_at=as_datetime(record.created) if signed_in else None,
         now=as_datetime(now),
         current=True,
     )
 
 
-def _described(key: str, record: Record, user: Any, tier: str, client: object) -> SessionInfo:
+def _described(key: str, record: Record, note: Note, user: Any, tier: str) -> SessionInfo:
     created, active = as_datetime(record.created), as_datetime(record.last_active)
     known = SessionInfo(user, tier, key, False, created, active, as_datetime(record.deadline))
-    first, last = clients_in(client)
+    first, last = note.clients
     return known._replace(client=first, last_client=last)
 
 
 def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
     policy, record = settings.rules.policy, one.record
-    is_stranger = record.user == NO_USER and ANONYMOUS_TIER in policy.tiers
-    tier = ANONYMOUS_TIER if is_stranger else policy.name_of(record.tier)
-    return _described(one.key, record, user, tier, client_in(record.payload))
+    is_anonymous = record.user == NO_USER and ANONYMOUS_TIER in policy.tiers
+    tier = ANONYMOUS_TIER if is_anonymous else policy.name_of(record.tier)
+    try:
+        note = notes.loads(record.note)
+    except ValueError:  # a list also shows what cannot be read, so that it can be ended
+        note = Note()
+    return _described(one.key, record, note, user, tier)
 
 
 def owning(store: Store) -> Owning:
@@ -77,7 +70,7 @@ def sessions_of(
     store: Store, settings: Settings, user: Any, current: str | None
 ) -> list[SessionInfo]:
     """The live sessions of *user*, newest first; one script call, whatever the store holds."""
-    listed = owning(store).sessions_of(user_tag(plain(user)))
+    listed = owning(store).sessions_of(named_user(user))
     found = (_listed(one, settings, user) for one in listed)
     return [info._replace(current=info.handle == current) for info in found]
 
@@ -130,11 +123,11 @@ def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
 def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | None) -> int:
     """End all sessions of *user* in one step, but for *keep*; how many there were.
 
-    :raises ValueError: *keep* is no handle.
+    :raises ValueError: *keep* is not a handle, or *user* is nobody.
     """
     if keep is not None and not is_handle(keep):
         raise ValueError(f"keep is {keep!r}, which is no handle: nothing was ended")
-    tag = user_tag(plain(user))
+    tag = named_user(user)
     ended = owning(store).end_user(tag, new_stamp(), REVOKED, keep or "")
     _announce(app, settings, ended)
     return len(ended)

@@ -433,7 +433,7 @@ def test_of_several_cookies_the_good_one_counts(app: Flask, client: FlaskClient)
     ):
         assert bare.get("/read", headers={"Cookie": header}).json == {"cart": ["pear"]}
     flood = "; ".join(["session=x"] * 50 + [f"session={good}"])
-    assert bare.get("/read", headers={"Cookie": flood}).json == {}
+    assert bare.get("/read", headers={"Cookie": flood}).json == {"cart": ["pear"]}
 
 
 # -- what cannot be stored ----------------------------------------------------------------------

@@ -174,7 +174,7 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "a word": lambda: "admin",
     "non-ASCII": lambda: "\xe9\xfc" * 20,
     "broken UTF-8": lambda: "\xff\xfe.\xff",
-    "over-long": lambda: "A" * 100_000,
+    "over-long": lambda: "A" * 60_000,
     "an ID unsigned": lambda: new_id().reveal(),
     "an ID with an empty signature": lambda: new_id().reveal() + ".",
     "signed by another key": lambda: _signed(new_id().reveal(), "the attacker's key, long enough"),
@@ -313,6 +313,44 @@ def test_a_heap_of_cookies_costs_a_bounded_number_of_store_calls(memory_site: Si
     heap = [_signed(new_id().reveal()) for _ in range(200)]
     assert memory_site.visit(read, *heap).value == {}
     assert len(memory_site.store.calls) <= 4
+
+
+# Forged cookies as a neighbouring host can set them, each with a path of its own.
+_TOSSED: dict[str, Callable[[int], str]] = {
+    "one value": lambda _: "junk",
+    "many values": str,
+    "quoted": lambda n: f'"{n}"',
+    "quoted semicolons": lambda n: f'"; session={n}; "',
+    "well-formed": lambda n: f"{'A' * 44}.{n:043}",
+    "signed by another key": lambda n: _signed("A" * 44, f"another key {n % 50}"),
+    "empty": lambda _: "",
+}
+
+
+@pytest.mark.parametrize("kind", _TOSSED)
+def test_any_number_of_forged_cookies_does_not_hide_the_real_one(
+    memory_site: Site, kind: str
+) -> None:
+    mine = memory_site.visit(login("me")).cookie
+    forged = [_TOSSED[kind](n) for n in range(550)]
+    for cookies in ([*forged, mine], [mine, *forged], [*forged, f'"{mine}"']):
+        assert memory_site.visit(read, *cookies).value == {"user_id": "me"}
+
+
+def test_of_a_cookie_header_64_kib_are_looked_at(memory_site: Site) -> None:
+    mine = f"session={memory_site.visit(login('me')).cookie}"
+    for length, value in ((64 * 1024, {"user_id": "me"}), (64 * 1024 + 1, {})):
+        header = f"other={'x' * (length - len(mine) - 8)}; {mine}"
+        assert len(header) == length
+        assert memory_site.visit(read, header=header).value == value
+
+
+def test_one_id_in_many_cookies_counts_once(memory_site: Site) -> None:
+    mine, ended = (memory_site.visit(login(user)).cookie for user in ("me", "me"))
+    memory_site.visit(logout, ended)
+    memory_site.store.take()
+    assert memory_site.visit(read, *[ended, f'"{ended}"'] * 9, mine).value == {"user_id": "me"}
+    assert memory_site.store.take() == ["load", "load"]
 
 
 # -- key rotation (Flask's CVE-2025-47278) --------------------------------------------------------

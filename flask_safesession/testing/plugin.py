@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from flask import Flask, Request
 from flask.testing import FlaskClient
 
+from .. import transport
 from ..events import Event, SessionEnded, emit
 from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
 from ..interface import SafeSessionInterface
@@ -249,7 +250,8 @@ class AppKit:
         return session
 
     def _load(self, interface: SafeSessionInterface, request: Request, session: Session) -> Loaded:
-        for verified in interface._verified(self.app, request):
+        name = interface.get_cookie_name(self.app)
+        for verified in transport.verified(self.app, request, name):
             found = interface._look_up(verified, session, slide=False)
             if found.stored is not None:
                 return found

@@ -1,0 +1,110 @@
+"""The cookie of a session, and the headers of a response that go with it.
+
+Nothing here asks the store or knows what a session holds.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface
+from werkzeug.sansio.http import parse_cookie
+
+from .saving import Saved
+from .session import Session, is_permanent
+from .tokens import Verified, sign, unsign
+
+# Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
+_LONGEST_HEADER = 64 * 1024
+# IDs of one request that are worth a store call. A browser sends one, two after a change of path or
+# domain. Forged ones do not count: else a neighbouring host could hide the real one behind them.
+_MOST_IDS = 4
+# A dot and the signature. Anything shorter is forged, and not worth hashing.
+_SHORTEST_VALUE = 44
+
+
+def verified(app: Flask, request: Request, name: str) -> list[Verified]:
+    """Returns the first distinct IDs, in the header's order, in cookies of that *name* that verify.
+
+    Forged cookies count for nothing, however many there are.
+    """
+    if not (found := values(request, name)):
+        return []
+    key = app.secret_key or ""
+    fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
+    distinct: dict[str, Verified] = {}
+    for value in dict.fromkeys(found):
+        good = unsign(value, key, fallbacks) if len(value) > _SHORTEST_VALUE else None
+        if good is not None:
+            distinct.setdefault(good.sid.reveal(), good)
+            if len(distinct) == _MOST_IDS:
+                break
+    return list(distinct.values())
+
+
+def values(request: Request, name: str) -> list[str]:
+    """Returns what cookies of that *name* hold, by Werkzeug's rules, in the header's order."""
+    header: str = request.environ.get("HTTP_COOKIE", "")
+    if name not in header:
+        return []
+    if len(header) > _LONGEST_HEADER:
+        header = header[:_LONGEST_HEADER].rpartition(";")[0]
+    if '"' in header:
+        return parse_cookie(header).getlist(name)
+    # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
+    pairs = (cookie.partition("=") for cookie in header.split(";"))
+    return [value.strip(" \t") for key, _, value in pairs if key.strip(" \t") == name]
+
+
+def answer_cookie(
+    interface: SessionInterface, app: Flask, session: Session, response: Response, saved: Saved
+) -> None:
+    """Set or delete the browser's cookie, in place of one that an earlier save has set."""
+    name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
+    if session._cookie_line in lines:
+        response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
+    attributes = _attributes(app, interface)
+    if saved.sid is None:
+        response.delete_cookie(name, **attributes)
+    else:
+        value, age = sign(saved.sid, app.secret_key or ""), max_age(app, session)
+        response.set_cookie(name, value, max_age=age, **attributes)
+    session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
+    if saved.fresh:
+        keep_out_of_caches(response)
+
+
+def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
+    return {
+        "domain": interface.get_cookie_domain(app),
+        "path": interface.get_cookie_path(app),
+        "secure": interface.get_cookie_secure(app),
+        "httponly": interface.get_cookie_httponly(app),
+        "samesite": interface.get_cookie_samesite(app),
+        "partitioned": interface.get_cookie_partitioned(app),
+    }
+
+
+def max_age(app: Flask, session: Session) -> int | None:
+    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
+    loaded = session._loaded
+    if loaded.stored is None or not is_permanent(loaded.data):
+        return None
+    left = (loaded.stored.record.absolute - loaded.now) / 1000
+    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
+
+
+def vary_by_cookie(response: Response) -> None:
+    """Say that the response depends on the cookie."""
+    if "Vary" in response.headers:
+        response.vary.add("Cookie")
+    else:  # the usual case, without building a set for it
+        response.headers.add("Vary", "Cookie")
+
+
+def keep_out_of_caches(response: Response) -> None:
+    """Let no cache keep the response, unless the app has decided."""
+    if "Cache-Control" not in response.headers:
+        response.cache_control.no_store = True
