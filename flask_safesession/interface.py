@@ -140,7 +140,8 @@ class SafeSessionInterface(SessionInterface):
             return Loaded(Scratch())
         self._warn_of_processes(request)
         try:
-            return self._find(app, request, session)
+            slide = not _is_marked(app, request, PASSIVE)
+            return self.find(app, request, session, slide=slide)
         except StoreUnavailable as error:
             session._note(StoreFailed("load", str(error)))
             if not self._may_be_a_stranger(request, session):
@@ -160,8 +161,11 @@ class SafeSessionInterface(SessionInterface):
         lenient = self._settings.on_outage == READONLY and request.method in _SAFE_METHODS
         return lenient and _is_of_this_request(session)
 
-    def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
-        slide = not _is_marked(app, request, PASSIVE)
+    def find(self, app: Flask, request: Request, session: Session, *, slide: bool) -> Loaded:
+        """The session behind the cookies of *request*.
+
+        :raises StoreUnavailable: the store did not answer.
+        """
         over: Loaded | None = None
         for verified in transport.verified(app, request, self.get_cookie_name(app)):
             found = self._look_up(request, verified, session, slide=slide)
