@@ -59,7 +59,7 @@ Cookie = Literal["keep", "set", "delete"]
 
 # Parts of a store that a stranger may be refused in.
 _PARTS_TRIED = 3
-# IDs drawn for that at most: the number of parts may change meanwhile.
+# IDs drawn for that at most: chance may choose the same parts again and again.
 _DRAWN = 30
 
 
