@@ -2,15 +2,13 @@
 
 ``python -m benchmarks.capacity`` fills a server of its own and plays 50 workers that call it in
 turns. The time is what the server's main thread has used, system calls included, so that neither
-the workers' pace nor other work on the machine is in it. ``--shards 8`` then moves the sessions to
-so many shards, and prints what that costs.
+the workers' pace nor other work on the machine is in it.
 """
 
 from __future__ import annotations
 
 import socket
 import statistics
-import string
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,20 +20,16 @@ import redis
 
 from flask_safesession.settings import read_settings
 from flask_safesession.stores.base import Rules, Terms
-from flask_safesession.stores.connections import Command, Connections, deadline
+from flask_safesession.stores.connections import Command, Connections
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.resharding import reshard
 from flask_safesession.tokens import new_stamp
 
-from . import population
 from .machine import describe
 from .population import IDLE, draft, fill, key, mean_payload, settings
 from .server import Server, running
 
 WORKERS = 50
 ROUNDS = 5
-_any_key = key
-_LETTERS = string.ascii_letters + string.digits + "-_"
 _LOGIN = Terms(None, True, "login")
 _CUT = 65536
 """More than any answer has."""
@@ -55,19 +49,6 @@ class Cost(NamedTuple):
     received: float
     sent: float
     logged: float
-
-
-class Move(NamedTuple):
-    """What a change of the number of shards costs.
-
-    ``a_second``: sessions moved, by the clock on the wall. ``microseconds`` of the server's main
-    thread and ``extra_bytes`` of its memory, at the most, are those of one session that is moved.
-    """
-
-    moved: int
-    a_second: float
-    microseconds: float
-    extra_bytes: float
 
 
 class _Used(NamedTuple):
@@ -101,32 +82,6 @@ def measure(server: Server, sessions: int, calls: int) -> Iterator[Cost]:
             _, received, sent, logged = persistent
             yield Cost(name, plain[0], persistent[0], received, sent, logged)
     store.close()
-
-
-def move(server: Server, sessions: int, shards: int) -> Move:
-    """Fill an empty *server*, in one shard; then move what belongs in others of so many."""
-    store = RedisStore(server.url, timeout=60)
-    with mock.patch.object(population, "key", _spread), deadline(600):
-        fill(store, range(sessions), settings(2 * sessions).rules, users=True)
-    moved, most = 0, 0
-    with server.client() as client:
-        before, held, began = _Used.until_now(client), _memory(client), time.monotonic()
-        for number, step in enumerate(reshard(store._shards, shards, batch=200, settle=0)):
-            moved += step.sessions
-            if number % 20 == 0 or not step.sessions:
-                most = max(most, _memory(client))
-        took, used = time.monotonic() - began, _Used.until_now(client).seconds - before.seconds
-    store.close()
-    return Move(moved, moved / took, 1e6 * used / moved, (most - held) / moved)
-
-
-def _spread(number: int) -> str:
-    """The key of a session whose bucket is as good as random."""
-    return f"{_LETTERS[number % len(_LETTERS)]}{_any_key(number)[1:]}"
-
-
-def _memory(client: redis.Redis) -> int:
-    return int(cast("dict[str, int]", client.info("memory"))["used_memory"])
 
 
 def _kinds(store: RedisStore, rules: Rules, held: int) -> dict[str, Callable[[int], object]]:
@@ -230,8 +185,7 @@ def _append_only_file(client: redis.Redis) -> Iterator[None]:
 @click.option("--server", type=click.Choice(["auto", "redis", "valkey"]), default="auto")
 @click.option("--sessions", default=100_000)
 @click.option("--calls", default=20_000)
-@click.option("--shards", type=int, help="Move the sessions to so many.")
-def main(server: str, sessions: int, calls: int, shards: int | None) -> None:
+def main(server: str, sessions: int, calls: int) -> None:
     """Print what each kind of call costs."""
     with running(server) as started:
         about = ", ".join(describe(started.name).values())
@@ -241,11 +195,6 @@ def main(server: str, sessions: int, calls: int, shards: int | None) -> None:
             row = f"{cost.call:<20} {cost.microseconds:6.1f} {cost.persistent:9.1f}"
             row += f" {1e6 / cost.persistent:10,.0f}"
             click.echo(f"{row} {cost.received:5.0f} {cost.sent:5.0f} {cost.logged:4.0f}")
-    if shards is not None:
-        with running(server) as started:
-            found = move(started, sessions, shards)
-            click.echo(f"moved {found.moved}: {found.a_second:.0f} a second,", nl=False)
-            click.echo(f" {found.microseconds:.0f} µs and {found.extra_bytes:.0f} bytes each")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from .soaking.faults import Faults, notice_stalls
 from .soaking.fleet import FLEETS, Fleet
 from .soaking.history import STRANGER, History, Limits
 from .soaking.load import BRIEF, MEMBER, devices
-from .soaking.mover import reshard
 from .soaking.report import report
 from .soaking.sabotage import SABOTAGES
 from .soaking.settings import write
@@ -48,7 +47,6 @@ class Plan:
 
     :param workers: in all; half of them are forked, the others have threads.
     :param rate: deeds of all clients together a second; a deed is some two requests.
-    :param reshard: change to so many shards meanwhile.
     :param wait: ``SAFESESSION_WAIT_REPLICAS``.
     :param only: only these faults; none are all.
     :param sabotage: what is to be broken in the library, see ``sabotage.py``.
@@ -62,14 +60,9 @@ class Plan:
     server: str = SERVERS[0]
     seed: int = 0
     shards: int = 1
-    reshard: int | None = None
     wait: int = 0
     only: tuple[str, ...] = ()
     sabotage: str | None = None
-
-    @property
-    def most_shards(self) -> int:
-        return max(self.shards, self.reshard or 1)
 
     @property
     def cap(self) -> int:
@@ -77,7 +70,7 @@ class Plan:
 
         Users are not dealt out evenly to shards, and each shard has a cap of its own.
         """
-        return self.clients * 2 * max(1, self.most_shards // 2)
+        return self.clients * 2 * max(1, self.shards // 2)
 
     @property
     def limits(self) -> Limits:
@@ -100,9 +93,7 @@ class Plan:
         }
 
 
-async def _run(
-    plan: Plan, fleet: Fleet, started: list[Site], settings: Path, history: History
-) -> None:
+async def _run(plan: Plan, fleet: Fleet, started: list[Site], history: History) -> None:
     until = monotonic() + plan.seconds
     dice = random.Random(plan.seed)
     ports = [site.port for site in started]
@@ -112,8 +103,6 @@ async def _run(
     pause = plan.clients / plan.rate
     work = [one.live(until, pause) for one in devices(plan.clients, browsers, dice)]
     work += [faults.go_on(until), notice_stalls(until, history.faults)]
-    if plan.reshard:
-        work.append(reshard(settings, plan.reshard, until, history.faults))
     await asyncio.gather(*work)
 
 
@@ -125,13 +114,10 @@ def soak(plan: Plan) -> History:
         fleet = stack.enter_context(FLEETS[plan.store](plan.server, folder, f"{{{PREFIX}:0}}"))
         settings = folder / "settings.json"
         write(settings, plan.settings(fleet))
-        preload = plan.reshard is None  # else new workers need new settings
-        started = stack.enter_context(
-            sites(plan.workers, settings, preload=preload, sabotage=plan.sabotage)
-        )
-        watch = Watch(fleet, started, PREFIX, plan.most_shards, history.samples)
+        started = stack.enter_context(sites(plan.workers, settings, sabotage=plan.sabotage))
+        watch = Watch(fleet, started, PREFIX, plan.shards, history.samples)
         stack.enter_context(watch.running())
-        asyncio.run(_run(plan, fleet, started, settings, history))
+        asyncio.run(_run(plan, fleet, started, history))
         history.tracebacks += [text for site in started for text in site.tracebacks()]
     return history
 
@@ -145,7 +131,6 @@ def soak(plan: Plan) -> History:
 @click.option("--server", type=click.Choice(SERVERS), default=Plan.server)
 @click.option("--seed", type=int, help="The same deeds and faults again, but for their timing.")
 @click.option("--shards", type=click.IntRange(1, 64), default=Plan.shards)
-@click.option("--reshard", type=click.IntRange(1, 64), help="Change to so many meanwhile.")
 @click.option("--wait", type=click.IntRange(min=0), default=0, help="SAFESESSION_WAIT_REPLICAS.")
 @click.option("--only", multiple=True, metavar="FAULT", help="Only this one; can be repeated.")
 @click.option("--sabotage", type=click.Choice(list(SABOTAGES)), hidden=True)

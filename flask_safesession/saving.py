@@ -88,7 +88,7 @@ MAX_STAND_INS = 5
 _MINUTE = 60_000
 # Parts of a store that an anonymous visitor may be refused in.
 _PARTS_TRIED = 3
-# IDs drawn for that at most.
+# IDs drawn for that at most: chance may choose the same parts again and again.
 _DRAWN = 30
 
 

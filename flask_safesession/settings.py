@@ -80,7 +80,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     keys.problems[:0] = cookie_problems(config)
     store, in_memory = _store(keys)
     policy = read_policy(keys)
-    foreign = hasattr(store, "census") and not hasattr(store, "reshard")
+    foreign = hasattr(store, "census") and not hasattr(store, "part_of")
     alone = "is in memory" if in_memory else "is your own" if foreign else ""
     shards = _shards(keys, alone)
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000, shards)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ import pytest
 from flask import Flask
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from flask_safesession import ConfigError, SafeSession
+from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
@@ -113,8 +112,7 @@ def make_store(any_server: servers.Server, prefix: str) -> Iterator[Callable[...
     def make(shards: int, *, started: bool = True, timeout: float = 5) -> RedisStore:
         made.append(RedisStore(client, prefix=prefix, timeout=timeout, shards=shards))
         if started:
-            with suppress(ConfigError):  # it is the one that mends it
-                made[-1].prepare()
+            made[-1].prepare()
         return made[-1]
 
     yield make

@@ -8,7 +8,6 @@ from typing import Any
 from flask_safesession.record import Draft
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.resharding import Moved, reshard
 from flask_safesession.testing import make_draft, make_rules
 from flask_safesession.tokens import new_id, new_stamp, user_tag
 
@@ -21,10 +20,6 @@ def add(store: RedisStore, user: object = None, rules: Any = RULES) -> tuple[str
     key, draft = new_id(tag).key, make_draft(new_stamp().encode(), rules=rules, user=user)
     assert isinstance(store.create(key, draft, rules), Live)
     return key, draft
-
-
-def move(store: RedisStore, after: int, batch: int = 50) -> list[Moved]:
-    return list(reshard(store._shards, after, batch=batch, settle=0))
 
 
 def payload(store: RedisStore, key: str) -> bytes | None:

@@ -18,7 +18,6 @@ from flask.sessions import SecureCookieSessionInterface
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.events import session_ended
-from flask_safesession.stores import resharding
 from flask_safesession.stores.base import AuditStep, Census, PurgeStep
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
@@ -580,7 +579,7 @@ def test_a_wrong_configuration_is_told_without_a_traceback(tmp_path: Path) -> No
     assert "SAFESESSION_LIFETIME is 'soon'" in done.stderr
 
 
-# -- reshard -------------------------------------------------------------------------------------
+# -- shards --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -589,7 +588,6 @@ def shards(
 ) -> Iterator[Callable[[int], Deployment]]:
     """Makes deployments as a ``flask`` command has them, on one store, in so many shards."""
     monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
-    monkeypatch.setattr(resharding, "_SETTLE", 0.01)
     made = []
 
     def make(number: int) -> Deployment:
@@ -602,30 +600,19 @@ def shards(
         there.store.close()
 
 
-def test_reshard_moves_what_is_there_and_the_number_holds_from_then_on(
+def test_commands_with_another_number_of_shards_are_refused_and_check_finds_it(
     shards: Callable[[int], Deployment],
 ) -> None:
-    old = shards(1)
-    old.fill(20)
-    old.fill(10, user=1)
-    new = shards(4)
+    shards(1).fill(20)
+    other = shards(4)
     for command in ("stats", "purge"):
-        refused = run(new.app, command)
+        refused = run(other.app, command)
         assert refused.code == 1
-        assert "run `flask safesession reshard`" in refused.err
-    assert "run `flask safesession reshard`" in run(new.app, "check").out
-    said = run(new.app, "reshard", "--batch", "7")
-    assert said.code == 0
-    assert "The sessions are in 4 shards" in said.out
-    assert run(shards(4).app, "stats", "--json").json["sessions"] == 30
-    assert run(shards(1).app, "stats").code == 1
-    assert run(shards(4).app, "reshard", "--json").json == {"shards": 4, "moved": 0}
-
-
-def test_reshard_of_a_store_without_shards_says_so(make_app: MakeApp) -> None:
-    said = run(make_app(), "reshard")
-    assert said.code == 1
-    assert "no shards" in said.err
+        assert "SAFESESSION_SHARDS is 4, but the sessions are in 1: set it back" in refused.err
+    found = run(other.app, "check", "--json").json["findings"]
+    assert sum("SAFESESSION_SHARDS is 4" in finding for finding in found) == 1
+    assert any("maxmemory" in finding for finding in found), "the rest is looked at all the same"
+    assert run(shards(1).app, "stats", "--json").json["sessions"] == 20
 
 
 def test_stats_say_how_the_servers_are(deploy: Callable[..., Deployment]) -> None:

@@ -33,7 +33,7 @@ from flask_safesession.testing import (
 
 # What asks nobody, and what an operator runs by hand and watches.
 NOT_OBSERVED = {"close", "inspect", "part_count", "part_of", "parts", "prepare"}
-NOT_OBSERVED |= {"report_to", "reshard", "states"}
+NOT_OBSERVED |= {"report_to", "states"}
 RULES = make_rules()
 
 

@@ -78,7 +78,7 @@ def test_every_key_is_in_one_slot_under_the_prefix(
     add(store, user=1)
     names = {key.decode() for key in client.scan_iter(f"{{{prefix}:0}}:*")}
     kinds = sorted(key.removeprefix(f"{{{prefix}:0}}:")[:2] for key in names)
-    assert kinds == ["s:", "s:", "t:", "t:", "ti", "u:"]
+    assert kinds == ["s:", "s:", "sh", "t:", "t:", "ti", "u:"]
 
 
 def test_redis_own_expiry_is_a_net_after_the_deadline(
@@ -97,7 +97,7 @@ def test_nothing_is_left_when_all_has_ended(
         store.end(key, new_stamp(), "logout", None)
         client.delete(name(prefix, key))  # the tombstone, whose minute is over
     left = {key.decode().rpartition(":")[2] for key in client.scan_iter(f"{{{prefix}:0}}:*")}
-    assert left <= {"tiers"}
+    assert left <= {"shards", "tiers"}
 
 
 def test_the_names_of_tiers_that_are_gone_are_forgotten(
@@ -520,7 +520,7 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
         with redis.Redis(port=server.port, username="shop", password="pw", db=3) as client:
             store = RedisStore(client, timeout=5)
             add(store)
-            assert client.dbsize() == 2  # a record, its index, nothing in another database
+            assert client.dbsize() == 3  # a record, its index, the shards; nothing in another
             store.close()
         wrong = RedisStore.from_url(f"redis://shop:no@127.0.0.1:{server.port}/3", timeout=5)
         with pytest.raises(StoreUnavailable) as caught:

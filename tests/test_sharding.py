@@ -1,8 +1,8 @@
-"""Sessions in several shards, and on their way to another number of them while they are in use."""
+"""Sessions in several shards, whose number is fixed."""
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,31 +10,25 @@ import pytest
 from flask import Flask
 
 from flask_safesession import ConfigError, StoreFull, StoreUnavailable, session
-from flask_safesession.record import Draft
-from flask_safesession.stores import resharding
+from flask_safesession.stores import connections
 from flask_safesession.stores.base import Conflict, Gone, Live, Taken, Terms
-from flask_safesession.stores.layout import MAX_SHARDS, Layout, bucket_of
-from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.resharding import reshard
+from flask_safesession.stores.layout import MAX_SHARDS, shard_of
 from flask_safesession.stores.shard import Shard
 from flask_safesession.testing import make_draft, make_rules
 from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from . import servers
-from .sharding_kit import RULES, Make, add, move, payload
+from .sharding_kit import RULES, Make, add, payload
 
 # -- where sessions are ---------------------------------------------------------------------------
 
 
-def test_a_layout_deals_every_bucket_to_a_shard() -> None:
+def test_every_bucket_is_dealt_to_a_shard() -> None:
     letters = {new_id().key[0] for _ in range(3000)}
     assert len(letters) == MAX_SHARDS
-    assert sorted(map(bucket_of, letters)) == list(range(MAX_SHARDS))
     for count in (1, 4, 64):
-        layout = Layout.of(count)
-        assert {layout.home(letter) for letter in letters} == set(range(count))
-        assert Layout.loads(layout.dumps().encode()) == layout
-        assert all(layout.places(letter) == (layout.home(letter),) for letter in letters)
+        dealt = Counter(shard_of(letter, count) for letter in letters)
+        assert dealt == dict.fromkeys(range(count), MAX_SHARDS // count)
 
 
 def test_strangers_are_spread_and_a_users_sessions_are_together(
@@ -95,13 +89,19 @@ def test_an_audit_goes_round_all_shards(make_store: Make) -> None:
     assert rounds >= 8  # the index of strangers, and all keys, of each of four
 
 
+def test_taken_keys_are_noticed_in_every_shard(make_store: Make) -> None:
+    store = make_store(4)
+    key, draft = add(store)
+    assert store.create(key, make_draft(), RULES) == Taken()
+    assert payload(store, key) == draft.payload
+
+
 # -- rotation across shards ------------------------------------------------------------------------
 
 
 def elsewhere(key: str, shards: int) -> str:
     """A new key in another shard."""
-    layout = Layout.of(shards)
-    while layout.home(found := new_id().key) == layout.home(key):
+    while shard_of(found := new_id().key, shards) == shard_of(key, shards):
         pass
     return found
 
@@ -224,22 +224,86 @@ def test_a_stranger_who_is_refused_in_one_shard_tries_two_more(
 
 
 @pytest.mark.parametrize(("stored", "asked"), [(4, 2), (4, 1), (1, 4)])
-def test_a_process_with_another_number_refuses_and_names_the_mend(
+def test_a_process_with_another_number_refuses_to_start_and_names_both_and_the_fix(
     make_store: Make, stored: int, asked: int
 ) -> None:
-    add(make_store(stored))
-    with pytest.raises(ConfigError, match=rf"is {asked}, but .* in {stored}: run `flask safe"):
-        make_store(asked).prepare()
+    make_store(stored)
+    with pytest.raises(ConfigError) as refused:
+        make_store(asked)
+    assert f"SAFESESSION_SHARDS is {asked}, but the sessions are in {stored}" in str(refused.value)
+    assert f"set it back to {stored}, or start anew under another" in str(refused.value)
 
 
-def test_a_process_that_could_not_ask_at_its_start_is_refused_at_its_first_call(
+def test_a_store_whose_processes_agree_takes_any_number_of_them(make_store: Make) -> None:
+    key, draft = add(make_store(4))
+    assert payload(make_store(4), key) == draft.payload
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(4, 2), (4, 1), (1, 4)])
+def test_a_process_that_could_not_look_at_its_start_is_refused_at_each_use(
+    make_store: Make, stored: int, asked: int
+) -> None:
+    key, _ = add(make_store(stored))
+    late = make_store(asked, started=False)
+    uses: list[Callable[[], object]] = [
+        lambda: late.load(key, RULES, slide=False),
+        lambda: add(late),
+        lambda: late.census(RULES),
+        lambda: late.parts()[0].lease("purge", 1000),
+    ]
+    for use in uses:
+        with pytest.raises(ConfigError, match="SAFESESSION_SHARDS"):
+            use()
+    assert make_store(stored).census(RULES).total == 1
+
+
+def test_a_process_that_could_not_look_at_its_start_says_how_many_at_its_first_use(
     make_store: Make,
 ) -> None:
-    keys = [add(make_store(4))[0] for _ in range(10)]
-    for asked in (1, 2):
-        store = make_store(asked, started=False)
-        with pytest.raises(ConfigError, match="SAFESESSION_SHARDS"):
-            [store.load(key, RULES, slide=False) for key in keys]
+    add(make_store(1, started=False))
+    with pytest.raises(ConfigError, match="are in 1"):
+        make_store(4)
+
+
+def test_the_number_is_looked_at_once(
+    make_store: Make, any_server: servers.Server, prefix: str
+) -> None:
+    store = make_store(4)
+    key, draft = add(store)
+    with any_server.client() as client:
+        client.set(f"{{{prefix}:0}}:shards", 8)
+    assert payload(store, key) == draft.payload
+
+
+def test_of_processes_that_start_at_once_the_first_says_how_many(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = connections.Connections.exchange
+
+    def overtaken(self: Any, *commands: Any, careful: bool = False) -> Any:
+        if commands[0][0] == "SET":
+            monkeypatch.setattr(connections.Connections, "exchange", exchange)
+            make_store(8)
+        return exchange(self, *commands, careful=careful)
+
+    monkeypatch.setattr(connections.Connections, "exchange", overtaken)
+    with pytest.raises(ConfigError, match="is 4, but the sessions are in 8"):
+        make_store(4)
+
+
+def test_a_server_that_takes_no_writes_is_read_and_gets_the_number_when_it_does(
+    make_store: Make, any_server: servers.Server, prefix: str
+) -> None:
+    store = make_store(4, started=False)
+    with any_server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            store.prepare()
+            assert store.load(new_id().key, RULES, slide=False) == Gone("unknown")
+        finally:
+            client.config_set("maxmemory", 0)
+        add(store)
+        assert client.get(f"{{{prefix}:0}}:shards") == b"4"
 
 
 def test_an_app_with_another_number_does_not_start(
@@ -249,243 +313,4 @@ def test_an_app_with_another_number_does_not_start(
     with pytest.raises(ConfigError, match="SAFESESSION_SHARDS is 2, but the sessions are in 4"):
         make_app(store=any_server.url, key_prefix=prefix, shards=2)
     make_app(store=any_server.url, key_prefix=prefix, shards=4)
-
-
-def test_the_first_process_of_a_new_store_says_how_many(make_store: Make) -> None:
-    make_store(4).prepare()
-    with pytest.raises(ConfigError):
-        make_store(8).prepare()
-    make_store(4).prepare()
-
-
-# -- a change of the number ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("numbers", [(1, 4, 2), (4, 1, 8), (2, 64, 2)])
-def test_nothing_is_lost_and_everything_is_where_it_belongs(
-    make_store: Make, any_server: servers.Server, prefix: str, numbers: tuple[int, ...]
-) -> None:
-    worker = make_store(numbers[0])
-    made = [add(worker, user) for user in (None, None, None, 1, 2) for _ in range(12)]
-    for after in numbers[1:]:
-        move(make_store(after), after)
-        assert [payload(worker, key) for key, _ in made] == [d.payload for _, d in made]
-        fresh = make_store(after)
-        fresh.prepare()
-        assert [payload(fresh, key) for key, _ in made] == [d.payload for _, d in made]
-        assert fresh.census(RULES).live == {"anonymous": 36, "default": 24}
-        for _ in range(2):
-            while not (step := fresh.audit(RULES, 1000)).done:
-                assert step.mended == 0
-        with any_server.client() as client:
-            names = [name.decode() for name in client.scan_iter(f"{{{prefix}:*}}:[su]:*")]
-        for name in names:
-            shard, _, rest = name.removeprefix(f"{{{prefix}:").partition("}")
-            assert bucket_of(rest[3:]) % after == int(shard)
-
-
-def test_a_change_that_is_done_does_nothing(make_store: Make) -> None:
-    store = make_store(2)
-    store.prepare()
-    assert move(store, 2) == []
-
-
-def test_another_change_under_way_is_refused_with_what_to_do(make_store: Make) -> None:
-    store = make_store(1)
-    for _ in range(20):
-        add(store)
-    next(reshard(store._shards, 4, batch=5, settle=0))
-    with pytest.raises(ConfigError, match="from 1 to 4 shards is under way: finish it first"):
-        move(make_store(2), 2)
-    move(make_store(4), 4)
-    move(make_store(2), 2)
-    assert store.census(RULES).total == 20
-
-
-def test_large_sessions_go_in_small_loads(
-    make_store: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resharding, "_LOAD", 3000)
-    store = make_store(1)
-    keys = [new_id().key for _ in range(12)]
-    for key in keys:
-        store.create(key, make_draft(key.encode() * 60), RULES)
-    steps = move(store, 8, batch=1000)
-    assert max(step.sessions for step in steps) <= 3
-    assert [payload(store, key) for key in keys] == [key.encode() * 60 for key in keys]
-
-
-@pytest.mark.parametrize("method", ["depart", "arrive", "forget"])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_mover_that_dies_leaves_nothing_behind(
-    make_store: Make, monkeypatch: pytest.MonkeyPatch, method: str, when: str
-) -> None:
-    """Visitors are served without waiting for it, and the next mover goes on."""
-    worker, newcomer = make_store(2), make_store(4)
-    made = [add(worker, user) for user in (None, 1) for _ in range(15)]
-    original = getattr(Shard, method)
-
-    def die(self: Shard, *args: Any) -> Any:
-        if when == "after":
-            original(self, *args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Shard, method, die)
-    with pytest.raises(KeyboardInterrupt):
-        move(make_store(4), 4)
-    monkeypatch.setattr(Shard, method, original)
-    ended = [key for key, _ in made[::3]]
-    for key in ended:
-        assert isinstance(worker.end(key, new_stamp(), "logout", None), Live)
-    kept = [(key, draft.payload) for key, draft in made if key not in ended]
-    assert [payload(newcomer, key) for key, _ in kept] == [data for _, data in kept]
-    move(make_store(4), 4)
-    assert [payload(worker, key) for key, _ in kept] == [data for _, data in kept]
-    assert [payload(newcomer, key) for key in ended] == [None] * len(ended)
-    assert newcomer.census(RULES).total == len(kept)
-
-
-class Fleet:
-    """A few processes that use sessions at random, and what they were told."""
-
-    def __init__(self, workers: list[RedisStore], seed: int) -> None:
-        self.workers = workers
-        self.random = random.Random(seed)
-        self.live: dict[str, Draft] = {}
-        self.ended: list[str] = []
-        self.users: dict[str, object] = {}
-        self.acting = False
-
-    def before(self, original: Any) -> Any:
-        """*original*, a step of the mover, after something else has happened."""
-
-        def call(shard: Shard, *args: Any) -> Any:
-            if not self.acting:  # else it is a worker that helps
-                self.acting = True
-                for _ in range(4):
-                    self.act()
-                self.acting = False
-            return original(shard, *args)
-
-        return call
-
-    def check(self, worker: RedisStore) -> None:
-        assert {key: payload(worker, key) for key in self.live} == {
-            key: draft.payload for key, draft in self.live.items()
-        }
-        assert not any(payload(worker, key) for key in self.ended)
-        assert worker.census(RULES).total == len(self.live)
-
-    def act(self) -> None:
-        worker = self.random.choice(self.workers)
-        actions = [self.create, self.read, self.read, self.write, self.write, self.end, self.rotate]
-        self.random.choice(actions)(worker)
-
-    def some(self) -> str | None:
-        return self.random.choice(sorted(self.live)) if self.live else None
-
-    def draft(self, user: object) -> Draft:
-        return make_draft(new_stamp().encode(), user=user)
-
-    def key_for(self, user: object) -> str:
-        return new_id(user_tag(user)[0] if user is not None else "").key
-
-    def create(self, worker: RedisStore) -> None:
-        user = self.random.choice([None, None, 1, 2])
-        key, draft = self.key_for(user), self.draft(user)
-        assert isinstance(worker.create(key, draft, RULES), Live)
-        self.live[key], self.users[key] = draft, user
-
-    def read(self, worker: RedisStore) -> None:
-        if key := self.some():
-            assert payload(worker, key) == self.live[key].payload
-        if self.ended:
-            assert payload(worker, self.random.choice(self.ended)) is None
-
-    def write(self, worker: RedisStore) -> None:
-        if key := self.some():
-            draft = self.draft(self.users[key])
-            answer = worker.commit(key, draft, self.live[key].stamp, slide=True)
-            assert isinstance(answer, Live), answer
-            self.live[key] = draft
-        if self.ended:
-            key = self.random.choice(self.ended)
-            assert isinstance(worker.commit(key, self.draft(None), "a stamp", slide=True), Gone)
-
-    def end(self, worker: RedisStore) -> None:
-        if key := self.some():
-            assert isinstance(worker.end(key, new_stamp(), "logout", None), Live)
-            del self.live[key]
-            self.ended.append(key)
-
-    def rotate(self, worker: RedisStore) -> None:
-        if key := self.some():
-            user = self.random.choice([self.users[key], 1, 2])
-            new, draft = self.key_for(user), self.draft(user)
-            terms = Terms(self.live[key].stamp, user != self.users[key], "rotated")
-            answer = worker.rotate(key, new, draft, RULES, terms)
-            if isinstance(answer, Taken):  # it was on its way: with another ID it goes
-                new = self.key_for(user)
-                answer = worker.rotate(key, new, draft, RULES, terms)
-            assert isinstance(answer, Live), answer
-            del self.live[key]
-            self.live[new], self.users[new] = draft, user
-            self.ended.append(key)
-
-
-@pytest.mark.parametrize("numbers", [(1, 4), (4, 1), (2, 8), (8, 2)])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_fleet_of_old_and_new_processes_goes_on_between_any_two_steps(
-    make_store: Make, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int], seed: int
-) -> None:
-    before, after = numbers
-    fleet = Fleet([make_store(before), make_store(before)], seed)
-    for _ in range(60):
-        fleet.create(fleet.workers[0])
-    newcomer = make_store(after)
-
-    for method in ("layout", "depart", "arrive", "forget"):
-        monkeypatch.setattr(Shard, method, fleet.before(getattr(Shard, method)))
-    for _ in reshard(newcomer._shards, after, batch=4, settle=0):
-        if len(fleet.workers) == 2:
-            fleet.workers.append(make_store(after))
-    monkeypatch.undo()
-    for worker in [*fleet.workers, make_store(after)]:
-        fleet.check(worker)
-
-
-def test_a_slow_mover_does_not_bring_back_what_has_ended(
-    make_store: Make, monkeypatch: pytest.MonkeyPatch, any_server: servers.Server, prefix: str
-) -> None:
-    """It read the session, a visitor sent it on, it ended there; then the mover comes with it."""
-    store, helper = make_store(1), make_store(1)
-    made = [add(store)[0] for _ in range(20)]
-    arrive = Shard.arrive
-
-    def late(self: Shard, *args: Any) -> Any:
-        monkeypatch.setattr(Shard, "arrive", arrive)
-        for key in made:
-            helper.end(key, new_stamp(), "logout", None)
-        with any_server.client() as client:
-            for name in client.scan_iter(f"{{{prefix}:*}}:s:*"):
-                client.delete(name)  # tombstones, whose minute is over
-        return arrive(self, *args)
-
-    monkeypatch.setattr(Shard, "arrive", late)
-    move(store, 4)
-    assert [payload(helper, key) for key in made] == [None] * 20
-    assert helper.census(RULES).total == 0
-
-
-def test_taken_keys_are_noticed_in_every_shard(make_store: Make) -> None:
-    store = make_store(4)
-    key, draft = add(store)
-    assert store.create(key, make_draft(), RULES) == Taken()
-    assert payload(store, key) == draft.payload
-
-
-def test_one_shard_that_has_sessions_can_be_made_one_shard(make_store: Make) -> None:
-    store = make_store(1)
-    key, _ = add(store)
-    assert move(store, 1) == []
-    assert payload(store, key) is not None
+    make_app(store=any_server.url, key_prefix=f"{prefix}b", shards=2)

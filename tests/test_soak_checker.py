@@ -27,7 +27,6 @@ from benchmarks.soaking.history import (
     Limits,
     Sample,
 )
-from benchmarks.soaking.state import TRIMMED
 
 LIMITS = Limits(
     idle={"anonymous": 10, "member": 10, "brief": 3},
@@ -461,14 +460,6 @@ def test_passed_caps_are_seen() -> None:
     assert kinds(samples=[Sample(1, 101, 1, 0, 0)]) == {"over the cap"}
     assert kinds(samples=[Sample(1, 100, 3, 0, 0)]) == {"over a user's cap"}
     assert kinds(x(COUNT, 1, count=101)) == {"over the cap"}
-
-
-def test_while_the_number_of_shards_is_changed_there_may_be_more() -> None:
-    for kind in ("reshard", "reshard, not finished"):
-        change = [Fault(kind, 4, 6)]
-        assert kinds(samples=[Sample(5, 101, 3, 0, 0)], faults=change) == set()
-        assert kinds(samples=[Sample(7 + TRIMMED, 101, 1, 0, 0)], faults=change) == {"over the cap"}
-        assert kinds(x(READ, 5, **REFUSED), faults=change) == {"503 without a fault"}
 
 
 @pytest.mark.parametrize("what", ["used", "resident"])

@@ -14,7 +14,6 @@ from .history import (
     PATIENCE,
     PEEK,
     READ,
-    RESHARD,
     Exchange,
     Fault,
     History,
@@ -25,7 +24,7 @@ RECOVERY = 2.0
 """Seconds after a fault in which it still counts as a reason."""
 MARGIN = 0.25
 """Seconds that a busy machine may add to what is measured."""
-HARMLESS = frozenset({"script flush", "reload", "worker kill", FLOOD, "latency", RESHARD})
+HARMLESS = frozenset({"script flush", "reload", "worker kill", FLOOD, "latency"})
 """Faults of which the store's users must notice nothing."""
 BREAKING = frozenset({"worker kill", "reload"})
 """Faults that break connections of browsers."""

@@ -18,7 +18,7 @@ LOGIN, LOGOUT, SWAP, REGENERATE = "login", "logout", "swap", "regenerate"
 READ, PEEK, WRITE, COUNT, HEALTH = "read", "peek", "write", "count", "health"
 PATIENCE = 30.0
 """Seconds until a client gives up: far beyond what any fault takes."""
-FLOOD, FAILOVER, OVERLOAD, RESHARD = "flood", "failover", "overload", "reshard"
+FLOOD, FAILOVER, OVERLOAD = "flood", "failover", "overload"
 """Kinds of faults that the checker knows; what begins with one is one."""
 ENDING = frozenset({LOGIN, LOGOUT, SWAP, REGENERATE})
 """Kinds that end the session of their cookie, or take it to another. ``SWAP`` logs out and keeps

@@ -1,4 +1,4 @@
-"""The application's settings: a file, since they may change while workers come and go."""
+"""The application's settings: a file, which every worker reads when it starts."""
 
 from __future__ import annotations
 

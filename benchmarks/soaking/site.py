@@ -21,7 +21,7 @@ PATIENCE = 20.0
 LINES = 9
 """Of a traceback."""
 ROOT = Path(__file__).parents[2]
-FORKED = ("--worker-class", "sync")
+FORKED = ("--worker-class", "sync", "--preload")
 THREADED = ("--worker-class", "gthread", "--threads", "8")
 
 
@@ -95,18 +95,14 @@ def _indented(text: str) -> list[str]:
 
 
 @contextmanager
-def sites(
-    workers: int, settings: Path, *, preload: bool, sabotage: str | None
-) -> Iterator[list[Site]]:
+def sites(workers: int, settings: Path, *, sabotage: str | None) -> Iterator[list[Site]]:
     """So many workers in all: half of them forked, half of them with threads.
 
-    :param settings: the file that a worker reads when it starts.
-    :param preload: or the master when it starts, for the forked ones.
+    :param settings: the file that a worker reads when it starts, of the forked ones the master.
     """
     threaded = workers // 2
-    forked = (*FORKED, "--preload") if preload else FORKED
     environment = [f"SOAK={settings}", f"SOAK_SABOTAGE={sabotage or ''}"]
-    kinds = [(workers - threaded, forked), (threaded, THREADED)]
+    kinds = [(workers - threaded, FORKED), (threaded, THREADED)]
     with ExitStack() as stack:
         started = [_start(n, kind, environment, settings.parent) for n, kind in kinds if n]
         for site in started:

@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
-from .history import RESHARD, History, Sample, Violation
+from .history import History, Sample, Violation
 
 GROWTH = 1.25
 """The last quarter may need this much more memory than the first"""
 ALLOWANCE = 8 * 2**20
 """and these bytes: caches fill, and a young worker has not done everything once."""
 
-TRIMMED = 15.0
-"""Seconds in which purge has brought the sessions under a lower cap."""
-
 
 def check_samples(history: History) -> Iterator[Violation]:
     """Caps that were passed, memory that grew."""
     limits = history.limits
-    moves = [fault for fault in history.faults if fault.kind.startswith(RESHARD)]
     for sample in history.samples:
-        # While sessions move, shards take in more, so that none has to go; a purge ends that.
-        if any(move.start < sample.at < move.end + TRIMMED for move in moves):
-            continue
         if sample.total > limits.cap:
             yield Violation("over the cap", f"{sample.total} of {limits.cap} at {sample.at:.3f}")
         if sample.fullest > limits.per_user:

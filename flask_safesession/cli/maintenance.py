@@ -1,4 +1,4 @@
-"""``purge``, ``stats``, ``check`` and ``reshard``."""
+"""``purge``, ``stats`` and ``check``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ..doctor import findings
 from ..figures import stats_of
 from ..reaper import announce, audit, purge_steps, relimit
 from ..settings import MAX_BATCH
-from ..stores.base import Sharded
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
 # A full round over the store; only a store of some hundred million sessions has more slices.
@@ -65,27 +64,6 @@ def stats(state: Any, as_json: bool) -> None:
         *(f"server {name}: circuit {circuit}" for name, circuit in found.servers.items()),
     ]
     say(as_json, found._asdict(), "\n".join(lines), note=note_of_memory(state))
-
-
-@commands.command()
-@click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions moved in one step.")
-@as_json_option
-@on_store
-def reshard(state: Any, batch: int | None, as_json: bool) -> None:
-    """Move the sessions to SAFESESSION_SHARDS shards, while everybody goes on using them.
-
-    Interrupted, it is started again; it goes on where it stood.
-    """
-    if not isinstance(state.store, Sharded):
-        raise click.ClickException("The store has no shards: nothing is to be moved.")
-    moved = 0
-    for step in state.store.reshard(batch or state.settings.purge_batch):
-        moved += step.sessions
-        if step.waiting and not as_json:
-            click.echo(f"Moved {moved} sessions; {step.waiting:.0f} s until it is safe to forget.")
-    shards = state.settings.shards
-    text = f"The sessions are in {shards} shards; {moved} were moved."
-    say(as_json, {"shards": shards, "moved": moved}, text)
 
 
 @commands.command()

@@ -9,8 +9,8 @@ A store that passes :class:`flask_safesession.testing.StoreContract` is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event
 from ..expiry import Policy
@@ -474,21 +474,14 @@ class Part(Protocol):
 
 @runtime_checkable
 class Sharded(Protocol):
-    """A store in several parts, each with its share of the cap."""
+    """A store in a fixed number of parts, each with its share of the cap."""
 
     def parts(self) -> Sequence[Part]:
-        """The parts as they are now; asks the store."""
+        """The parts, always the same."""
         ...
 
     def part_count(self) -> int:
-        """How many there are, as far as this process knows."""
-        ...
-
-    def reshard(self, batch: int) -> Iterator[Any]:
-        """Move sessions to the number of parts that is set, step by step.
-
-        Each step says how many ``sessions`` it moved, or for how many seconds it is ``waiting``.
-        """
+        """How many there are."""
         ...
 
     def part_of(self, key: str) -> int:

@@ -8,10 +8,12 @@ removes its own; left over, it ends by its idle timeout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeVar
+
+import redis
 
 from ..errors import ConfigError, StoreUnavailable
 from ..events import Event, SessionEnded, emit
@@ -21,6 +23,7 @@ from ..tokens import new_stamp, tier_tag
 from .base import (
     RENEWED,
     ROTATED,
+    UNKNOWN,
     AuditStep,
     Census,
     Conflict,
@@ -38,18 +41,16 @@ from .base import (
     newest_first,
 )
 from .connections import deadline
-from .layout import MAX_SHARDS
+from .layout import shard_of
 from .redis_url import topology_of
-from .resharding import Moved, reshard
-from .routing import Router
 from .scripts import Caller
 from .server_settings import findings
 from .shard import Shard
-from .wire import Elsewhere, Successor, Theirs
+from .topology import Topology
 
 # The reason on the tombstone of a session that lost a race for being the next one.
 _WITHDRAWN = "withdrawn"
-_Rotated: TypeAlias = Live | Gone | Conflict | Taken | Elsewhere | Successor
+_T = TypeVar("_T")
 
 
 class RedisStore:
@@ -59,7 +60,7 @@ class RedisStore:
         time-outs, retries and decoding are the store's own, so the client itself is not touched.
     :param prefix: what the keys begin with. Apps with the same prefix share sessions and cap.
     :param timeout: seconds that one call may take, reconnects and retries included.
-    :param shards: in how many slots the sessions are; all processes have to say the same.
+    :param shards: in how many slots the sessions are; the same for all processes, for ever.
     :param wait_replicas: how many replicas have to confirm the end of a session.
     :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """
@@ -76,11 +77,12 @@ class RedisStore:
         wait_replicas: int = 0,
     ) -> None:
         self._listener = _Listener()
-        self._caller = Caller(topology_of(given, self._listener), timeout)
+        topology = topology_of(given, self._listener)
+        check = partial(_check_shards, topology, f"{{{prefix}:0}}:shards", shards)
+        self._caller = Caller(topology, timeout, check)
         make = partial(Shard, self._caller, prefix, replicas=wait_replicas, notify=self._listener)
-        self._shards = [make(number) for number in range(MAX_SHARDS)]
-        self._router = Router(self._shards, shards, timeout)
-        self._asked = shards
+        self._shards = [make(number) for number in range(shards)]
+        self._shared: tuple[Rules | None, Any] = (None, None)
         self._replicas = wait_replicas
         self._auditing = 0
 
@@ -93,87 +95,64 @@ class RedisStore:
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        answer: Live | Gone = self._router.where_it_is(
-            key, lambda shard: shard.load(key, rules, slide=slide)
-        )
+        answer = self._at(key).load(key, rules, slide=slide)
         if not isinstance(answer, Gone) or not answer.successor:
             return answer
-        return self._load_elsewhere(answer, rules, slide=slide)
+        return self._load_successor(answer, rules, slide=slide)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
-        return self._router.at_home(
-            key, lambda shard, share: shard.create(key, draft, share), rules
-        )
+        return self._create(key, draft, rules)
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, slide: bool
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
-        return self._router.where_it_is(
-            key, lambda at: at.commit(key, draft, expected, slide=slide)
-        )
+        return self._at(key).commit(key, draft, expected, slide=slide)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`."""
 
-        def take(shard: Shard, old: str) -> _Rotated:
-            layout = self._router.known()
-            if shard.number == layout.home(new):
-                return shard.rotate(old, new, draft, self._router.share(rules, layout), terms)
-            if terms.reason == RENEWED:
-                raise StoreUnavailable("no ID is renewed while the number of shards changes")
+        def take(shard: Shard, old: str) -> Live | Gone | Conflict | Taken:
+            if shard is self._at(new):
+                return shard.rotate(old, new, draft, self._share(rules), terms)
             return self._across(shard, old, new, draft, rules, terms)
 
-        return self._router.wherever_it_is(key, take)
+        return self._follow(key, take)
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.end`."""
-        return self._router.wherever_it_is(key, lambda at, k: at.end(k, stamp, reason, expected))
+        return self._follow(key, lambda at, k: at.end(k, stamp, reason, expected))
 
     # -- a user's -------------------------------------------------------------------------------
 
     def look(self, key: str) -> Listed | None:
         """See :meth:`.base.Owning.look`."""
-        answer = self._router.wherever_it_is(key, lambda shard, at: shard.look(at))
+        answer = self._follow(key, lambda shard, at: shard.look(at))
         return answer if isinstance(answer, Listed) else None
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
-        found: dict[str, Listed] = {}
-        for theirs in self._router.of_user(user, lambda shard: shard.sessions_of(user)):
-            found |= {listed.key: listed for listed in (*theirs.moving, *theirs.sessions)}
-        return newest_first(found.values())
+        return newest_first(self._at(user).sessions_of(user))
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
-        """See :meth:`.base.Owning.end_user`; between shards, sessions are ended one by one."""
-        found: dict[str, Listed] = {}
-        stays = ""
-
-        def ask(shard: Shard) -> Theirs:
-            nonlocal stays
-            if keep and not stays and self._router.known().shards > 1:
-                kept = self.look(keep)  # what leads to it may be in another shard
-                stays = kept.key if kept else keep
-            return shard.end_user(user, stamp, reason, stays or keep)
-
-        for theirs in self._router.of_user(user, ask):
-            found |= {listed.key: listed for listed in theirs.sessions}
-            for moving in theirs.moving:
-                if isinstance(self.end(moving.key, stamp, reason, None), Live):
-                    found[moving.key] = moving
-        return newest_first(found.values())
+        """See :meth:`.base.Owning.end_user`."""
+        shard = self._at(user)
+        with deadline(self._caller.timeout):
+            if keep and self._at(keep) is not shard and (kept := self.look(keep)):
+                keep = kept.key  # it was rotated into the user's shard
+            return newest_first(shard.end_user(user, stamp, reason, keep))
 
     # -- all of them ----------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Owning.end_all`."""
         failed: StoreUnavailable | None = None
-        for shard in self._shards[: self._router.look_up().shards]:
+        for shard in self._shards:
             try:
                 shard.end_all(stamp)
             except StoreUnavailable as error:
@@ -186,7 +165,7 @@ class RedisStore:
         bucket = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         number, _, last = (after or "0:").partition(":")
         found: list[tuple[str, Listed]] = []
-        for shard in self._shards[int(number) : self._router.known().shards]:
+        for shard in self._shards[int(number) :]:
             told = shard.page(bucket, last, limit - len(found))
             found += [(f"{shard.number}:{where}", listed) for where, listed in told]
             if len(found) >= limit:
@@ -212,7 +191,7 @@ class RedisStore:
         live: dict[str, int] = {}
         due = overdue = 0
         with deadline(self._caller.timeout):
-            for shard in self._shards[: self._router.look_up().shards]:
+            for shard in self._shards:
                 found = shard.census(rules)
                 for tier, count in found.live.items():
                     live[tier] = live.get(tier, 0) + count
@@ -222,16 +201,14 @@ class RedisStore:
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.Auditing.audit`."""
         del rules
-        shards = self._shards[: self._router.known().shards]
-        at = min(self._auditing, len(shards) - 1)
-        step = shards[at].audit(limit)
-        self._auditing = (at + step.done) % len(shards)
+        step = self._shards[self._auditing].audit(limit)
+        self._auditing = (self._auditing + step.done) % len(self._shards)
         return AuditStep(step.mended, done=step.done and self._auditing == 0)
 
     def relimit(self, rules: Rules, limit: int) -> RelimitStep:
         """See :meth:`.base.Relimiting.relimit`: part by part."""
         changed = 0
-        for shard in self._router.in_use():
+        for shard in self._shards:
             step = shard.relimit(rules, limit)
             changed += step.changed
             if not step.done:
@@ -252,23 +229,22 @@ class RedisStore:
 
     def parts(self) -> Sequence[_Part]:
         """See :meth:`.base.Sharded.parts`."""
-        shards, layout = self._router.in_use(), self._router.known()
-        return [_Part(shard, lambda rules: self._router.share(rules, layout)) for shard in shards]
+        return [_Part(shard, self._share) for shard in self._shards]
 
     def part_count(self) -> int:
         """See :meth:`.base.Sharded.part_count`."""
-        return self._router.known().placing
+        return len(self._shards)
 
     def part_of(self, key: str) -> int:
         """See :meth:`.base.Sharded.part_of`."""
-        return self._router.known().home(key)
+        return self._at(key).number
 
     # -- the servers ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """See :meth:`.base.Networked.prepare`; a store that is down is looked at when it is up."""
         with suppress(StoreUnavailable):
-            self._router.look_up()
+            self._caller.check()
         self.close()  # the process may fork from here
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
@@ -283,21 +259,50 @@ class RedisStore:
         """See :meth:`.base.Inspecting.inspect`."""
         found: list[str] = []
         try:
-            self._router.look_up()
+            self._caller.check()
         except ConfigError as error:
             found += error.problems
-        return found + findings(self._caller, self._replicas)
+        unchecked = Caller(self._caller.topology, self._caller.timeout)
+        return found + findings(unchecked, self._replicas)
 
     def close(self) -> None:
         """See :meth:`.base.Store.close`."""
         self._caller.topology.close()
 
-    def reshard(self, batch: int) -> Iterator[Moved]:
-        """Move the sessions to as many shards as the settings say. See :mod:`.resharding`."""
-        return reshard(self._shards, self._asked, batch=batch)
+    # -- which shard ----------------------------------------------------------------------------
 
-    def _load_elsewhere(self, gone: Gone, rules: Rules, *, slide: bool) -> Live | Gone:
-        """The session of a renewed ID that goes on in another shard."""
+    def _at(self, key: str) -> Shard:
+        """Returns the shard of a session's key or of a user's tag."""
+        return self._shards[shard_of(key, len(self._shards))]
+
+    def _share(self, rules: Rules) -> Rules:
+        """Returns *rules* for one shard; the same object again, for it is put on the wire once."""
+        if len(self._shards) == 1:
+            return rules
+        if self._shared[0] is not rules:
+            cap = rules.cap.share(len(self._shards))
+            self._shared = (rules, rules._replace(cap=cap))
+        return self._shared[1]  # type: ignore[no-any-return]
+
+    def _follow(self, key: str, ask: Callable[[Shard, str], _T | Gone]) -> _T | Gone:
+        """Returns what the shard answers in which the session is.
+
+        A rotation that was no login may have taken it there, and leads to it. Inside of a shard
+        the scripts follow by themselves.
+        """
+        shard = self._at(key)
+        with deadline(self._caller.timeout):
+            answer = ask(shard, key)
+            if not isinstance(answer, Gone) or not answer.successor:
+                return answer
+            if self._at(answer.successor) is not shard:
+                further = self._follow(answer.successor, ask)
+                if not _is_absent(further):
+                    return further
+        return answer._replace(successor="") if answer.reason == ROTATED else answer
+
+    def _load_successor(self, gone: Gone, rules: Rules, *, slide: bool) -> Live | Gone:
+        """The session of a renewed ID that was not found with it."""
         key = gone.successor
         if gone.reason == RENEWED:
             found = self.load(key, rules, slide=slide)
@@ -307,26 +312,23 @@ class RedisStore:
             return ended if isinstance(ended, Gone) else gone._replace(successor="")
         return gone._replace(tier=ended.record.tier, key=ended.key or key, successor="")
 
+    # -- a rotation from one shard to another ---------------------------------------------------
+
     def _across(
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> _Rotated:
+    ) -> Live | Gone | Conflict | Taken:
         """A rotation out of *shard* into another: create, then end."""
         if terms.expected is None and terms.reason != ROTATED:
             return self._end_first(key, new, draft, rules, terms)
         created = last_active = 0
-        if not terms.restart or self._router.known().moving:
+        if not terms.restart:
             old = shard.load(key, rules, slide=False)
             if not isinstance(old, Live):
                 return old
-            if not terms.restart:
-                created = old.record.created
-                last_active = 0 if terms.slide else old.record.last_active
-
-        def create(home: Shard, share: Rules) -> Live | Taken | Elsewhere:
-            return home.create(new, draft, share, created=created, last_active=last_active)
-
+            created = old.record.created
+            last_active = 0 if terms.slide else old.record.last_active
         successor = new if terms.reason == ROTATED and not terms.restart else ""
-        made = self._created(new, create, rules)
+        made = self._create_or_withdraw(new, draft, rules, created, last_active)
         if not isinstance(made, Live):
             return made
         try:
@@ -342,25 +344,27 @@ class RedisStore:
             self._listener(SessionEnded(gone.key, gone.reason, tier))
         return ended
 
-    def _end_first(self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms) -> _Rotated:
+    def _end_first(
+        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Live | Gone | Conflict | Taken:
         """A logout that keeps data: it holds whatever becomes of the rest."""
         ended = self.end(key, draft.stamp, terms.reason, None)
         if not _is_over(ended):
             return ended
         created = ended.record.created if isinstance(ended, Live) and not terms.restart else 0
+        return self._create_or_withdraw(new, draft, rules, created, 0)
 
-        def create(home: Shard, share: Rules) -> Live | Taken | Elsewhere:
-            return home.create(new, draft, share, created=created)
+    def _create(self, key: str, draft: Draft, rules: Rules, *age: int) -> Live | Taken:
+        answer = self._at(key).create(key, draft, self._share(rules), *age)
+        if isinstance(answer, Taken):
+            return answer
+        return answer._replace(total=answer.total * len(self._shards))
 
-        return self._created(new, create, rules)
-
-    def _created(
-        self, new: str, create: Callable[[Shard, Rules], Live | Taken | Elsewhere], rules: Rules
-    ) -> Live | Taken:
+    def _create_or_withdraw(self, key: str, draft: Draft, rules: Rules, *age: int) -> Live | Taken:
         try:
-            return self._router.at_home(new, create, rules)
+            return self._create(key, draft, rules, *age)
         except StoreUnavailable:
-            self._withdraw(new)  # it may be there
+            self._withdraw(key)  # it may be there
             raise
 
     def _withdraw(self, key: str) -> None:
@@ -397,6 +401,29 @@ class _Listener:
 
     def __call__(self, event: Event) -> None:
         self.tell(event)
+
+
+def _check_shards(topology: Topology, name: str, shards: int) -> bool:
+    """Compares the number of shards with the one stored under *name*; stores it if there is none.
+
+    Returns whether it is stored: a server that takes no writes is asked again by the next call.
+
+    :raises ConfigError: the sessions are in another number of shards.
+    """
+    [stored] = topology.exchange(name, ("GET", name))
+    if stored is None:
+        with suppress(redis.ResponseError):
+            commands = ("SET", name, shards, "NX"), ("GET", name)
+            stored = topology.exchange(name, *commands)[1]
+    if stored in (None, b"%d" % shards):
+        return stored is not None
+    found = stored.decode("ascii", "replace")
+    fix = f"set it back to {found}, or start anew under another SAFESESSION_KEY_PREFIX"
+    raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
+
+
+def _is_absent(answer: object) -> bool:
+    return isinstance(answer, Gone) and answer.reason == UNKNOWN and not answer.buried
 
 
 def _is_over(ended: object) -> bool:

@@ -85,11 +85,24 @@ class Caller:
 
     :param topology: where the servers are.
     :param timeout: seconds that one call may take, reconnects and retries included.
+    :param check: run before the first call, in its time, and before the next ones until it
+        returns true. What it raises, the calls raise.
     """
 
-    def __init__(self, topology: Topology, timeout: float) -> None:
+    def __init__(
+        self, topology: Topology, timeout: float, check: Callable[[], bool] = lambda: True
+    ) -> None:
         self.topology = topology
         self.timeout = timeout
+        self._check = check
+        self._checked = False
+
+    def check(self) -> None:
+        """Run the check, unless it has passed already.
+
+        :raises StoreUnavailable: the server did not answer.
+        """
+        self.call(lambda: None)
 
     def run(
         self,
@@ -139,6 +152,8 @@ class Caller:
         """
         try:
             with deadline(self.timeout):
+                if not self._checked:
+                    self._checked = _persistently(self._check, repeatable=True)
                 return _persistently(send, repeatable=repeatable)
         except RedisError as error:
             raise StoreUnavailable(explain(error)) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from ..errors import StoreUnavailable
 from ..events import ReplicasMissing
 from ..record import Draft, dumps_draft, loads
 from ..tokens import KEY_LENGTH, tier_tag
@@ -27,14 +25,9 @@ from .base import (
     Tuning,
 )
 from .breaker import Notify
-from .layout import Layout
 from .scripts import Caller, Script
 from .wire import (
-    Departed,
-    Elsewhere,
     Status,
-    Successor,
-    Theirs,
     admitted,
     cap_arguments,
     conflict,
@@ -64,12 +57,6 @@ _AUDIT = Script("_common", "audit")
 _RELIMIT = Script("_common", "relimit")
 _TUNE = Script("_common", "tune")
 _LEASE = Script("_common", "lease")
-_LAYOUT = Script("_common", "layout")
-_DEPART = Script("_common", "depart")
-_ARRIVE = Script("_common", "arrive")
-_FORGET = Script("_common", "forget")
-_LINKS = Script("_common", "links")
-_LINK = Script("_common", "link")
 
 
 class Shard:
@@ -95,7 +82,7 @@ class Shard:
 
     # -- one session ----------------------------------------------------------------------------
 
-    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone | Elsewhere:
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
         limits = self._wire(rules)[1]
         answer = self._run(_LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[2],))
@@ -113,12 +100,14 @@ class Shard:
 
     def _if_not_revoked(self, live: Live) -> Live | Gone:
         """While a cluster moves the slot, the mark of :meth:`end_all` may be on the other node."""
-        mark = self._plain(f"{self.slot}:revoked", "GET") or b"0"
+        name = f"{self.slot}:revoked"
+        [found] = self._caller.call(lambda: self._caller.topology.exchange(name, ("GET", name)))
+        mark: bytes = found or b"0"
         return live if live.record.created > int(mark.split(b":")[0]) else Gone(UNKNOWN)
 
     def create(
-        self, key: str, draft: Draft, rules: Rules, *, created: int = 0, last_active: int = 0
-    ) -> Live | Taken | Elsewhere:
+        self, key: str, draft: Draft, rules: Rules, created: int = 0, last_active: int = 0
+    ) -> Live | Taken:
         """See :meth:`.base.Store.create`; it may keep the age of another session."""
         args = (dumps_draft(draft, created, last_active), *self._wire(rules)[2])
         status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
@@ -126,7 +115,7 @@ class Shard:
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, slide: bool
-    ) -> Live | Gone | Conflict | Elsewhere:
+    ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
         args = (expected, int(slide), dumps_draft(draft))
         answer = self._run(_COMMIT, (self._name(key),), args)
@@ -139,7 +128,7 @@ class Shard:
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken | Elsewhere | Successor:
+    ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`; both keys have to be in this shard."""
         pace = "1" if terms.restart else "0" if terms.slide else "-"
         how = (terms.expected or "", pace, terms.reason, terms.grace)
@@ -152,7 +141,7 @@ class Shard:
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None
-    ) -> Live | Gone | Conflict | Elsewhere | Successor:
+    ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.end`."""
         args = (stamp, reason, expected or "")
         status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
@@ -162,7 +151,7 @@ class Shard:
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | Gone | Elsewhere | Successor:
+    def look(self, key: str) -> Listed | Gone:
         """See :meth:`.base.Owning.look`."""
         status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
@@ -170,12 +159,12 @@ class Shard:
             return refused(status, rest, follow=True)  # type: ignore[return-value]
         return next(iter(listed([(rest[1], rest[0])])), Gone(CORRUPT))
 
-    def sessions_of(self, user: str) -> Theirs:
+    def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         return theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,)))
 
-    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> Theirs:
-        """See :meth:`.base.Owning.end_user`; what is on its way is listed, and not ended."""
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """See :meth:`.base.Owning.end_user`."""
         args = (LISTED, stamp, reason, keep)
         return theirs(self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args))
 
@@ -239,75 +228,7 @@ class Shard:
         name = f"{self.slot}:lease:{task}"
         return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
 
-    # -- moving to another number of shards -------------------------------------------------------
-
-    def layout(self, wanted: str = "", expected: str = "") -> Layout | None:
-        """The layout that this shard knows, after *wanted* has taken its place if it may."""
-        raw = self._run(_LAYOUT, (f"{self.slot}:shards",), (wanted, expected))
-        return Layout.loads(raw) if raw else None
-
-    def depart(self, epoch: int, tag: str, cursor: int, limit: int, size: int) -> Departed | None:
-        """Take sessions that belong elsewhere out of use here: a page of one bucket of the index.
-
-        :param size: bytes of records after which it is enough.
-        """
-        args = (epoch, tag, cursor, limit, size)
-        answer = self._run(_DEPART, (f"{self.slot}:shards",), args)
-        if not answer:
-            return None
-        if answer[0] == b"newer":
-            raise StoreUnavailable(
-                "a record was written by a newer version of Flask-SafeSession: move with that one"
-            )
-        at, more, tier, *rest = answer
-        keys = (key.decode() for key in rest[::2])
-        sessions = tuple(zip(keys, rest[1::2], strict=True))
-        return Departed(int(at), bool(more), tier.decode(), sessions)
-
-    def arrive(self, epoch: int, tier: str, sessions: list[tuple[str, bytes]]) -> bool:
-        """Take sessions into use, unless they have arrived before; whether *epoch* is right."""
-        args = (epoch, tier, *(part for session in sessions for part in session))
-        return bool(self._run(_ARRIVE, (f"{self.slot}:shards",), args))
-
-    def forget(self, epoch: int, keys: list[str]) -> None:
-        """Remove what has arrived elsewhere in *epoch*."""
-        self._run(_FORGET, (f"{self.slot}:shards",), (epoch, *keys))
-
-    def links(self, limit: int) -> Iterator[tuple[str, bytes, int]]:
-        """Renewed keys that belong elsewhere: each with its tombstone and the milliseconds left.
-
-        Walks all keys of the server, *limit* in a step.
-        """
-        cursor, pattern = b"0", self._pattern(":s:*")
-        while True:
-            cursor, *rest = self._run(_LINKS, (f"{self.slot}:shards",), (cursor, limit, pattern))
-            for key, raw, left in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-                yield key.decode(), raw, left
-            if cursor == b"0":
-                return
-
-    def link(self, key: str, tombstone: bytes, left: int) -> None:
-        """Let *key*, which was renewed in another shard, lead to its session from here, too."""
-        self._run(_LINK, (self._name(key),), (tombstone, left))
-
-    def record(self, key: str) -> bytes:
-        """What stands under *key*, as it is; empty if nothing."""
-        name = self._name(key)
-        return self._plain(name, "GET") or b""
-
-    def tags(self) -> list[str]:
-        """The buckets of the index: of strangers, and of each tier."""
-        return ["anonymous", *(tag.decode() for tag in self._plain(f"{self.slot}:tiers", "HKEYS"))]
-
-    def restart_audit(self) -> None:
-        """Let the next audit begin a round anew."""
-        self._plain(f"{self.slot}:audit", "UNLINK")
-
     # -- help -----------------------------------------------------------------------------------
-
-    def _plain(self, name: str, command: str) -> Any:
-        """The answer of a command that needs no script."""
-        return self._caller.call(lambda: self._caller.topology.exchange(name, (command, name))[0])
 
     def _pattern(self, of: str) -> str:
         """For SCAN: names in this slot that go on like *of*."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import StoreFull, StoreUnavailable, TooManySessions
 from ..expiry import DEFAULT_TIER
-from ..record import MAGIC, Draft, loads
+from ..record import Draft, loads
 from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
@@ -26,7 +26,6 @@ from .base import (
     Rules,
     Taken,
 )
-from .layout import Layout
 
 
 class Status(IntEnum):
@@ -41,67 +40,17 @@ class Status(IntEnum):
     CONFLICT = 6
     TAKEN = 7
     FULL = 8
-    MOVING = 9
-    ELSEWHERE = 10
-    ENDED = 11
-    UNSURE = 12
-    TOO_MANY = 13
+    ENDED = 9
+    UNSURE = 10
+    TOO_MANY = 11
 
 
-#: How a record begins that is on its way to another shard.
-LEAVING = b"SSM"
 # How the scripts list those who were removed.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
 _REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
 
 
-class Elsewhere(NamedTuple):
-    """The session is not in this shard, and another may have it.
-
-    :param layout: the layout as this shard knows it; ``None``: the session is on its way.
-    """
-
-    layout: Layout | None
-
-
-class Successor(NamedTuple):
-    """The session was rotated, and does not go on in this shard.
-
-    :param answer: if it does not in any other either.
-    :param key: under which it may.
-    """
-
-    answer: Any
-    key: str
-
-
-class Theirs(NamedTuple):
-    """A user's sessions in one shard.
-
-    :param layout: as this shard knows it.
-    :param moving: sessions on their way to another shard, which may have arrived there.
-    """
-
-    layout: Layout | None
-    sessions: list[Listed]
-    moving: list[Listed]
-
-
-class Departed(NamedTuple):
-    """Sessions that are on their way to other shards: key and record of each.
-
-    :param cursor: where to go on.
-    :param more: there are more at *cursor*, even if it is 0; otherwise 0 is the end.
-    :param tier: the name of the tier of all of them, empty for strangers.
-    """
-
-    cursor: int
-    more: bool
-    tier: str
-    sessions: tuple[tuple[str, bytes], ...]
-
-
-def gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
+def gone(status: int, rest: list[Any]) -> Gone:
     """What an answer says of a session that is not there.
 
     :raises StoreUnavailable: it is there, and cannot be read by this version.
@@ -112,10 +61,6 @@ def gone(status: int, rest: list[Any]) -> Gone | Elsewhere:
         return Gone(CORRUPT)
     if status == Status.NEWER:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
-    if status == Status.MOVING:
-        return Elsewhere(None)
-    if status == Status.ELSEWHERE:
-        return Elsewhere(Layout.loads(rest[0]))
     return Gone(UNKNOWN)
 
 
@@ -131,13 +76,14 @@ def _ended(status: int, rest: list[Any]) -> Gone:
     return Gone(reason, buried=True, tier=tier, repeated=again, key=where, successor=onward)
 
 
-def refused(
-    status: int, rest: list[Any], *, follow: bool = False
-) -> Gone | Conflict | Elsewhere | Successor:
-    """Why nothing was done; with *follow* a successor in another shard is told apart."""
-    if follow and status == Status.BURIED and rest[2:] and rest[2]:
-        return Successor(gone(status, rest), rest[2].decode())
-    return conflict(rest) if status == Status.CONFLICT else gone(status, rest)
+def refused(status: int, rest: list[Any], *, follow: bool = False) -> Gone | Conflict:
+    """Returns why nothing was done; with *follow* also where a rotation took the session."""
+    if status == Status.CONFLICT:
+        return conflict(rest)
+    answer = gone(status, rest)
+    if follow and status == Status.BURIED and rest[2:]:
+        return answer._replace(successor=rest[2].decode())
+    return answer
 
 
 def conflict(rest: list[Any]) -> Gone | Conflict:
@@ -148,7 +94,7 @@ def conflict(rest: list[Any]) -> Gone | Conflict:
         return Gone(CORRUPT)
 
 
-def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken | Elsewhere:
+def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken:
     """What an admission made.
 
     :raises StoreFull: no room.
@@ -160,21 +106,13 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
         raise StoreFull(rules.cap.total)
     if status == Status.TOO_MANY:
         raise TooManySessions
-    if status == Status.ELSEWHERE:
-        return Elsewhere(Layout.loads(rest[0]))
     now, head, total, removed = rest
     return Live(loads(head, draft.payload), now, removals(removed), total)
 
 
-def theirs(answer: list[Any]) -> Theirs:
-    """A user's sessions."""
-    _, layout, *rest = answer
-    pairs = list(zip(rest[::2], rest[1::2], strict=True))
-    return Theirs(
-        Layout.loads(layout) if layout else None,
-        listed(pair for pair in pairs if not pair[1].startswith(LEAVING)),
-        listed((key, MAGIC + raw[3:]) for key, raw in pairs if raw.startswith(LEAVING)),
-    )
+def theirs(answer: list[Any]) -> list[Listed]:
+    """Returns a user's sessions."""
+    return listed(zip(answer[1::2], answer[2::2], strict=True))
 
 
 def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:

@@ -117,7 +117,7 @@ class _Line:
 
     def __init__(self, store: Any) -> None:
         self._caller = store._caller
-        self.slots: list[str] = [shard.slot for shard in store._router.in_use()]
+        self.slots: list[str] = [shard.slot for shard in store._shards]
 
     def scan_iter(self, _: str) -> Iterator[str]:
         return (f"{slot}:tiers" for slot in self.slots)

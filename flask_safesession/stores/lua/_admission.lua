@@ -28,9 +28,8 @@ local function pick(choice, buckets, wanted)
       more = #entries > 0
       at = at + #entries / 2
       for i = 1, #entries, 2 do
-        local score = tonumber(entries[i + 1])
-        local evicted = score > choice.now
-        more = more and found < wanted and score < LEAVING and (choice.evict or not evicted)
+        local evicted = tonumber(entries[i + 1]) > choice.now
+        more = more and found < wanted and (choice.evict or not evicted)
         if more and not choice.taken[string.sub(entries[i], 1, KEY)] then
           take(choice, entries[i], bucket, evicted)
           found = found + 1
@@ -72,7 +71,7 @@ local function choose_own(choice, r, rules)
   if #own < allowed then return stale end
   for _, key in ipairs(own) do
     local theirs, other = parse(head(choice.p .. ':s:' .. key))
-    if other and (other[1] == NEWER or other[1] == MOVING) then
+    if other and other[1] == NEWER then
       allowed = allowed - 1  -- it counts, and is left to those who can use it
     elseif not theirs or theirs.user ~= r.user or theirs.created <= revoked then
       stale[#stale + 1] = key
@@ -134,7 +133,7 @@ end
 -- left alone.
 local function obituary(name, names)
   local raw = head(name)
-  if type(raw) ~= 'string' or not string.find(raw, '^SS[%dM]') then return '    i' end
+  if type(raw) ~= 'string' or not string.find(raw, '^SS%d') then return '    i' end
   names[#names + 1] = name
   local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
   local absolute = tonumber(string.sub(raw, 47, 57), 16)

@@ -6,12 +6,10 @@
 -- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
 -- the key under which the session goes on, unless a login made it another one; behind 'renewed', too,
 -- and then until when the old key is as good (11 hexadecimal digits).
--- 'SSM' instead of 'SS1' is a record on its way to another shard; nobody uses it here any more.
 -- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
--- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name), {P}:shards the layout as in layout.py, if it
--- is not one shard; {P}:ended how users' sessions have ended (8 * time + reason -> KEY), {P}:revoked
--- until when all were ended at once, {P}:ending the names of the indexes that were in use then.
--- {P}:none never exists.
+-- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name), {P}:ended how users' sessions have ended
+-- (8 * time + reason -> KEY), {P}:revoked until when all were ended at once, {P}:ending the names of
+-- the indexes that were in use then. {P}:none never exists.
 local HEADER, KEY = 88, 18
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
@@ -24,12 +22,7 @@ local NET = 300000
 
 -- The first element of every answer.
 local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
-local MOVING, ELSEWHERE, ENDED, UNSURE, TOO_MANY = 9, 10, 11, 12, 13
-
--- The score of a session on its way to another shard: nobody purges or evicts it here any more.
-local LEAVING = 9007199254740991
-
-local LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+local ENDED, UNSURE, TOO_MANY = 9, 10, 11
 
 -- Sessions that were made up to this moment are over: end_all.lua.
 local revoked = redis.pcall('GET', string.match(KEYS[1], '^.-}') .. ':revoked')
@@ -71,7 +64,6 @@ local function parse(raw)
     end
     return nil, {BURIED, reason, string.sub(raw, 4, 10), successor, good}
   end
-  if magic == 'SSM' then return nil, {MOVING} end
   if magic ~= 'SS1' then
     return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
   end
@@ -125,31 +117,17 @@ local function remove(p, key, r)
   unindex(p, key, r)
 end
 
--- Whether key belongs in this shard after a change of their number, or if there is none; and whether
--- a new session may be placed here. Third, the layout; fourth, whether it belonged here before. Who
--- asks here and knows of no change must hear of it if the session may still be in its old place.
-local function belongs(p, key)
-  local layout = redis.call('GET', p .. ':shards')
-  if not layout then return true, true, nil, true end
-  local bucket = (string.find(LETTERS, string.sub(key, 1, 1), 1, true) or 1) - 1
-  local here = tonumber(string.match(p, ':(%d+)}$'))
-  local before, after, placing = string.match(layout, ':(%d+):(%d+):(%d+)$')
-  local stays = bucket % after == here
-  return stays, stays or bucket % placing == here, layout, bucket % before == here
-end
-
 -- How a user's session has ended is remembered beyond its tombstone; of strangers' nothing is.
 local function remember(p, key, r, reason)
   if r.user ~= '' then redis.call('ZADD', p .. ':ended', clock() * 8 + CODES[reason], key) end
 end
 
--- What to answer where a record is not: another shard may have it.
+-- What to answer where there is no record.
 local function no_record(p, key, other)
   if other[1] ~= UNKNOWN then return other end
   local told = tonumber(redis.call('ZSCORE', p .. ':ended', key) or '0')
   if told / 8 > clock() - TOLD then return {ENDED, REASONS[told % 8]} end
-  local stays, _, layout, was = belongs(p, key)
-  return stays and was and other or {ELSEWHERE, layout}
+  return other
 end
 
 local function due(p, key, r)
@@ -202,7 +180,7 @@ local function locate(p, key, expected, link)
     if r or expected ~= '' or other[1] ~= BURIED or other[4] == '' then break end
     if link and other[2] ~= link then break end
     local there, answer = parse(head(p .. ':s:' .. other[4]))
-    if not there and (answer[1] == UNKNOWN or answer[1] == MOVING) then break end  -- in another shard
+    if not there and answer[1] == UNKNOWN then break end  -- it may be in another shard
     key, r, other = other[4], there, answer
   end
   return key, r, other

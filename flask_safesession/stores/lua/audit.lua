@@ -16,7 +16,7 @@ end
 local function check_entry(bucket, entry, score)
   local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
   local r, other = parse(head(p .. ':s:' .. key))
-  if other and (other[1] == NEWER or other[1] == MOVING) then return end
+  if other and other[1] == NEWER then return end
   if agrees(r, key, bucket, score) and member(key, r) == entry then return end
   mended = mended + 1
   redis.call('ZREM', p .. ':t:' .. bucket, entry)
@@ -42,7 +42,7 @@ end
 local function check_user(user)
   for _, key in ipairs(redis.call('ZRANGE', p .. ':u:' .. user, 0, -1)) do
     local r, other = parse(head(p .. ':s:' .. key))
-    local left = other and (other[1] == NEWER or other[1] == MOVING)
+    local left = other and other[1] == NEWER
     if not left and (not r or r.user ~= user) then
       mended = mended + 1
       redis.call('ZREM', p .. ':u:' .. user, key)

@@ -10,8 +10,6 @@ if stored and written_by(stored, r.stamp) then
   return found
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {TAKEN} end
-local _, placed, layout = belongs(p, key)
-if not placed then return {ELSEWHERE, layout} end
 
 -- A session that comes from another shard keeps its age.
 if r.created == 0 then r.created = math.max(now, revoked + 1) end

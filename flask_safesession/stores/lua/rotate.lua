@@ -19,8 +19,6 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return {TAKEN} end
 local leaving, other
 old, leaving, other = locate(p, old, ARGV[1])
 if not leaving then return no_record(p, old, other) end
-local _, placed, layout = belongs(p, key)
-if not placed then return {ELSEWHERE, layout} end
 if deadline(leaving) <= now then return due(p, old, leaving) end
 if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then return {CONFLICT, redis.call('GET', KEYS[1])} end
 
