@@ -144,6 +144,14 @@ def loads(raw: bytes) -> Note:
         cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
         flags = {name: bool(parts.get("f", 0) >> n & 1) for n, name in enumerate(_FLAGS)}
         client = tuple(map(str, parts.get("c", ())))
-        return Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags)
+        times = (since, parts.get("t", 0))
+        known = all(isinstance(digest, bytes) for digest in (cur, base, prev))
+        if (
+            not known
+            or not all(isinstance(time, int) for time in times)
+            or len(client) not in (0, 4)
+        ):
+            raise ValueError
+        return Note(cur, base, prev, *times, client=client, **flags)
     except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
         raise ValueError("not a session's note") from error

@@ -6,7 +6,7 @@ no late request overwrites the cookie of a newer sign-in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from flask_safesession import SafeSession
 from flask_safesession.events import SessionLost, session_lost
 from flask_safesession.saving import MAX_STAND_INS
 from flask_safesession.testing import StoreKit
+from flask_safesession.tokens import new_id, sign
 
 from .counting import CountingStore
 
@@ -97,7 +98,7 @@ def site(make_app: MakeApp, kit: StoreKit) -> Site:
 
 
 @pytest.fixture(params=["revoked", "logout", "idle", "unknown", "login"])
-def dead(site: Site, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
+def dead(site: Site, request: pytest.FixtureRequest) -> FlaskClient:
     """A browser whose ID is over, for each of the reasons that there are."""
     client = site.member() if request.param != "login" else site.browser()
     client.get("/set/private")
@@ -113,12 +114,10 @@ def dead(site: Site, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
     else:
         assert site.sign_in(client) == 200
     site.store.take()
-    yield browser
+    return browser
 
 
 def _signed_elsewhere(site: Site) -> str:
-    from flask_safesession.tokens import new_id, sign
-
     return sign(new_id(), site.app.secret_key or "")
 
 

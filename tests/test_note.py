@@ -61,7 +61,7 @@ def test_one_secret_more_is_known_once_the_newest_was_presented() -> None:
 
 
 def test_without_renewals_a_note_is_one_digest() -> None:
-    assert len(notes.dumps(FRESH)) <= 4 + 12
+    assert len(notes.dumps(FRESH)) <= 5 + 12
     assert notes.dumps(Note()) == b""
 
 
