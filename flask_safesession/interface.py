@@ -332,7 +332,9 @@ class SafeSessionInterface(SessionInterface):
 
     def _save(self, app: Flask, session: Session, response: Response) -> None:
         ours = _is_of_this_request(session)
-        delivery = Delivery(session._deliverable or not ours, self._client(session), self._say)
+        deliverable = session._deliverable or not ours
+        later = session._dispatched and not deliverable and not _is_socket(flask.request)
+        delivery = Delivery(deliverable, later, self._client(session), self._say)
         try:
             saved = save(session, self._store, self._settings, delivery)
         except UndeliverableSignIn as error:

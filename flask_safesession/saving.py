@@ -113,11 +113,14 @@ class Delivery(NamedTuple):
     """What the response to a request can do.
 
     :param deliverable: it can deliver a cookie.
+    :param later: it cannot yet, since this is a save by hand inside a view: what needs a cookie, or
+        ends the session, is left to the save that Flask makes.
     :param client: from where the request comes, if that is to be noted: address and browser.
     :param say: logs a message once: its level, its name, and the text.
     """
 
     deliverable: bool
+    later: bool = False
     client: tuple[str, str] | None = None
     say: Callable[[str, str], None] = lambda *_: None
 
@@ -186,11 +189,13 @@ class _Save:
 
     def _attempt(self) -> Saved | None:
         """One try; ``None``: something changed meanwhile, so try again."""
-        session, stored = self._session, self._stored
+        stored = self._stored
         self._check_user()
+        if self._delivery.later and (stored is None or not self._is_only_changed(stored)):
+            return NOTHING
         if stored is None:
             return self._start()
-        if session._cleared or (stored.who.user is not None and self._who().user is None):
+        if self._is_ended(stored):
             return self._end(stored)
         if self._is_sign_in():
             return self._rotate(stored, restart=True)
@@ -199,6 +204,13 @@ class _Save:
         if is_empty(self._data) and not is_empty(decode(stored.record.payload)):
             return self._empty(stored)
         return self._commit(stored)
+
+    def _is_ended(self, stored: Stored) -> bool:
+        lost = stored.who.user is not None and self._who().user is None
+        return self._session._cleared or lost
+
+    def _is_only_changed(self, stored: Stored) -> bool:
+        return not (self._is_ended(stored) or self._is_sign_in() or self._needs_new_id(stored))
 
     def _check_user(self) -> None:
         """Refuse a user that this request assigned and that cannot be one."""
@@ -332,18 +344,18 @@ class _Save:
     ) -> Saved | None:
         payload = encode(self._data, stored.record.payload)
         note, sid = self._kept_note(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id, deleted=ends_soon)
-        may_set = self._may_set(stored)
-        permanent = is_permanent(self._data)
-        if (may_set or sid is not stored.sid) and not ends_soon:
-            note = note._replace(permanent=permanent)
-        elif not ends_soon:
-            note = note._replace(deleted=stored.note.deleted)
+        note = note._replace(owes_id=note.owes_id or owes_id)
+        is_over = ends_soon or (note.deleted and is_empty(self._data))
+        may_set = self._may_set(stored) and not is_over
+        if may_set or sid is not stored.sid:
+            note = note._replace(permanent=is_permanent(self._data))
+        if is_over or may_set:
+            note = note._replace(deleted=is_over)
         changes = payload != stored.record.payload or self._session._forced
         if not changes and note == stored.note:
             return NOTHING
         draft = self._draft(payload, note, stored.record)
-        if ends_soon:
+        if is_over:
             draft = draft._replace(idle=min(draft.idle, _MINUTE))
         try:
             answer = self._store.commit(
@@ -562,7 +574,7 @@ class _Save:
             if not self._delivery.deliverable:
                 raise UndeliverableSignIn
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
-        return self._lost(stored.key, answer.reason)
+        return self._lost(stored, answer.reason)
 
     def _join(self, stored: Stored, gone: Gone) -> bool:
         """Go on with the session under its new ID, whose cookie only another response has."""
@@ -629,9 +641,9 @@ class _Save:
         self._session._rebase(Loaded({}, dead=self._loaded.dead))
         return Saved(cookie)
 
-    def _lost(self, key: str, reason: str) -> Saved:
-        self._note(SessionLost(key, reason))
-        self._session._rebase(Loaded({}))
+    def _lost(self, stored: Stored, reason: str) -> Saved:
+        self._note(SessionLost(stored.key, reason))
+        self._session._rebase(Loaded({}, dead=stored.sid))
         return Saved()
 
     def _own(self, base: bytes) -> dict[Any, Any]:
