@@ -201,6 +201,8 @@ class _Save:
             return self._rotate(stored, restart=True)
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
+        if is_empty(self._data) and stored.note.deleted:
+            return NOTHING  # emptied already: only what is written into it sets its cookie again
         if is_empty(self._data) and not is_empty(decode(stored.record.payload)):
             return self._empty(stored)
         return self._commit(stored)

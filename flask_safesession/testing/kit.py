@@ -41,13 +41,6 @@ for _, name in ipairs(redis.call('KEYS', ARGV[2])) do
     for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, -by, entry)
     end
-  elseif name == p .. ':revoked' then
-    local time, stamp = string.match(redis.call('GET', name), '^(%d+)(.*)$')
-    redis.call('SET', name, string.format('%d', tonumber(time) - by) .. stamp)
-  end
-  if kind == ':s:' and redis.call('GETRANGE', name, 0, 2) == 'SST'
-    and redis.call('GETRANGE', name, 10, 16) == 'renewed' then
-    shift(name, redis.call('STRLEN', name) - 11, redis.call('STRLEN', name) - 1)
   end
   local ttl = redis.call('PTTL', name)
   if ttl > by then
@@ -131,11 +124,12 @@ def make_draft(
     rules: Rules | None = None,
     user: object = None,
     tier: str = DEFAULT_TIER,
+    note: bytes = b"",
 ) -> Draft:
     """A draft for a test, with the limits that *rules* have for *tier*."""
     limits = (rules or make_rules()).policy.limits(tier)
     tag = NO_USER if user is None else user_tag(user)
-    return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload)
+    return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload, note)
 
 
 def new_key() -> str:
