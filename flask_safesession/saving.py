@@ -199,13 +199,16 @@ class _Save:
             return self._end(stored)
         if self._is_sign_in():
             return self._rotate(stored, restart=True)
+        return self._change(stored)
+
+    def _change(self, stored: Stored) -> Saved | None:
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
-        if is_empty(self._data) and stored.note.deleted:
+        if not is_empty(self._data):
+            return self._commit(stored)
+        if stored.note.deleted:
             return NOTHING  # emptied already: only what is written into it sets its cookie again
-        if is_empty(self._data) and not is_empty(decode(stored.record.payload)):
-            return self._empty(stored)
-        return self._commit(stored)
+        return self._empty(stored)
 
     def _is_ended(self, stored: Stored) -> bool:
         lost = stored.who.user is not None and self._who().user is None
@@ -347,17 +350,16 @@ class _Save:
         payload = encode(self._data, stored.record.payload)
         note, sid = self._kept_note(stored)
         note = note._replace(owes_id=note.owes_id or owes_id)
-        is_over = ends_soon or (note.deleted and is_empty(self._data))
-        may_set = self._may_set(stored) and not is_over
+        may_set = self._may_set(stored) and not ends_soon
         if may_set or sid is not stored.sid:
             note = note._replace(permanent=is_permanent(self._data))
-        if is_over or may_set:
-            note = note._replace(deleted=is_over)
+        if ends_soon or may_set:
+            note = note._replace(deleted=ends_soon)
         changes = payload != stored.record.payload or self._session._forced
         if not changes and note == stored.note:
             return NOTHING
         draft = self._draft(payload, note, stored.record)
-        if is_over:
+        if ends_soon:
             draft = draft._replace(idle=min(draft.idle, _MINUTE))
         try:
             answer = self._store.commit(
