@@ -96,7 +96,8 @@ class SafeSessionInterface(SessionInterface):
             admit(app, session, response, session._failed)
         if scratch is not None:
             session._seal()
-            transport.keep_out_of_caches(response)  # a stranger's page, at a visitor's address
+            # An anonymous visitor's page, at the address of a user's.
+            transport.keep_out_of_shared_caches(response)
         transport.vary_by_cookie(response)
         _send_events(app, session)
 

@@ -24,7 +24,11 @@ from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 
 from .security_kit import (
+    KEY,
+    MINUTE,
+    Answer,
     Site,
+    Work,
     ask,
     login,
     logout,
@@ -127,11 +131,103 @@ def test_an_untouched_response_neither_varies_nor_refreshes_a_permanent_cookie(
     assert "Set-Cookie" not in answer.headers
 
 
-def test_whoever_sets_a_cookie_varies_and_a_new_id_is_not_cached(memory_site: Site) -> None:
+def test_a_response_that_varies_by_everything_stays_so(memory_site: Site) -> None:
+    def work() -> Response:
+        return Response(str(len(session)), headers={"Vary": "*"})
+
+    assert memory_site.visit(work).headers["Vary"] == "*"
+
+
+def test_whoever_sets_a_cookie_varies(memory_site: Site) -> None:
     for work in (login(1), logout, write("a", 1)):
         answer = memory_site.visit(work, memory_site.visit(login(0)).cookie)
         assert "Set-Cookie" not in answer.headers or "Cookie" in answer.headers["Vary"]
-    assert memory_site.visit(login(1)).headers["Cache-Control"] == "no-store"
+
+
+# -- shared caches (RFC 9111) ---------------------------------------------------------------------
+
+_KINDS_OF_SET_COOKIE = ["a first write", "a login", "a renewal", "a new signature", "a logout"]
+_PAST = "Thu, 01 Jan 1970 00:00:00 GMT"
+_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
+# What the app says, and what becomes of it.
+_POLICIES: dict[str, tuple[list[tuple[str, str]], dict[str, str]]] = {
+    "none": ([], {"no-store": ""}),
+    "public": ([("Cache-Control", "public, max-age=60")], {"max-age": "60", "private": ""}),
+    "s-maxage": ([("Cache-Control", "s-maxage=60")], {"private": ""}),
+    "another spelling": ([("Cache-Control", "PUBLIC,S-MaxAge=60")], {"private": ""}),
+    "two lines": (
+        [("Cache-Control", "max-age=60"), ("cache-control", "public, immutable")],
+        {"max-age": "60", "immutable": "", "private": ""},
+    ),
+    "private": ([("Cache-Control", "private, max-age=60")], {"max-age": "60", "private": ""}),
+    "private but for a header": ([("Cache-Control", 'private="X-A, X-B"')], {"private": ""}),
+    "no-cache": ([("Cache-Control", "no-cache")], {"no-cache": "", "private": ""}),
+    "no-store": ([("Cache-Control", "no-store, public")], {"no-store": ""}),
+    "not a policy": ([("Cache-Control", '"')], {"private": ""}),
+    "Expires": ([("Expires", _FUTURE)], {"private": ""}),
+    "Expires in the past": ([("Expires", _PAST)], {"private": ""}),
+    "Pragma": ([("Pragma", "no-cache")], {"no-store": ""}),
+    **{
+        f"{name} alone": ([(name, "public, max-age=60")], {"no-store": ""})
+        for name in (
+            "CDN-Cache-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Surrogate-Control",
+            "surrogate-control",
+            "Edge-Control",
+            "X-Accel-Expires",
+            "X-LiteSpeed-Cache-Control",
+        )
+    },
+    "CDN-Cache-Control besides": (
+        [("Cache-Control", "max-age=1"), ("CDN-Cache-Control", "max-age=60")],
+        {"max-age": "1", "private": ""},
+    ),
+}
+
+
+def _under_policy(work: Work, headers: list[tuple[str, str]]) -> Work:
+    def view() -> Response:
+        work()
+        return Response("done", headers=headers)
+
+    return view
+
+
+def _set_cookie(kind: str, headers: list[tuple[str, str]]) -> Answer:
+    """A response of that kind, with the app's *headers*."""
+    kit = memory_kit()
+    site = Site(kit, renew_interval="1m")
+    work: Work = write("a", 1) if kind in ("a first write", "a new signature") else read
+    cookies = [] if kind == "a first write" else [site.visit(login(1)).cookie]
+    if kind in ("a login", "a logout"):
+        work = login(2) if kind == "a login" else logout
+    elif kind == "a renewal":
+        site.visit(read, *cookies)  # the browser shows that it has the cookie
+        kit.advance(2 * MINUTE)
+    elif kind == "a new signature":
+        site.app.config.update(SECRET_KEY="the next key, long enough", SECRET_KEY_FALLBACKS=[KEY])
+    return site.visit(_under_policy(work, headers), *cookies)
+
+
+@pytest.mark.parametrize("kind", _KINDS_OF_SET_COOKIE)
+@pytest.mark.parametrize("policy", _POLICIES)
+def test_no_response_with_a_cookie_of_ours_is_for_shared_caches(kind: str, policy: str) -> None:
+    headers, expected = _POLICIES[policy]
+    answer = _set_cookie(kind, headers)
+    assert answer.morsel is not None
+    [line] = answer.headers.getlist("Cache-Control")
+    directives = [one.strip().partition("=") for one in line.split(",")]
+    assert {name: value for name, _, value in directives} == expected
+    others = {name.lower() for name, _ in answer.headers} - {"cache-control"}
+    assert not [name for name in others if name.endswith("-control") or name == "x-accel-expires"]
+
+
+def test_a_response_without_a_cookie_of_ours_keeps_the_apps_policy(memory_site: Site) -> None:
+    cookie = memory_site.visit(write("a", 1)).cookie
+    given = [("Cache-Control", "public, s-maxage=60"), ("CDN-Cache-Control", "max-age=600")]
+    answer = memory_site.visit(_under_policy(read, given), cookie)
+    assert [pair for pair in answer.headers if pair in given] == given
 
 
 # -- never pickle ---------------------------------------------------------------------------------
