@@ -18,7 +18,7 @@ import pytest
 import redis
 from flask import Flask, Response
 
-from flask_safesession import ConfigError, SafeSession, session
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
 from flask_safesession.record import header_length
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
@@ -228,6 +228,73 @@ def test_a_response_without_a_cookie_of_ours_keeps_the_apps_policy(memory_site: 
     given = [("Cache-Control", "public, s-maxage=60"), ("CDN-Cache-Control", "max-age=600")]
     answer = memory_site.visit(_under_policy(read, given), cookie)
     assert [pair for pair in answer.headers if pair in given] == given
+
+
+# -- a failed logout ------------------------------------------------------------------------------
+
+_ACTS = {
+    "Clear-Site-Data": '"cookies"',
+    "Refresh": "0; url=/goodbye",
+    "HX-Redirect": "/goodbye",
+    "HX-Trigger": "signed-out",
+    "Location": "/goodbye",
+    "Link": "</goodbye>; rel=preload",
+    "Set-Cookie": "remember_token=; Max-Age=0",
+    "X-Accel-Redirect": "/goodbye",
+    "X-Anything": "of the page",
+}
+_PROTECTS = {
+    "Access-Control-Allow-Origin": "https://example.org",
+    "Access-Control-Expose-Headers": "X-Request-ID",
+    "Strict-Transport-Security": "max-age=60",
+    "Content-Security-Policy": "default-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "X-Request-ID": "7",
+}
+
+
+def _goodbye() -> Response:
+    session.clear()
+    response = Response("signed out", headers={**_ACTS, **_PROTECTS, "Vary": "Origin"})
+    response.set_cookie("goodbye", "1")
+    return response
+
+
+def test_a_failed_logout_carries_nothing_of_the_page_that_acts_on_the_browser(
+    memory_site: Site,
+) -> None:
+    cookie = memory_site.visit(login(1)).cookie
+    memory_site.store.failing = {"end"}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert answer.status == 503
+    assert {name: answer.headers.get(name) for name in _PROTECTS} == _PROTECTS
+    assert [name for name in _ACTS if name in answer.headers] == []
+    assert answer.headers.getlist("Vary") == ["Origin, Cookie"]
+    memory_site.store.failing = set()
+    assert memory_site.visit(read, cookie).value == {"user_id": 1}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert (answer.status, answer.text) == (200, "signed out")
+    assert [name for name in _ACTS if name not in answer.headers] == []
+
+
+def test_the_headers_of_an_apps_own_error_page_are_its_own(memory_site: Site) -> None:
+    own = {**_ACTS, "Vary": "Accept", "X-Frame-Options": "SAMEORIGIN"}
+
+    @memory_site.app.errorhandler(StoreUnavailable)
+    def back_soon(error: StoreUnavailable) -> Response:
+        return Response("back soon", 503, headers=own)
+
+    cookie = memory_site.visit(login(1)).cookie
+    memory_site.store.failing = {"end"}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert (answer.status, answer.text) == (503, "back soon")
+    assert answer.headers.getlist("Set-Cookie") == [_ACTS["Set-Cookie"]]
+    assert [answer.headers.getlist(name) for name in own if name != "Vary"] == [
+        [value] for name, value in own.items() if name != "Vary"
+    ]
+    assert answer.headers.getlist("Vary") == ["Accept, Origin, Cookie"]
 
 
 # -- never pickle ---------------------------------------------------------------------------------
