@@ -16,7 +16,7 @@ import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
-from . import transport
+from . import collisions, transport
 from .client import describe_client
 from .codec import CLIENT, UndecodableError, decode
 from .errors import SessionTooLarge, StoreFull, StoreUnavailable, TooManySessions
@@ -138,12 +138,17 @@ class SafeSessionInterface(SessionInterface):
     def _find(self, app: Flask, request: Request, session: Session) -> Loaded:
         slide = not _is_marked(app, request, PASSIVE)
         over = Loaded({})
-        for verified in transport.verified(app, request, self.get_cookie_name(app)):
+        name = self.get_cookie_name(app)
+        known = transport.verified(app, request, name)
+        for verified in known:
             found = self._look_up(verified, session, slide=slide)
             if found.stored is not None:
                 return found
             buried, ended = over.buried or found.buried, over.ended or found.ended
             over = over._replace(buried=buried, ended=ended)
+        if over.buried is None and over.ended is None:
+            sent = transport.values(request, name)
+            collisions.watch(app, request, sent, verified=bool(known))
         return over
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:

@@ -14,6 +14,7 @@ from flask.sessions import SessionInterface
 from werkzeug.http import dump_header, parse_cache_control_header, parse_set_header
 from werkzeug.sansio.http import parse_cookie
 
+from . import collisions
 from .saving import Saved
 from .session import Session
 from .tokens import Verified, sign, unsign
@@ -83,6 +84,7 @@ def answer_cookie(
     else:
         value, age = sign(saved.sid, app.secret_key or ""), max_age(app, session)
         response.set_cookie(name, value, max_age=age, **attributes)
+        collisions.note_sent(app, value, attributes["domain"], attributes["path"])
     session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
     keep_out_of_shared_caches(response)
 

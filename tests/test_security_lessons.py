@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from .security_kit import (
     Site,
     Work,
     ask,
+    dump,
     login,
     logout,
     memory_kit,
@@ -295,6 +297,73 @@ def test_the_headers_of_an_apps_own_error_page_are_its_own(memory_site: Site) ->
         [value] for name, value in own.items() if name != "Vary"
     ]
     assert answer.headers.getlist("Vary") == ["Accept, Origin, Cookie"]
+
+
+# -- confused deputy ------------------------------------------------------------------------------
+
+_DEEDS: dict[str, Callable[[SafeSession, str], object]] = {
+    "count": lambda safe, _: safe.count(),
+    "stats": lambda safe, _: safe.stats(),
+    "purge": lambda safe, _: safe.purge(),
+    "reconfigure": lambda safe, _: safe.reconfigure(max_sessions=7),
+    "tuned": lambda safe, _: safe.tuned(),
+    "sessions_of": lambda safe, _: safe.sessions_of("ann"),
+    "browse": lambda safe, _: safe.browse(),
+    "find": lambda safe, handle: safe.find(handle),
+    "end": lambda safe, handle: safe.end(handle),
+    "end_user": lambda safe, _: safe.end_user("ann"),
+    "end_all": lambda safe, _: safe.end_all(),
+}
+
+
+def _shop_and_admin() -> tuple[Site, Site]:
+    """Two sites with stores of their own. The shop's has more of everything."""
+    shop, admin = Site(memory_kit()), Site(memory_kit())
+    shop.safe.reconfigure(max_sessions=9)
+    shop.visit(login("due"))
+    shop.kit.advance(20 * MINUTE)
+    for site in (shop, shop, admin):
+        site.visit(login("ann"))
+    shop.kit.advance(11 * MINUTE)
+    return shop, admin
+
+
+@pytest.mark.parametrize("deed", _DEEDS)
+def test_an_extension_object_never_acts_on_another_apps_sessions(deed: str) -> None:
+    shop, admin = _shop_and_admin()
+    handle = shop.safe.sessions_of("ann")[0].handle or ""
+    before = dump(admin.kit.store)
+    with admin.app.app_context():
+        within = _DEEDS[deed](shop.safe, handle)
+    assert dump(admin.kit.store) == before
+    again, _ = _shop_and_admin()
+    handle = again.safe.sessions_of("ann")[0].handle or ""
+    assert _shape(within) == _shape(_DEEDS[deed](again.safe, handle))
+
+
+def _shape(value: object) -> str:
+    """What it looks like without what differs between two sites: handles and times."""
+    return re.sub(r"'[\w-]{18}'|datetime\.datetime\([^)]*\)|seconds=[^,)]*", "?", repr(value))
+
+
+def test_a_view_of_one_app_ends_sessions_of_another_by_that_ones_extension() -> None:
+    shop, admin = _shop_and_admin()
+    assert admin.visit(lambda: shop.safe.end_user("ann")).value == 2
+    assert (shop.safe.count(), admin.safe.count()) == (0, 1)
+
+
+def test_an_extension_with_several_stores_acts_on_none_in_another_apps_context() -> None:
+    safe, foreign = SafeSession(check_interval=None), Site(memory_kit())
+    apps = {Flask("one"): _shop_and_admin()[1], Flask("two"): _shop_and_admin()[1]}
+    for app, site in apps.items():
+        safe.init_app(app, store=site.kit.store)
+    foreign.visit(login("ann"))
+    for deed in _DEEDS.values():
+        with foreign.app.app_context(), pytest.raises(RuntimeError, match="several stores"):
+            deed(safe, "A" * 18)
+    with next(iter(apps)).app_context():
+        assert safe.end_user("ann") == 1
+    assert [site.count() for site in (*apps.values(), foreign)] == [0, 1, 1]
 
 
 # -- never pickle ---------------------------------------------------------------------------------
