@@ -19,7 +19,7 @@ from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit
 from .expiry import milliseconds
 from .figures import Stats, stats_of
-from .interface import EXEMPT, PASSIVE, SafeSessionInterface
+from .interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
 from .keys import MEMORY_URL
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
@@ -100,6 +100,7 @@ class SafeSession:
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
         app.session_interface = SafeSessionInterface(steering, store, state.reaper.wake)
+        flask.request_tearing_down.connect(report_unstored, app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
 

@@ -288,7 +288,8 @@ def _send_events(app: Flask, session: Session) -> None:
 
 
 def _leave_exempt(session: Session) -> None:
-    if session._was_written() and not session._saved:
+    if session._was_written() and not session._warned:
+        session._warned = True
         endpoint = flask.request.endpoint
         logger.warning(
             "the session was written in a request for %r, a view that is marked safe.exempt; the"
@@ -298,6 +299,14 @@ def _leave_exempt(session: Session) -> None:
             extra={"endpoint": endpoint},
         )
     session._seal()
+
+
+def report_unstored(_app: Flask, **_: object) -> None:
+    """Receives that a request is over: warns if its session was written after the last save."""
+    proxy: Any = flask.session
+    session: object = proxy._get_current_object()
+    if isinstance(session, Session):
+        session._report_unstored()
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:

@@ -124,6 +124,7 @@ class Session(SessionMixin):
     _renewing = False
     _signed_in = False
     _saved = False
+    _warned = False
     _was_modified = False
     _failed: Exception | None = None
     _cookie: object = None
@@ -190,13 +191,17 @@ class Session(SessionMixin):
 
     def _change(self) -> dict[Any, Any]:
         data = self._use()
-        if self._saved and not self._changed:
+        self._changed = True
+        return data
+
+    def _report_unstored(self) -> None:
+        """Warn of a change that no save has stored. The request is over, so none will."""
+        refused = self._failed is not None and not isinstance(self._data, Scratch)  # an error page
+        if self._saved and self._changed and not refused:
             logger.warning(
                 "the session was written after its response was built; the change is not stored."
                 " In a streaming view, change the session before the stream begins"
             )
-        self._changed = True
-        return data
 
     # -- the mapping ----------------------------------------------------------------------------
 
