@@ -13,7 +13,7 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import flask
@@ -69,16 +69,18 @@ def note_sent(app: Flask, value: str, domain: str | None, path: str) -> None:
         sender.sent.append(_Cookie(hash(value), host, domain, path, time.monotonic()))
 
 
-def watch(app: Flask, request: Request, values: list[str], *, verified: bool) -> None:
-    """Warn once if *values*, of which *app* knows no session, are another app's.
+def watch(app: Flask, request: Request, values: Callable[[], list[str]], *, verified: bool) -> None:
+    """Warn once if a session cookie of *request*, which *app* does not know, is another app's.
 
+    :param values: gives what the request's session cookies hold.
     :param verified: *app* accepts the signature of one of them.
     """
     me: _Sender | None = app.extensions.get(_KEY)
-    if me is None or me.warned or not values:
+    if me is None or me.warned or not (others := _others(me)):
         return
-    for other in _others(me):
-        if (other.place != me.place or not verified) and _has_sent(other, values, request):
+    brought = {hash(value) for value in values()}
+    for other in others:
+        if (other.place != me.place or not verified) and _has_sent(other, brought, request):
             me.warned = other.warned = True
             logger.warning(
                 "the apps %r and %r of this process use one session cookie under one address, and"
@@ -91,13 +93,13 @@ def watch(app: Flask, request: Request, values: list[str], *, verified: bool) ->
             return
 
 
-def _others(me: _Sender) -> Iterator[_Sender]:
+def _others(me: _Sender) -> list[_Sender]:
     found = (reference() for reference in _senders)
-    return (other for other in found if other is not None and other is not me)
+    return [other for other in found if other is not None and other is not me]
 
 
-def _has_sent(sender: _Sender, values: list[str], request: Request) -> bool:
-    brought, since = {hash(value) for value in values}, time.monotonic() - _RECENT
+def _has_sent(sender: _Sender, brought: set[int], request: Request) -> bool:
+    since = time.monotonic() - _RECENT
     return any(
         cookie.value in brought and cookie.at > since and _reaches(cookie, request)
         for cookie in tuple(sender.sent)

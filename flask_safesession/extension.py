@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
@@ -45,7 +45,7 @@ class State:
     store: Store
     reaper: Reaper
     #: Where the sessions are: apps of one process with equal places share them.
-    place: Hashable
+    place: Hashable = field(repr=False)  # a URL may hold a password
 
     @property
     def settings(self) -> Settings:
@@ -245,7 +245,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]
-        return users.sessions_of(state.store, state.settings, user, _current_handle())
+        return users.sessions_of(state.store, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
         """Some of all sessions, tier by tier, those that end last first.
@@ -313,12 +313,14 @@ class SafeSession:
         )
 
 
-def _current_handle() -> str | None:
-    """The handle of the request's session, if there is one that has been used or may be."""
-    current: Any = flask.session
-    if not has_request_context() or not isinstance(current._get_current_object(), Session):
+def _current_handle(state: State) -> str | None:
+    """The handle of the request's session, if there is one, and it is in the store of *state*."""
+    if not has_request_context() or _EXTENSION not in current_app.extensions:
         return None
-    return session.info.handle
+    proxy: Any = flask.session
+    is_ours = current_app.extensions[_EXTENSION].place == state.place
+    is_session = is_ours and isinstance(proxy._get_current_object(), Session)
+    return session.info.handle if is_session else None
 
 
 def _open_store(settings: Settings) -> Store:

@@ -147,8 +147,8 @@ class SafeSessionInterface(SessionInterface):
             buried, ended = over.buried or found.buried, over.ended or found.ended
             over = over._replace(buried=buried, ended=ended)
         if over.buried is None and over.ended is None:
-            sent = transport.values(request, name)
-            collisions.watch(app, request, sent, verified=bool(known))
+            values = partial(transport.values, request, name)
+            collisions.watch(app, request, values, verified=bool(known))
         return over
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:

@@ -352,6 +352,14 @@ def test_a_view_of_one_app_ends_sessions_of_another_by_that_ones_extension() -> 
     assert (shop.safe.count(), admin.safe.count()) == (0, 1)
 
 
+def test_a_list_of_another_apps_sessions_asks_nothing_of_the_current_apps_store() -> None:
+    shop, admin = _shop_and_admin()
+    cookie = admin.visit(login("ann")).cookie
+    admin.store.calls.clear()
+    assert admin.visit(lambda: len(shop.safe.sessions_of("ann")), cookie).value == 2
+    assert admin.store.calls == []
+
+
 def test_an_extension_with_several_stores_acts_on_none_in_another_apps_context() -> None:
     safe, foreign = SafeSession(check_interval=None), Site(memory_kit())
     apps = {Flask("one"): _shop_and_admin()[1], Flask("two"): _shop_and_admin()[1]}
