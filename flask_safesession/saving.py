@@ -97,12 +97,10 @@ class Saved(NamedTuple):
 
     :param cookie: what the browser's cookie needs.
     :param sid: the ID that it is to hold.
-    :param fresh: the ID, or its secret, is a new one.
     """
 
     cookie: Cookie = "keep"
     sid: SessionID | None = None
-    fresh: bool = False
 
 
 #: Nothing was to be done.
@@ -296,7 +294,7 @@ class _Save:
             self._note(SessionCreated(sid.key, who.tier))
             if self._is_sign_in():
                 self._end_replaced()
-            return self._done(answer, sid, fresh=True)
+            return self._done(answer, sid)
         return None
 
     def _fresh_ids(self, who: Identity) -> Iterator[tuple[int, SessionID]]:
@@ -383,7 +381,6 @@ class _Save:
             sid,
             key=stored.key,
             cookie="set" if fresh or again else "keep",
-            fresh=fresh,
             stand_in=stored.stand_in,
             secret=Secret.OLDER if fresh else stored.secret,
         )
@@ -445,7 +442,7 @@ class _Save:
             self._note(SessionRotated(sid.key, old, tier))
         if restart and self._who().user is not None:
             self._end_replaced()
-        return self._done(answer, sid, fresh=True)
+        return self._done(answer, sid)
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
@@ -621,7 +618,6 @@ class _Save:
         *,
         key: str = "",
         cookie: Cookie = "set",
-        fresh: bool = False,
         stand_in: bool = False,
         secret: Secret | None = Secret.CURRENT,
     ) -> Saved:
@@ -639,7 +635,7 @@ class _Save:
                 data=self._data, stored=stored, now=answer.now, total=answer.total, stale=False
             )
         )
-        return Saved(cookie, sid, fresh)
+        return Saved(cookie, sid)
 
     def _forgotten(self, cookie: Cookie) -> Saved:
         self._session._rebase(Loaded({}, dead=self._loaded.dead))
