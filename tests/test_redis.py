@@ -520,7 +520,9 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
         with redis.Redis(port=server.port, username="shop", password="pw", db=3) as client:
             store = RedisStore(client, timeout=5)
             add(store)
-            assert client.dbsize() == 3  # a record, its index, the shards; nothing in another
+            assert (
+                client.dbsize() == 3
+            )  # a record, its index, the number of shards, nothing in another database
             store.close()
         wrong = RedisStore.from_url(f"redis://shop:no@127.0.0.1:{server.port}/3", timeout=5)
         with pytest.raises(StoreUnavailable) as caught:
