@@ -165,8 +165,8 @@ def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
     info, loaded = session.info, session._loaded
     if isinstance(session._data, Scratch) or _is_moving(loaded):
         return None
-    if loaded.stored is None:
-        if not is_empty(session._data or {}):
+    if loaded.stored is None or (loaded.stored.stand_in and loaded.ended):
+        if loaded.stored is None and not is_empty(session._data or {}):
             return None  # it is made with this response
         ended: str | None = getattr(info, "ended_reason", None)
         text = str(texts.get(ended or "ended", texts["ended"]))

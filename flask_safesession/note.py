@@ -112,6 +112,7 @@ def renewed(note: Note, by: bytes, digest: bytes, now: int) -> Note:
     return note._replace(cur=digest, base=by, prev=stranded, since=now)
 
 
+_CLIENT_PARTS = (0, 4)
 _FLAGS = ("permanent", "owes_id", "deleted")
 
 
@@ -144,6 +145,17 @@ def loads(raw: bytes) -> Note:
         cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
         flags = {name: bool(parts.get("f", 0) >> n & 1) for n, name in enumerate(_FLAGS)}
         client = tuple(map(str, parts.get("c", ())))
-        return Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags)
+        return _checked(Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags))
     except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
         raise ValueError("not a session's note") from error
+
+
+def _checked(note: Note) -> Note:
+    kinds: list[tuple[Any, type]] = [(digest, bytes) for digest in (note.cur, note.base, note.prev)]
+    kinds += [(note.since, int), (note.strike, int)]
+    if (
+        not all(isinstance(part, kind) for part, kind in kinds)
+        or len(note.client) not in _CLIENT_PARTS
+    ):
+        raise ValueError("not a session's note")
+    return note

@@ -24,6 +24,7 @@ OPERATIONS = (
     "load",
     "create",
     "commit",
+    "refile",
     "rotate",
     "end",
     "look",

@@ -88,7 +88,7 @@ MAX_STAND_INS = 5
 _MINUTE = 60_000
 # Parts of a store that an anonymous visitor may be refused in.
 _PARTS_TRIED = 3
-# IDs drawn for that at most.
+# IDs drawn for that at most: chance may choose the same parts again and again.
 _DRAWN = 30
 
 
@@ -97,12 +97,10 @@ class Saved(NamedTuple):
 
     :param cookie: what the browser's cookie needs.
     :param sid: the ID that it is to hold.
-    :param fresh: the ID, or its secret, is a new one.
     """
 
     cookie: Cookie = "keep"
     sid: SessionID | None = None
-    fresh: bool = False
 
 
 #: Nothing was to be done.
@@ -113,11 +111,14 @@ class Delivery(NamedTuple):
     """What the response to a request can do.
 
     :param deliverable: it can deliver a cookie.
+    :param later: it cannot yet, since this is a save by hand inside a view: what needs a cookie, or
+        ends the session, is left to the save that Flask makes.
     :param client: from where the request comes, if that is to be noted: address and browser.
     :param say: logs a message once: its level, its name, and the text.
     """
 
     deliverable: bool
+    later: bool = False
     client: tuple[str, str] | None = None
     say: Callable[[str, str], None] = lambda *_: None
 
@@ -186,19 +187,33 @@ class _Save:
 
     def _attempt(self) -> Saved | None:
         """One try; ``None``: something changed meanwhile, so try again."""
-        session, stored = self._session, self._stored
+        stored = self._stored
         self._check_user()
+        if self._delivery.later and (stored is None or not self._is_only_changed(stored)):
+            return NOTHING
         if stored is None:
             return self._start()
-        if session._cleared or (stored.who.user is not None and self._who().user is None):
+        if self._is_ended(stored):
             return self._end(stored)
         if self._is_sign_in():
             return self._rotate(stored, restart=True)
+        return self._change(stored)
+
+    def _change(self, stored: Stored) -> Saved | None:
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
-        if is_empty(self._data) and not is_empty(decode(stored.record.payload)):
-            return self._empty(stored)
-        return self._commit(stored)
+        if not is_empty(self._data):
+            return self._commit(stored)
+        if stored.note.deleted:
+            return NOTHING  # emptied already: only what is written into it sets its cookie again
+        return self._empty(stored)
+
+    def _is_ended(self, stored: Stored) -> bool:
+        lost = stored.who.user is not None and self._who().user is None
+        return self._session._cleared or lost
+
+    def _is_only_changed(self, stored: Stored) -> bool:
+        return not (self._is_ended(stored) or self._is_sign_in() or self._needs_new_id(stored))
 
     def _check_user(self) -> None:
         """Refuse a user that this request assigned and that cannot be one."""
@@ -279,7 +294,7 @@ class _Save:
             self._note(SessionCreated(sid.key, who.tier))
             if self._is_sign_in():
                 self._end_replaced()
-            return self._done(answer, sid, fresh=True)
+            return self._done(answer, sid)
         return None
 
     def _fresh_ids(self, who: Identity) -> Iterator[tuple[int, SessionID]]:
@@ -332,13 +347,12 @@ class _Save:
     ) -> Saved | None:
         payload = encode(self._data, stored.record.payload)
         note, sid = self._kept_note(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id, deleted=ends_soon)
-        may_set = self._may_set(stored)
-        permanent = is_permanent(self._data)
-        if (may_set or sid is not stored.sid) and not ends_soon:
-            note = note._replace(permanent=permanent)
-        elif not ends_soon:
-            note = note._replace(deleted=stored.note.deleted)
+        note = note._replace(owes_id=note.owes_id or owes_id)
+        may_set = self._may_set(stored) and not ends_soon
+        if may_set or sid is not stored.sid:
+            note = note._replace(permanent=is_permanent(self._data))
+        if ends_soon or may_set:
+            note = note._replace(deleted=ends_soon)
         changes = payload != stored.record.payload or self._session._forced
         if not changes and note == stored.note:
             return NOTHING
@@ -367,7 +381,6 @@ class _Save:
             sid,
             key=stored.key,
             cookie="set" if fresh or again else "keep",
-            fresh=fresh,
             stand_in=stored.stand_in,
             secret=Secret.OLDER if fresh else stored.secret,
         )
@@ -429,7 +442,7 @@ class _Save:
             self._note(SessionRotated(sid.key, old, tier))
         if restart and self._who().user is not None:
             self._end_replaced()
-        return self._done(answer, sid, fresh=True)
+        return self._done(answer, sid)
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
@@ -562,7 +575,7 @@ class _Save:
             if not self._delivery.deliverable:
                 raise UndeliverableSignIn
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
-        return self._lost(stored.key, answer.reason)
+        return self._lost(stored, answer.reason)
 
     def _join(self, stored: Stored, gone: Gone) -> bool:
         """Go on with the session under its new ID, whose cookie only another response has."""
@@ -605,7 +618,6 @@ class _Save:
         *,
         key: str = "",
         cookie: Cookie = "set",
-        fresh: bool = False,
         stand_in: bool = False,
         secret: Secret | None = Secret.CURRENT,
     ) -> Saved:
@@ -623,15 +635,15 @@ class _Save:
                 data=self._data, stored=stored, now=answer.now, total=answer.total, stale=False
             )
         )
-        return Saved(cookie, sid, fresh)
+        return Saved(cookie, sid)
 
     def _forgotten(self, cookie: Cookie) -> Saved:
         self._session._rebase(Loaded({}, dead=self._loaded.dead))
         return Saved(cookie)
 
-    def _lost(self, key: str, reason: str) -> Saved:
-        self._note(SessionLost(key, reason))
-        self._session._rebase(Loaded({}))
+    def _lost(self, stored: Stored, reason: str) -> Saved:
+        self._note(SessionLost(stored.key, reason))
+        self._session._rebase(Loaded({}, dead=stored.sid))
         return Saved()
 
     def _own(self, base: bytes) -> dict[Any, Any]:

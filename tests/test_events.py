@@ -35,7 +35,7 @@ from flask_safesession.events import (
 EXAMPLES: list[Any] = [
     SessionCreated("handle", "default"),
     SessionRotated("handle", "old handle", "admin"),
-    SessionReplayed("handle", "old handle", "admin"),
+    SessionReplayed("handle", "admin"),
     SessionEnded("handle", "idle", "default"),
     SessionMerged("handle", 2),
     SessionLost("handle", "logout"),

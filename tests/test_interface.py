@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flask
 import pytest
 from flask import Flask, flash, get_flashed_messages, stream_with_context
 from flask.testing import FlaskClient
@@ -12,6 +13,8 @@ from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, SessionTooLarge, StoreFull, StoreUnavailable, session
 from flask_safesession.interface import SafeSessionInterface
+from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.testing import FakeClock
 from flask_safesession.tokens import new_id, sign
 
 from .counting import CountingStore
@@ -20,8 +23,8 @@ MakeApp = Callable[..., Flask]
 
 
 @pytest.fixture
-def store() -> CountingStore:
-    return CountingStore()
+def store(clock: FakeClock) -> CountingStore:
+    return CountingStore(MemoryStore(clock))
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def app(make_app: MakeApp, store: CountingStore) -> Flask:  # noqa: C901  # a vi
         session.pop(key, None)
         return "dropped"
 
-    @app.get("/login/<user>")
+    @app.route("/login/<user>", methods=["GET", "POST"])
     def login(user: str) -> str:
         session["user_id"] = user
         return "in"
@@ -158,7 +161,7 @@ def test_reading_without_a_good_cookie_costs_no_store_call(
         ("/login/1", ["load", "rotate"]),
         ("/logout", ["load", "end"]),
         ("/drop/nothing", ["load"]),
-        ("/drop/cart", ["load", "end"]),
+        ("/drop/cart", ["load", "commit"]),
         ("/permanent", []),
     ],
 )
@@ -171,17 +174,32 @@ def test_each_kind_of_request_makes_exactly_its_store_calls(
     assert store.take() == calls
 
 
-def test_an_unknown_id_is_looked_up_once_and_never_adopted(
+def test_an_unknown_id_costs_one_call_more_and_is_never_adopted(
+    app: Flask, client: FlaskClient, store: CountingStore
+) -> None:
+    unknown = new_id()
+    client.set_cookie("session", sign(unknown, app.secret_key or ""))
+    response = client.get("/read")
+    assert store.take() == ["load", "load"]
+    assert not set_cookies(response)
+    assert not set_cookies(client.get("/set/a/1"))
+    assert store.take() == ["load", "load", "create"]
+    assert client.get("/read").json == {"a": "1"}
+    assert store.take() == ["load", "load"]
+    assert list(store.inner._shelf.records) == [unknown.stand_in()]
+    assert unknown.stand_in() != unknown.key
+
+
+def test_a_sign_in_with_an_unknown_id_has_an_id_and_a_cookie_of_its_own_at_once(
     app: Flask, client: FlaskClient, store: CountingStore
 ) -> None:
     unknown = sign(new_id(), app.secret_key or "")
     client.set_cookie("session", unknown)
-    response = client.get("/read")
-    assert store.take() == ["load"]
-    assert not set_cookies(response)
-    client.get("/set/a/1")
-    assert store.take() == ["load", "create"]
+    client.get("/login/1")
+    assert store.take() == ["load", "load", "create"]
     assert cookie_of(client) not in (None, unknown)
+    assert client.get("/read").json == {"user_id": "1"}
+    assert store.take() == ["load"]
 
 
 def test_only_permanent_is_an_empty_session(client: FlaskClient, store: CountingStore) -> None:
@@ -226,14 +244,57 @@ def test_the_cookie_is_set_only_when_the_browsers_must_change(client: FlaskClien
     assert not set_cookies(client.get("/append"))
 
 
-def test_a_login_and_a_second_login_of_the_same_user_get_new_ids(client: FlaskClient) -> None:
+def test_a_login_and_a_second_login_of_the_same_user_get_new_ids(
+    client: FlaskClient, clock: FakeClock
+) -> None:
     client.get("/append")
     ids = [cookie_of(client)]
     for _ in range(2):
-        client.get("/login/1")
+        client.post("/login/1")
         ids.append(cookie_of(client))
+        clock.advance(60_000)
     assert len(set(ids)) == 3
     assert client.get("/read").json == {"cart": ["pear"], "user_id": "1"}
+
+
+def test_a_request_that_is_safe_and_assigns_the_same_user_is_no_sign_in(
+    client: FlaskClient, store: CountingStore, clock: FakeClock
+) -> None:
+    client.post("/login/1")
+    clock.advance(60_000)
+    store.take()
+    assert not set_cookies(client.get("/login/1"))
+    assert store.take() == ["load"]
+
+
+def test_a_second_login_within_a_minute_of_the_first_keeps_the_id_and_is_reported_once(
+    client: FlaskClient, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.post("/login/1")
+    clock.advance(59_999)
+    for _ in range(2):
+        assert not set_cookies(client.post("/login/1"))
+    assert caplog.text.count("within a minute of the sign-in") == 1
+
+
+def test_another_user_is_a_sign_in_with_every_method_and_at_once(client: FlaskClient) -> None:
+    client.post("/login/1")
+    assert set_cookies(client.get("/login/2"))
+
+
+def test_what_runs_before_each_request_signs_nobody_in_again(
+    app: Flask, client: FlaskClient, store: CountingStore, clock: FakeClock
+) -> None:
+    @app.before_request
+    def proxy() -> None:
+        session["user_id"] = "1"
+
+    app.add_url_rule("/post", view_func=lambda: "posted", endpoint="post", methods=["POST"])
+    assert set_cookies(client.post("/post"))
+    clock.advance(60_000)
+    store.take()
+    assert not set_cookies(client.post("/post"))
+    assert store.take() == ["load"]
 
 
 def test_a_login_tells_caches_to_keep_off(app: Flask, client: FlaskClient) -> None:
@@ -320,21 +381,43 @@ def test_logout_deletes_the_cookie_with_the_attributes_it_was_set_with(
     assert "Max-Age=0" in gone
 
 
-def test_the_last_flash_leaves_no_session_and_no_trace_at_the_browser(
-    client: FlaskClient, store: CountingStore
+def test_the_last_flash_leaves_an_empty_session_and_the_browsers_cookie_as_it_was(
+    client: FlaskClient, store: CountingStore, clock: FakeClock
 ) -> None:
     client.get("/flash")
     response = client.get("/flashed")
     assert response.json == ["hello"]
     assert not set_cookies(response)
-    assert store.take() == ["create", "load", "end"]
+    assert store.take() == ["create", "load", "commit"]
     assert client.get("/read").json == {}
+    clock.advance(60_000)
+    assert not set_cookies(client.get("/set/a/1"))
+    assert client.get("/read").json == {"a": "1"}
 
 
-def test_an_app_that_takes_out_its_last_key_has_the_cookie_deleted(client: FlaskClient) -> None:
+def test_an_app_that_takes_out_its_last_key_has_the_cookie_deleted(
+    app: Flask, client: FlaskClient, clock: FakeClock
+) -> None:
     client.get("/append")
     (cookie,) = set_cookies(client.get("/drop/cart"))
     assert cookie.startswith("session=;")
+    assert app.extensions["tested.safe"].count() == 1  # what is still in flight merges with it
+    clock.advance(60_000)
+    assert app.extensions["tested.safe"].count() == 0
+
+
+def test_a_change_of_an_emptied_session_sets_its_cookie_again_and_it_lives_on(
+    client: FlaskClient, clock: FakeClock
+) -> None:
+    client.get("/append")
+    old = cookie_of(client)
+    client.get("/drop/cart")
+    client.set_cookie("session", old or "")  # a request that was sent before the answer came
+    assert set_cookies(client.get("/set/a/1"))
+    assert cookie_of(client) == old
+    assert not set_cookies(client.get("/set/b/1"))
+    clock.advance(120_000)
+    assert client.get("/read").json == {"a": "1", "b": "1"}
 
 
 def test_clear_and_then_write_is_a_new_session(app: Flask, client: FlaskClient) -> None:
@@ -515,7 +598,7 @@ def test_a_failed_load_is_a_503_that_touches_no_cookie(
 
 @pytest.mark.parametrize(
     ("path", "operation"),
-    [("/append", "commit"), ("/login/1", "rotate"), ("/logout", "end"), ("/drop/cart", "end")],
+    [("/append", "commit"), ("/login/1", "rotate"), ("/logout", "end"), ("/drop/cart", "commit")],
 )
 def test_a_failed_save_is_a_503_once(
     client: FlaskClient, store: CountingStore, path: str, operation: str
@@ -728,6 +811,98 @@ def test_a_write_after_the_headers_is_noticed(
     assert client.get("/read").json == {"cart": ["pear"]}
 
 
+def save_by_hand(app: Flask) -> None:
+    app.session_interface.save_session(app, flask.session, app.response_class())
+
+
+def test_a_write_between_a_save_by_hand_and_the_response_is_stored_without_a_warning(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/twice")
+    def twice() -> str:
+        for key in ("first", "second"):
+            session[key] = 1
+            save_by_hand(app)
+        session["third"] = 1
+        return "stored"
+
+    client.get("/twice")
+    assert client.get("/read").json == {"first": 1, "second": 1, "third": 1}
+    assert not caplog.records
+
+
+def test_a_write_after_the_response_is_noticed_also_after_a_save_by_hand(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/stream")
+    def stream() -> Any:
+        session["early"] = 1
+        save_by_hand(app)
+
+        def body() -> Any:
+            yield "begun"
+            session["late"] = 1
+            session["later"] = 1
+
+        return app.response_class(stream_with_context(body()))
+
+    assert client.get("/stream").text == "begun"
+    [record] = caplog.records
+    assert "after its response was built" in record.getMessage()
+    assert client.get("/read").json == {"early": 1}
+
+
+def test_a_write_that_a_save_by_hand_has_stored_in_a_stream_is_not_reported(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/stream")
+    def stream() -> Any:
+        def body() -> Any:
+            yield "begun"
+            session["late"] = 1
+            save_by_hand(app)
+
+        return app.response_class(stream_with_context(body()))
+
+    client.get("/append")
+    assert client.get("/stream").text == "begun"
+    assert client.get("/read").json == {"cart": ["pear"], "late": 1}
+    assert not caplog.records
+
+
+def test_a_failed_save_after_a_save_by_hand_is_not_called_a_late_write(
+    app: Flask, client: FlaskClient, store: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/down")
+    def down() -> str:
+        session["a"] = 1
+        save_by_hand(app)
+        store.failing = {"commit"}
+        session["b"] = 1
+        return "stored?"
+
+    client.get("/append")
+    assert client.get("/down").status_code == 503
+    assert "after its response" not in caplog.text
+
+
+def test_a_write_after_a_save_by_hand_in_an_exempt_view_is_reported_once(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/health")
+    @SafeSession.exempt
+    def health() -> str:
+        save_by_hand(app)
+        for key in ("a", "b"):
+            session[key] = 1
+            save_by_hand(app)
+        return "well"
+
+    client.get("/health")
+    [record] = caplog.records
+    assert "'health', a view that is marked safe.exempt" in record.getMessage()
+
+
 def test_another_extensions_session_is_left_alone(app: Flask, client: FlaskClient) -> None:
     interface = app.session_interface
     assert isinstance(interface, SafeSessionInterface)
@@ -736,11 +911,9 @@ def test_another_extensions_session_is_left_alone(app: Flask, client: FlaskClien
     assert not response.headers.getlist("Set-Cookie")
 
 
-def test_a_polling_view_does_not_keep_the_session_alive(make_app: MakeApp) -> None:
-    from flask_safesession.stores.memory import MemoryStore
-    from flask_safesession.testing import FakeClock
-
-    clock = FakeClock()
+def test_a_polling_view_does_not_keep_the_session_alive(
+    make_app: MakeApp, clock: FakeClock
+) -> None:
     app = make_app(store=MemoryStore(clock), idle_timeout="10m", touch_interval=0)
     safe: SafeSession = app.extensions["tested.safe"]
 

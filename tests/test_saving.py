@@ -19,6 +19,7 @@ from flask_safesession.events import (
     SessionEnded,
     SessionLost,
     SessionMerged,
+    session_created,
     session_ended,
     session_lost,
     session_merged,
@@ -27,7 +28,8 @@ from flask_safesession.record import Draft
 from flask_safesession.session import merge, own_changes
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import StoreKit, make_draft, make_rules
+from flask_safesession.testing import StoreKit, make_rules
+from flask_safesession.tokens import new_stamp
 
 from .counting import CountingStore
 
@@ -72,7 +74,7 @@ def world(make_app: MakeApp, kit: StoreKit) -> World:
     def read() -> dict[str, Any]:
         return dict(session)
 
-    @app.get("/do")
+    @app.route("/do", methods=["GET", "POST"])
     def do() -> str:
         for action, value in request.args.items(multi=True):
             key, _, text = value.partition(":")
@@ -151,7 +153,7 @@ def test_a_sibling_with_the_old_id_cannot_overwrite_the_cookie_of_a_login(world:
     response = sibling.get("/do?set=stranger:1")
     assert response.status_code == 200
     assert "Set-Cookie" not in response.headers
-    assert world.data(sibling) == {}
+    assert world.data(sibling) == {"stranger": "1"}  # a stand-in: nothing of the user's
     assert world.data(world.one) == {"seed": "0", "user_id": "1"}
 
 
@@ -180,13 +182,35 @@ def test_of_two_logins_at_once_both_are_signed_in_and_the_old_id_is_not(world: W
     assert world.data(old) == {}
 
 
-def test_of_two_logins_of_one_user_the_second_has_all_that_it_assigned(world: World) -> None:
-    """Also what was the same before: Flask-Login's ``_id``, the tier."""
-    world.one.get("/do?set=user_id:1&set=fresh:yes")
-    other = world.meanwhile("rotate", "/do?set=user_id:1&set=fresh:yes")
-    world.one.get("/do?set=user_id:1&set=fresh:yes")
-    assert world.data(other) == {"seed": "0", "user_id": "1", "fresh": "yes"}
-    assert world.data(world.one) == {"user_id": "1", "fresh": "yes"}
+def test_the_second_click_of_a_login_goes_on_with_the_session_of_the_first(world: World) -> None:
+    created = heard(session_created, world.app)
+    lost = heard(session_lost, world.app)
+    other = world.meanwhile("rotate", "/do?set=user_id:1&set=theirs:1")
+    response = world.one.get("/do?set=user_id:1&set=mine:1")
+    # Which response the browser receives last is unknown: only one of them sets a cookie.
+    assert "Set-Cookie" not in response.headers
+    assert world.data(other) == {"seed": "0", "user_id": "1", "theirs": "1", "mine": "1"}
+    assert world.app.extensions["tested.safe"].count() == 1
+    assert created == lost == []
+
+
+def test_parallel_requests_of_a_re_login_keep_their_changes(world: World) -> None:
+    world.one.post("/do?set=user_id:1")
+    world.kit.advance(60_000)
+    relogin = world.sibling()
+    world.store.before("commit", lambda: relogin.post("/do?set=user_id:1"))
+    assert "Set-Cookie" not in world.one.get("/do?set=mine:1").headers
+    assert world.cookie(relogin) != world.cookie(world.one)
+    assert world.data(relogin) == {"seed": "0", "user_id": "1", "mine": "1"}
+    assert world.data(world.one) == {}
+
+
+def test_a_login_of_another_user_that_meets_a_login_joins_nothing(world: World) -> None:
+    """What the request assigned is all that the second user has, the same values, too."""
+    other = world.meanwhile("rotate", "/do?set=user_id:1&set=seed:0")
+    world.one.get("/do?set=user_id:2&set=seed:0")
+    assert world.data(other) == {"seed": "0", "user_id": "1"}
+    assert world.data(world.one) == {"user_id": "2", "seed": "0"}
 
 
 def test_a_login_that_meets_a_logout_is_a_new_session_without_the_old_data(world: World) -> None:
@@ -212,22 +236,57 @@ def test_a_change_whose_session_timed_out_meanwhile_is_not_stored(world: World) 
 
 
 def test_an_emptied_session_gives_way_to_a_change(world: World) -> None:
-    world.meanwhile("end", "/do?set=theirs:1")
+    world.meanwhile("commit", "/do?set=theirs:1")
     response = world.one.get("/do?drop=seed")
     assert "Set-Cookie" not in response.headers
     assert world.data(world.one) == {"theirs": "1"}
 
 
-def test_a_change_that_meets_an_emptied_session_becomes_a_new_one(world: World) -> None:
+def test_a_change_that_meets_an_emptied_session_merges_and_sets_the_cookie_again(
+    world: World,
+) -> None:
+    created = heard(session_created, world.app)
+    before = world.cookie(world.one)
     world.meanwhile("commit", "/do?drop=seed")
-    world.one.get("/do?set=mine:1")
+    response = world.one.get("/do?set=mine:1")
+    assert response.headers["Set-Cookie"].startswith(f"session={before};")
     assert world.data(world.one) == {"mine": "1"}
+    world.kit.advance(2 * 60_000)  # it has its usual time again
+    assert world.data(world.one) == {"mine": "1"}
+    assert created == []
 
 
 def test_two_that_empty_it_at_once_leave_nothing(world: World) -> None:
-    world.meanwhile("end", "/do?drop=seed")
+    world.meanwhile("commit", "/do?drop=seed")
     world.one.get("/do?drop=seed")
+    world.kit.advance(60_000)
     assert world.app.extensions["tested.safe"].count() == 0
+
+
+def test_a_request_that_only_reads_an_emptied_session_does_not_set_its_cookie_again(
+    world: World,
+) -> None:
+    late = world.sibling()
+    world.one.get("/do?drop=seed")
+    assert "Set-Cookie" not in late.get("/read").headers
+    world.kit.advance(60_000)
+    assert world.app.extensions["tested.safe"].count() == 0
+
+
+def test_two_changes_that_meet_an_emptied_session_both_survive(world: World) -> None:
+    """A page that showed the last flash ended nothing, whatever else was under way."""
+    lost = heard(session_lost, world.app)
+    world.one.get("/do?drop=seed&set=_flashes:hello")
+    first, second = world.sibling(), world.sibling()
+
+    def interrupt() -> None:
+        world.store.before("commit", lambda: second.get("/do?drop=_flashes"))
+        first.get("/do?set=first:1")
+
+    world.store.before("commit", interrupt)
+    world.one.get("/do?set=mine:1")
+    assert world.data(world.one) == {"first": "1", "mine": "1"}
+    assert lost == []
 
 
 def test_a_logout_that_meets_a_new_id_ends_the_session_there(world: World) -> None:
@@ -293,12 +352,12 @@ def test_conflicts_without_end_are_a_503_and_the_others_changes_stay(make_app: M
         session.setdefault("cart", []).append(1)
         return "done"
 
-    def restless(key: str, draft: Draft, expected: str, *, slide: bool) -> Any:
+    def restless(key: str, draft: Draft, expected: str, *, touch: int | None) -> Any:
         theirs = memory.load(key, make_rules(), slide=False)
         assert isinstance(theirs, Live)
-        payload = encode({"theirs": 1})
-        memory.commit(key, make_draft(payload), theirs.record.stamps[0], slide=True)
-        return memory.commit(key, draft, expected, slide=slide)
+        theirs_now = draft._replace(stamp=new_stamp(), payload=encode({"theirs": 1}))
+        memory.commit(key, theirs_now, theirs.record.stamps[0], touch=touch)
+        return memory.commit(key, draft, expected, touch=touch)
 
     client = app.test_client()
     client.get("/add")

@@ -8,6 +8,7 @@ import pytest
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.layout import shard_of
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft
 from flask_safesession.tokens import new_id, new_stamp, user_tag
@@ -31,6 +32,18 @@ def test_lists_and_ends_are_as_with_one_shard(make_store: Make) -> None:
     while store.purge(RULES, 10).more:
         pass
     assert store.purge(RULES, 10).removed == ()
+
+
+def test_a_session_that_is_to_stay_stays_where_a_rotation_took_it(make_store: Make) -> None:
+    store = make_store(4)
+    letter = next(c for c in "ABCDEFG" if shard_of(c, 4) != shard_of(ANN, 4))
+    old, new, draft = new_id(letter).key, new_id(ANN[0]).key, make_draft()
+    store.create(old, draft, RULES)
+    terms = Terms(draft.stamp, False, "rotated")
+    assert isinstance(store.rotate(old, new, make_draft(user="ann"), RULES, terms), Live)
+    other, _ = add(store, "ann")
+    assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", old)] == [other]
+    assert [one.key for one in store.sessions_of(ANN)] == [new]
 
 
 def walk(store: RedisStore, tier: str) -> list[str]:

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from flask import Flask, Request
+from flask import Flask
 from flask.testing import FlaskClient
 
-from .. import transport
 from ..events import Event, SessionEnded, emit
 from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
 from ..interface import SafeSessionInterface
-from ..session import Loaded, Session, SessionInfo
+from ..session import Session, SessionInfo
 from ..settings import Settings
 from ..stores.base import REVOKED, Gone, Live, Rules, Store
 from ..tokens import new_stamp
@@ -120,6 +119,7 @@ class AppKit:
             if tier is not None:
                 session[self._settings.tier_key] = tier
             session.update(data or {})
+            session.confirm_sign_in()  # the same user, too, is signed in anew
         return client
 
     def _check_tier(self, tier: str | None) -> None:
@@ -129,7 +129,9 @@ class AppKit:
             raise ValueError(f"SAFESESSION_TIERS has no tier {tier!r} for users; it has {known}")
 
     def _user_key(self, login: object) -> str:
-        keys = self._settings.user_keys
+        keys = self._settings.user_key.names
+        if not keys:
+            raise ValueError("SAFESESSION_USER_KEY is a function: give key=, the key to assign")
         if login is not None and _LOGIN_KEY in keys:
             return _LOGIN_KEY
         return next((key for key in keys if key != _LOGIN_KEY), keys[0])
@@ -243,16 +245,8 @@ class AppKit:
         session = interface.open_session(self.app, request)
         if session is None:
             raise RuntimeError("without app.secret_key there are no sessions: set one")
-        session._load = partial(self._load, interface, request)
+        session._load = partial(interface.find, self.app, request, slide=False)
         session._use()
         for event in session._events:
             emit(self.app, event)
         return session
-
-    def _load(self, interface: SafeSessionInterface, request: Request, session: Session) -> Loaded:
-        name = interface.get_cookie_name(self.app)
-        for verified in transport.verified(self.app, request, name):
-            found = interface._look_up(verified, session, slide=False)
-            if found.stored is not None:
-                return found
-        return Loaded({})

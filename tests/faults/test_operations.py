@@ -197,7 +197,8 @@ def machines(kind: str, tmp_path: Path) -> Iterator[Callable[..., Machines]]:
 def site_on(machines: Machines, open_site: OpenSite) -> Site:
     """The section's app, once all its servers agree that they are well."""
     settings = machines.settings()
-    store = RedisStore(settings["store"], timeout=5, wait_replicas=settings.get("wait_replicas", 0))
+    ways = {name: settings[name] for name in ("shards", "wait_replicas") if name in settings}
+    store = RedisStore(settings["store"], timeout=5, **ways)
 
     def is_sound() -> bool:
         try:
