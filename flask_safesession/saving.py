@@ -196,11 +196,7 @@ class _Save:
             return self._rotate(stored, restart=True)
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
-        if is_empty(self._data) and stored.note.deleted:
-            return NOTHING  # emptied already: only what is written into it sets its cookie again
-        if is_empty(self._data) and not is_empty(decode(stored.record.payload)):
-            return self._empty(stored)
-        return self._commit(stored)
+        return self._empty(stored) if is_empty(self._data) else self._commit(stored)
 
     def _check_user(self) -> None:
         """Refuse a user that this request assigned and that cannot be one."""
@@ -489,6 +485,8 @@ class _Save:
         A page that showed the last flash ended nothing, so the cookie stays. An app that removed
         its own last key meant it, as with Flask's own sessions.
         """
+        if stored.note.deleted:
+            return NOTHING  # emptied already: only what is written into it sets its cookie again
         before = decode(stored.record.payload)
         before.pop(FLASHES, None)
         return self._commit(stored, ends_soon=not is_empty(before) and self._may_set(stored))
