@@ -202,11 +202,7 @@ class _Save:
     def _change(self, stored: Stored) -> Saved | None:
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
-        if not is_empty(self._data):
-            return self._commit(stored)
-        if stored.note.deleted:
-            return NOTHING  # emptied already: only what is written into it sets its cookie again
-        return self._empty(stored)
+        return self._empty(stored) if is_empty(self._data) else self._commit(stored)
 
     def _is_ended(self, stored: Stored) -> bool:
         lost = stored.who.user is not None and self._who().user is None
@@ -500,6 +496,8 @@ class _Save:
         A page that showed the last flash ended nothing, so the cookie stays. An app that removed
         its own last key meant it, as with Flask's own sessions.
         """
+        if stored.note.deleted:
+            return NOTHING  # emptied already: only what is written into it sets its cookie again
         before = decode(stored.record.payload)
         before.pop(FLASHES, None)
         return self._commit(stored, ends_soon=not is_empty(before) and self._may_set(stored))

@@ -205,7 +205,7 @@ def test_an_id_that_is_gone_is_no_failure(measured: Measured, clock: FakeClock) 
     client.get("/put/cart/3")
     clock.advance(24 * HOUR)
     client.get("/read")
-    assert measured.calls("load", "gone") == 1
+    assert measured.calls("load", "gone") == 2  # the session's, and that of its stand-in
     assert measured.calls("load", "unavailable") is None
 
 
