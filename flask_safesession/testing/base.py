@@ -62,6 +62,10 @@ class ContractBase:
         self.live(kit.store.load(key, rules, slide=True))
         return key
 
+    def use_of(self, record: Record) -> int:
+        """How old the session was at its last use: it stays while a kit makes the store older."""
+        return record.last_active - record.created
+
     def commit(
         self, kit: StoreKit, key: str, rules: Rules, *, touch: int | None = 0, payload: bytes = b"x"
     ) -> Record:

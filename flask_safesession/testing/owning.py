@@ -297,8 +297,8 @@ class OwningContract(ContractBase):
     def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
         key = self.sign_in(kit, rules)
-        before = self.record(kit, key, rules)
         kit.advance(MINUTE)
+        before = self.record(kit, key, rules)
         looked = store.look(key)
         assert looked is not None
         assert (looked.key, looked.record) == (key, before)
