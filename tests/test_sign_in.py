@@ -27,8 +27,12 @@ def cookie_of(client: FlaskClient) -> str:
 @pytest.fixture
 def app(make_app: MakeApp, store: MemoryStore) -> Flask:
     app = make_app(store=store, user_key=("user_id", "userinfo.sub"), lifetime="1h")
-    safe: SafeSession = app.extensions["tested.safe"]
+    add_sign_ins(app)
+    add_pages(app)
+    return app
 
+
+def add_sign_ins(app: Flask) -> None:
     @app.before_request
     def proxy() -> None:
         if user := request.headers.get("X-Remote-User"):
@@ -57,6 +61,10 @@ def app(make_app: MakeApp, store: MemoryStore) -> Flask:
         session.confirm_sign_in()
         return ""
 
+
+def add_pages(app: Flask) -> None:
+    safe: SafeSession = app.extensions["tested.safe"]
+
     @app.get("/set/<key>")
     def put(key: str) -> str:
         session[key] = 1
@@ -80,8 +88,6 @@ def app(make_app: MakeApp, store: MemoryStore) -> Flask:
     @safe.fresh(within="5m")
     def pay() -> str:
         return "paid"
-
-    return app
 
 
 def is_sign_in(client: FlaskClient, clock: FakeClock, act: Callable[[], Any]) -> bool:

@@ -487,5 +487,3 @@ class Sharded(Protocol):
     def part_of(self, key: str) -> int:
         """The number of the part that a new session with *key* would be in."""
         ...
-
-
