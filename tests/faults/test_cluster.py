@@ -351,8 +351,11 @@ def reads_work(
         for rules in (RULES, make_rules(idle=60_000)):
             with within(AT_ONCE):
                 assert isinstance(store.load(key, rules, slide=True), Live)
-    for key in dead:
-        assert store.load(key, RULES, slide=True) == Gone("logout", buried=True)
+    for key in dead:  # the tombstone may be on the other node: it costs a reason
+        assert store.load(key, RULES, slide=True) in (
+            Gone("logout", buried=True),
+            Gone("unknown"),
+        )
     for key in (*due, new_key()):
         assert store.load(key, RULES, slide=True) == Gone("unknown")
 
