@@ -9,6 +9,14 @@ from ..tokens import new_id, new_stamp, user_tag
 from .kit import StoreKit, make_draft, new_key
 
 
+def used_after(record: Record) -> int:
+    """How long after its creation a session was used last, in milliseconds.
+
+    A kit may make records older instead of turning a clock: only differences can be compared.
+    """
+    return record.last_active - record.created
+
+
 class ContractBase:
     """Steps that tests are made of."""
 

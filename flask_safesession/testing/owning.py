@@ -297,12 +297,11 @@ class OwningContract(ContractBase):
     def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
         key = self.sign_in(kit, rules)
-        before = self.record(kit, key, rules)
         kit.advance(MINUTE)
         looked = store.look(key)
         assert looked is not None
-        assert (looked.key, looked.record) == (key, before)
-        assert not self.record(kit, key, rules).is_used
+        assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
+        assert not looked.record.is_used
         kit.advance(29 * MINUTE)
         assert store.look(key) is None
         assert kit.store.purge(rules, 10).due == 1
