@@ -219,7 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
                     "revoked",
                     True,
                 )
-            # A server's own expiry may have been there before: then nothing tells a stranger's tier.
+            # A server's own expiry may have been there before: nothing tells a stranger's tier.
             blank = session.user is None and gone.reason == "idle" and not self.kit.exact_clock
             assert gone.tier == tier_tag(session.tier) or (blank and gone.tier.isspace())
             self.world.tell(session, gone.reason)

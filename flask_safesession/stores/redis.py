@@ -312,6 +312,11 @@ class RedisStore:
             return self._end_first(key, new, draft, rules, terms)
         created = last_active = 0
         if not terms.restart:
+            if terms.expected is None:
+                found = shard.look(key)
+                if isinstance(found, Gone) and found.successor:
+                    return found  # in a third one
+                key = found.key if isinstance(found, Listed) else key
             old = shard.load(key, rules, slide=False)
             if not isinstance(old, Live):
                 return old
