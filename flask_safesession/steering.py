@@ -25,10 +25,13 @@ from .foresight import count_ends
 from .keys import DEFAULTS, PREFIX
 from .session import as_datetime
 from .settings import Settings, read_settings
-from .stores.base import Steerable, Store, Tuning
+from .stores.base import Document, Steerable, Store
 
 #: What can be changed while the fleet runs.
 TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
+
+#: The name of the document in the store.
+DOCUMENT = "tuning"
 
 _VERSION = 1
 _LONGEST_NAME = 100
@@ -112,7 +115,7 @@ class Steering:
         """
         if isinstance(self._store, Steerable):
             with self._lock:
-                found = self._store.tuning()
+                found = self._store.document(DOCUMENT)
                 self.ahead = found.now - time.monotonic() * 1000
                 self._adopt(found)
 
@@ -144,7 +147,7 @@ class Steering:
         if not isinstance(self._store, Steerable):
             raise ConfigError(["the store keeps no settings: see `Steerable` in stores/base.py"])
         for _ in range(_TRIES):
-            found = self._store.tuning()
+            found = self._store.document(DOCUMENT)
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
             settings = self._own.under(overrides)
@@ -152,12 +155,12 @@ class Steering:
             if dry_run:
                 ends = count_ends(self._store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
-            if self._store.tune(_dumps(tuned), found.document):
+            if self._store.keep(DOCUMENT, _dumps(tuned), found.document):
                 self.look()
                 return self.tuned or tuned
         raise StoreUnavailable("others keep changing the settings")
 
-    def _adopt(self, found: Tuning) -> None:
+    def _adopt(self, found: Document) -> None:
         """Go by what was *found*, if it is news; what cannot be used is told of once."""
         if found.document == self._seen:
             return
@@ -226,7 +229,7 @@ def _dumps(tuned: Tuned) -> bytes:
     return json.dumps(document).encode("ascii")
 
 
-def _loads(found: Tuning) -> Tuned:
+def _loads(found: Document) -> Tuned:
     """The settings in a document.
 
     :raises ConfigError: it was written by a newer version, or is none of ours.
@@ -246,7 +249,7 @@ def _loads(found: Tuning) -> Tuned:
     return Tuned(settings, by, as_datetime(found.written), revision)
 
 
-def _last(found: Tuning, *, reset: bool) -> Tuned:
+def _last(found: Document, *, reset: bool) -> Tuned:
     """What is to be changed; a document that nobody can read may be reset."""
     try:
         return _loads(found)

@@ -219,8 +219,8 @@ class RelimitStep(NamedTuple):
     done: bool
 
 
-class Tuning(NamedTuple):
-    """What a store keeps for all processes on it; see :class:`Steerable`.
+class Document(NamedTuple):
+    """What a store keeps under a name for all processes on it; see :class:`Steerable`.
 
     :param document: empty where there is none.
     :param written: when, by the store's clock in milliseconds.
@@ -390,13 +390,13 @@ class Relimiting(Protocol):
 
 @runtime_checkable
 class Steerable(Protocol):
-    """A store that keeps a small document for all processes on it: settings to go by."""
+    """A store that keeps a few small documents, each under a name, for all processes on it."""
 
-    def tuning(self) -> Tuning:
-        """The document that was kept last."""
+    def document(self, name: str) -> Document:
+        """Returns the document that was kept last under *name* (lower-case letters)."""
         ...
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
         """Keep *document* (not empty) in the place of *expected*; whether it is kept now.
 
         It also is if an earlier call with it was done and the reply was lost.

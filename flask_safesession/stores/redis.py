@@ -24,6 +24,7 @@ from .base import (
     AuditStep,
     Census,
     Conflict,
+    Document,
     Gone,
     Listed,
     Live,
@@ -34,7 +35,6 @@ from .base import (
     Rules,
     Taken,
     Terms,
-    Tuning,
     newest_first,
 )
 from .connections import deadline
@@ -238,13 +238,13 @@ class RedisStore:
                 return RelimitStep(changed, done=False)
         return RelimitStep(changed, done=True)
 
-    def tuning(self) -> Tuning:
-        """See :meth:`.base.Steerable.tuning`: the first part has it."""
-        return self._shards[0].tuning()
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.Steerable.document`: the first part has all of them."""
+        return self._shards[0].document(name)
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.tune`."""
-        return self._shards[0].tuning(document, expected).document == document
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.keep`."""
+        return self._shards[0].document(name, document, expected).document == document
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
