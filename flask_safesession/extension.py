@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
@@ -15,11 +16,12 @@ from flask import Flask, current_app, has_app_context, has_request_context
 from . import cli, users
 from .client import label_of
 from .errors import ConfigError, NotFresh, StoreUnavailable
-from .events import Event, emit
+from .events import Event, emit, logger
 from .expiry import milliseconds
 from .figures import Stats, stats_of
 from .interface import EXEMPT, PASSIVE, SafeSessionInterface
 from .keys import MEMORY_URL
+from .neighbours import Neighbours
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
 from .settings import Settings
@@ -86,10 +88,10 @@ class SafeSession:
         store = _open_store(own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
-        steering = Steering(app, store, own)
+        steering, neighbours = Steering(app, store, own), Neighbours(app, store, own.settings)
         if not _is_command():
-            _begin(store, steering)
-        state = State(steering, store, Reaper(app, store, steering))
+            _begin(store, steering, neighbours)
+        state = State(steering, store, Reaper(app, store, steering, neighbours))
         app.extensions[_EXTENSION] = state
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
@@ -318,11 +320,18 @@ def _open_store(settings: Settings) -> Store:
     )
 
 
-def _begin(store: Store, steering: Steering) -> None:
+def _begin(store: Store, steering: Steering, neighbours: Neighbours) -> None:
     """Ask the store once what it is like; one that is down is asked when it is up."""
     try:
         steering.look()
-    except StoreUnavailable:
+        with suppress(StoreUnavailable):  # it takes no writes
+            neighbours.begin()
+    except StoreUnavailable as error:
+        logger.warning(
+            "the session store does not answer (%s): the app starts, and requests that use the"
+            " session get a 503 until it does",
+            error,
+        )
         return
     finally:
         if isinstance(store, Steerable):

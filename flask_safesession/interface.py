@@ -37,6 +37,7 @@ from .settings import Settings
 from .steering import Steering
 from .stores.base import CORRUPT, EMPTIED, Gone, Store
 from .tokens import Verified, sign, unsign
+from .unverified import report_unverified
 from .users import clients_in, end_user, info_of
 
 #: The attribute that marks a view as passive.
@@ -158,8 +159,10 @@ class SafeSessionInterface(SessionInterface):
         values = [value.strip('"') for key, _, value in pairs if key == name][:_MAX_COOKIES]
         key = app.secret_key or ""
         fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
-        verified = [unsign(value, key, fallbacks) for value in values]
-        return [good for good in verified if good is not None]
+        verified = [good for value in values if (good := unsign(value, key, fallbacks)) is not None]
+        if not verified:
+            report_unverified(values)
+        return verified
 
     def _look_up(self, verified: Verified, session: Session, *, slide: bool) -> Loaded:
         sid = verified.sid

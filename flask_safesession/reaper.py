@@ -23,6 +23,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from .errors import StoreUnavailable
 from .events import SessionEnded, StoreFailed, StorePurged, emit, logger
+from .neighbours import Neighbours
 from .settings import Settings
 from .steering import Steering
 from .stores.base import (
@@ -130,10 +131,11 @@ class Reaper:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, store: Store, steering: Steering) -> None:
+    def __init__(self, app: Any, store: Store, steering: Steering, neighbours: Neighbours) -> None:
         self._app = weakref.ref(app)
         self._store = store
         self._steering = steering
+        self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
         self._scheduler: Any = None
         self._leaving: Any = None
@@ -168,6 +170,7 @@ class Reaper:
         """Go by the settings that the store keeps for all; what it said if it did not answer."""
         try:
             self._steering.look()
+            self._neighbours.look()
         except StoreUnavailable as error:
             return error
         self.adopt()
