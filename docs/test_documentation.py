@@ -211,7 +211,8 @@ def readme_examples() -> list[Example]:
     return list(document.examples())
 
 
-def test_the_code_in_the_readme_works() -> None:
+def test_the_code_in_the_readme_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "a secret that only this test knows")
     examples = readme_examples()
     assert len(examples) == 2, "the example, and what it is said to do"
     for example in examples:

@@ -21,6 +21,7 @@ from .expiry import milliseconds
 from .figures import Stats, stats_of
 from .interface import EXEMPT, PASSIVE, SafeSessionInterface
 from .keys import MEMORY_URL
+from .lost_settings import Takeover, report_lost_settings
 from .neighbours import Neighbours
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
@@ -45,6 +46,7 @@ class State:
     steering: Steering
     store: Store
     reaper: Reaper
+    takeover: Takeover
 
     @property
     def settings(self) -> Settings:
@@ -91,11 +93,13 @@ class SafeSession:
         steering, neighbours = Steering(app, store, own), Neighbours(app, store, own.settings)
         if not _is_command():
             _begin(store, steering, neighbours)
-        state = State(steering, store, Reaper(app, store, steering, neighbours))
+        report_lost_settings(app.config, own)
+        reaper = Reaper(app, store, steering, neighbours)
+        state = State(steering, store, reaper, Takeover(app))
         app.extensions[_EXTENSION] = state
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        app.session_interface = SafeSessionInterface(steering, store, state.reaper.wake)
+        app.session_interface = SafeSessionInterface(steering, store, reaper.wake)
         app.cli.add_command(cli.commands)
         self._apps.add(app)
 

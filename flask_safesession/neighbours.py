@@ -20,7 +20,7 @@ from typing import Any
 from .errors import ConfigError
 from .events import logger
 from .settings import Settings
-from .stores.base import Document, Steerable, Store
+from .stores.base import Document, Finding, Steerable, Store
 
 #: The name of the document in the store.
 DOCUMENT = "apps"
@@ -126,8 +126,8 @@ class Neighbours:
             logger.warning("%s", text)
 
 
-def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yields what does not go together on *store*, for ``check``: ``keys`` or ``users``, and why.
+def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[Finding]:
+    """Yields a finding for each thing that does not go together on *store*.
 
     :raises StoreUnavailable: the store did not answer.
     """
@@ -142,10 +142,11 @@ def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[tuple[str,
         for other in seen.strange_keys(key)
     )
     for name, other in islice(pairs, 1):
-        yield "keys", describe_keys(name, other, settings.key_prefix)
+        yield Finding("several-secret-keys", describe_keys(name, other, settings.key_prefix))
     for setting, other in seen.other_users(spelled(settings)):
         if other != app.name:
-            yield "users", describe_users(spelled(settings), setting, other, settings.key_prefix)
+            text = describe_users(spelled(settings), setting, other, settings.key_prefix)
+            yield Finding("several-user-keys", text)
 
 
 def describe_keys(name: str, other: str, prefix: str) -> str:

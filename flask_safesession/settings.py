@@ -164,7 +164,7 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     name = str(config.get("SESSION_COOKIE_NAME") or "")
     lowered = name.lower()
     problems = []
-    if lowered.startswith(("__host-", "__secure-")) and not config.get("SESSION_COOKIE_SECURE"):
+    if lowered.startswith(("__host-", "__secure-")) and not is_secure(config):
         problems.append(
             f"SESSION_COOKIE_NAME {name!r} promises a secure cookie: set SESSION_COOKIE_SECURE"
         )
@@ -179,15 +179,16 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     spelled = samesite.title() if isinstance(samesite, str) else samesite
     if spelled not in (None, "Lax", "Strict", "None"):
         problems.append(f"SESSION_COOKIE_SAMESITE is {samesite!r}: give 'Lax', 'Strict' or 'None'")
-    if (
-        str(samesite).title() == "None"
-        and samesite is not None
-        and not config.get("SESSION_COOKIE_SECURE")
-    ):
+    if str(samesite).title() == "None" and samesite is not None and not is_secure(config):
         problems.append("SESSION_COOKIE_SAMESITE 'None' wants SESSION_COOKIE_SECURE: browsers do")
     if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
     return problems
+
+
+def is_secure(config: Mapping[str, Any]) -> bool:
+    """Whether the cookie is sent over HTTPS only: Werkzeug also adds that to a partitioned one."""
+    return bool(config.get("SESSION_COOKIE_SECURE") or config.get("SESSION_COOKIE_PARTITIONED"))
 
 
 def hide_password(url: str) -> str:

@@ -104,7 +104,8 @@ class Steering:
         self.ahead: float | None = None
         self._app = weakref.ref(app)
         self._store = store
-        self._own = own
+        #: The app's own settings, and how they were given.
+        self.own: Own = own
         self._seen = b""
         self._lock = threading.Lock()
 
@@ -150,7 +151,7 @@ class Steering:
             found = self._store.document(DOCUMENT)
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
-            settings = self._own.under(overrides)
+            settings = self.own.under(overrides)
             tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
             if dry_run:
                 ends = count_ends(self._store, self.settings, settings, found.now)
@@ -167,7 +168,7 @@ class Steering:
         self._seen = found.document
         try:
             tuned = _loads(found)
-            settings = self._own.under(tuned.settings)
+            settings = self.own.under(tuned.settings)
         except ConfigError as error:
             logger.error(
                 "the settings that the store keeps are not used here: %s", "; ".join(error.problems)

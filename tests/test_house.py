@@ -15,7 +15,8 @@ FLOORS = {
     **dict.fromkeys(["expiry", "codec", "scratch", "stores"], 2),
     **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "neighbours"], 3),
     **dict.fromkeys(["session", "saving", "users", "reaper", "observing"], 3),
-    **dict.fromkeys(["figures", "readings", "interface", "failure", "doctor", "cli"], 4),
+    **dict.fromkeys(["figures", "readings", "interface", "failure"], 4),
+    **dict.fromkeys(["lost_settings", "doctor", "cli"], 4),
     **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),
     **dict.fromkeys(["prometheus", "opentelemetry"], 5),
 }

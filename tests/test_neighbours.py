@@ -279,7 +279,7 @@ def test_an_app_that_runs_reports_what_it_would_have_been_refused_for(fleet: Fle
     fleet.come_round(app)
     [told] = fleet.warnings()
     assert "in app 'blog' on the same store" in told
-    assert fleet.check(app) == ["users"]
+    assert fleet.check(app) == ["several-user-keys"]
 
 
 # -- real servers -------------------------------------------------------------------------------

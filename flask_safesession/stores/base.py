@@ -232,6 +232,17 @@ class Document(NamedTuple):
     now: int
 
 
+class Finding(NamedTuple):
+    """Something that ``flask safesession check`` reports.
+
+    :param name: by which ``--ignore`` accepts it: small letters and hyphens.
+    :param text: one sentence, with what to do.
+    """
+
+    name: str
+    text: str
+
+
 class Store(Protocol):
     """The operations. ``shared``: several processes see the same sessions."""
 
@@ -408,8 +419,8 @@ class Steerable(Protocol):
 class Inspecting(Protocol):
     """A store whose server can be set up badly."""
 
-    def inspect(self) -> list[str]:
-        """One sentence for each setting of the server that should be mended."""
+    def inspect(self) -> list[Finding]:
+        """Returns a finding for each setting of the server that should be changed."""
         ...
 
 

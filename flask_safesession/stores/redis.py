@@ -25,6 +25,7 @@ from .base import (
     Census,
     Conflict,
     Document,
+    Finding,
     Gone,
     Listed,
     Live,
@@ -279,13 +280,13 @@ class RedisStore:
         """See :meth:`.base.Networked.states`."""
         return {at.server: at.breaker.state for at in self._caller.topology.servers()}
 
-    def inspect(self) -> list[str]:
+    def inspect(self) -> list[Finding]:
         """See :meth:`.base.Inspecting.inspect`."""
-        found: list[str] = []
+        found: list[Finding] = []
         try:
             self._router.look_up()
         except ConfigError as error:
-            found += error.problems
+            found += [Finding("store-layout", problem) for problem in error.problems]
         return found + findings(self._caller, self._replicas)
 
     def close(self) -> None:
