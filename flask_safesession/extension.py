@@ -15,7 +15,7 @@ from flask import Flask, current_app, has_app_context, has_request_context
 
 from . import cli, users
 from .client import label_of
-from .errors import ConfigError, NotFresh, StoreUnavailable
+from .errors import ConfigError, NotFresh, StoreUnavailable, name_of
 from .events import Event, emit, logger
 from .expiry import milliseconds
 from .figures import Stats, stats_of
@@ -81,7 +81,13 @@ class SafeSession:
 
         :param overrides: settings for this app; they win over those of the constructor.
         :raises ConfigError: with every problem in the settings.
+        :raises TypeError: *app* is not a Flask app.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(
+                f"SafeSession takes a Flask app, not an object of class {name_of(type(app))};"
+                " settings are given by name, as in SafeSession(app, store=...)"
+            )
         if _EXTENSION in app.extensions:
             raise ConfigError(
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import ConfigError
@@ -30,6 +31,8 @@ REDIS_SCHEMES: tuple[str, ...] = (
 MAX_BATCH = 10_000
 
 _LONGEST_COOKIE_NAME = 256
+_NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
         "max_size": keys.number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024),
         "tier_key": keys.text("TIER_KEY"),
         "user_keys": keys.names("USER_KEY", "give the session key that holds the user, or several"),
-        "check_interval": _duration_or_none(keys, "CHECK_INTERVAL"),
+        "check_interval": _duration_or_none(keys, "CHECK_INTERVAL", "no job"),
         "purge_batch": _batch(keys),
         "scheduler": keys.scheduler("SCHEDULER"),
         "store_timeout": keys.duration("STORE_TIMEOUT") / 1000,
@@ -97,7 +100,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
         "shards": shards,
         "wait_replicas": _wait_replicas(keys, alone),
         "record_client": bool(keys.choice("RECORD_CLIENT", True, False)),
-        "renew_interval": _duration_or_none(keys, "RENEW_INTERVAL"),
+        "renew_interval": _duration_or_none(keys, "RENEW_INTERVAL", "no renewals"),
         "renew_grace": keys.duration_or_zero("RENEW_GRACE"),
     }
     if keys.problems or policy is None:
@@ -105,15 +108,17 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     return Settings(rules=Rules(policy, cap), **given)
 
 
-def _duration_or_none(keys: Keys, name: str) -> int | None:
-    return None if keys.get(name) is None else keys.duration(name)
+def _duration_or_none(keys: Keys, name: str, meaning: str) -> int | None:
+    if keys.get(name) is None:
+        return None
+    return keys.duration(name, f"give a duration, or None for {meaning}")
 
 
 def _batch(keys: Keys) -> int:
     batch = keys.number("PURGE_BATCH", 200)
     if batch > MAX_BATCH:
         mend = f"give {MAX_BATCH} at most, since the store waits for each step"
-        keys.complain("PURGE_BATCH", mend, batch)
+        keys.complain("PURGE_BATCH", mend)
     return batch
 
 
@@ -121,9 +126,11 @@ def _shards(keys: Keys, alone: str) -> int:
     shards = keys.number("SHARDS", 1)
     if shards & (shards - 1) or shards > MAX_SHARDS:
         mend = f"give a power of two, {MAX_SHARDS} at most, so that all shards are of one size"
-        keys.complain("SHARDS", mend, shards)
+        keys.complain("SHARDS", mend)
     if shards > 1 and alone:
-        keys.problems.append(f"{PREFIX}SHARDS is {shards}, but the store {alone}: leave it")
+        keys.problems.append(
+            f"{PREFIX}SHARDS is {keys.shown('SHARDS')}, but the store {alone}: leave it"
+        )
     return min(shards, MAX_SHARDS)
 
 
@@ -131,7 +138,8 @@ def _wait_replicas(keys: Keys, alone: str) -> int:
     replicas = keys.number_or_zero("WAIT_REPLICAS", "give the number of replicas, or 0")
     if replicas and alone:
         keys.problems.append(
-            f"{PREFIX}WAIT_REPLICAS is {replicas}, but the store {alone}: leave it"
+            f"{PREFIX}WAIT_REPLICAS is {keys.shown('WAIT_REPLICAS')}, but the store {alone}:"
+            " leave it"
         )
     return replicas
 
@@ -148,7 +156,10 @@ def _store(keys: Keys) -> tuple[Any, bool]:
     scheme, separator, _ = store.partition("://")
     if store != MEMORY_URL and not (separator and scheme in REDIS_SCHEMES):
         mend = f"give {MEMORY_URL!r} or a URL that begins with {', '.join(REDIS_SCHEMES)} and ://"
-        keys.complain("STORE", mend, repr(hide_password(store)))
+        meant = _meant(hide_password(store))
+        keys.complain(
+            "STORE", f"did you mean {meant}?" if meant else mend, repr(hide_password(store))
+        )
     elif store != MEMORY_URL:
         from .stores.redis_url import read_url  # apps on memory do not pay for redis-py
 
@@ -157,6 +168,28 @@ def _store(keys: Keys) -> tuple[Any, bool]:
         except ConfigError as error:
             keys.problems += error.problems
     return store, store == MEMORY_URL
+
+
+def _meant(text: str) -> str:
+    """Returns the URL that *text*, which is none, may stand for; empty if that is not clear."""
+    if "@" in text or "*" in text:  # a password
+        return ""
+    if re.fullmatch("memory:?/*", text, re.IGNORECASE):
+        return MEMORY_URL
+    if text.lower() in _SERVERS:
+        return f"{text.lower()}://localhost:6379/0"
+    if url := _NEARLY_A_URL.fullmatch(text):
+        near = get_close_matches(url[1].lower(), REDIS_SCHEMES, n=1, cutoff=0.7)
+        return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
+    return _address_meant(text)
+
+
+def _address_meant(text: str) -> str:
+    if text.startswith("/"):
+        return f"unix://{text}"
+    if (address := _ADDRESS.fullmatch(text)) and (address[2] or "." in text or text == "localhost"):
+        return f"redis://{address[1]}{address[2] or ':6379'}/{address[3] or 0}"
+    return ""
 
 
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError, StoreUnavailable
 from .events import SettingsTuned, emit, logger
-from .expiry import milliseconds
+from .expiry import milliseconds, spelled
 from .foresight import count_ends
 from .keys import DEFAULTS, PREFIX
 from .session import as_datetime
@@ -217,7 +217,7 @@ def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         with suppress(ValueError):  # what is wrong with it is told with all the rest
-            return f"{milliseconds(value)}ms"
+            return spelled(milliseconds(value))
         return str(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(of) for name, of in value.items()}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .client import Client
 from .codec import CLIENT, client_in, plain
+from .errors import name_of
 from .events import SessionEnded, emit
 from .expiry import ANONYMOUS_TIER
 from .record import Record
@@ -67,7 +68,7 @@ def owning(store: Store) -> Owning:
     """
     if not isinstance(store, Owning):
         raise TypeError(
-            f"{type(store).__name__} does not know whose sessions are whose: give it the methods of"
+            f"{name_of(type(store))} does not know whose sessions are whose: give it the methods of"
             " flask_safesession.stores.base.Owning"
         )
     return store
