@@ -150,7 +150,7 @@ def _confirm() -> None:
     [
         pytest.param(write("cart", 1), login(1), id="login"),
         pytest.param(login(1), _confirm, id="confirmed"),
-        pytest.param(login(1), lambda: session.clear() or login(1)(), id="cleared before"),
+        pytest.param(login(1), _clear_and_sign_in, id="cleared before"),
         pytest.param(login(1), login(2), id="another user"),
         pytest.param(login(1), lambda: session.pop("user_id") and write("a", 1)(), id="logout"),
         pytest.param(login(1), regenerate, id="regenerate"),

@@ -17,6 +17,7 @@ from .. import users
 from ..codec import UndecodableError, decode
 from ..expiry import milliseconds
 from ..session import SessionInfo
+from ..steering import DOCUMENT
 from ..stores.base import Live, Owning, Steerable
 from ..tokens import KEY_LENGTH, new_stamp
 from .group import as_json_option, commands, note_of_memory, on_store, printable, say, settings_of
@@ -183,7 +184,11 @@ def _check_tier(settings: Any, tier: str | None) -> None:
 
 def _now(state: Any) -> datetime:
     """The store's clock, where it can be asked."""
-    now = state.store.tuning().now / 1000 if isinstance(state.store, Steerable) else time.time()
+    now = (
+        state.store.document(DOCUMENT).now / 1000
+        if isinstance(state.store, Steerable)
+        else time.time()
+    )
     return datetime.fromtimestamp(now, timezone.utc)
 
 
