@@ -50,7 +50,7 @@ class Seen:
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
     users: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def strange_keys(self, key: str) -> Iterator[str]:
+    def unaccepted_keys(self, key: str) -> Iterator[str]:
         """Yields the apps whose secret key is not accepted where *key* is, nor accepts *key*.
 
         One of two accepts the other while the key is changed in a fleet, by way of its fallbacks.
@@ -117,7 +117,7 @@ class Neighbours:
             if refuse and app != name:
                 raise ConfigError([text])
             self._report_once(text if app != name else describe_change(self._user_key, setting))
-        for app in seen.strange_keys(key):
+        for app in seen.unaccepted_keys(key):
             self._report_once(describe_keys(name, app, self._prefix))
 
     def _report_once(self, text: str) -> None:
@@ -139,7 +139,7 @@ def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[Finding]:
     pairs = (
         (entry["app"], other)
         for key, entry in seen.keys.items()
-        for other in seen.strange_keys(key)
+        for other in seen.unaccepted_keys(key)
     )
     for name, other in islice(pairs, 1):
         yield Finding("several-secret-keys", describe_keys(name, other, settings.key_prefix))

@@ -430,7 +430,9 @@ class Plain:
 def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: list[str]) -> None:
     said = run(make_app(store=Plain()), *command)
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("Error: Plain does not know whose sessions are whose")
+    assert said.err.startswith(
+        "Error: tests.test_cli_users.Plain does not know whose sessions are whose"
+    )
 
 
 def test_on_memory_they_say_that_they_see_nothing_of_the_server(make_app: MakeApp) -> None:

@@ -314,11 +314,11 @@ def test_fault_43_different_secret_keys_on_one_store_are_reported_at_start_and_e
     two = worker(NEW, name)
     [told] = [record.getMessage() for record in caplog.records]
     assert "different secret keys" in told
-    stranger = two.test_client()
+    visitor = two.test_client()
     cookie = client.get_cookie("session")
     assert cookie is not None
-    stranger.set_cookie("session", cookie.value)
-    assert stranger.get("/").text == "None"
+    visitor.set_cookie("session", cookie.value)
+    assert visitor.get("/").text == "None"
     assert client.get("/").text == "1"
     for app in (one, two):
         said = app.test_cli_runner().invoke(args=["safesession", "check"])
