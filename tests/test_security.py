@@ -145,6 +145,11 @@ def _confirm() -> None:
     session.confirm_sign_in()
 
 
+def _clear_and_sign_in() -> None:
+    session.clear()
+    login(1)()
+
+
 @pytest.mark.parametrize(
     ("before", "change"),
     [

@@ -72,7 +72,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert settings.rules.policy.default == Limits(30 * MINUTE, 12 * HOUR, 30_000)
     assert settings.rules.policy.tiers == {}
     assert settings.rules.cap == Cap(10_000, 9_500, 100, evict=True)
-    assert (settings.tier_key, settings.user_keys) == ("_tier", ("_user_id", "user_id"))
+    assert (settings.tier_key, settings.user_key.names) == ("_tier", ("_user_id", "user_id"))
     assert (settings.max_size, settings.purge_batch) == (64 * 1024, 200)
     assert (settings.check_interval, settings.store_timeout) == (MINUTE, 1.0)
     assert (settings.scheduler, settings.key_prefix) == (None, "safesession")
