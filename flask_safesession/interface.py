@@ -196,11 +196,10 @@ class SafeSessionInterface(SessionInterface):
             stored, data = self._read(session, sid.key, answer)
         except ValueError:
             return over
-        secret = notes.judge(
-            stored.note, sid.secret_digest(), answer.now, self._settings.renew_grace
-        )
+        age, grace = answer.now - stored.record.created, self._settings.renew_grace
+        secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            ended = self._judge(request, session, stored, secret, answer.now)
+            ended = self._judge(request, session, stored, secret, age)
             return over._replace(replaced=sid.key, ended=ended)
         _resolve(request, session, sid.key)
         return Loaded(
@@ -259,7 +258,7 @@ class SafeSessionInterface(SessionInterface):
         return record
 
     def _judge(
-        self, request: Request, session: Session, stored: Stored, secret: Secret, now: int
+        self, request: Request, session: Session, stored: Stored, secret: Secret, age: int
     ) -> str | None:
         """A replaced secret came back: note it, or end the session; why it ended, if it did.
 
@@ -268,7 +267,7 @@ class SafeSessionInterface(SessionInterface):
         if not session._dispatched or _is_socket(request):
             return None
         if secret is Secret.REPLACED:
-            self._note_strike(stored, now)
+            self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
             return None
         events = list(end_stolen(self._store, self._settings, stored.key))
@@ -276,12 +275,12 @@ class SafeSessionInterface(SessionInterface):
             session._note(event)
         return REPLAYED if events and stored.record.user != NO_USER else None
 
-    def _note_strike(self, stored: Stored, now: int) -> None:
+    def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
         note, record = stored.note, stored.record
         with suppress(StoreUnavailable, ValueError):
             for _ in range(_TRIES):
-                draft = _same(record, note._replace(strike=now))
+                draft = _same(record, note._replace(strike=age))
                 answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
                 if not isinstance(answer, Conflict):
                     return

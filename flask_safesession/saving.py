@@ -202,11 +202,7 @@ class _Save:
     def _change(self, stored: Stored) -> Saved | None:
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
-        if not is_empty(self._data):
-            return self._commit(stored)
-        if stored.note.deleted:
-            return NOTHING  # emptied already: only what is written into it sets its cookie again
-        return self._empty(stored)
+        return self._empty(stored) if is_empty(self._data) else self._commit(stored)
 
     def _is_ended(self, stored: Stored) -> bool:
         lost = stored.who.user is not None and self._who().user is None
@@ -247,7 +243,7 @@ class _Save:
         return session._signed_in and not self._has_just_signed_in(stored)
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
-        recent = stored.record.user != NO_USER and self._now() - stored.record.created < _MINUTE
+        recent = stored.record.user != NO_USER and self._age(stored.record) < _MINUTE
         if recent:
             self._delivery.say(
                 "sign-in-again",
@@ -263,7 +259,7 @@ class _Save:
         moved = (who.user_tag, who.tier) != (stored.who.user_tag, stored.who.tier)
         if moved or self._session._regenerated or stored.note.owes_id:
             return True
-        is_due = stored.stand_in and self._now() - stored.record.created >= _MINUTE
+        is_due = stored.stand_in and self._age(stored.record) >= _MINUTE
         return is_due and self._delivery.deliverable
 
     def _go_on_under_new_id(self, stored: Stored) -> Saved | None:
@@ -387,19 +383,19 @@ class _Save:
 
     def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
         """The note as it is to be stored, and the ID with a new secret if one is due."""
-        note, sid, now = stored.note, stored.sid, self._now()
+        note, sid, age = stored.note, stored.sid, self._age(stored.record)
         note = note._replace(client=self._clients(note))
         if sid is None or stored.secret is None:
             return note, sid
         if stored.secret is Secret.CURRENT and not note.is_presented:
             return notes.presented(note), sid
         interval = self._settings.renew_interval
-        age = now - (note.since or stored.record.created)
-        is_due = stored.secret is Secret.CURRENT and interval is not None and age >= interval
+        is_over = interval is not None and age - note.since >= interval
+        is_due = stored.secret is Secret.CURRENT and is_over
         if self._delivery.deliverable and (is_due or stored.secret is Secret.STRANDED):
             newer = sid.renewed()
             by = sid.secret_digest()
-            return notes.renewed(note, by, newer.secret_digest(), now), newer
+            return notes.renewed(note, by, newer.secret_digest(), age), newer
         return note, sid
 
     def _clients(self, note: Note) -> tuple[str, ...]:
@@ -500,6 +496,8 @@ class _Save:
         A page that showed the last flash ended nothing, so the cookie stays. An app that removed
         its own last key meant it, as with Flask's own sessions.
         """
+        if stored.note.deleted:
+            return NOTHING  # emptied already: only what is written into it sets its cookie again
         before = decode(stored.record.payload)
         before.pop(FLASHES, None)
         return self._commit(stored, ends_soon=not is_empty(before) and self._may_set(stored))
@@ -608,7 +606,7 @@ class _Save:
         secret = None
         if sid is not None:
             grace = self._settings.renew_grace
-            secret = notes.judge(note, sid.secret_digest(), self._now(), grace)
+            secret = notes.judge(note, sid.secret_digest(), self._age(record), grace)
         self._stored = Stored(key, record, note, who, sid, stand_in, secret)
 
     def _done(
@@ -661,9 +659,9 @@ class _Save:
             self._identity = whose(self._data, self._settings)
         return self._identity
 
-    def _now(self) -> int:
-        """The store's clock when the session was loaded, in milliseconds."""
-        return self._loaded.now
+    def _age(self, record: Record) -> int:
+        """Milliseconds from the creation of *record* to when the session was loaded."""
+        return self._loaded.now - record.created
 
     def _become(self, data: dict[Any, Any]) -> None:
         """Go on with other data than the request left: merged, or its own part."""

@@ -68,10 +68,19 @@ class Site:
         self.app.config.update(config or {})
         settings.setdefault("check_interval", None)
         self.safe = SafeSession(self.app, store=self.store, **settings)
-        self.app.add_url_rule("/", view_func=_view)
+        self.app.add_url_rule("/", view_func=_view, methods=["GET", "POST"])
+
+    def post(self, work: Work, *cookies: str) -> Answer:
+        """One request like a form's, in which the view does *work*."""
+        return self.visit(work, *cookies, method="POST")
 
     def visit(
-        self, work: Work | None, *cookies: str, header: str | None = None, path: str = "/"
+        self,
+        work: Work | None,
+        *cookies: str,
+        header: str | None = None,
+        path: str = "/",
+        method: str = "GET",
     ) -> Answer:
         """One request, in which the view does *work*; *cookies* are sent as session cookies."""
         name = self.app.config["SESSION_COOKIE_NAME"]
@@ -79,7 +88,7 @@ class Site:
             header = "; ".join(f"{name}={value}" for value in cookies)
         environ = {_WORK: work} | ({"HTTP_COOKIE": header} if header else {})
         client = self.app.test_client(use_cookies=False)
-        return Answer(client.get(path, environ_overrides=environ), name)
+        return Answer(client.open(path, method=method, environ_overrides=environ), name)
 
     def sid(self, cookie: str) -> SessionID:
         """The ID in a cookie of this site."""
@@ -134,7 +143,8 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        return repr([vars(store), vars(store._shelf), vars(store._endings)]).encode()
+        tables = [vars(table) for table in vars(store._endings).values()]
+        return repr([vars(store), vars(store._shelf), tables]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own

@@ -92,7 +92,7 @@ def app(make_app: MakeApp, store: CountingStore) -> Flask:
         "account": login_required(lambda: "your account"),
         "password": fresh_login_required(lambda: "your password"),
     }.items():
-        app.add_url_rule(f"/{name}", name, view)
+        app.add_url_rule(f"/{name}", name, view, methods=["GET", "POST"])
     return app
 
 
@@ -164,13 +164,40 @@ def test_a_login_gives_a_new_id_and_keeps_what_is_in_the_session(
     assert thief.get("/cart").json == ["pear"]  # an empty cart, and the thief's own
 
 
-def test_every_login_gives_a_new_id_the_same_users_too(client: FlaskClient) -> None:
+def test_every_login_by_a_form_gives_a_new_id_the_same_users_too(
+    client: FlaskClient, clock: FakeClock
+) -> None:
     seen = set()
     for user in ("ann", "ann", "bob"):
-        text(client, f"/sign_in?user={user}")
+        clock.advance(MINUTE)
+        client.post(f"/sign_in?user={user}", headers=HOME)
         assert text(client, "/who") == user
         seen.add(cookie(client))
     assert len(seen) == 3
+
+
+def test_a_login_before_each_request_is_one_sign_in(
+    app: Flask, client: FlaskClient, clock: FakeClock
+) -> None:
+    @app.before_request
+    def of_the_proxy() -> None:
+        login_user(User("ann"))
+
+    text(client, "/who")
+    first = cookie(client)
+    for _ in range(3):
+        clock.advance(MINUTE)
+        assert text(client, "/who") == "ann"
+        client.post("/sign_in", headers=HOME)
+        assert cookie(client) == first
+
+
+def test_a_confirmation_of_the_login_gives_a_new_id(client: FlaskClient, clock: FakeClock) -> None:
+    text(client, "/sign_in?user=ann")
+    first = cookie(client)
+    clock.advance(MINUTE)
+    text(client, "/confirm")
+    assert cookie(client) != first
 
 
 def test_after_a_logout_the_old_cookie_is_worth_nothing(client: FlaskClient, app: Flask) -> None:

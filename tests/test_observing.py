@@ -157,7 +157,7 @@ def test_a_record_is_ok_and_a_conflict_is_not() -> None:
     live = store.create(key, make_draft(), RULES)
     assert isinstance(live, Live)
     assert outcome_of(live) == "ok"
-    stale = store.commit(key, make_draft(), "0" * 8, slide=True)
+    stale = store.commit(key, make_draft(), "0" * 7, touch=None)
     assert isinstance(stale, Conflict)
     assert outcome_of(stale) == "conflict"
 

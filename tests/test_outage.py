@@ -304,11 +304,12 @@ def test_a_save_that_fails_is_a_503_under_every_policy(
 ) -> None:
     app = with_views(make_app(store=store, on_outage=policy))
     client = app.test_client()
+    add(app, "/again", lambda: session.regenerate())
     client.get("/in")
     store.take()
     store.failing = {"rotate"}
     with failures(app) as seen:
-        assert_unavailable(client.get("/in"))
+        assert_unavailable(client.get("/again"))
     assert store.take() == ["load", "rotate"]
     assert [event.operation for event in seen] == ["save"]
 
@@ -336,8 +337,9 @@ def test_a_sibling_that_signs_in_meanwhile_keeps_its_new_cookie(
     def let_a_sibling_sign_in() -> None:
         assert dict(session) == {}
         store.failing = set()
-        client.get("/in")
+        client.get("/renew")
 
+    add(app, "/renew", lambda: session.confirm_sign_in())
     add(app, "/slow", let_a_sibling_sign_in)
     late = app.test_client()
     before = client.get_cookie("session")

@@ -205,7 +205,7 @@ def test_an_id_that_is_gone_is_no_failure(measured: Measured, clock: FakeClock) 
     client.get("/put/cart/3")
     clock.advance(24 * HOUR)
     client.get("/read")
-    assert measured.calls("load", "gone") == 1
+    assert measured.calls("load", "gone") == 2  # the session's, and that of its stand-in
     assert measured.calls("load", "unavailable") is None
 
 
@@ -402,6 +402,17 @@ def test_the_page_speaks_openmetrics_where_that_is_asked_for(measured: Measured)
     modern = client.get("/metrics", headers=accept)
     assert modern.content_type.startswith("application/openmetrics-text")
     assert modern.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize(
+    "version", ["x", "1", "1.x", "=", ";", "1.0.0;version=x", "\xe9", '"1.0.0"']
+)
+def test_a_header_that_no_scraper_sends_is_no_error(
+    measured: Measured, kind: str, version: str
+) -> None:
+    headers = {"Accept": f"{kind};version={version}"}
+    assert measured.app.test_client().get("/metrics", headers=headers).status_code == 200
 
 
 # -- several processes --------------------------------------------------------------------------

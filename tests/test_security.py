@@ -90,7 +90,7 @@ def test_a_tier_without_limits_is_refused() -> None:
 # -- 7.1.2: how many ------------------------------------------------------------------------------
 
 
-def test_one_session_more_than_a_user_may_have_ends_that_users_oldest(
+def test_one_session_more_than_a_user_may_have_ends_one_of_that_user_whose_cookie_never_came_back(
     kit: StoreKit,
 ) -> None:
     site = Site(kit, max_sessions_per_user=3, touch_interval=0)
@@ -99,12 +99,24 @@ def test_one_session_more_than_a_user_may_have_ends_that_users_oldest(
     for _ in range(3):
         cookies.append(site.visit(login("user")).cookie)
         kit.advance(SECOND)
-    assert site.visit(read, cookies[0]).value  # used last, and still the oldest
+    assert site.visit(read, cookies[0]).value
     with endings(site) as seen:
         cookies.append(site.visit(login("user")).cookie)
-    assert [(e.handle, e.reason) for e in seen] == [(site.sid(cookies[0]).key, "evicted")]
-    assert [bool(site.visit(read, cookie).value) for cookie in cookies] == [False, *[True] * 3]
+    # Not the oldest, which is in use: the oldest of those that nobody has used.
+    assert [(e.handle, e.reason) for e in seen] == [(site.sid(cookies[1]).key, "evicted")]
+    assert [bool(site.visit(read, c).value) for c in cookies] == [True, False, True, True]
     assert site.visit(read, other).value == {"user_id": "other"}
+
+
+def test_of_sessions_that_are_all_used_the_one_unused_for_the_longest_ends(kit: StoreKit) -> None:
+    site = Site(kit, max_sessions_per_user=3, touch_interval=0)
+    cookies = [site.visit(login("user")).cookie for _ in range(3)]
+    for used in (2, 0, 1):
+        kit.advance(SECOND)
+        assert site.visit(read, cookies[used]).value
+    with endings(site) as seen:
+        site.visit(login("user"))
+    assert [(e.handle, e.reason) for e in seen] == [(site.sid(cookies[2]).key, "evicted")]
 
 
 # -- 7.2.1: the server decides --------------------------------------------------------------------
@@ -114,7 +126,10 @@ def test_a_signed_cookie_whose_record_was_deleted_is_a_strangers(site: Site, kit
     cookie = site.visit(login(1)).cookie
     forget(kit.store, site.sid(cookie).key)
     assert site.visit(read, cookie).value == {}
-    answer = site.visit(write("a", 1), cookie)
+    assert site.visit(write("a", 1), cookie).morsel is None
+    assert site.visit(read, cookie).value == {"a": 1}  # an anonymous session that stands in for it
+    assert site.is_gone(cookie)
+    answer = site.visit(login(1), cookie)
     assert answer.cookie != cookie
     assert site.visit(read, cookie).value == {}
 
@@ -126,12 +141,21 @@ def _again() -> None:
     session["user_id"] = session["user_id"]
 
 
+def _confirm() -> None:
+    session.confirm_sign_in()
+
+
+def _clear_and_sign_in() -> None:
+    session.clear()
+    login(1)()
+
+
 @pytest.mark.parametrize(
     ("before", "change"),
     [
         pytest.param(write("cart", 1), login(1), id="login"),
-        pytest.param(login(1), login(1), id="re-login"),
-        pytest.param(login(1), _again, id="the same value"),
+        pytest.param(login(1), _confirm, id="confirmed"),
+        pytest.param(login(1), _clear_and_sign_in, id="cleared before"),
         pytest.param(login(1), login(2), id="another user"),
         pytest.param(login(1), lambda: session.pop("user_id") and write("a", 1)(), id="logout"),
         pytest.param(login(1), regenerate, id="regenerate"),
@@ -144,6 +168,20 @@ def test_a_login_or_a_re_login_gives_a_new_id_and_the_old_one_is_gone_from_the_s
 ) -> None:
     old = site.visit(before).cookie
     new = site.visit(change, old).cookie
+    assert new != old
+    assert site.is_gone(old)
+    assert not site.is_gone(new)
+    assert site.count() == 1
+
+
+@pytest.mark.parametrize("again", [login(1), _again], ids=["re-login", "the same value"])
+def test_a_re_login_that_is_posted_gives_a_new_id_and_the_old_one_is_gone_from_the_store(
+    site: Site, again: Work
+) -> None:
+    old = site.visit(login(1)).cookie
+    site.kit.advance(MINUTE)
+    assert site.visit(again, old).morsel is None  # a GET that assigns the same user is no sign-in
+    new = site.post(again, old).cookie
     assert new != old
     assert site.is_gone(old)
     assert not site.is_gone(new)
@@ -166,8 +204,9 @@ def test_an_id_that_an_attacker_planted_before_the_login_is_worth_nothing_after_
     planted = site.visit(write("csrf", "attacker's")).cookie
     site.visit(login("victim"), planted)
     assert site.visit(read, planted).value == {}
-    site.visit(write("cart", 1), planted)
-    assert site.visit(read, planted).value == {}
+    assert site.visit(write("cart", 1), planted).morsel is None
+    assert site.visit(read, planted).value == {"cart": 1}  # nothing of the victim's
+    assert site.is_gone(planted)
 
 
 # -- 7.4.1: ended is ended ------------------------------------------------------------------------
@@ -215,8 +254,9 @@ def test_an_ended_session_cannot_be_replayed(kit: StoreKit, end: Any) -> None:
     cookie = site.visit(login(1)).cookie
     end(site, cookie)
     assert site.visit(read, cookie).value == {}
-    site.visit(write("cart", 1), cookie)
-    assert site.visit(read, cookie).value == {}
+    assert site.visit(write("cart", 1), cookie).morsel is None
+    assert site.visit(read, cookie).value == {"cart": 1}  # of the stand-in: nothing that ended
+    assert site.visit(lambda: session.info.user, cookie).value is None
     assert site.is_gone(cookie)
 
 
@@ -248,13 +288,14 @@ def test_a_logout_stands_while_another_request_is_in_flight(site: Site, late: Wo
 def test_a_login_again_as_the_same_user_survives_a_logout_in_flight(site: Site) -> None:
     # DESIGN 3: a login becomes a new session, so that nothing that is in flight can block it.
     cookie = site.visit(login(1)).cookie
+    site.kit.advance(MINUTE)
 
     def slow() -> None:
         assert session["user_id"] == 1
         site.visit(logout, cookie)
         session["user_id"] = 1
 
-    answer = site.visit(slow, cookie)
+    answer = site.post(slow, cookie)
     assert answer.morsel is not None
     assert answer.cookie != cookie
     assert site.visit(read, answer.cookie).value == {"user_id": 1}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -206,30 +208,82 @@ def test_use_alone_does_not_make_a_sign_in_fresh(site: Site) -> None:
     site.kit.advance(30 * SECOND)
     assert site.visit(attempt, cookie).value == "again"
     assert site.visit(attempt).value == "again"  # a stranger never signed in
-    again = site.visit(login("ann"), cookie).cookie
+    site.visit(login("ann"), cookie)  # assigned by a GET: nobody was asked for a password
+    assert site.visit(attempt, cookie).value == "again"
+    again = site.post(login("ann"), cookie).cookie
     assert site.visit(attempt, again).value == {"user_id": "ann", "busy": 1}
 
 
 # -- renewed IDs ----------------------------------------------------------------------------------
 
 
-def test_a_renewed_id_that_comes_back_after_its_grace_ends_the_session(kit: StoreKit) -> None:
-    site = Site(kit, renew_interval="10m", renew_grace="10s")
-    seen: list[Any] = []
+@contextmanager
+def replays(site: Site) -> Iterator[list[str]]:
+    """The handles that ``session_replayed`` names meanwhile."""
+    seen: list[str] = []
 
     def note(sender: Any, event: Any) -> None:
-        seen.append(event)
+        seen.append(event.handle)
 
+    with session_replayed.connected_to(note, site.app):
+        yield seen
+
+
+def renewed(site: Site) -> tuple[str, str]:
+    """Sign ann in, and let the ID be renewed: the cookie before, and the one that she uses now."""
     old = site.visit(login("ann")).cookie
-    kit.advance(11 * MINUTE)
+    site.kit.advance(11 * MINUTE)
     new = site.visit(read, old).cookie
+    assert site.sid(old).key == site.sid(new).key  # the session keeps its place
+    assert site.visit(read, new).value == {"user_id": "ann"}
+    return old, new
+
+
+def test_a_replaced_secret_that_comes_back_twice_after_its_grace_ends_the_session(
+    kit: StoreKit,
+) -> None:
+    site = Site(kit, renew_interval="10m", renew_grace="10s")
+    old, new = renewed(site)
     assert site.visit(read, old).value["user_id"] == "ann"  # a sibling, in the grace
     kit.advance(30 * SECOND)
-    with session_replayed.connected_to(note, site.app):
+    with replays(site) as seen:
+        assert site.visit(read, old).value == {}  # a slow upload does that, too
+        kit.advance(5 * SECOND)
         assert site.visit(read, old).value == {}
-    assert [event.handle for event in seen] == [site.sid(new).key]
+        assert site.visit(read, new).value == {"user_id": "ann"}
+        assert seen == []
+        kit.advance(30 * SECOND)
+        assert site.visit(read, old).value == {}
+    assert seen == [site.sid(new).key]
     assert site.visit(read, new).value == {}
     assert site.count() == 0
+
+
+def test_the_holder_of_a_replaced_secret_who_signs_in_ends_the_session(kit: StoreKit) -> None:
+    site = Site(kit, renew_interval="10m", renew_grace="10s")
+    old, new = renewed(site)
+    kit.advance(30 * SECOND)
+    with replays(site) as seen:
+        own = site.post(login("eve"), old).cookie
+    assert seen == [site.sid(new).key]
+    assert site.visit(read, new).value == {}
+    assert site.visit(read, own).value == {"user_id": "eve"}
+
+
+def test_a_visitor_whose_new_cookie_was_lost_is_not_reported_as_stolen(kit: StoreKit) -> None:
+    site = Site(kit, renew_interval="10m", renew_grace="10s")
+    old = site.visit(login("ann")).cookie
+    kit.advance(11 * MINUTE)
+    lost = site.visit(read, old).cookie
+    kit.advance(30 * SECOND)
+    with replays(site) as seen:
+        new = site.visit(read, old).cookie
+        assert new != lost
+        assert site.visit(read, new).value == {"user_id": "ann"}
+        kit.advance(30 * SECOND)
+        assert site.visit(read, new).value == {"user_id": "ann"}
+        assert site.visit(read, lost).value == {}
+    assert seen == []
 
 
 def test_a_logout_with_a_renewed_id_in_its_grace_ends_the_session(kit: StoreKit) -> None:

@@ -24,6 +24,7 @@ from .base import (
     AuditStep,
     Census,
     Conflict,
+    Document,
     Gone,
     Listed,
     Live,
@@ -34,7 +35,6 @@ from .base import (
     Rules,
     Taken,
     Terms,
-    Tuning,
     newest_first,
 )
 from .endings import Endings, Tombstone
@@ -76,7 +76,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         self._clock = clock
-        self._tuning = (b"", 0)
+        self._documents: dict[str, tuple[bytes, int]] = {}
         self._reset()
         _stores.add(self)
 
@@ -288,17 +288,17 @@ class MemoryStore:
                     changed += 1
             return RelimitStep(changed, self._round.over)
 
-    def tuning(self) -> Tuning:
-        """See :meth:`.base.Steerable.tuning`."""
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.Steerable.document`."""
         with self._lock:
-            return Tuning(*self._tuning, self._clock())
+            return Document(*self._documents.get(name, (b"", 0)), self._clock())
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.tune`."""
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.keep`."""
         with self._lock:
-            if self._tuning[0] == expected:
-                self._tuning = (document, self._clock())
-            return self._tuning[0] == document
+            if self._documents.get(name, (b"",))[0] == expected:
+                self._documents[name] = (document, self._clock())
+            return self._documents.get(name, (b"",))[0] == document
 
     def close(self) -> None:
         """Nothing to release."""

@@ -298,10 +298,11 @@ class OwningContract(ContractBase):
         store, rules = self.owning(kit), make_rules()
         key = self.sign_in(kit, rules)
         kit.advance(MINUTE)
+        before = self.record(kit, key, rules)
         looked = store.look(key)
         assert looked is not None
-        assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
-        assert not looked.record.is_used
+        assert (looked.key, looked.record) == (key, before)
+        assert not self.record(kit, key, rules).is_used
         kit.advance(29 * MINUTE)
         assert store.look(key) is None
         assert kit.store.purge(rules, 10).due == 1

@@ -156,14 +156,14 @@ local function held(p, buckets)
   return sum
 end
 
--- What is told of a session that goes: its tier tag and a letter for the reason. Its name is added to
--- those to be deleted. What stands under it and is no record (somebody else's value) is left alone.
-local function obituary(name, names)
+-- What is told of a session of a bucket that goes: its tier tag and a letter for the reason; and the reason. Its
+-- name is added to those to be deleted. What stands under it and is no record (somebody else's value) is
+-- left alone. If Redis' own expiry was faster, the tier of an anonymous session is not known.
+local function obituary(name, names, bucket)
   local raw = head(name)
-  if type(raw) ~= 'string' or not string.find(raw, '^SS%d') then return '    i', 'idle' end
-  names[#names + 1] = name
+  if type(raw) == 'string' and string.find(raw, '^SS%d') then names[#names + 1] = name end
   local r = parse(raw)
-  if not r then return '    i', 'idle' end
+  if not r then return (bucket == ANONYMOUS and '    ' or bucket) .. TOLD.idle, 'idle' end
   return r.tier .. TOLD[ended_by(r)], ended_by(r)
 end
 
@@ -174,7 +174,7 @@ local function dismiss(choice)
   for i, victim in ipairs(choice.victims) do
     local entry, bucket, evicted = victim[1], victim[2], victim[3]
     local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
-    local told, reason = obituary(choice.p .. ':s:' .. key, names)
+    local told, reason = obituary(choice.p .. ':s:' .. key, names, bucket)
     if evicted then told, reason = string.sub(told, 1, 4) .. TOLD.evicted, 'evicted' end
     if user ~= '' then redis.call('ZREM', own(choice.p, user, bucket), key) end
     tell(choice.p, choice.now, key, user, reason)

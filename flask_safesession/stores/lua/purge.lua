@@ -16,7 +16,7 @@ local function clear(index, entries, bucket, generation, ended)
   local names = {}
   for _, entry in ipairs(entries) do
     local key, user, before = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1), #names
-    local told, reason = obituary(p .. ':s:' .. key, names)
+    local told, reason = obituary(p .. ':s:' .. key, names, bucket)
     if #names > before or not ended then
       found[#found + 1] = key .. told
       tell(p, now, key, user, reason)
