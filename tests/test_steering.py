@@ -397,7 +397,7 @@ def test_longer_limits_hold_from_the_next_change_on(fleet: Fleet) -> None:
     record = here.state.store.load(key, rules, slide=False).record
     assert record.idle == 30 * MINUTE
     draft = make_draft(rules=rules, user="ada0")
-    fresh = here.state.store.commit(key, draft, record.stamps[0], slide=True)
+    fresh = here.state.store.commit(key, draft, record.stamps[0], touch=0)
     assert isinstance(fresh, Live)
     assert fresh.record.idle == 120 * MINUTE
 
