@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 import flask
 from flask import Flask, current_app, has_app_context, has_request_context
 
-from . import cli, users
+from . import cli, collisions, users
 from .client import label_of
 from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit
 from .expiry import milliseconds
 from .figures import Stats, stats_of
-from .interface import EXEMPT, PASSIVE, SafeSessionInterface
+from .interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
 from .keys import MEMORY_URL
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
@@ -43,6 +44,8 @@ class State:
     steering: Steering
     store: Store
     reaper: Reaper
+    #: Where the sessions are: apps of one process with equal places share them.
+    place: Hashable = field(repr=False)  # a URL may hold a password
 
     @property
     def settings(self) -> Settings:
@@ -65,7 +68,8 @@ class SafeSession:
 
     def __init__(self, app: Flask | None = None, **overrides: Any) -> None:
         self._overrides = overrides
-        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        # In the order of init_app. The values say nothing: a set would have no order.
+        self._apps: weakref.WeakKeyDictionary[Flask, None] = weakref.WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
 
@@ -89,18 +93,23 @@ class SafeSession:
         steering = Steering(app, store, own)
         if not _is_command():
             _begin(store, steering)
-        state = State(steering, store, Reaper(app, store, steering))
+        place = _place_of(own.settings, store)
+        state = State(steering, store, Reaper(app, store, steering), place)
         app.extensions[_EXTENSION] = state
+        collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
         interface = SafeSessionInterface(steering, store, state.reaper.wake)
         interface.install(app)
         app.session_interface = interface
+        flask.request_tearing_down.connect(report_unstored, app)
         app.cli.add_command(cli.commands)
-        self._apps.add(app)
+        self._apps[app] = None
 
     def count(self) -> int:
-        """Sessions that are live now, in the store of the current app.
+        """Sessions that are live now, in this extension's store.
+
+        With several stores, this and the following methods act on that of the current app.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -238,7 +247,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]
-        return users.sessions_of(state.store, state.settings, user, _current_handle())
+        return users.sessions_of(state.store, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
         """Some of all sessions, tier by tier, those that end last first.
@@ -283,23 +292,37 @@ class SafeSession:
         users.owning(self._state()[1].store).end_all(new_stamp())
 
     def _state(self) -> tuple[Flask, State]:
-        if has_app_context() and _EXTENSION in current_app.extensions:
-            app = cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
-        elif len(self._apps) == 1:
-            app = next(iter(self._apps))
-        else:
-            raise RuntimeError(
-                "SafeSession does not know which app is meant: use it inside app.app_context()"
-            )
+        """The app to act on, and its state: never an app that this extension was not given.
+
+        :raises RuntimeError: there is none, or it is not certain which one.
+        """
+        proxy: Any = current_app
+        app = self._app_for(proxy._get_current_object() if has_app_context() else None)
         return app, app.extensions[_EXTENSION]
 
+    def _app_for(self, current: Flask | None) -> Flask:
+        apps = list(self._apps)
+        if current is not None and current in apps:
+            return current
+        if len({app.extensions[_EXTENSION].place for app in apps}) == 1:
+            return apps[0]
+        if not apps:
+            raise RuntimeError("this SafeSession has no app: call init_app(app) first")
+        names = ", ".join(repr(app.name) for app in apps)
+        raise RuntimeError(
+            f"this SafeSession has several stores, of the apps {names}: use it inside"
+            " app.app_context() of the app that is meant"
+        )
 
-def _current_handle() -> str | None:
-    """The handle of the request's session, if there is one that has been used or may be."""
-    current: Any = flask.session
-    if not has_request_context() or not isinstance(current._get_current_object(), Session):
+
+def _current_handle(state: State) -> str | None:
+    """The handle of the request's session, if there is one, and it is in the store of *state*."""
+    if not has_request_context() or _EXTENSION not in current_app.extensions:
         return None
-    return session.info.handle
+    proxy: Any = flask.session
+    is_ours = current_app.extensions[_EXTENSION].place == state.place
+    is_session = is_ours and isinstance(proxy._get_current_object(), Session)
+    return session.info.handle if is_session else None
 
 
 def _assigned_in_vain() -> str:
@@ -310,8 +333,8 @@ def _assigned_in_vain() -> str:
 
 def _open_store(settings: Settings) -> Store:
     given = settings.store
-    if given == MEMORY_URL:
-        return MemoryStore()
+    if isinstance(given, str) and given.startswith(MEMORY_URL):
+        return _open_memory(given.removeprefix(MEMORY_URL))
     if not isinstance(given, str) and hasattr(given, "census"):
         return cast(Store, given)
     # Imported here: apps on memory do not pay for redis-py.
@@ -324,6 +347,28 @@ def _open_store(settings: Settings) -> Store:
         shards=settings.shards,
         wait_replicas=settings.wait_replicas,
     )
+
+
+def _open_memory(name: str) -> MemoryStore:
+    """The store that apps of this process share under *name*; without one, the app's alone."""
+    with _naming:
+        store = _named.get(name) or MemoryStore()
+        if name:
+            _named[name] = store
+        return store
+
+
+# A store goes when the last app that has it goes.
+_named: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
+_naming = threading.Lock()
+
+
+def _place_of(settings: Settings, store: Store) -> Hashable:
+    """What is equal for apps that share their sessions."""
+    given = settings.store
+    if given is store or not store.shared:
+        return id(store)
+    return given if isinstance(given, str) else id(given), settings.key_prefix
 
 
 def _begin(store: Store, steering: Steering) -> None:

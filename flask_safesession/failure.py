@@ -14,28 +14,20 @@ from flask import Flask, Response
 from .errors import RETRY_AFTER, StoreFull, StoreUnavailable
 from .session import Session
 
-# Headers that belong to the page that is replaced. The others (security policies, CORS) stay.
-_OF_THE_PAGE = frozenset(
+# What the page that is replaced leaves to the one in its place: who may read it, and how it is
+# protected. All else said what the page had done, and some of it acts on the browser (cookies,
+# Clear-Site-Data, Refresh, HX-Redirect): after a logout that failed it would look like one.
+_KEPT = frozenset(
     {
-        "accept-ranges",
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-location",
-        "content-range",
-        "content-type",
-        "etag",
-        "expires",
-        "last-modified",
-        "link",
-        "location",
-        "set-cookie",
-        "transfer-encoding",
-        "www-authenticate",
+        "strict-transport-security",
+        "content-security-policy",
+        "x-content-type-options",
+        "x-frame-options",
+        "referrer-policy",
+        "x-request-id",
     }
 )
+_KEPT_PREFIX = "access-control-"
 
 
 def admit(app: Flask, session: Session, response: Response, error: Exception) -> None:
@@ -81,11 +73,19 @@ def _replace(response: Response, by: Response) -> None:
     """Make *response* say what *by* says. Flask has it already and takes no other."""
     if hasattr(old := response.response, "close"):
         old.close()
-    kept = [(name, v) for name, v in response.headers if name.lower() not in _OF_THE_PAGE]
+    kept = [(name, v) for name, v in response.headers if _is_kept(name, by)]
     response.headers.clear()
     response.headers.extend(by.headers)
-    response.headers.extend((name, v) for name, v in kept if name not in by.headers)
+    response.headers.extend(kept)
     response.status = by.status
     response.response = by.response
     response.direct_passthrough = by.direct_passthrough
     response._on_close.extend(by._on_close)
+
+
+def _is_kept(name: str, by: Response) -> bool:
+    """Whether a header of the page that is replaced stays; what *by* has itself counts first."""
+    lowered = name.lower()
+    if lowered == "vary":  # both may depend on something
+        return True
+    return (lowered in _KEPT or lowered.startswith(_KEPT_PREFIX)) and name not in by.headers

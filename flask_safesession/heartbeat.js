@@ -3,21 +3,23 @@
 // served without its comments and spaces. Times are in seconds.
 "use strict";
 (() => {
-  const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my;
-  const every = +my.every || 60;
-  // WCAG 2.2.1: 20 seconds at least. One more, for that is how far apart two looks are.
-  const warn = Math.max(20, my.warn || 60) + 1;
-  const born = Date.now() - clock.now();
-  const tabs = new BroadcastChannel(url);
-  // heard: when there was news last, or it was asked for in vain. end: NaN without a session. user:
-  // whether the page was drawn for one. can: using the session makes it last longer.
-  let heard = -1 / 0, end = NaN, user, can, active, busy, over, seen;
+  const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my,
+    every = +my.every || 60,
+    // WCAG 2.2.1: 20 seconds at least. One more, for that is how far apart two looks are.
+    warn = Math.max(20, my.warn || 60) + 1,
+    born = Date.now() - clock.now(),
+    tabs = new BroadcastChannel(url);
+  // heard: when there was news last, or it was asked for in vain. doubt: the server has to be asked
+  // at once. end: no number without a session. who: a digest of the user of this page, or of its
+  // anonymous session. user: whether the page was drawn for one. can: using the session makes it
+  // last longer.
+  let heard = -1 / 0, doubt = 1, end, who, user, can, active, busy, over, seen;
 
   // The one clock stands still while a laptop sleeps, the other can be set back.
   const now = () => Math.max(clock.now(), Date.now() - born) / 1e3;
 
   const dialog = doc.createElement("dialog");
-  const [text, timer, button] = ["p", "p", "button"].map((name) => dialog.appendChild(doc.createElement(name)));
+  const [text, timer, button] = ["p", "p", "button"].map(name => dialog.appendChild(doc.createElement(name)));
   dialog.id = "heartbeat";
   dialog.role = "alertdialog";
   dialog.ariaLabel = my.label;
@@ -33,29 +35,29 @@
     }
   };
 
-  const report = (detail) => doc.dispatchEvent(new CustomEvent("heartbeat", { detail, cancelable: true }));
+  const report = detail => doc.dispatchEvent(new CustomEvent("heartbeat", { detail, cancelable: 1 }));
 
   const learn = (news, at, mine) => {
-    const { left, signed_in } = news, gone = left === null;
-    if (mine) tabs.postMessage([news, Date.now() - (now() - at) * 1e3]);
-    // A stranger's session may go when it is empty. Only its time makes that worth a word.
-    if (user ? gone || !signed_in : gone && now() > end) {
-      // Another tab's news may be of before a sign-in: that this page's session has ended, only the
-      // server tells.
-      if (!mine) heard = -1 / 0;
-      else if (over = report(news)) {
+    // There is no session, or another one. An anonymous session may end when it is empty: only its
+    // time makes that worth a word.
+    const lost = (user || now() > end) && !news.who.includes(who);
+    mine && tabs.postMessage([news, Date.now() - (now() - at) * 1e3]);
+    // Another tab's news may be of before a sign-in: whose page this is, and that it has ended, only
+    // the server says.
+    if (!mine && (lost || user == null)) doubt = 1;
+    else if (lost) {
+      over = 1;
+      if (report({ ...news, left: null })) {
         // Hidden, not removed: a browser brings back what was typed when the page is loaded again.
         for (const part of doc.body.children) part.style.display = part === dialog ? "" : "none";
         show(news.text, "", my.again);
-      } else {
-        over = 1;
-        dialog.remove();
-      }
+      } else dialog.remove();
     } else if (at >= heard) {
       heard = at;
-      end = gone ? NaN : at + left;
+      end = at + (news.left ?? NaN);
       can = news.extendable;
-      user ??= signed_in;
+      if (!user) [who] = news.who;
+      user ??= news.signed_in;
       report(news);
     }
     tick();
@@ -63,6 +65,8 @@
 
   const call = async () => {
     const extending = active && can, sent = now();
+    // Not when the answer is here: there may be a new doubt by then.
+    doubt = 0;
     try {
       const answer = await fetch(url, {
         method: extending ? "POST" : "GET",
@@ -72,12 +76,12 @@
       if (answer.ok) {
         const news = await answer.json();
         busy = 0;
-        if (extending) active = 0;
+        active &&= !extending;
         learn(news, sent, 1);
       }
     } catch {}
     // Without an answer the session goes on, and the server is asked again.
-    heard = Math.max(heard, sent);
+    if (heard < sent) heard = sent;
   };
 
   const ask = async () => {
@@ -85,7 +89,7 @@
     busy = 1;
     // One tab asks for all. (Pages that are not secure have no locks.)
     const locks = navigator.locks;
-    await (locks ? locks.request(url, { ifAvailable: true }, (lock) => lock && call()) : call());
+    await (locks ? locks.request(url, { ifAvailable: 1 }, lock => lock && call()) : call());
     busy = 0;
   };
 
@@ -93,15 +97,15 @@
     const left = end - now(), age = now() - heard, near = left - warn;
     if (over) return;
     if (
-      age === 1 / 0 ||
+      doubt ||
       // Time is up, or somebody wants to go on.
-      (age >= 5 && (left < -1 || (near <= 0 && active && can))) ||
+      age >= 5 && (left < -1 || near <= 0 && active && can) ||
       // The turn of this minute; not shortly before the warning: then, so that the warning is true.
-      (age >= every && !doc.hidden && (user === undefined || near <= 0 || near >= every))
+      age >= every && !doc.hidden && (user == null || near <= 0 || near >= every)
     ) ask();
     if (near <= 0) {
-      const rest = Math.max(0, Math.ceil(left));
-      const time = (rest / 60 | 0) + ":" + (rest % 60 + "").padStart(2, 0);
+      const rest = Math.max(0, Math.ceil(left)),
+        time = (rest / 60 | 0) + ":" + (rest % 60 + "").padStart(2, 0);
       if (dialog.open || !(busy || seen)) show(can ? my.soon : my.last, time, can ? my.stay : my.seen);
     } else {
       seen = 0;
@@ -113,22 +117,28 @@
   button.onclick = () => (over || (seen = !can)) && dialog.close();
   dialog.onclose = () => {
     seen = !can;
-    if (over) location = my.next || location.pathname + location.search;
+    // Never a path alone: one that begins with "//" is another site. "" is this page, without "#".
+    if (over) location = new URL(my.next || "", location);
   };
   for (const kind of ["keydown", "click", "wheel", "touchmove"]) {
-    addEventListener(kind, (event) => {
+    addEventListener(kind, event => {
       active ||= event.isTrusted;
       if (dialog.open && can && active) ask();
-    }, { capture: true, passive: true });
+    }, { capture: 1, passive: 1 });
   }
-  addEventListener("pageshow", (event) => {
-    if (event.persisted) over ? location.reload() : heard = -1 / 0;
+  addEventListener("pageshow", event => {
+    if (event.persisted) over ? location.reload() : doubt = 1;
     tick();
   });
   doc.addEventListener("visibilitychange", tick);
   tabs.onmessage = ({ data: [news, at] }) => learn(news, now() - Math.max(0, Date.now() - at) / 1e3);
-  // What the page was drawn with, unless it is drawn from the browser's memory.
-  if (my.state && clock.getEntriesByType("navigation")[0]?.type !== "back_forward") learn(JSON.parse(my.state), 0, 1);
+  // What the page was drawn with. From the browser's memory it is old, but whose page it is stays.
+  if (my.state) {
+    const news = JSON.parse(my.state);
+    [who] = news.who;
+    user = news.signed_in;
+    if (clock.getEntriesByType("navigation")[0]?.type !== "back_forward") learn(news, doubt = 0, 1);
+  }
   tick();
   setInterval(tick, 1e3);
 })();

@@ -19,8 +19,8 @@ import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 
+from . import collisions, transport
 from . import note as notes
-from . import transport
 from .client import describe_client
 from .codec import decode
 from .errors import (
@@ -41,8 +41,8 @@ from .scratch import Scratch
 from .session import Loaded, Session, SessionInfo, Stored
 from .settings import Settings
 from .steering import Steering
-from .stores.base import CORRUPT, REPLAYED, ROTATED, Conflict, Gone, Live, Store
-from .tokens import NO_USER, Verified, new_stamp, tier_tag
+from .stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
+from .tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from .users import end_user, info_of
 
 #: The attribute that marks a view as passive.
@@ -122,7 +122,8 @@ class SafeSessionInterface(SessionInterface):
             admit(app, session, response, session._failed)
         if scratch is not None:
             session._seal()
-            transport.keep_out_of_caches(response)  # a stranger's page, at a visitor's address
+            # An anonymous visitor's page, at the address of a user's.
+            transport.keep_out_of_shared_caches(response)
         transport.vary_by_cookie(response)
         _send_events(app, session)
 
@@ -166,14 +167,19 @@ class SafeSessionInterface(SessionInterface):
 
         :raises StoreUnavailable: the store did not answer.
         """
-        over: Loaded | None = None
-        for verified in transport.verified(app, request, self.get_cookie_name(app)):
+        over, name = Loaded({}, slide=slide), self.get_cookie_name(app)
+        known = transport.verified(app, request, name)
+        for verified in known:
             found = self._look_up(request, verified, session, slide=slide)
             if found.stored is not None:
                 return found
-            over = over or found
-            over = over._replace(ended=over.ended or found.ended)
-        return Loaded({}, slide=slide) if over is None else self._stand_in(over, session)
+            ended, is_known = over.ended or found.ended, over.is_known or found.is_known
+            first = over if over.dead is not None else found
+            over = first._replace(ended=ended, is_known=is_known)
+        if not over.is_known:
+            values = partial(transport.values, request, name)
+            collisions.watch(app, request, values, verified=bool(known))
+        return over if over.dead is None else self._stand_in(over, over.dead, session)
 
     def _look_up(
         self, request: Request, verified: Verified, session: Session, *, slide: bool
@@ -183,45 +189,44 @@ class SafeSessionInterface(SessionInterface):
         answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         if isinstance(answer, Gone):
             self._report_end(session, sid.key, answer)
-            rotated = answer.buried and answer.reason == ROTATED
-            return over._replace(rotated=rotated, ended=answer.to_be_told)
+            rotated, known = answer.buried and answer.reason == ROTATED, answer.reason != UNKNOWN
+            return over._replace(rotated=rotated, ended=answer.to_be_told, is_known=known)
+        over = over._replace(is_known=True)
         try:
-            stored = self._read(session, sid.key, answer)
+            stored, data = self._read(session, sid.key, answer)
         except ValueError:
             return over
-        secret = notes.judge(
-            stored.note, sid.secret_digest(), answer.now, self._settings.renew_grace
-        )
+        age, grace = answer.now - stored.record.created, self._settings.renew_grace
+        secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            ended = self._judge(request, session, stored, secret, answer.now)
+            ended = self._judge(request, session, stored, secret, age)
             return over._replace(replaced=sid.key, ended=ended)
         _resolve(request, session, sid.key)
         return Loaded(
-            decode(stored.record.payload),
+            data,
             stored._replace(sid=sid, secret=secret),
             stale=not verified.current,
             slide=slide,
             now=answer.now,
         )
 
-    def _stand_in(self, over: Loaded, session: Session) -> Loaded:
+    def _stand_in(self, over: Loaded, dead: SessionID, session: Session) -> Loaded:
         """The session that stands in for an ID that is over; new, if there is none yet."""
-        dead = over.dead
-        for number in range(MAX_STAND_INS) if dead is not None else ():
-            key = dead.stand_in(number)  # type: ignore[union-attr]
+        for number in range(MAX_STAND_INS):
+            key = dead.stand_in(number)
             answer = self._store.load(key, self._settings.rules, slide=over.slide)
             if isinstance(answer, Live):
                 with suppress(ValueError):
-                    stored = self._read(session, key, answer)._replace(stand_in=True)
-                    data = decode(stored.record.payload)
+                    stored, data = self._read(session, key, answer)
+                    stored = stored._replace(stand_in=True)
                     return over._replace(data=data, stored=stored, stand_in=number, now=answer.now)
             elif not answer.buried:
                 self._report_end(session, key, answer)
                 return over._replace(stand_in=number)
         return over._replace(stand_in=MAX_STAND_INS)
 
-    def _read(self, session: Session, key: str, answer: Live) -> Stored:
-        """What is stored under *key*, filed as its data says.
+    def _read(self, session: Session, key: str, answer: Live) -> tuple[Stored, dict[Any, Any]]:
+        """What is stored under *key*, filed as its data says, and these data.
 
         :raises ValueError: it cannot be read.
         """
@@ -237,7 +242,7 @@ class SafeSessionInterface(SessionInterface):
             self._say("user", f"{who.refused}. It counts as no user", logging.WARNING)
         if (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
             record = self._refile(key, record, who.user_tag, who.tier)
-        return Stored(key, record, note, who)
+        return Stored(key, record, note, who), data
 
     def _refile(self, key: str, record: Record, user: str, tier: str) -> Record:
         """File a session anew whose user or tier was read otherwise when it was stored.
@@ -253,7 +258,7 @@ class SafeSessionInterface(SessionInterface):
         return record
 
     def _judge(
-        self, request: Request, session: Session, stored: Stored, secret: Secret, now: int
+        self, request: Request, session: Session, stored: Stored, secret: Secret, age: int
     ) -> str | None:
         """A replaced secret came back: note it, or end the session; why it ended, if it did.
 
@@ -262,7 +267,7 @@ class SafeSessionInterface(SessionInterface):
         if not session._dispatched or _is_socket(request):
             return None
         if secret is Secret.REPLACED:
-            self._note_strike(stored, now)
+            self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
             return None
         events = list(end_stolen(self._store, self._settings, stored.key))
@@ -270,12 +275,12 @@ class SafeSessionInterface(SessionInterface):
             session._note(event)
         return REPLAYED if events and stored.record.user != NO_USER else None
 
-    def _note_strike(self, stored: Stored, now: int) -> None:
+    def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
         note, record = stored.note, stored.record
         with suppress(StoreUnavailable, ValueError):
             for _ in range(_TRIES):
-                draft = _same(record, note._replace(strike=now))
+                draft = _same(record, note._replace(strike=age))
                 answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
                 if not isinstance(answer, Conflict):
                     return
@@ -332,7 +337,9 @@ class SafeSessionInterface(SessionInterface):
 
     def _save(self, app: Flask, session: Session, response: Response) -> None:
         ours = _is_of_this_request(session)
-        delivery = Delivery(session._deliverable or not ours, self._client(session), self._say)
+        deliverable = session._deliverable or not ours
+        later = session._dispatched and not deliverable and not _is_socket(flask.request)
+        delivery = Delivery(deliverable, later, self._client(session), self._say)
         try:
             saved = save(session, self._store, self._settings, delivery)
         except UndeliverableSignIn as error:
@@ -403,7 +410,8 @@ def _send_events(app: Flask, session: Session) -> None:
 
 
 def _leave_exempt(session: Session) -> None:
-    if session._was_written() and not session._saved:
+    if session._was_written() and not session._warned:
+        session._warned = True
         endpoint = flask.request.endpoint
         logger.warning(
             "the session was written in a request for %r, a view that is marked safe.exempt; the"
@@ -413,6 +421,14 @@ def _leave_exempt(session: Session) -> None:
             extra={"endpoint": endpoint},
         )
     session._seal()
+
+
+def report_unstored(_app: Flask, **_: object) -> None:
+    """Receives that a request is over: warns if its session was written after the last save."""
+    proxy: Any = flask.session
+    session: object = proxy._get_current_object()
+    if isinstance(session, Session):
+        session._report_unstored()
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:

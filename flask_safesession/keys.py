@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .expiry import milliseconds
 
 PREFIX = "SAFESESSION_"
+#: The store of one app; with a name behind it, that of all apps of the process which give it.
 MEMORY_URL = "memory://"
 
 #: What ``SAFESESSION_ON_OUTAGE`` may be.

@@ -24,7 +24,7 @@ from .client import Client
 
 
 class Note(NamedTuple):
-    """What a record's note says. Times are milliseconds by the store's clock.
+    """What a record's note says. Times are milliseconds since the session was made.
 
     :param cur: digest of the newest secret; empty: the session has no cookie of its own.
     :param base: of the one that was presented last.
@@ -80,21 +80,22 @@ def first_note(digest: bytes, *, permanent: bool = False) -> Note:
     return Note(cur=digest, base=digest, permanent=permanent)
 
 
-def judge(note: Note, digest: bytes, now: int, grace: int) -> Secret:
+def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
     """Returns what the secret with that *digest* may do.
 
-    :param now: and *grace*: milliseconds.
+    :param age: milliseconds since the session was made.
+    :param grace: milliseconds for which a secret that was replaced is still good.
     """
     if digest == note.cur:
         return Secret.CURRENT
     if digest in (note.base, note.prev):
-        if now - note.since <= grace:
+        if age - note.since <= grace:
             return Secret.OLDER
         if not note.is_presented:
             return Secret.STRANDED
     if not note.strike:
         return Secret.REPLACED
-    return Secret.REPLACED_AGAIN if now - note.strike > grace else Secret.REFUSED
+    return Secret.REPLACED_AGAIN if age - note.strike > grace else Secret.REFUSED
 
 
 def presented(note: Note) -> Note:
@@ -102,16 +103,18 @@ def presented(note: Note) -> Note:
     return note if note.is_presented else note._replace(base=note.cur, prev=note.base)
 
 
-def renewed(note: Note, by: bytes, digest: bytes, now: int) -> Note:
+def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
     """Returns *note* with a new secret.
 
     :param by: the digest of the secret that was presented.
     :param digest: that of the new one.
+    :param age: milliseconds since the session was made.
     """
     stranded = b"" if note.is_presented else note.cur
-    return note._replace(cur=digest, base=by, prev=stranded, since=now)
+    return note._replace(cur=digest, base=by, prev=stranded, since=age)
 
 
+_CLIENT_PARTS = (0, 4)
 _FLAGS = ("permanent", "owes_id", "deleted")
 
 
@@ -144,6 +147,17 @@ def loads(raw: bytes) -> Note:
         cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
         flags = {name: bool(parts.get("f", 0) >> n & 1) for n, name in enumerate(_FLAGS)}
         client = tuple(map(str, parts.get("c", ())))
-        return Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags)
+        return _checked(Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags))
     except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
         raise ValueError("not a session's note") from error
+
+
+def _checked(note: Note) -> Note:
+    kinds: list[tuple[Any, type]] = [(digest, bytes) for digest in (note.cur, note.base, note.prev)]
+    kinds += [(note.since, int), (note.strike, int)]
+    if (
+        not all(isinstance(part, kind) for part, kind in kinds)
+        or len(note.client) not in _CLIENT_PARTS
+    ):
+        raise ValueError("not a session's note")
+    return note

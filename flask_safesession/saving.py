@@ -97,12 +97,10 @@ class Saved(NamedTuple):
 
     :param cookie: what the browser's cookie needs.
     :param sid: the ID that it is to hold.
-    :param fresh: the ID, or its secret, is a new one.
     """
 
     cookie: Cookie = "keep"
     sid: SessionID | None = None
-    fresh: bool = False
 
 
 #: Nothing was to be done.
@@ -113,11 +111,14 @@ class Delivery(NamedTuple):
     """What the response to a request can do.
 
     :param deliverable: it can deliver a cookie.
+    :param later: it cannot yet, since this is a save by hand inside a view: what needs a cookie, or
+        ends the session, is left to the save that Flask makes.
     :param client: from where the request comes, if that is to be noted: address and browser.
     :param say: logs a message once: its level, its name, and the text.
     """
 
     deliverable: bool
+    later: bool = False
     client: tuple[str, str] | None = None
     say: Callable[[str, str], None] = lambda *_: None
 
@@ -186,17 +187,29 @@ class _Save:
 
     def _attempt(self) -> Saved | None:
         """One try; ``None``: something changed meanwhile, so try again."""
-        session, stored = self._session, self._stored
+        stored = self._stored
         self._check_user()
+        if self._delivery.later and (stored is None or not self._is_only_changed(stored)):
+            return NOTHING
         if stored is None:
             return self._start()
-        if session._cleared or (stored.who.user is not None and self._who().user is None):
+        if self._is_ended(stored):
             return self._end(stored)
         if self._is_sign_in():
             return self._rotate(stored, restart=True)
+        return self._change(stored)
+
+    def _change(self, stored: Stored) -> Saved | None:
         if self._needs_new_id(stored):
             return self._go_on_under_new_id(stored)
         return self._empty(stored) if is_empty(self._data) else self._commit(stored)
+
+    def _is_ended(self, stored: Stored) -> bool:
+        lost = stored.who.user is not None and self._who().user is None
+        return self._session._cleared or lost
+
+    def _is_only_changed(self, stored: Stored) -> bool:
+        return not (self._is_ended(stored) or self._is_sign_in() or self._needs_new_id(stored))
 
     def _check_user(self) -> None:
         """Refuse a user that this request assigned and that cannot be one."""
@@ -230,7 +243,7 @@ class _Save:
         return session._signed_in and not self._has_just_signed_in(stored)
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
-        recent = stored.record.user != NO_USER and self._now() - stored.record.created < _MINUTE
+        recent = stored.record.user != NO_USER and self._age(stored.record) < _MINUTE
         if recent:
             self._delivery.say(
                 "sign-in-again",
@@ -246,7 +259,7 @@ class _Save:
         moved = (who.user_tag, who.tier) != (stored.who.user_tag, stored.who.tier)
         if moved or self._session._regenerated or stored.note.owes_id:
             return True
-        is_due = stored.stand_in and self._now() - stored.record.created >= _MINUTE
+        is_due = stored.stand_in and self._age(stored.record) >= _MINUTE
         return is_due and self._delivery.deliverable
 
     def _go_on_under_new_id(self, stored: Stored) -> Saved | None:
@@ -277,7 +290,7 @@ class _Save:
             self._note(SessionCreated(sid.key, who.tier))
             if self._is_sign_in():
                 self._end_replaced()
-            return self._done(answer, sid, fresh=True)
+            return self._done(answer, sid)
         return None
 
     def _fresh_ids(self, who: Identity) -> Iterator[tuple[int, SessionID]]:
@@ -330,13 +343,12 @@ class _Save:
     ) -> Saved | None:
         payload = encode(self._data, stored.record.payload)
         note, sid = self._kept_note(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id, deleted=ends_soon)
-        may_set = self._may_set(stored)
-        permanent = is_permanent(self._data)
-        if (may_set or sid is not stored.sid) and not ends_soon:
-            note = note._replace(permanent=permanent)
-        elif not ends_soon:
-            note = note._replace(deleted=stored.note.deleted)
+        note = note._replace(owes_id=note.owes_id or owes_id)
+        may_set = self._may_set(stored) and not ends_soon
+        if may_set or sid is not stored.sid:
+            note = note._replace(permanent=is_permanent(self._data))
+        if ends_soon or may_set:
+            note = note._replace(deleted=ends_soon)
         changes = payload != stored.record.payload or self._session._forced
         if not changes and note == stored.note:
             return NOTHING
@@ -365,26 +377,25 @@ class _Save:
             sid,
             key=stored.key,
             cookie="set" if fresh or again else "keep",
-            fresh=fresh,
             stand_in=stored.stand_in,
             secret=Secret.OLDER if fresh else stored.secret,
         )
 
     def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
         """The note as it is to be stored, and the ID with a new secret if one is due."""
-        note, sid, now = stored.note, stored.sid, self._now()
+        note, sid, age = stored.note, stored.sid, self._age(stored.record)
         note = note._replace(client=self._clients(note))
         if sid is None or stored.secret is None:
             return note, sid
         if stored.secret is Secret.CURRENT and not note.is_presented:
             return notes.presented(note), sid
         interval = self._settings.renew_interval
-        age = now - (note.since or stored.record.created)
-        is_due = stored.secret is Secret.CURRENT and interval is not None and age >= interval
+        is_over = interval is not None and age - note.since >= interval
+        is_due = stored.secret is Secret.CURRENT and is_over
         if self._delivery.deliverable and (is_due or stored.secret is Secret.STRANDED):
             newer = sid.renewed()
             by = sid.secret_digest()
-            return notes.renewed(note, by, newer.secret_digest(), now), newer
+            return notes.renewed(note, by, newer.secret_digest(), age), newer
         return note, sid
 
     def _clients(self, note: Note) -> tuple[str, ...]:
@@ -427,7 +438,7 @@ class _Save:
             self._note(SessionRotated(sid.key, old, tier))
         if restart and self._who().user is not None:
             self._end_replaced()
-        return self._done(answer, sid, fresh=True)
+        return self._done(answer, sid)
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
@@ -562,7 +573,7 @@ class _Save:
             if not self._delivery.deliverable:
                 raise UndeliverableSignIn
             return self._create() if not is_empty(self._data) else self._forgotten("keep")
-        return self._lost(stored.key, answer.reason)
+        return self._lost(stored, answer.reason)
 
     def _join(self, stored: Stored, gone: Gone) -> bool:
         """Go on with the session under its new ID, whose cookie only another response has."""
@@ -595,7 +606,7 @@ class _Save:
         secret = None
         if sid is not None:
             grace = self._settings.renew_grace
-            secret = notes.judge(note, sid.secret_digest(), self._now(), grace)
+            secret = notes.judge(note, sid.secret_digest(), self._age(record), grace)
         self._stored = Stored(key, record, note, who, sid, stand_in, secret)
 
     def _done(
@@ -605,7 +616,6 @@ class _Save:
         *,
         key: str = "",
         cookie: Cookie = "set",
-        fresh: bool = False,
         stand_in: bool = False,
         secret: Secret | None = Secret.CURRENT,
     ) -> Saved:
@@ -623,15 +633,15 @@ class _Save:
                 data=self._data, stored=stored, now=answer.now, total=answer.total, stale=False
             )
         )
-        return Saved(cookie, sid, fresh)
+        return Saved(cookie, sid)
 
     def _forgotten(self, cookie: Cookie) -> Saved:
         self._session._rebase(Loaded({}, dead=self._loaded.dead))
         return Saved(cookie)
 
-    def _lost(self, key: str, reason: str) -> Saved:
-        self._note(SessionLost(key, reason))
-        self._session._rebase(Loaded({}))
+    def _lost(self, stored: Stored, reason: str) -> Saved:
+        self._note(SessionLost(stored.key, reason))
+        self._session._rebase(Loaded({}, dead=stored.sid))
         return Saved()
 
     def _own(self, base: bytes) -> dict[Any, Any]:
@@ -649,9 +659,9 @@ class _Save:
             self._identity = whose(self._data, self._settings)
         return self._identity
 
-    def _now(self) -> int:
-        """The store's clock when the session was loaded, in milliseconds."""
-        return self._loaded.now
+    def _age(self, record: Record) -> int:
+        """Milliseconds from the creation of *record* to when the session was loaded."""
+        return self._loaded.now - record.created
 
     def _become(self, data: dict[Any, Any]) -> None:
         """Go on with other data than the request left: merged, or its own part."""

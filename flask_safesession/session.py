@@ -56,6 +56,7 @@ class Loaded(NamedTuple):
     :param stored: the live session, or ``None``.
     :param dead: the cookie's ID, if its session is over: what is written stands in for it.
     :param stand_in: how many stand-ins of that ID have ended, too.
+    :param is_known: the store has, or remembers, the session of the cookie's ID.
     :param rotated: the cookie's session went on under another ID.
     :param replaced: the key of a live session of which the cookie has a replaced secret.
     :param stale: the cookie was signed with a fallback key.
@@ -69,6 +70,7 @@ class Loaded(NamedTuple):
     stored: Stored | None = None
     dead: SessionID | None = None
     stand_in: int = 0
+    is_known: bool = False
     rotated: bool = False
     replaced: str = ""
     stale: bool = False
@@ -136,6 +138,7 @@ class Session(SessionMixin):
     _signed_in = False
     _unsigned = ""
     _saved = False
+    _warned = False
     _was_modified = False
     _failed: Exception | None = None
     _cookie: object = None
@@ -213,13 +216,17 @@ class Session(SessionMixin):
 
     def _change(self) -> dict[Any, Any]:
         data = self._use()
-        if self._saved and not self._changed:
+        self._changed = True
+        return data
+
+    def _report_unstored(self) -> None:
+        """Warn of a change that no save has stored. The request is over, so none will."""
+        refused = self._failed is not None and not isinstance(self._data, Scratch)  # an error page
+        if self._saved and self._changed and not refused:
             logger.warning(
                 "the session was written after its response was built; the change is not stored."
                 " In a streaming view, change the session before the stream begins"
             )
-        self._changed = True
-        return data
 
     # -- the mapping ----------------------------------------------------------------------------
 

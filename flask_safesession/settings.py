@@ -31,6 +31,7 @@ REDIS_SCHEMES: tuple[str, ...] = (
 MAX_BATCH = 10_000
 
 _LONGEST_COOKIE_NAME = 256
+_MEMORY_NAME = re.compile(r"[A-Za-z0-9._-]{0,100}")
 
 
 @dataclass(frozen=True)
@@ -154,18 +155,22 @@ def _store(keys: Keys) -> tuple[Any, bool]:
             shown = hide_password(repr(store))
             keys.complain("STORE", "give a URL, a Store or a redis-py client", shown)
         return store, not getattr(store, "shared", True)
-    scheme, separator, _ = store.partition("://")
-    if store != MEMORY_URL and not (separator and scheme in REDIS_SCHEMES):
+    scheme, separator, name = store.partition("://")
+    in_memory = store.startswith(MEMORY_URL)
+    if in_memory and not _MEMORY_NAME.fullmatch(name):
+        mend = f"give a name of letters, digits, '.', '_' and '-' after {MEMORY_URL}, or none"
+        keys.complain("STORE", mend, repr(hide_password(store)))
+    elif not in_memory and not (separator and scheme in REDIS_SCHEMES):
         mend = f"give {MEMORY_URL!r} or a URL that begins with {', '.join(REDIS_SCHEMES)} and ://"
         keys.complain("STORE", mend, repr(hide_password(store)))
-    elif store != MEMORY_URL:
+    elif not in_memory:
         from .stores.redis_url import read_url  # apps on memory do not pay for redis-py
 
         try:
             read_url(store)
         except ConfigError as error:
             keys.problems += error.problems
-    return store, store == MEMORY_URL
+    return store, in_memory
 
 
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:

@@ -5,13 +5,16 @@ Nothing here asks the store or knows what a session holds.
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from typing import Any
 
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface
+from werkzeug.http import dump_header, parse_cache_control_header, parse_set_header
 from werkzeug.sansio.http import parse_cookie
 
+from . import collisions
 from .saving import Saved
 from .session import Session, is_permanent
 from .tokens import Verified, sign, unsign
@@ -23,6 +26,12 @@ _LONGEST_HEADER = 64 * 1024
 _MOST_IDS = 4
 # A dot and the signature. Anything shorter is forged, and not worth hashing.
 _SHORTEST_VALUE = 44
+# What lets shared caches keep a response (RFC 9111, 5.2.2); also a "private" for single headers.
+_FOR_SHARED_CACHES = frozenset({"public", "s-maxage", "private"})
+# RFC 9213, and what Akamai, Fastly, LiteSpeed and nginx had before it.
+_TARGETED = re.compile(
+    r".+-cache-control|surrogate-control|edge-control|x-accel-expires", re.IGNORECASE
+)
 
 
 def verified(app: Flask, request: Request, name: str) -> list[Verified]:
@@ -61,7 +70,11 @@ def values(request: Request, name: str) -> list[str]:
 def answer_cookie(
     interface: SessionInterface, app: Flask, session: Session, response: Response, saved: Saved
 ) -> None:
-    """Set or delete the browser's cookie, in place of one that an earlier save has set."""
+    """Set or delete the browser's cookie, in place of one that an earlier save has set.
+
+    The response is for this browser alone, also where it deletes the cookie: a shared cache that
+    ignores ``Vary`` would sign out all its visitors.
+    """
     name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
     if session._cookie_line in lines:
         response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
@@ -71,9 +84,9 @@ def answer_cookie(
     else:
         value, age = sign(saved.sid, app.secret_key or ""), max_age(app, session)
         response.set_cookie(name, value, max_age=age, **attributes)
+        collisions.note_sent(app, value, attributes["domain"], attributes["path"])
     session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
-    if saved.fresh:
-        keep_out_of_caches(response)
+    keep_out_of_shared_caches(response)
 
 
 def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
@@ -97,14 +110,31 @@ def max_age(app: Flask, session: Session) -> int | None:
 
 
 def vary_by_cookie(response: Response) -> None:
-    """Say that the response depends on the cookie."""
-    if "Vary" in response.headers:
-        response.vary.add("Cookie")
-    else:  # the usual case, without building a set for it
+    """Add ``Cookie`` to what the response varies by. ``*`` says more, and stays."""
+    given = response.headers.getlist("Vary")
+    if not given:  # the usual case, without building a set for it
         response.headers.add("Vary", "Cookie")
+        return
+    varied = parse_set_header(", ".join(given))
+    if "*" not in varied:
+        varied.add("Cookie")
+    response.headers["Vary"] = varied.to_header()
 
 
-def keep_out_of_caches(response: Response) -> None:
-    """Let no cache keep the response, unless the app has decided."""
-    if "Cache-Control" not in response.headers:
-        response.cache_control.no_store = True
+def keep_out_of_shared_caches(response: Response) -> None:
+    """Let no shared cache keep the response: ``no-store``, or the app's own policy as ``private``.
+
+    Headers that overrule ``Cache-Control`` at a content delivery network or a proxy go.
+    """
+    headers = response.headers
+    for name in {name for name, _ in headers if _TARGETED.fullmatch(name)}:
+        headers.remove(name)
+    if "Cache-Control" not in headers and "Expires" not in headers:
+        headers["Cache-Control"] = "no-store"
+        return
+    given = parse_cache_control_header(", ".join(headers.getlist("Cache-Control")))
+    policy = {name.lower(): value for name, value in given.items()}
+    policy = {name: value for name, value in policy.items() if name not in _FOR_SHARED_CACHES}
+    if "no-store" not in policy:
+        policy["private"] = None
+    headers["Cache-Control"] = dump_header(policy)

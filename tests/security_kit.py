@@ -147,7 +147,7 @@ def dump(store: Any) -> bytes:
         return repr([vars(store), vars(store._shelf), tables]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
-    for name in ask(store, "KEYS", f"{every_shard}*"):
+    for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
         command, *rest = _READERS[ask(store, "TYPE", name)]
         found.append(repr([name, ask(store, command, name, *rest)]))
     return "".join(found).encode()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flask_safesession.expiry import DEFAULT_TIER
 from flask_safesession.record import Draft
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp, user_tag
+from flask_safesession.tokens import new_id, new_stamp, tier_tag, user_tag
 
 RULES = make_rules(total=10_000)
 Make = Callable[..., RedisStore]
@@ -25,3 +26,8 @@ def add(store: RedisStore, user: object = None, rules: Any = RULES) -> tuple[str
 def payload(store: RedisStore, key: str) -> bytes | None:
     answer = store.load(key, RULES, slide=False)
     return answer.record.payload if isinstance(answer, Live) else None
+
+
+def index_of(slot: str, user: object, generation: int = 0) -> str:
+    """The name of the index of a user's sessions in a slot."""
+    return f"{slot}:u:{user_tag(user)}{tier_tag(DEFAULT_TIER)}{generation:05x}"

@@ -107,6 +107,43 @@ def signed_in(app: Flask, user: str) -> FlaskClient:
     return client
 
 
+def test_a_dashboard_shows_the_sessions_of_the_extension_that_it_was_given() -> None:
+    apps, safes = [Flask("shop"), Flask("admin")], []
+    for app, tier in zip(apps, ("customer", "clerk"), strict=True):
+        tiers = {tier: {"idle_timeout": "10m"}}
+        app.secret_key = "a key for tests that is long enough"
+        safes.append(SafeSession(app, expiry="tiered", tiers=tiers, check_interval=None))
+        app.add_url_rule("/in/<user>", "in", lambda user: str(session.update(user_id=user)))
+    shop, admin = apps
+    shop_pages = dashboard(safes[0], allowed=lambda: True, name="shop", url_prefix="/shop")
+    own_pages = dashboard(safes[1], allowed=lambda: True, url_prefix="/own")
+    for blueprint in (shop_pages, own_pages):
+        admin.register_blueprint(blueprint)
+    for user in ("carl", "cora"):
+        signed_in(shop, user)
+    ada = signed_in(admin, "ada")
+    assert safes[0].count() == 2
+    page, own = ada.get("/shop/").text, ada.get("/own/").text
+    assert ("customer" in page, "clerk" in page) == (True, False)
+    assert ("customer" in own, "clerk" in own) == (False, True)
+    token = re.search(r'name="token" value="([^"]+)"', ada.get("/shop/end-user?user=carl").text)
+    assert token is not None
+    ada.post("/shop/end-user", data={"user": "carl", "token": token[1]})
+    assert (safes[0].count(), safes[1].count()) == (1, 1)
+    ended = [sum(m.gone for m in a.extensions[views.WATCHED].minutes.last()) for a in apps]
+    assert ended == [1, 0]
+
+
+def test_a_dashboard_of_other_apps_with_several_stores_is_refused() -> None:
+    safe, admin = SafeSession(check_interval=None), Flask("admin")
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        safe.init_app(app)
+    SafeSession(admin, check_interval=None)
+    with pytest.raises(ConfigError, match="'admin', which is not one of its apps"):
+        admin.register_blueprint(dashboard(safe, allowed=lambda: True))
+
+
 def handle_of(client: FlaskClient) -> str:
     return client.get("/handle").text
 

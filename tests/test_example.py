@@ -353,6 +353,9 @@ def test_only_the_admin_removes_what_is_due(app: Flask, visitor: FlaskClient, wa
         {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
         {"Origin": "https://elsewhere.example"},
         {"Origin": "null"},
+        {"Origin": "null", "Host": "["},
+        {"Origin": "http://["},  # parsers of addresses raise on these
+        {"Origin": "http://a]b"},
     ],
 )
 def test_a_form_sent_by_another_site_is_refused(

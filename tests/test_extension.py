@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import fakeredis
 import flask
 import pytest
 from flask import Blueprint, Flask, Response, stream_with_context
@@ -38,6 +39,8 @@ from .counting import CountingStore
 
 KEY = "a key for tests that is long enough"
 LOGGER = "flask_safesession"
+MEMORY = MemoryStore()
+CLIENT = fakeredis.FakeRedis()
 
 
 class MakeApp(Protocol):
@@ -197,14 +200,18 @@ def test_purge_inside_a_context_is_that_apps() -> None:
     assert ended == [apps[1]]
 
 
-@pytest.mark.parametrize("number", [0, 2], ids=["no app", "two apps"])
 @pytest.mark.parametrize("method", ["count", "purge"])
-def test_without_knowing_the_app_they_say_what_to_do(number: int, method: str) -> None:
-    safe = SafeSession()
-    apps = [plain_app() for _ in range(number)]
+def test_without_an_app_they_say_what_to_do(method: str) -> None:
+    with pytest.raises(RuntimeError, match=r"has no app: call init_app\(app\) first"):
+        getattr(SafeSession(), method)()
+
+
+@pytest.mark.parametrize("method", ["count", "purge"])
+def test_without_knowing_the_store_they_say_what_to_do(method: str) -> None:
+    safe, apps = SafeSession(), [plain_app("one"), plain_app("two")]
     for app in apps:
         safe.init_app(app)
-    message = r"^SafeSession does not know which app is meant: use it inside app\.app_context\(\)$"
+    message = r"several stores, of the apps 'one', 'two': use it inside app\.app_context\(\)"
     with pytest.raises(RuntimeError, match=message):
         getattr(safe, method)()
 
@@ -235,6 +242,72 @@ def test_two_apps_may_share_one_store() -> None:
     client = Client(DispatcherMiddleware(one, {"/two": two}))
     client.get("/put/a/1")
     assert client.get("/two/all").json == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [MEMORY, MEMORY],
+        ["memory://one", "memory://one"],
+        ["redis://localhost:1/0", "redis://localhost:1/0"],
+        [CLIENT, CLIENT],
+    ],
+    ids=["store", "name", "URL", "client"],
+)
+def test_with_one_store_no_context_is_needed_however_many_apps_there_are(places: list[Any]) -> None:
+    safe, apps = SafeSession(), [plain_app("one"), plain_app("two")]
+    for app, place in zip(apps, places, strict=True):
+        safe.init_app(app, store=place)
+    assert safe._state() == (apps[0], apps[0].extensions["safesession"])
+    with apps[1].app_context():
+        assert safe._state()[0] is apps[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"store": "memory://"}, {"store": "memory://"}),
+        ({"store": "memory://one"}, {"store": "memory://two"}),
+        ({"store": "memory://one"}, {"store": "memory://"}),
+        ({"store": "redis://localhost:1/0"}, {"store": "redis://localhost:1/1"}),
+        (
+            {"store": CLIENT, "key_prefix": "one"},
+            {"store": CLIENT, "key_prefix": "two"},
+        ),
+    ],
+    ids=["memory", "names", "a name and none", "databases", "prefixes"],
+)
+def test_apps_with_a_store_each_need_a_context(one: dict[str, Any], two: dict[str, Any]) -> None:
+    safe, apps = SafeSession(), [plain_app("one"), plain_app("two")]
+    for app, settings in zip(apps, (one, two), strict=True):
+        safe.init_app(app, **settings)
+    with pytest.raises(RuntimeError, match="several stores"):
+        safe.count()
+
+
+def test_apps_of_one_process_share_a_store_in_memory_by_its_name() -> None:
+    apps = [plain_app(name) for name in ("one", "two", "three")]
+    for app, store in zip(apps, ["memory://shop", "memory://shop", "memory://"], strict=True):
+        SafeSession(app, store=store)
+    client = Client(DispatcherMiddleware(apps[0], {"/two": apps[1], "/three": apps[2]}))
+    client.get("/put/a/1")
+    assert client.get("/two/all").json == {"a": "1"}
+    assert client.get("/three/all").json == {}
+
+
+def test_a_store_in_memory_with_a_name_goes_with_the_last_app_that_has_it() -> None:
+    one, two = plain_app("one"), plain_app("two")
+    for app in (one, two):
+        SafeSession(app, store="memory://shop")
+    gone = weakref.ref(one.extensions["safesession"].store)
+    gc.disable()
+    try:
+        del app, one
+        assert gone() is not None
+        del two
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # -- no key, no store, no room ------------------------------------------------------------------

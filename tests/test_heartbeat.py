@@ -6,22 +6,38 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from enum import Enum
 from html import unescape
+from itertools import product
 from typing import Any
 
 import fakeredis
+import flask
 import pytest
 from flask import Flask, render_template_string, session
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
 
-from flask_safesession import SafeSession, StoreUnavailable
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.heartbeat import TEXTS, heartbeat
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis
+from flask_safesession.tokens import user_tag
 
 OURS = {"X-Heartbeat": "1"}
 MINUTE = 60
+# Parsers of addresses raise on most of these.
+NO_ORIGINS = [
+    "http://[",
+    "http://[::1",
+    "http://a]b",
+    "http://[v1.x",
+    "//[",
+    "[",
+    "",
+    "://",
+    "http://\xe2\x91\xa0",
+]
 # Bytes that the script may have: on its way, and unpacked.
 MOST_PACKED, MOST_PLAIN = 1_536, 3_000
 
@@ -66,7 +82,8 @@ class Site:
         assert answer.status_code == 200
         assert "Set-Cookie" not in answer.headers
         assert answer.headers["Cache-Control"] == "no-store"
-        assert self.store.calls in ([], ["load"])
+        # One call; for an ID that is over, one more to see what stands in for it.
+        assert self.store.calls in ([], ["load"], ["load", "load"])
         return answer.json
 
     def extend(self, **headers: str) -> int:
@@ -116,7 +133,15 @@ def test_asking_tells_the_time_left_by_the_stores_clock_and_keeps_nothing_alive(
     assert site.ask()["left"] == 20 * MINUTE
     site.wait(19 * MINUTE)
     told = site.ask()
-    assert told == {"left": MINUTE, "extendable": True, "signed_in": True, "ended": None}
+    who = told.pop("who")
+    assert [len(digest) for digest in who] == [16]
+    assert told == {
+        "left": MINUTE,
+        "extendable": True,
+        "signed_in": True,
+        "ended": None,
+        "text": TEXTS["other"],
+    }
     assert site.store.calls == ["load"]
     site.wait(2 * MINUTE)
     assert site.ask()["left"] is None
@@ -170,6 +195,80 @@ def test_an_outage_is_never_told_as_an_end(make_app: Callable[..., Flask], polic
     assert "Set-Cookie" not in answer.headers
 
 
+# -- whose it is --------------------------------------------------------------------------------
+
+
+def test_the_state_says_by_a_digest_whether_the_user_is_another_one(site: Site) -> None:
+    site.visitor.get("/login/u")
+    first = site.ask()["who"]
+    site.visitor.get("/out")
+    assert site.ask()["who"] == []
+    site.visitor.get("/login/u")
+    assert site.ask()["who"] == first
+    site.visitor.get("/login/another")
+    assert not {*site.ask()["who"]} & {*first}
+
+
+def test_the_digest_of_an_anonymous_visitor_is_that_of_the_session(site: Site) -> None:
+    site.visitor.get("/put")
+    first = site.ask()["who"]
+    site.visitor.get("/put")
+    assert site.ask()["who"] == first != []
+    site.visitor.get("/out")
+    site.visitor.get("/put")
+    assert not {*site.ask()["who"]} & {*first}
+
+
+def test_a_renewed_id_does_not_change_whose_page_it_is(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app, settings={"renew_interval": "5m"})
+    site.visitor.get("/login/u")
+    first, cookie = site.ask()["who"], site.visitor.get_cookie("session")
+    site.wait(6 * MINUTE)
+    site.visitor.get("/page")
+    site.visitor.get("/page")
+    assert site.visitor.get_cookie("session") != cookie
+    assert site.ask()["who"] == first
+
+
+def test_a_digest_is_neither_the_user_nor_the_handle_and_depends_on_the_secret_key(
+    site: Site,
+) -> None:
+    site.app.add_url_rule("/handle", view_func=lambda: session.info.handle)  # type: ignore[attr-defined]
+    found = set()
+    for key, address in product(["one key" * 6, "another key" * 4], ["/login/u", "/put"]):
+        site.app.secret_key, site.visitor = key, site.app.test_client()
+        site.visitor.get(address)
+        (digest,) = site.ask()["who"]
+        assert digest[:8] not in site.visitor.get("/handle").text
+        assert digest[:8] not in {user_tag("u")[:8], "u"}
+        found.add(digest)
+    assert len(found) == 4
+
+
+def test_whose_page_it_is_does_not_change_when_the_user_is_stored(site: Site) -> None:
+    class Name(str, Enum):
+        CARL = "carl"
+
+    def login_by_enum() -> str:
+        session["user_id"] = Name.CARL  # what comes back from the store is its text
+        return render_template_string("{{ heartbeat() }}")
+
+    site.app.add_url_rule("/login", view_func=login_by_enum)
+    site.visitor.get("/put")
+    page = attributes(site.visitor.get("/login").text)
+    assert json.loads(page["data-state"])["who"] == site.ask()["who"]
+
+
+@pytest.mark.parametrize("address", ["/login/u", "/put"])
+def test_a_new_secret_key_ends_no_page(site: Site, address: str) -> None:
+    site.visitor.get(address)
+    before = site.ask()["who"]
+    old, site.app.secret_key = site.app.secret_key, "a new key, which is long enough as well"
+    site.app.config["SECRET_KEY_FALLBACKS"] = [old]
+    assert before[0] in site.ask()["who"]
+    assert site.ask()["who"][0] != before[0]  # what pages that are drawn from now on keep
+
+
 # -- extending ----------------------------------------------------------------------------------
 
 
@@ -199,6 +298,9 @@ def test_what_cannot_be_extended_says_so(make_app: Callable[..., Flask]) -> None
         {**OURS, "Sec-Fetch-Site": "none"},
         {**OURS, "Origin": "https://evil.example"},
         {**OURS, "Origin": "null"},
+        {**OURS, "Origin": "http://localhost.evil.example"},
+        {**OURS, "Origin": "http://evil.example/://localhost"},
+        {**OURS, "Origin": "null", "Host": "["},  # a host that is none is ""
         {"Sec-Fetch-Site": "same-origin"},
     ],
 )
@@ -226,6 +328,11 @@ def test_another_sites_page_cannot_keep_a_session_alive(
 def test_our_own_pages_can(site: Site, headers: dict[str, str]) -> None:
     site.visitor.get("/login/u")
     assert site.extend(**headers) == 200
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
+def test_an_origin_that_is_none_is_another_sites(site: Site, origin: str) -> None:
+    assert site.extend(Origin=origin) == 403
 
 
 def test_a_visitor_without_a_session_gets_none_by_extending(site: Site) -> None:
@@ -302,14 +409,55 @@ def test_the_script_needs_nothing_that_a_strict_policy_forbids(site: Site) -> No
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"warn": 19}, "20 seconds"),
-        ({"every": "often"}, "write seconds"),
+        ({"warn": 19}, r"warn=19\): .*20 seconds"),
+        ({"warn": None}, r"warn=None\): write seconds"),
+        ({"every": "often"}, r"every='often'\): write seconds"),
+        ({"every": "500ms"}, r"every='500ms'\): .*1 second"),
+        ({"every": 0}, r"every=0\): .*at least a millisecond"),
         ({"texts": {"sonn": "!"}}, "nothing is called 'sonn'"),
+        ({"texts": {1: "!", "soon": "!"}}, "nothing is called 1"),
+        ({"texts": "soon"}, r"texts='soon'\): give a dict"),
+        ({"texts": {"soon": None}}, "'soon' has to be a text"),
+        ({"texts": {"soon": " "}}, "'soon' has to be a text"),
+        ({"texts": {"soon": str}}, "'soon' has to be a text"),
+        ({"sign_in": "/login"}, r"sign_in='/login'\): give the name of an endpoint"),
+        ({"sign_in": "account/login"}, "give the name of an endpoint"),
+        ({"sign_in": "https://login.example"}, "give the name of an endpoint"),
+        ({"sign_in": ".login"}, "give the name of an endpoint"),
+        ({"sign_in": ""}, "give the name of an endpoint"),
+        ({"sign_in": heartbeat}, "give the name of an endpoint"),
+        ({"url_prefix": "heartbeat"}, r"url_prefix='heartbeat'\): give a path"),
+        ({"url_prefix": "//elsewhere.example"}, "one slash"),
+        ({"url_prefix": "/"}, "give a path"),
+        ({"url_prefix": ""}, "give a path"),
+        ({"url_prefix": None}, "give a path"),
+        ({"safe": Flask("app")}, "give the SafeSession"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options: dict[str, Any], word: str) -> None:
+def test_what_cannot_be_meant_is_refused_at_once(options: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        heartbeat(SafeSession(), **options)
+        heartbeat(**{"safe": SafeSession(), **options})
+
+
+def test_lazy_texts_are_taken_as_they_are_until_a_page_is_drawn(
+    make_app: Callable[..., Flask],
+) -> None:
+    class Lazy:
+        def __str__(self) -> str:
+            assert flask.has_request_context()
+            return "translated"
+
+    site = Site(make_app, texts={"soon": Lazy()})
+    assert attributes(site.visitor.get("/page").text)["data-soon"] == "translated"
+
+
+def test_a_sign_in_page_that_is_not_there_is_named_with_the_argument(
+    make_app: Callable[..., Flask],
+) -> None:
+    site = Site(make_app, sign_in="pagge")
+    site.app.testing = True
+    with pytest.raises(ConfigError, match=r"heartbeat\(sign_in='pagge'\).*'page'"):
+        site.visitor.get("/page")
 
 
 def test_an_app_without_sessions_is_told_what_it_lacks() -> None:

@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "observing"], 3),
     **dict.fromkeys(["session", "saving", "users", "reaper"], 3),
     **dict.fromkeys(["figures", "readings", "interface", "transport", "failure"], 4),
-    **dict.fromkeys(["doctor", "cli"], 4),
+    **dict.fromkeys(["collisions", "doctor", "cli"], 4),
     **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),
     **dict.fromkeys(["prometheus", "opentelemetry"], 5),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flask
 import pytest
 from flask import Flask, flash, get_flashed_messages, stream_with_context
 from flask.testing import FlaskClient
@@ -808,6 +809,98 @@ def test_a_write_after_the_headers_is_noticed(
     assert client.get("/stream").text == "['pear']"
     assert "before the stream begins" in caplog.text
     assert client.get("/read").json == {"cart": ["pear"]}
+
+
+def save_by_hand(app: Flask) -> None:
+    app.session_interface.save_session(app, flask.session, app.response_class())
+
+
+def test_a_write_between_a_save_by_hand_and_the_response_is_stored_without_a_warning(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/twice")
+    def twice() -> str:
+        for key in ("first", "second"):
+            session[key] = 1
+            save_by_hand(app)
+        session["third"] = 1
+        return "stored"
+
+    client.get("/twice")
+    assert client.get("/read").json == {"first": 1, "second": 1, "third": 1}
+    assert not caplog.records
+
+
+def test_a_write_after_the_response_is_noticed_also_after_a_save_by_hand(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/stream")
+    def stream() -> Any:
+        session["early"] = 1
+        save_by_hand(app)
+
+        def body() -> Any:
+            yield "begun"
+            session["late"] = 1
+            session["later"] = 1
+
+        return app.response_class(stream_with_context(body()))
+
+    assert client.get("/stream").text == "begun"
+    [record] = caplog.records
+    assert "after its response was built" in record.getMessage()
+    assert client.get("/read").json == {"early": 1}
+
+
+def test_a_write_that_a_save_by_hand_has_stored_in_a_stream_is_not_reported(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/stream")
+    def stream() -> Any:
+        def body() -> Any:
+            yield "begun"
+            session["late"] = 1
+            save_by_hand(app)
+
+        return app.response_class(stream_with_context(body()))
+
+    client.get("/append")
+    assert client.get("/stream").text == "begun"
+    assert client.get("/read").json == {"cart": ["pear"], "late": 1}
+    assert not caplog.records
+
+
+def test_a_failed_save_after_a_save_by_hand_is_not_called_a_late_write(
+    app: Flask, client: FlaskClient, store: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/down")
+    def down() -> str:
+        session["a"] = 1
+        save_by_hand(app)
+        store.failing = {"commit"}
+        session["b"] = 1
+        return "stored?"
+
+    client.get("/append")
+    assert client.get("/down").status_code == 503
+    assert "after its response" not in caplog.text
+
+
+def test_a_write_after_a_save_by_hand_in_an_exempt_view_is_reported_once(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/health")
+    @SafeSession.exempt
+    def health() -> str:
+        save_by_hand(app)
+        for key in ("a", "b"):
+            session[key] = 1
+            save_by_hand(app)
+        return "well"
+
+    client.get("/health")
+    [record] = caplog.records
+    assert "'health', a view that is marked safe.exempt" in record.getMessage()
 
 
 def test_another_extensions_session_is_left_alone(app: Flask, client: FlaskClient) -> None:

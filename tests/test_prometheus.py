@@ -404,6 +404,17 @@ def test_the_page_speaks_openmetrics_where_that_is_asked_for(measured: Measured)
     assert modern.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize(
+    "version", ["x", "1", "1.x", "=", ";", "1.0.0;version=x", "\xe9", '"1.0.0"']
+)
+def test_a_header_that_no_scraper_sends_is_no_error(
+    measured: Measured, kind: str, version: str
+) -> None:
+    headers = {"Accept": f"{kind};version={version}"}
+    assert measured.app.test_client().get("/metrics", headers=headers).status_code == 200
+
+
 # -- several processes --------------------------------------------------------------------------
 
 

@@ -19,12 +19,13 @@ from flask_safesession import StoreUnavailable, session
 from flask_safesession.record import dumps_draft
 from flask_safesession.stores.base import Conflict, Gone, Live, Rules, Terms
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import make_draft, make_rules, new_key
+from flask_safesession.testing import age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
-from flask_safesession.tokens import NO_USER, new_stamp, user_tag
+from flask_safesession.tokens import NO_USER, new_stamp
 
 from . import proxy as proxies
 from . import servers
+from .sharding_kit import index_of
 
 RULES = make_rules()
 
@@ -93,11 +94,12 @@ def test_nothing_is_left_when_all_has_ended(
     store: RedisStore, client: redis.Redis, prefix: str
 ) -> None:
     for user in (None, 1, 2):
-        key, _ = add(store, user)
-        store.end(key, new_stamp(), "logout", None)
-        client.delete(name(prefix, key))  # the tombstone, whose minute is over
+        store.end(add(store, user)[0], new_stamp(), "logout", None)
+        store.end(add(store, user)[0], new_stamp(), "revoked", None)
+    age_redis(client, 24 * 60 * 60_000, prefix)
+    store.purge(RULES, 10)
     left = {key.decode().rpartition(":")[2] for key in client.scan_iter(f"{{{prefix}:0}}:*")}
-    assert left <= {"shards", "tiers"}
+    assert left == {"shards", "tiers"}
 
 
 def test_the_names_of_tiers_that_are_gone_are_forgotten(
@@ -120,15 +122,15 @@ def test_an_index_that_lost_a_live_session_gets_it_back(
     strangers, user = [add(store)[0] for _ in range(5)], add(store, user=1)[0]
     slot = f"{{{prefix}:0}}"
     client.zrem(f"{slot}:t:anonymous", strangers[0])
-    client.delete(f"{slot}:u:{user_tag(1)}")
+    client.delete(index_of(slot, 1))
     client.delete(name(prefix, strangers[1]))  # the other way round: a record that is gone
-    client.zadd(f"{slot}:u:{user_tag(1)}", {strangers[2]: 1})  # and somebody else's session
+    client.zadd(index_of(slot, 1), {strangers[2]: 1})  # and somebody else's session
     mended = 0
     while not (step := store.audit(RULES, 100)).done:
         mended += step.mended
     assert mended + step.mended == 4
     assert store.census(RULES).total == 5
-    members: Any = client.zrange(f"{slot}:u:{user_tag(1)}", 0, -1)
+    members: Any = client.zrange(index_of(slot, 1), 0, -1)
     assert members == [user.encode()]
     store.audit(RULES, 100)
 
@@ -155,7 +157,7 @@ def test_a_foreign_value_never_loads_and_is_never_touched(
     client.set(name(prefix, key), value)
     for answer in (
         store.load(key, RULES, slide=True),
-        store.commit(key, make_draft(), stamp, slide=True),
+        store.commit(key, make_draft(), stamp, touch=0),
         store.end(key, new_stamp(), "logout", None),
         store.rotate(key, new_key(), make_draft(), RULES, Terms(None, restart=True, reason="x")),
     ):
@@ -171,7 +173,7 @@ def test_a_key_of_another_type_never_loads_and_is_never_touched(
     client.delete(name(prefix, key))
     client.rpush(name(prefix, key), "theirs")
     assert store.load(key, RULES, slide=True) == Gone("corrupt")
-    assert store.commit(key, make_draft(), stamp, slide=True) == Gone("corrupt")
+    assert store.commit(key, make_draft(), stamp, touch=0) == Gone("corrupt")
     assert store.end(key, new_stamp(), "logout", None) == Gone("corrupt")
     assert store.create(key, make_draft(), RULES) == ()
     rotated = store.rotate(key, new_key(), make_draft(), RULES, Terms(None, False, "x"))
@@ -199,7 +201,7 @@ def test_a_record_of_a_newer_version_is_unavailable_and_never_overwritten(
     client.set(name(prefix, key), newer)
     calls: list[Callable[[], object]] = [
         lambda: store.load(key, RULES, slide=True),
-        lambda: store.commit(key, make_draft(), stamp, slide=True),
+        lambda: store.commit(key, make_draft(), stamp, touch=0),
         lambda: store.end(key, new_stamp(), "logout", None),
         lambda: store.rotate(key, new_key(), make_draft(), RULES, Terms(None, False, "x")),
     ]
@@ -238,7 +240,7 @@ def test_a_commit_whose_reply_was_lost_is_done_once(
     key, stamp = add(far_store)
     draft = make_draft(b"changed")
     proxy.cut_replies = 1
-    answer = far_store.commit(key, draft, stamp, slide=True)
+    answer = far_store.commit(key, draft, stamp, touch=0)
     assert isinstance(answer, Live)
     assert answer.record.stamps[:2] == (draft.stamp, stamp)
     loaded = far_store.load(key, RULES, slide=False)
@@ -327,7 +329,7 @@ def test_a_stopped_server_costs_one_timeout_and_not_more(tmp_path: Path) -> None
             for call in (
                 lambda: store.load(key, RULES, slide=True),
                 lambda: fresh.load(key, RULES, slide=True),
-                lambda: store.commit(key, make_draft(), stamp, slide=True),
+                lambda: store.commit(key, make_draft(), stamp, touch=0),
                 lambda: store.create(new_key(), make_draft(), RULES),
             ):
                 started = time.monotonic()
@@ -452,7 +454,7 @@ def test_at_maxmemory_reads_slides_and_logouts_go_on_and_writes_fail_whole(
             before: Any = client.get(name("safesession", key))
             calls: list[Callable[[], object]] = [
                 lambda: store.create(new_key(), make_draft(), rules),
-                lambda: store.commit(key, make_draft(b"new"), stamp, slide=True),
+                lambda: store.commit(key, make_draft(b"new"), stamp, touch=0),
                 lambda: store.rotate(
                     key, new_key(), make_draft(user=1), rules, Terms(None, True, "rotated")
                 ),
@@ -520,7 +522,9 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
         with redis.Redis(port=server.port, username="shop", password="pw", db=3) as client:
             store = RedisStore(client, timeout=5)
             add(store)
-            assert client.dbsize() == 3  # a record, its index, the shards; nothing in another
+            assert (
+                client.dbsize() == 3
+            )  # a record, its index, the number of shards, nothing in another database
             store.close()
         wrong = RedisStore.from_url(f"redis://shop:no@127.0.0.1:{server.port}/3", timeout=5)
         with pytest.raises(StoreUnavailable) as caught:
@@ -547,7 +551,7 @@ def test_limits_and_caps_of_new_rules_reach_the_server(store: RedisStore) -> Non
     loaded = store.load(key, other, slide=False)
     assert isinstance(loaded, Live)
     assert loaded.record.idle == 60_000
-    assert isinstance(store.commit(key, make_draft(), "not it", slide=True), Conflict)
+    assert isinstance(store.commit(key, make_draft(), "not it", touch=0), Conflict)
     assert loaded.record.user == NO_USER
     assert len(dumps_draft(make_draft())) > 72
     assert stamp == loaded.record.stamps[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -18,14 +19,19 @@ import pytest
 import redis
 from flask import Flask, Response
 
-from flask_safesession import ConfigError, SafeSession, session
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
 from flask_safesession.record import header_length
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 
 from .security_kit import (
+    KEY,
+    MINUTE,
+    Answer,
     Site,
+    Work,
     ask,
+    dump,
     login,
     logout,
     memory_kit,
@@ -127,11 +133,245 @@ def test_an_untouched_response_neither_varies_nor_refreshes_a_permanent_cookie(
     assert "Set-Cookie" not in answer.headers
 
 
-def test_whoever_sets_a_cookie_varies_and_a_new_id_is_not_cached(memory_site: Site) -> None:
+def test_a_response_that_varies_by_everything_stays_so(memory_site: Site) -> None:
+    def work() -> Response:
+        return Response(str(len(session)), headers={"Vary": "*"})
+
+    assert memory_site.visit(work).headers["Vary"] == "*"
+
+
+def test_whoever_sets_a_cookie_varies(memory_site: Site) -> None:
     for work in (login(1), logout, write("a", 1)):
         answer = memory_site.visit(work, memory_site.visit(login(0)).cookie)
         assert "Set-Cookie" not in answer.headers or "Cookie" in answer.headers["Vary"]
-    assert memory_site.visit(login(1)).headers["Cache-Control"] == "no-store"
+
+
+# -- shared caches (RFC 9111) ---------------------------------------------------------------------
+
+_KINDS_OF_SET_COOKIE = ["a first write", "a login", "a renewal", "a new signature", "a logout"]
+_PAST = "Thu, 01 Jan 1970 00:00:00 GMT"
+_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
+# What the app says, and what becomes of it.
+_POLICIES: dict[str, tuple[list[tuple[str, str]], dict[str, str]]] = {
+    "none": ([], {"no-store": ""}),
+    "public": ([("Cache-Control", "public, max-age=60")], {"max-age": "60", "private": ""}),
+    "s-maxage": ([("Cache-Control", "s-maxage=60")], {"private": ""}),
+    "another spelling": ([("Cache-Control", "PUBLIC,S-MaxAge=60")], {"private": ""}),
+    "two lines": (
+        [("Cache-Control", "max-age=60"), ("cache-control", "public, immutable")],
+        {"max-age": "60", "immutable": "", "private": ""},
+    ),
+    "private": ([("Cache-Control", "private, max-age=60")], {"max-age": "60", "private": ""}),
+    "private but for a header": ([("Cache-Control", 'private="X-A, X-B"')], {"private": ""}),
+    "no-cache": ([("Cache-Control", "no-cache")], {"no-cache": "", "private": ""}),
+    "no-store": ([("Cache-Control", "no-store, public")], {"no-store": ""}),
+    "not a policy": ([("Cache-Control", '"')], {"private": ""}),
+    "Expires": ([("Expires", _FUTURE)], {"private": ""}),
+    "Expires in the past": ([("Expires", _PAST)], {"private": ""}),
+    "Pragma": ([("Pragma", "no-cache")], {"no-store": ""}),
+    **{
+        f"{name} alone": ([(name, "public, max-age=60")], {"no-store": ""})
+        for name in (
+            "CDN-Cache-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Surrogate-Control",
+            "surrogate-control",
+            "Edge-Control",
+            "X-Accel-Expires",
+            "X-LiteSpeed-Cache-Control",
+        )
+    },
+    "CDN-Cache-Control besides": (
+        [("Cache-Control", "max-age=1"), ("CDN-Cache-Control", "max-age=60")],
+        {"max-age": "1", "private": ""},
+    ),
+}
+
+
+def _under_policy(work: Work, headers: list[tuple[str, str]]) -> Work:
+    def view() -> Response:
+        work()
+        return Response("done", headers=headers)
+
+    return view
+
+
+def _set_cookie(kind: str, headers: list[tuple[str, str]]) -> Answer:
+    """A response of that kind, with the app's *headers*."""
+    kit = memory_kit()
+    site = Site(kit, renew_interval="1m")
+    work: Work = write("a", 1) if kind in ("a first write", "a new signature") else read
+    cookies = [] if kind == "a first write" else [site.visit(login(1)).cookie]
+    if kind in ("a login", "a logout"):
+        work = login(2) if kind == "a login" else logout
+    elif kind == "a renewal":
+        site.visit(read, *cookies)  # the browser shows that it has the cookie
+        kit.advance(2 * MINUTE)
+    elif kind == "a new signature":
+        site.app.config.update(SECRET_KEY="the next key, long enough", SECRET_KEY_FALLBACKS=[KEY])
+    return site.visit(_under_policy(work, headers), *cookies)
+
+
+@pytest.mark.parametrize("kind", _KINDS_OF_SET_COOKIE)
+@pytest.mark.parametrize("policy", _POLICIES)
+def test_no_response_with_a_cookie_of_ours_is_for_shared_caches(kind: str, policy: str) -> None:
+    headers, expected = _POLICIES[policy]
+    answer = _set_cookie(kind, headers)
+    assert answer.morsel is not None
+    [line] = answer.headers.getlist("Cache-Control")
+    directives = [one.strip().partition("=") for one in line.split(",")]
+    assert {name: value for name, _, value in directives} == expected
+    others = {name.lower() for name, _ in answer.headers} - {"cache-control"}
+    assert not [name for name in others if name.endswith("-control") or name == "x-accel-expires"]
+
+
+def test_a_response_without_a_cookie_of_ours_keeps_the_apps_policy(memory_site: Site) -> None:
+    cookie = memory_site.visit(write("a", 1)).cookie
+    given = [("Cache-Control", "public, s-maxage=60"), ("CDN-Cache-Control", "max-age=600")]
+    answer = memory_site.visit(_under_policy(read, given), cookie)
+    assert [pair for pair in answer.headers if pair in given] == given
+
+
+# -- a failed logout ------------------------------------------------------------------------------
+
+_ACTS = {
+    "Clear-Site-Data": '"cookies"',
+    "Refresh": "0; url=/goodbye",
+    "HX-Redirect": "/goodbye",
+    "HX-Trigger": "signed-out",
+    "Location": "/goodbye",
+    "Link": "</goodbye>; rel=preload",
+    "Set-Cookie": "remember_token=; Max-Age=0",
+    "X-Accel-Redirect": "/goodbye",
+    "X-Anything": "of the page",
+}
+_PROTECTS = {
+    "Access-Control-Allow-Origin": "https://example.org",
+    "Access-Control-Expose-Headers": "X-Request-ID",
+    "Strict-Transport-Security": "max-age=60",
+    "Content-Security-Policy": "default-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "X-Request-ID": "7",
+}
+
+
+def _goodbye() -> Response:
+    session.clear()
+    response = Response("signed out", headers={**_ACTS, **_PROTECTS, "Vary": "Origin"})
+    response.set_cookie("goodbye", "1")
+    return response
+
+
+def test_a_failed_logout_carries_nothing_of_the_page_that_acts_on_the_browser(
+    memory_site: Site,
+) -> None:
+    cookie = memory_site.visit(login(1)).cookie
+    memory_site.store.failing = {"end"}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert answer.status == 503
+    assert {name: answer.headers.get(name) for name in _PROTECTS} == _PROTECTS
+    assert [name for name in _ACTS if name in answer.headers] == []
+    assert answer.headers.getlist("Vary") == ["Origin, Cookie"]
+    memory_site.store.failing = set()
+    assert memory_site.visit(read, cookie).value == {"user_id": 1}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert (answer.status, answer.text) == (200, "signed out")
+    assert [name for name in _ACTS if name not in answer.headers] == []
+
+
+def test_the_headers_of_an_apps_own_error_page_are_its_own(memory_site: Site) -> None:
+    own = {**_ACTS, "Vary": "Accept", "X-Frame-Options": "SAMEORIGIN"}
+
+    @memory_site.app.errorhandler(StoreUnavailable)
+    def back_soon(error: StoreUnavailable) -> Response:
+        return Response("back soon", 503, headers=own)
+
+    cookie = memory_site.visit(login(1)).cookie
+    memory_site.store.failing = {"end"}
+    answer = memory_site.visit(_goodbye, cookie)
+    assert (answer.status, answer.text) == (503, "back soon")
+    assert answer.headers.getlist("Set-Cookie") == [_ACTS["Set-Cookie"]]
+    assert [answer.headers.getlist(name) for name in own if name != "Vary"] == [
+        [value] for name, value in own.items() if name != "Vary"
+    ]
+    assert answer.headers.getlist("Vary") == ["Accept, Origin, Cookie"]
+
+
+# -- confused deputy ------------------------------------------------------------------------------
+
+_DEEDS: dict[str, Callable[[SafeSession, str], object]] = {
+    "count": lambda safe, _: safe.count(),
+    "stats": lambda safe, _: safe.stats(),
+    "purge": lambda safe, _: safe.purge(),
+    "reconfigure": lambda safe, _: safe.reconfigure(max_sessions=7),
+    "tuned": lambda safe, _: safe.tuned(),
+    "sessions_of": lambda safe, _: safe.sessions_of("ann"),
+    "browse": lambda safe, _: safe.browse(),
+    "find": lambda safe, handle: safe.find(handle),
+    "end": lambda safe, handle: safe.end(handle),
+    "end_user": lambda safe, _: safe.end_user("ann"),
+    "end_all": lambda safe, _: safe.end_all(),
+}
+
+
+def _shop_and_admin() -> tuple[Site, Site]:
+    """Two sites with stores of their own. The shop's has more of everything."""
+    shop, admin = Site(memory_kit()), Site(memory_kit())
+    shop.safe.reconfigure(max_sessions=9)
+    shop.visit(login("due"))
+    shop.kit.advance(20 * MINUTE)
+    for site in (shop, shop, admin):
+        site.visit(login("ann"))
+    shop.kit.advance(11 * MINUTE)
+    return shop, admin
+
+
+@pytest.mark.parametrize("deed", _DEEDS)
+def test_an_extension_object_never_acts_on_another_apps_sessions(deed: str) -> None:
+    shop, admin = _shop_and_admin()
+    handle = shop.safe.sessions_of("ann")[0].handle or ""
+    before = dump(admin.kit.store)
+    with admin.app.app_context():
+        within = _DEEDS[deed](shop.safe, handle)
+    assert dump(admin.kit.store) == before
+    again, _ = _shop_and_admin()
+    handle = again.safe.sessions_of("ann")[0].handle or ""
+    assert _shape(within) == _shape(_DEEDS[deed](again.safe, handle))
+
+
+def _shape(value: object) -> str:
+    """What it looks like without what differs between two sites: handles and times."""
+    return re.sub(r"'[\w-]{18}'|datetime\.datetime\([^)]*\)|seconds=[^,)]*", "?", repr(value))
+
+
+def test_a_view_of_one_app_ends_sessions_of_another_by_that_ones_extension() -> None:
+    shop, admin = _shop_and_admin()
+    assert admin.visit(lambda: shop.safe.end_user("ann")).value == 2
+    assert (shop.safe.count(), admin.safe.count()) == (0, 1)
+
+
+def test_a_list_of_another_apps_sessions_asks_nothing_of_the_current_apps_store() -> None:
+    shop, admin = _shop_and_admin()
+    cookie = admin.visit(login("ann")).cookie
+    admin.store.calls.clear()
+    assert admin.visit(lambda: len(shop.safe.sessions_of("ann")), cookie).value == 2
+    assert admin.store.calls == []
+
+
+def test_an_extension_with_several_stores_acts_on_none_in_another_apps_context() -> None:
+    safe, foreign = SafeSession(check_interval=None), Site(memory_kit())
+    apps = {Flask("one"): _shop_and_admin()[1], Flask("two"): _shop_and_admin()[1]}
+    for app, site in apps.items():
+        safe.init_app(app, store=site.kit.store)
+    foreign.visit(login("ann"))
+    for deed in _DEEDS.values():
+        with foreign.app.app_context(), pytest.raises(RuntimeError, match="several stores"):
+            deed(safe, "A" * 18)
+    with next(iter(apps)).app_context():
+        assert safe.end_user("ann") == 1
+    assert [site.count() for site in (*apps.values(), foreign)] == [0, 1, 1]
 
 
 # -- never pickle ---------------------------------------------------------------------------------

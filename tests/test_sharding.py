@@ -18,7 +18,7 @@ from flask_safesession.testing import make_draft, make_rules
 from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from . import servers
-from .sharding_kit import RULES, Make, add, payload
+from .sharding_kit import RULES, Make, add, index_of, payload
 
 # -- where sessions are ---------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def test_strangers_are_spread_and_a_users_sessions_are_together(
         add(store, user="she")
     with any_server.client() as client:
         sizes: Any = [client.zcard(f"{{{prefix}:{n}}}:t:anonymous") for n in range(4)]
-        homes: Any = [client.zcard(f"{{{prefix}:{n}}}:u:{user_tag('she')}") for n in range(4)]
+        homes: Any = [client.zcard(index_of(f"{{{prefix}:{n}}}", "she")) for n in range(4)]
     assert sum(sizes) == 40
     assert all(sizes)
     assert sorted(homes) == [0, 0, 0, 40]
@@ -106,6 +106,11 @@ def elsewhere(key: str, shards: int) -> str:
     return found
 
 
+def went_to(key: str, user: object) -> Gone:
+    """What is answered of a session that goes on under *key*."""
+    return Gone("rotated", buried=True, successor=key, user=user_tag(user))
+
+
 def test_a_rotation_into_another_shard_is_one_session_afterwards(make_store: Make) -> None:
     store = make_store(4)
     key, draft = add(store)
@@ -113,7 +118,7 @@ def test_a_rotation_into_another_shard_is_one_session_afterwards(make_store: Mak
     answer = store.rotate(key, new, changed, RULES, Terms(draft.stamp, True, "rotated"))
     assert isinstance(answer, Live)
     assert payload(store, new) == b"changed"
-    assert store.load(key, RULES, slide=False) == Gone("rotated", buried=True)
+    assert store.load(key, RULES, slide=False) == went_to(new, 1)
     assert store.census(RULES).total == 1
 
 
@@ -152,7 +157,7 @@ def test_the_loser_of_two_rotations_removes_its_own(make_store: Make) -> None:
     terms = Terms(draft.stamp, True, "rotated")
     assert isinstance(store.rotate(key, first, make_draft(user=1), RULES, terms), Live)
     lost = store.rotate(key, second, make_draft(user=2), RULES, terms)
-    assert lost == Gone("rotated", buried=True)
+    assert lost == went_to(first, 1)
     assert payload(store, second) is None
     assert store.census(RULES).total == 1
 
@@ -160,7 +165,7 @@ def test_the_loser_of_two_rotations_removes_its_own(make_store: Make) -> None:
 def test_a_rotation_that_meets_another_write_gives_way(make_store: Make) -> None:
     store = make_store(4)
     key, draft = add(store)
-    store.commit(key, make_draft(b"theirs"), draft.stamp, slide=True)
+    store.commit(key, make_draft(b"theirs"), draft.stamp, touch=0)
     new = elsewhere(key, 4)
     lost = store.rotate(key, new, make_draft(user=1), RULES, Terms(draft.stamp, True, "rotated"))
     assert isinstance(lost, Conflict)

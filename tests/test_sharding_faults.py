@@ -61,7 +61,7 @@ def test_who_was_evicted_for_a_login_that_gave_way_is_told_of(make_store: Make) 
     store.create(hers, make_draft(user="she"), rules)
     draft = make_draft()
     store.create(key, draft, rules)
-    store.commit(key, make_draft(), draft.stamp, slide=True)
+    store.commit(key, make_draft(), draft.stamp, touch=0)
     told: list[SessionEnded] = []
 
     def note(sender: Any, event: SessionEnded) -> None:

@@ -10,7 +10,7 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.stores.base import Gone, Live, Terms
 from flask_safesession.stores.layout import shard_of
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import make_draft
+from flask_safesession.testing import make_draft, make_rules
 from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from .sharding_kit import RULES, Make, add, payload
@@ -57,34 +57,28 @@ def walk(store: RedisStore, tier: str) -> list[str]:
             return sorted(found)
 
 
-@pytest.mark.parametrize("grace", [-1, 60_000])
-def test_while_a_slot_is_moved_a_renewed_key_is_good_for_its_grace_only(
-    make_store: Make, monkeypatch: pytest.MonkeyPatch, grace: int
+def test_while_a_slot_is_moved_reads_go_on_and_write_nothing(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing may be written then, so whoever comes later is a stranger, and ends nothing yet."""
-    store = make_store(1)
-    old, new = renew(store, "ann", grace)
+    store, key = make_store(1), new_id().key
+    short = make_rules(idle=60_000, lifetime=60_000)
+    draft = make_draft(b"data", user="ann")
+    store.create(key, draft, RULES)
     run = store._shards[0]._run
 
     def moving(script: Any, names: Any, args: Any, while_moving: Any = None, **how: Any) -> Any:
         return run(script, names, while_moving or args, **how)
 
-    monkeypatch.setattr(store._shards[0], "_run", moving)
-    answer = store.load(old, RULES, slide=True)
-    if grace > 0:
+    with monkeypatch.context() as patch:
+        patch.setattr(store._shards[0], "_run", moving)
+        answer = store.load(key, short, slide=True)
         assert isinstance(answer, Live)
-        assert answer.key == new
-    else:
-        assert answer == Gone("unknown")
-    assert payload(store, new) is not None
-
-
-def renew(store: RedisStore, user: str, grace: int) -> tuple[str, str]:
-    old, draft = add(store, user)
-    new = new_id(user_tag(user)[:1]).key
-    terms = Terms(draft.stamp, False, "renewed", grace=grace)
-    assert isinstance(store.rotate(old, new, make_draft(user=user), RULES, terms), Live)
-    return old, new
+        assert (answer.record.payload, answer.record.is_used) == (b"data", False)
+        assert answer.now >= answer.record.created
+        store.end_all(new_stamp())
+        assert store.load(key, RULES, slide=True) == Gone("revoked", told=True)
+    revoked = store.load(key, RULES, slide=True)
+    assert revoked == Gone("revoked", tier=draft.tier, told=True)
 
 
 def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(

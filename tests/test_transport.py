@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from flask import Request
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
-from werkzeug.wrappers import Request
 
 from flask_safesession import transport
 

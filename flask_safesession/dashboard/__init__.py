@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, abort, current_app, request
+from flask import Blueprint, Flask, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 
 from ..errors import ConfigError
@@ -48,7 +48,7 @@ def dashboard(
 ) -> Blueprint:
     """A blueprint with the dashboard. Whoever may see it may end anybody's session.
 
-    :param safe: the extension of the app that is to mount it.
+    :param safe: the extension whose sessions are shown.
     :param allowed: says whether this request may see it: ``True`` or ``False``, which is a 403. It
         can also end the request itself (``abort(redirect(…))``), and may be ``async``. It is called
         before every view, inside the request.
@@ -68,7 +68,7 @@ def dashboard(
     )
     pages.before_request(partial(_check, allowed))
     pages.after_request(_protect)
-    pages.record(_listen)
+    pages.record(partial(_listen, safe))
     for rule, endpoint, view, method in views.ROUTES:
         bound: Callable[..., Any] = partial(view, safe)
         if method == "GET":  # looking on must not keep the session of who looks on alive
@@ -100,12 +100,16 @@ def _is_file() -> bool:
     return (request.endpoint or "").rpartition(".")[2] == "static"
 
 
-def _listen(state: BlueprintSetupState) -> None:
-    """Count what happens in the app from now on; once, however often it mounts the dashboard."""
-    extensions = state.app.extensions
-    if "safesession" not in extensions:
+def _listen(safe: SafeSession, state: BlueprintSetupState) -> None:
+    """Count what happens in the app whose sessions are shown; once, however often it is mounted."""
+    if "safesession" not in state.app.extensions:
         raise ConfigError(["the app has no SafeSession yet: call init_app before it is mounted"])
-    if views.WATCHED not in extensions:
-        watched = extensions[views.WATCHED] = views.Watched(Minutes(), Runs())
-        watched.minutes.listen(state.app)
-        watched.runs.listen(state.app)
+    try:
+        app = safe._app_for(cast(Flask, state.app))
+    except RuntimeError as error:
+        problem = f"dashboard(safe) is mounted on {state.app.name!r}, which is not one of its apps"
+        raise ConfigError([f"{problem}: give it the SafeSession of that app"]) from error
+    if views.WATCHED not in app.extensions:
+        watched = app.extensions[views.WATCHED] = views.Watched(Minutes(), Runs())
+        watched.minutes.listen(app)
+        watched.runs.listen(app)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import flask
-from flask import current_app, redirect, request, url_for
+from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from ..errors import StoreUnavailable
@@ -64,7 +64,7 @@ class Listed(NamedTuple):
 def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
     """The figures, and a page of the table of sessions."""
     asked, listed = _asked(request.values), None
-    can_list = isinstance(_state().store, Owning)
+    can_list = isinstance(safe._state()[1].store, Owning)
     with suppress(StoreUnavailable):
         listed = _listed(safe, asked) if can_list else None
     context = _figures(safe)
@@ -75,7 +75,7 @@ def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str,
         asked=asked,
         can_list=can_list,
         listed=listed,
-        tiers=_tiers(),
+        tiers=_tiers(safe),
         own=_own_handle(),
         token=_token(),
         note=note or _note(),
@@ -140,7 +140,7 @@ def _asked(values: Any) -> Asked:
 def _listed(safe: SafeSession, asked: Asked) -> Listed:
     if asked.q:
         return _found(safe, asked)
-    tier = asked.tier if asked.tier in _tiers() else None
+    tier = asked.tier if asked.tier in _tiers(safe) else None
     try:
         page = safe.browse(tier=tier, after=asked.after or None, limit=PAGE)
     except ValueError:  # no page ended there
@@ -164,8 +164,8 @@ def _sessions_of(safe: SafeSession, user: str) -> list[SessionInfo]:
     return safe.sessions_of(user) if user else []
 
 
-def _tiers() -> list[str]:
-    return [ANONYMOUS_TIER, *_state().settings.rules.policy.order]
+def _tiers(safe: SafeSession) -> list[str]:
+    return [ANONYMOUS_TIER, *safe._state()[1].settings.rules.policy.order]
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -175,7 +175,8 @@ def _figures(safe: SafeSession) -> dict[str, Any]:
     stats: Stats | None = None
     with suppress(StoreUnavailable):
         stats = safe.stats()
-    state, watched = _state(), current_app.extensions[WATCHED]
+    app, state = safe._state()
+    watched: Watched = app.extensions[WATCHED]
     return {
         "stats": stats,
         "servers": safe.servers(),
@@ -184,10 +185,6 @@ def _figures(safe: SafeSession) -> dict[str, Any]:
         "chart": chart_of(watched.minutes.last()),
         "runs": watched.runs.newest_first(),
     }
-
-
-def _state() -> Any:
-    return current_app.extensions["safesession"]
 
 
 # -- forms ------------------------------------------------------------------------------------

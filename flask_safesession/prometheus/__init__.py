@@ -78,7 +78,10 @@ class Metrics:
             MultiProcessCollector(found)  # type: ignore[no-untyped-call]
             found.register(self.live)
         accepted = request.headers.get("Accept", "") if has_request_context() else ""
-        encode, content_type = choose_encoder(accepted)
+        try:
+            encode, content_type = choose_encoder(accepted)
+        except (TypeError, ValueError):  # it compares versions in the header that are not numbers
+            encode, content_type = choose_encoder("")
         return Response(encode(found), content_type=content_type)
 
     def _add(self, app: Flask) -> None:

@@ -19,9 +19,8 @@ from ..errors import ConfigError, StoreUnavailable
 from ..events import Event, SessionEnded, emit
 from ..expiry import ANONYMOUS_TIER
 from ..record import Draft
-from ..tokens import new_stamp, tier_tag
+from ..tokens import NO_USER, new_stamp, tier_tag
 from .base import (
-    RENEWED,
     ROTATED,
     UNKNOWN,
     AuditStep,
@@ -95,20 +94,24 @@ class RedisStore:
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        answer = self._at(key).load(key, rules, slide=slide)
-        if not isinstance(answer, Gone) or not answer.successor:
-            return answer
-        return self._load_successor(answer, rules, slide=slide)
+        return self._at(key).load(key, rules, slide=slide)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
         return self._create(key, draft, rules)
 
     def commit(
-        self, key: str, draft: Draft, expected: str, *, slide: bool
+        self, key: str, draft: Draft, expected: str, *, touch: int | None
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
-        return self._at(key).commit(key, draft, expected, slide=slide)
+        return self._at(key).commit(key, draft, expected, touch=touch)
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict | None:
+        """See :meth:`.base.Store.refile`."""
+        shard = self._at(key)
+        if draft.user != NO_USER and self._at(draft.user) is not shard:
+            return None
+        return shard.refile(key, draft, expected)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
@@ -287,30 +290,17 @@ class RedisStore:
     def _follow(self, key: str, ask: Callable[[Shard, str], _T | Gone]) -> _T | Gone:
         """Returns what the shard answers in which the session is.
 
-        A rotation that was no login may have taken it there, and leads to it. Inside of a shard
-        the scripts follow by themselves.
+        A rotation that was no login may have taken it there. Inside of a shard the scripts follow
+        by themselves.
         """
         shard = self._at(key)
         with deadline(self._caller.timeout):
             answer = ask(shard, key)
-            if not isinstance(answer, Gone) or not answer.successor:
+            if not isinstance(answer, Gone) or answer.reason != UNKNOWN or not answer.successor:
                 return answer
             if self._at(answer.successor) is not shard:
-                further = self._follow(answer.successor, ask)
-                if not _is_absent(further):
-                    return further
-        return answer._replace(successor="") if answer.reason == ROTATED else answer
-
-    def _load_successor(self, gone: Gone, rules: Rules, *, slide: bool) -> Live | Gone:
-        """The session of a renewed ID that was not found with it."""
-        key = gone.successor
-        if gone.reason == RENEWED:
-            found = self.load(key, rules, slide=slide)
-            return found._replace(key=found.key or key) if isinstance(found, Live) else found
-        ended = self.end(key, new_stamp(), gone.reason, None)
-        if not isinstance(ended, Live):
-            return ended if isinstance(ended, Gone) else gone._replace(successor="")
-        return gone._replace(tier=ended.record.tier, key=ended.key or key, successor="")
+                return self._follow(answer.successor, ask)
+        return Gone(UNKNOWN)
 
     # -- a rotation from one shard to another ---------------------------------------------------
 
@@ -322,17 +312,22 @@ class RedisStore:
             return self._end_first(key, new, draft, rules, terms)
         created = last_active = 0
         if not terms.restart:
+            if terms.expected is None:
+                found = shard.look(key)
+                if isinstance(found, Gone) and found.successor:
+                    return found  # in a third one
+                key = found.key if isinstance(found, Listed) else key
             old = shard.load(key, rules, slide=False)
             if not isinstance(old, Live):
                 return old
             created = old.record.created
             last_active = 0 if terms.slide else old.record.last_active
-        successor = new if terms.reason == ROTATED and not terms.restart else ""
+        goes_on = f"{new}{int(terms.restart)}{draft.user}" if terms.reason == ROTATED else ""
         made = self._create_or_withdraw(new, draft, rules, created, last_active)
         if not isinstance(made, Live):
             return made
         try:
-            ended = shard.end(key, draft.stamp, terms.reason + successor, terms.expected)
+            ended = shard.end(key, draft.stamp, terms.reason, terms.expected, goes_on)
         except StoreUnavailable:
             self._withdraw(new)
             raise
@@ -420,10 +415,6 @@ def _check_shards(topology: Topology, name: str, shards: int) -> bool:
     found = stored.decode("ascii", "replace")
     fix = f"set it back to {found}, or start anew under another SAFESESSION_KEY_PREFIX"
     raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
-
-
-def _is_absent(answer: object) -> bool:
-    return isinstance(answer, Gone) and answer.reason == UNKNOWN and not answer.buried
 
 
 def _is_over(ended: object) -> bool:

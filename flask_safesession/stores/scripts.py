@@ -29,7 +29,7 @@ from redis.exceptions import (
 
 from ..errors import StoreUnavailable
 from .breaker import CircuitOpenError
-from .connections import Command, deadline, remaining
+from .connections import Command, deadline, remaining, was_sent
 from .topology import Topology
 
 _T = TypeVar("_T")
@@ -130,6 +130,26 @@ class Caller:
                 return self._send(script, keys, while_moving, guarded=False)[0]
 
         return self.call(send, repeatable=repeatable)
+
+    def settle(
+        self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]
+    ) -> tuple[Any, bool]:
+        """The answer of a repeatable *script*, and whether an earlier try of this call may be done.
+
+        :raises StoreUnavailable: the server did not answer, or with an error.
+        """
+        may_be_done = False
+
+        def send() -> Any:
+            nonlocal may_be_done
+            try:
+                return self._send(script, keys, args, careful=True)[0]
+            except redis.ConnectionError as error:
+                may_be_done = may_be_done or (was_sent(error) and not isinstance(error, _NOT_YET))
+                raise
+
+        answer = self.call(send)
+        return answer, may_be_done
 
     def confirm(
         self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...], replicas: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from ..errors import StoreUnavailable
 from ..events import ReplicasMissing
-from ..record import Draft, dumps_draft, loads
+from ..record import Draft, dumps_draft
 from ..tokens import KEY_LENGTH, tier_tag
 from .base import (
     CORRUPT,
@@ -30,7 +31,7 @@ from .wire import (
     Status,
     admitted,
     cap_arguments,
-    conflict,
+    dated,
     gone,
     limit_rows,
     listed,
@@ -42,8 +43,11 @@ from .wire import (
 # Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
 
+_T = TypeVar("_T")
+
 _LOAD = Script("load", "_common", "slide")
 _COMMIT = Script("commit", "_common", "recommit")
+_REFILE = Script("_common", "refile")
 _END = Script("_common", "end")
 _CREATE = Script("_common", "_admission", "create")
 _ROTATE = Script("_common", "_admission", "rotate")
@@ -88,22 +92,20 @@ class Shard:
         answer = self._run(_LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[2],))
         try:
             if isinstance(answer, bytes):
-                return Live(loads(answer))
+                return dated(answer)
             status, *rest = answer
-            if status in (Status.LIVE, Status.UNSURE):
-                record = loads(rest[1], rest[2][len(rest[1]) :])
-                live = Live(record, rest[0], key=rest[3].decode())
-                return live if status == Status.LIVE else self._if_not_revoked(live)
+            if status == Status.UNSURE:
+                return self._if_not_over(dated(rest[0]))
         except ValueError:
             return Gone(CORRUPT)
-        return gone(status, rest)
+        return self._gone(key, gone(status, rest))
 
-    def _if_not_revoked(self, live: Live) -> Live | Gone:
-        """While a cluster moves the slot, the mark of :meth:`end_all` may be on the other node."""
-        name = f"{self.slot}:revoked"
+    def _if_not_over(self, live: Live) -> Live | Gone:
+        """While a cluster moves the slot, the generation may be on the other node."""
+        name = f"{self.slot}:generation"
         [found] = self._caller.call(lambda: self._caller.topology.exchange(name, ("GET", name)))
-        mark: bytes = found or b"0"
-        return live if live.record.created > int(mark.split(b":")[0]) else Gone(UNKNOWN)
+        generation = int((found or b"0").partition(b":")[0], 16)
+        return live if live.record.generation == generation else Gone(UNKNOWN)
 
     def create(
         self, key: str, draft: Draft, rules: Rules, created: int = 0, last_active: int = 0
@@ -114,40 +116,54 @@ class Shard:
         return admitted(status, rest, draft, rules)
 
     def commit(
-        self, key: str, draft: Draft, expected: str, *, slide: bool
+        self, key: str, draft: Draft, expected: str, *, touch: int | None
     ) -> Live | Gone | Conflict:
         """See :meth:`.base.Store.commit`."""
-        args = (expected, int(slide), dumps_draft(draft))
-        answer = self._run(_COMMIT, (self._name(key),), args)
+        args = (expected, "" if touch is None else touch, dumps_draft(draft))
+        answer, may_be_done = self._caller.settle(_COMMIT, (self._name(key),), args)
         if isinstance(answer, bytes):
-            return Live(loads(answer[11:], draft.payload), int(answer[:11], 16))
+            return dated(answer, draft.note + draft.payload)
         status, *rest = answer
         if status == Status.LIVE:
-            return Live(loads(rest[1], draft.payload), rest[0])
-        return conflict(rest) if status == Status.CONFLICT else gone(status, rest)
+            return dated(rest[0])
+        if status == Status.CONFLICT and may_be_done and not rest[1]:
+            # As many writes came after it as a record has stamps.
+            raise StoreUnavailable("a reply was lost, and nothing tells whether the call was done")
+        return self._gone(key, refused(status, rest))
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict:
+        """See :meth:`.base.Store.refile`; the user's shard has to be this one."""
+        head = dumps_draft(draft._replace(note=b"", payload=b""))
+        status, *rest = self._run(_REFILE, (self._name(key),), (expected, head))
+        if status == Status.LIVE:
+            return dated(rest[0])
+        return self._gone(key, refused(status, rest))
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`; both keys have to be in this shard."""
         pace = "1" if terms.restart else "0" if terms.slide else "-"
-        how = (terms.expected or "", pace, terms.reason, terms.grace)
-        args = (*how, dumps_draft(draft), *self._wire(rules)[2])
+        args = (terms.expected or "", pace, terms.reason, dumps_draft(draft), *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
         status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
         if status in (Status.LIVE, Status.TAKEN, Status.FULL, Status.TOO_MANY):
             return admitted(status, rest, draft, rules)
-        return refused(status, rest, follow=terms.expected is None)
+        return self._gone(key, refused(status, rest))
 
     def end(
-        self, key: str, stamp: str, reason: str, expected: str | None
+        self, key: str, stamp: str, reason: str, expected: str | None, goes_on: str = ""
     ) -> Live | Gone | Conflict:
-        """See :meth:`.base.Store.end`."""
-        args = (stamp, reason, expected or "")
+        """See :meth:`.base.Store.end`.
+
+        :param goes_on: if it goes on in another shard, its key there, ``1`` if by a sign-in, else
+            ``0``, and its user tag.
+        """
+        args = (stamp, reason, expected or "", goes_on)
         status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
         if status == Status.LIVE:
-            return Live(loads(rest[1], b""), rest[0], key=rest[2].decode())
-        return refused(status, rest, follow=expected is None)
+            return dated(rest[0], key=rest[1].decode())
+        return self._gone(key, refused(status, rest))
 
     # -- a user's -------------------------------------------------------------------------------
 
@@ -155,9 +171,8 @@ class Shard:
         """See :meth:`.base.Owning.look`."""
         status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
-            # It writes nothing, so that there is no conflict.
-            return refused(status, rest, follow=True)  # type: ignore[return-value]
-        return next(iter(listed([(rest[1], rest[0])])), Gone(CORRUPT))
+            return self._gone(key, gone(status, rest))
+        return next(iter(listed([(rest[0], rest[1])])), Gone(CORRUPT))
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
@@ -208,7 +223,7 @@ class Shard:
 
     def audit(self, limit: int) -> AuditStep:
         """See :meth:`.base.Auditing.audit`."""
-        args = (limit, self._pattern(":[su]:*"))
+        args = (limit, self._pattern(":[sue]:*"))
         _, mended, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
         return AuditStep(mended, done=bool(done))
 
@@ -229,6 +244,12 @@ class Shard:
         return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
 
     # -- help -----------------------------------------------------------------------------------
+
+    def _gone(self, key: str, answer: _T) -> _T:
+        """*answer*; of what is unknown without a successor, if none but *key* was looked for."""
+        if isinstance(answer, Gone) and answer.reason == UNKNOWN and answer.successor == key:
+            return answer._replace(successor="")
+        return answer
 
     def _pattern(self, of: str) -> str:
         """For SCAN: names in this slot that go on like *of*."""
@@ -252,7 +273,7 @@ class Shard:
         if not self._replicas:
             return self._run(script, names, args)
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
-        done = answer[0] == Status.LIVE or answer[2:] == [b"again"]
+        done = answer[0] == Status.LIVE or answer[-1] == b"again"
         if done and confirmed < self._replicas:
             handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
             self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))

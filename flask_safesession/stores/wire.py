@@ -14,8 +14,6 @@ from ..tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from .base import (
     CORRUPT,
     EVICTED,
-    RENEWED,
-    REPLAYED,
     REVOKED,
     UNKNOWN,
     Conflict,
@@ -48,48 +46,48 @@ class Status(IntEnum):
 # How the scripts list those who were removed.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
 _REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
+# Hexadecimal digits of the store's time before a record.
+_NOW = 11
+
+
+def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
+    """A live session: the store's time and the record in one string.
+
+    :param rest: what follows the header, where *raw* ends with it.
+    :param more: of the answer.
+    :raises ValueError: it is no record.
+    """
+    return Live(loads(raw[_NOW:], rest), int(raw[:_NOW], 16), **more)
 
 
 def gone(status: int, rest: list[Any]) -> Gone:
     """What an answer says of a session that is not there.
 
+    What is unknown has the key that was looked for last as its successor: it may be elsewhere.
+
     :raises StoreUnavailable: it is there, and cannot be read by this version.
     """
-    if status in (Status.BURIED, Status.DUE, Status.ENDED):
-        return _ended(status, rest)
     if status == Status.FOREIGN:
         return Gone(CORRUPT)
     if status == Status.NEWER:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
-    return Gone(UNKNOWN)
-
-
-def _ended(status: int, rest: list[Any]) -> Gone:
-    reason = rest[0].decode()
+    text = [part.decode("ascii", "replace") if isinstance(part, bytes) else part for part in rest]
     if status == Status.ENDED:
-        return Gone(reason, told=True)
+        return Gone(text[0], told=True)
     if status == Status.DUE:
-        return Gone(reason, tier=rest[1].decode("ascii", "replace"), told=bool(rest[2]))
-    where, tier = (part.decode("ascii", "replace") for part in (rest[4:6] or (b"", b"")))
-    onward = rest[2].decode() if reason in (RENEWED, REPLAYED) and rest[2:] else ""
-    again = rest[1] == b"again"
-    return Gone(reason, buried=True, tier=tier, repeated=again, key=where, successor=onward)
+        return Gone(text[0], tier=text[1], told=bool(text[2]))
+    if status == Status.BURIED:
+        reason, _, successor, user, *again = text
+        return Gone(reason, buried=True, repeated=bool(again), successor=successor, user=user)
+    return Gone(UNKNOWN, successor=text[0] if text else "")
 
 
-def refused(status: int, rest: list[Any], *, follow: bool = False) -> Gone | Conflict:
-    """Returns why nothing was done; with *follow* also where a rotation took the session."""
-    if status == Status.CONFLICT:
-        return conflict(rest)
-    answer = gone(status, rest)
-    if follow and status == Status.BURIED and rest[2:]:
-        return answer._replace(successor=rest[2].decode())
-    return answer
-
-
-def conflict(rest: list[Any]) -> Gone | Conflict:
-    """What somebody else wrote meanwhile."""
+def refused(status: int, rest: list[Any]) -> Gone | Conflict:
+    """Returns why nothing was done."""
+    if status != Status.CONFLICT:
+        return gone(status, rest)
     try:
-        return Conflict(loads(rest[0]))
+        return Conflict(dated(rest[0]).record)
     except ValueError:
         return Gone(CORRUPT)
 
@@ -106,8 +104,9 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
         raise StoreFull(rules.cap.total)
     if status == Status.TOO_MANY:
         raise TooManySessions
-    now, head, total, removed = rest
-    return Live(loads(head, draft.payload), now, removals(removed), total)
+    raw, total, removed = rest
+    made = draft.note + draft.payload if total else None  # else it is repeated, and as it is now
+    return dated(raw, made, removed=removals(removed), total=total)
 
 
 def theirs(answer: list[Any]) -> list[Listed]:

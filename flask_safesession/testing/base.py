@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..expiry import DEFAULT_TIER
-from ..record import Record
+from ..record import Draft, Record
 from ..stores.base import Live, Rules, Terms
+from ..tokens import new_id, new_stamp, user_tag
 from .kit import StoreKit, make_draft, new_key
 
 
@@ -53,6 +54,37 @@ class ContractBase:
         new = new_key()
         draft = make_draft(b"rotated", rules=rules, user=user, tier=tier)
         return new, kit.store.rotate(key, new, draft, rules, Terms(expected, restart, "rotated"))
+
+    def used(self, kit: StoreKit, rules: Rules, *, user: object = None) -> str:
+        """Create a session whose cookie has come back; its key."""
+        key = self.add(kit, rules, user=user)
+        kit.advance(1000)
+        self.live(kit.store.load(key, rules, slide=True))
+        return key
+
+    def use_of(self, record: Record) -> int:
+        """How old the session was at its last use: it stays while a kit makes the store older."""
+        return record.last_active - record.created
+
+    def commit(
+        self, kit: StoreKit, key: str, rules: Rules, *, touch: int | None = 0, payload: bytes = b"x"
+    ) -> Record:
+        """Write the session anew, which has to be there; the record that it becomes."""
+        before = self.record(kit, key, rules)
+        draft = Draft(
+            new_stamp(),
+            before.idle,
+            before.absolute - before.created,
+            before.tier,
+            before.user,
+            payload,
+            before.note,
+        )
+        return self.live(kit.store.commit(key, draft, before.stamps[0], touch=touch)).record
+
+    def key_of(self, user: object) -> str:
+        """A new key in the part of the store in which the sessions of *user* are."""
+        return new_id(user_tag(user)[:1]).key
 
     def record(self, kit: StoreKit, key: str, rules: Rules) -> Record:
         """The record as it is, which has to be there."""

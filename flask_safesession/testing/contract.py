@@ -2,11 +2,18 @@
 
 from .many import ManySessionsContract
 from .owning import OwningContract
+from .repeating import RepeatedCallsContract
 from .single import SingleSessionContract
 from .steering import SteeringContract
 
 
-class StoreContract(SingleSessionContract, ManySessionsContract, OwningContract, SteeringContract):
+class StoreContract(
+    SingleSessionContract,
+    ManySessionsContract,
+    OwningContract,
+    SteeringContract,
+    RepeatedCallsContract,
+):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 
     ``kit`` gives a :class:`StoreKit` with an empty store. Each test is a sentence that is true of

@@ -19,6 +19,7 @@ MINUTE = 60_000
 # Takes ARGV[1] milliseconds off every time in the store, and off the indexes.
 _AGE = """
 local p, by = string.sub(KEYS[1], 1, -7), tonumber(ARGV[1])
+local tables = {[':buried:anonymous'] = 1, [':buried:users'] = 1, [':ended'] = 1}
 local function shift(name, from, to)
   local time = tonumber(redis.call('GETRANGE', name, from, to), 16) - by
   redis.call('SETRANGE', name, from, string.format('%011x', time))
@@ -29,25 +30,21 @@ for _, name in ipairs(redis.call('KEYS', ARGV[2])) do
     shift(name, 24, 34)
     shift(name, 35, 45)
     shift(name, 46, 56)
-  elseif kind == ':t:' or kind == ':u:' then
+  elseif kind == ':u:' then
+    for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      redis.call('ZINCRBY', name, -by * 1000, entry)
+    end
+  elseif kind == ':t:' or kind == ':e:' or tables[string.sub(name, #p + 1)] then
     for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       redis.call('ZINCRBY', name, -by, entry)
     end
-  elseif name == p .. ':ended' then
+  elseif string.sub(name, -6) == ':users' then
     for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
-      redis.call('ZINCRBY', name, -by * 8, entry)
+      local time = tonumber(string.sub(entry, 17, 27), 16) - by
+      redis.call('ZREM', name, entry)
+      redis.call('ZADD', name, 0,
+        string.sub(entry, 1, 16) .. string.format('%011x', time) .. string.sub(entry, 28))
     end
-  elseif kind == ':e:' then
-    for _, entry in ipairs(redis.call('ZRANGE', name, 0, -1)) do
-      redis.call('ZINCRBY', name, -by, entry)
-    end
-  elseif name == p .. ':revoked' then
-    local time, stamp = string.match(redis.call('GET', name), '^(%d+)(.*)$')
-    redis.call('SET', name, string.format('%d', tonumber(time) - by) .. stamp)
-  end
-  if kind == ':s:' and redis.call('GETRANGE', name, 0, 2) == 'SST'
-    and redis.call('GETRANGE', name, 10, 16) == 'renewed' then
-    shift(name, redis.call('STRLEN', name) - 11, redis.call('STRLEN', name) - 1)
   end
   local ttl = redis.call('PTTL', name)
   if ttl > by then
@@ -131,11 +128,12 @@ def make_draft(
     rules: Rules | None = None,
     user: object = None,
     tier: str = DEFAULT_TIER,
+    note: bytes = b"",
 ) -> Draft:
     """A draft for a test, with the limits that *rules* have for *tier*."""
     limits = (rules or make_rules()).policy.limits(tier)
     tag = NO_USER if user is None else user_tag(user)
-    return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload)
+    return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload, note)
 
 
 def new_key() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import StoreFull
 from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, Limits
+from ..stores.base import Rules
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together
 
@@ -84,18 +85,98 @@ class ManySessionsContract(ContractBase):
         assert [gone.key for gone in answer.removed] == [retired]
         assert self.look(kit, kept, after) is not None
 
-    def test_a_user_over_the_users_own_cap_loses_that_users_oldest(self, kit: StoreKit) -> None:
-        rules = make_rules(per_user=2)
+    def test_of_one_users_sessions_those_that_were_never_used_again_are_evicted_first(
+        self, kit: StoreKit
+    ) -> None:
+        """A script that signs in at each call does not throw its owner out of the browser."""
+        rules = make_rules(per_user=3)
         other = self.add(kit, rules, user="other")
-        keys = []
+        browser = self.used(kit, rules, user="me")
+        scripts = []
+        for _ in range(5):
+            kit.advance(1000)
+            scripts.append(self.add(kit, rules, user="me"))
+        assert self.living(kit, rules, [browser, other]) == [browser, other]
+        assert self.living(kit, rules, scripts) == scripts[3:]
+
+    def test_of_one_users_sessions_that_were_used_the_one_unused_for_the_longest_is_evicted(
+        self, kit: StoreKit
+    ) -> None:
+        rules = make_rules(per_user=3)
+        keys = [self.used(kit, rules, user="me") for _ in range(3)]
+        for key in (keys[1], keys[0]):
+            kit.advance(1000)
+            kit.store.load(key, rules, slide=True)
+        kit.advance(1000)
+        self.commit(kit, keys[1], rules)
+        for evicted in (keys[2], keys[0]):
+            newest = self.add(kit, rules, user="me")
+            assert self.look(kit, evicted, rules) is None
+            kit.advance(1000)
+            self.live(kit.store.load(newest, rules, slide=True))
+        assert self.look(kit, keys[1], rules) is not None
+
+    def test_a_passive_view_does_not_save_a_session_from_its_eviction(self, kit: StoreKit) -> None:
+        rules = make_rules(per_user=2)
+        keys = [self.add(kit, rules, user="me") for _ in range(2)]
+        kit.advance(1000)
+        kit.store.load(keys[0], rules, slide=False)
+        self.commit(kit, keys[0], rules, touch=None)
+        self.add(kit, rules, user="me")
+        assert self.living(kit, rules, keys) == keys[1:]
+
+    def test_sessions_made_at_the_same_time_are_evicted_in_the_order_they_were_made(
+        self, kit: StoreKit
+    ) -> None:
+        rules = make_rules(per_user=5)
+        keys = [self.add(kit, rules, user="me") for _ in range(12)]
+        assert self.living(kit, rules, keys) == keys[7:]
+
+    def test_a_rotated_session_stands_where_its_last_use_puts_it(self, kit: StoreKit) -> None:
+        rules = make_rules(per_user=2)
+        first = self.used(kit, rules, user="me")
+        second = self.used(kit, rules, user="me")
+        kit.advance(1000)
+        moved, _ = self.rotate(kit, first, rules, user="me")
+        self.add(kit, rules, user="me")
+        assert self.living(kit, rules, [second, moved]) == [moved]
+
+    def test_refiling_evicts_nobody(self, kit: StoreKit) -> None:
+        rules = make_rules(total=4, per_user=2)
+        keys = [self.key_of("me") for _ in range(3)]
+        self.live(kit.store.create(keys[0], make_draft(b"refiled"), rules))
+        for key in keys[1:]:
+            self.live(kit.store.create(key, make_draft(user="me"), rules))
+        stamp = self.record(kit, keys[0], rules).stamps[0]
+        answer = self.live(kit.store.refile(keys[0], make_draft(user="me"), stamp))
+        assert answer.removed == ()
+        assert self.living(kit, rules, keys) == keys
+        self.add(kit, rules, user="me")
+        assert len(self.living(kit, rules, keys)) == 1
+
+    def test_a_users_lowered_cap_is_reached_in_bounded_steps(self, kit: StoreKit) -> None:
+        """At most a hundred live sessions are evicted by one call, and the login is admitted."""
+        before, after = make_rules(per_user=200), make_rules(per_user=5)
+        keys = [self.add(kit, before, user="me") for _ in range(130)]
+        steps = []
         for _ in range(3):
-            keys.append(self.add(kit, rules, user="me"))
-            kit.advance(MINUTE)
-            kit.store.load(keys[0], rules, slide=True)  # use does not make it younger
-        assert self.look(kit, keys[0], rules) is None
-        assert self.look(kit, keys[1], rules)
-        assert self.look(kit, keys[2], rules)
-        assert self.look(kit, other, rules)
+            draft = make_draft(rules=after, user="me")
+            answer = self.live(kit.store.create(new_key(), draft, after))
+            steps.append([gone.key for gone in answer.removed])
+            assert {gone.reason for gone in answer.removed} == {"evicted"}
+        assert [len(step) for step in steps] == [100, 27, 1]
+        assert [set(step) for step in steps] == [set(keys[:100]), set(keys[100:127]), {keys[127]}]
+
+    def test_the_lowered_cap_of_the_store_is_reached_in_bounded_steps(self, kit: StoreKit) -> None:
+        before, after = make_rules(total=400), make_rules(total=20)
+        for number in range(130):
+            self.add(kit, before, user=number if number % 2 else None)
+        evicted = []
+        for number in range(3):
+            draft = make_draft(rules=after, user=1000 + number)
+            evicted.append(len(self.live(kit.store.create(new_key(), draft, after)).removed))
+        assert evicted == [100, 12, 1]
+        assert kit.store.census(after).total == 20
 
     def test_due_sessions_of_a_user_do_not_count_against_the_user(self, kit: StoreKit) -> None:
         tiers = {"short": Limits(MINUTE, 720 * MINUTE, 0)}
@@ -224,6 +305,10 @@ class ManySessionsContract(ContractBase):
         self.add(kit, rules, user=2, tier="admin")
         live = kit.store.census(rules).live
         assert (live[ANONYMOUS_TIER], live[DEFAULT_TIER], live["admin"]) == (1, 1, 1)
+
+    def living(self, kit: StoreKit, rules: Rules, keys: list[str]) -> list[str]:
+        """Those of *keys* whose sessions are live."""
+        return [key for key in keys if self.look(kit, key, rules) is not None]
 
     def test_a_closed_store_can_be_used_again(self, kit: StoreKit) -> None:
         rules = make_rules()

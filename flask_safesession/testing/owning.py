@@ -6,8 +6,8 @@ import pytest
 
 from ..errors import TooManySessions
 from ..expiry import DEFAULT_TIER, Limits
-from ..stores.base import Conflict, Gone, Live, Owning, Removed, Rules, Terms
-from ..tokens import new_id, new_stamp, tier_tag, user_tag
+from ..stores.base import LISTED, Gone, Owning, Removed, Rules, Terms
+from ..tokens import new_stamp, tier_tag, user_tag
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, together
 
@@ -16,7 +16,7 @@ ANN, BOB = user_tag("ann"), user_tag("bob")
 
 
 class OwningContract(ContractBase):
-    """Lists and ends of users' sessions, ends that are told, and renewed keys."""
+    """Lists and ends of users' sessions, and reasons that visitors are shown."""
 
     # -- lists ----------------------------------------------------------------------------------
 
@@ -30,8 +30,31 @@ class OwningContract(ContractBase):
         self.add(kit, rules)
         listed = store.sessions_of(ANN)
         assert [one.key for one in listed] == keys[::-1]
-        assert {len(one.record.payload) for one in listed} == {512 - 88}
+        assert {len(one.record.payload) for one in listed} == {LISTED - 96}
         assert all(one.record.user == ANN for one in listed)
+
+    def test_lists_have_the_note_without_the_payload(self, kit: StoreKit) -> None:
+        store, rules = self.owning(kit), make_rules()
+        draft = make_draft(b"p" * 2000, rules=rules, user="ann", note=b"n" * 900)
+        key = self.key_of("ann")
+        self.live(kit.store.create(key, draft, rules))
+        shown = [
+            store.look(key),
+            *store.sessions_of(ANN),
+            *store.page(DEFAULT_TIER, "", 9).sessions,
+        ]
+        assert [one.record.note if one else None for one in shown] == [draft.note] * 3
+
+    def test_a_refiled_session_is_listed_as_its_new_users(self, kit: StoreKit) -> None:
+        store, rules, key = self.owning(kit), make_rules(), self.key_of("ann")
+        self.live(kit.store.create(key, make_draft(rules=rules), rules))
+        assert store.sessions_of(ANN) == []
+        stamp = self.record(kit, key, rules).stamps[0]
+        self.live(kit.store.refile(key, make_draft(rules=rules, user="ann"), stamp))
+        assert [one.key for one in store.sessions_of(ANN)] == [key]
+        assert self.walk(store, "anonymous", 2) == []
+        assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", "")] == [key]
+        assert self.look(kit, key, rules) is None
 
     def test_what_is_due_is_not_listed(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
@@ -64,13 +87,18 @@ class OwningContract(ContractBase):
 
     def test_the_one_that_stays_stays_also_under_its_next_key(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
-        key = self.sign_in(kit, rules)
-        other = self.sign_in(kit, rules)
-        new = new_id(ANN[:1]).key
-        draft = make_draft(rules=rules, user="ann")
-        kit.store.rotate(key, new, draft, rules, Terms(None, False, "rotated"))
+        key, other = self.sign_in(kit, rules), self.sign_in(kit, rules)
+        new = self.go_on(kit, rules, key, restart=False)
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", key)] == [other]
         assert self.look(kit, new, rules)
+
+    def test_the_one_that_stays_does_not_stay_under_the_key_of_a_sign_in(
+        self, kit: StoreKit
+    ) -> None:
+        store, rules = self.owning(kit), make_rules()
+        key = self.sign_in(kit, rules)
+        new = self.go_on(kit, rules, key, restart=True)
+        assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", key)] == [new]
 
     def test_an_end_of_all_beats_a_save_that_is_in_flight(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
@@ -78,7 +106,7 @@ class OwningContract(ContractBase):
         stamp = self.record(kit, key, rules).stamps[0]
         store.end_user(ANN, new_stamp(), "revoked", "")
         draft = make_draft(rules=rules, user="ann")
-        assert isinstance(kit.store.commit(key, draft, stamp, slide=True), Gone)
+        assert isinstance(kit.store.commit(key, draft, stamp, touch=0), Gone)
         assert store.sessions_of(ANN) == []
 
     def test_a_login_that_races_with_the_end_of_all_is_whole(self, kit: StoreKit) -> None:
@@ -98,12 +126,11 @@ class OwningContract(ContractBase):
         store, rules = self.owning(kit), make_rules()
         ann, stranger = self.sign_in(kit, rules), self.add(kit, rules)
         stamp = self.record(kit, ann, rules).stamps[0]
-        kit.advance(1)
         store.end_all(new_stamp())
         assert kit.store.census(rules).total == 0
         assert store.sessions_of(ANN) == []
         draft = make_draft(rules=rules, user="ann")
-        assert isinstance(kit.store.commit(ann, draft, stamp, slide=True), Gone)
+        assert isinstance(kit.store.commit(ann, draft, stamp, touch=0), Gone)
         answer = kit.store.load(ann, rules, slide=True)
         assert isinstance(answer, Gone)
         assert (answer.reason, answer.told) == ("revoked", True)
@@ -112,11 +139,45 @@ class OwningContract(ContractBase):
         assert self.look(kit, later, rules)
         assert [one.key for one in store.sessions_of(ANN)] == [later]
 
+    def test_what_is_made_after_an_end_of_all_is_of_the_next_generation(
+        self, kit: StoreKit
+    ) -> None:
+        """No times are compared: a clock that is set back neither saves nor ends a session."""
+        store, rules = self.owning(kit), make_rules()
+        old = self.record(kit, self.sign_in(kit, rules), rules)
+        for number in (1, 2):
+            store.end_all(new_stamp())
+            key = self.sign_in(kit, rules)
+            kit.advance(1000)
+            self.live(kit.store.load(key, rules, slide=True))
+            self.commit(kit, key, rules)
+            rotated = self.record(kit, self.go_on(kit, rules, key, restart=False), rules)
+            assert rotated.generation == old.generation + number
+
+    def test_nothing_that_ended_at_once_is_used_in_any_way(self, kit: StoreKit) -> None:
+        store, rules = self.owning(kit), make_rules()
+        keys = [self.sign_in(kit, rules, f"user {number}") for number in range(5)]
+        stamps = [self.record(kit, key, rules).stamps[0] for key in keys]
+        store.end_all(new_stamp())
+        draft = make_draft(rules=rules, user="user 0")
+        answers = [
+            kit.store.commit(keys[0], draft, stamps[0], touch=0),
+            kit.store.refile(keys[1], make_draft(rules=rules), stamps[1]),
+            self.rotate(kit, keys[2], rules, expected=stamps[2])[1],
+            kit.store.end(keys[3], new_stamp(), "logout", None),
+        ]
+        for answer in answers:
+            assert isinstance(answer, Gone)
+            assert (answer.reason, answer.to_be_told) == ("revoked", "revoked")
+        assert store.look(keys[4]) is None
+        assert store.end_user(user_tag("user 4"), new_stamp(), "revoked", "") == []
+        assert self.walk(store, DEFAULT_TIER, 2) == []
+        assert kit.store.census(rules).total == 0
+
     def test_what_ended_at_once_is_purged_in_steps(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
         keys = {self.sign_in(kit, rules, f"user {n}") for n in range(5)}
         keys |= {self.add(kit, rules) for _ in range(4)}
-        kit.advance(1)
         store.end_all(new_stamp())
         later = self.sign_in(kit, rules)
         removed: list[Removed] = []
@@ -158,6 +219,29 @@ class OwningContract(ContractBase):
         for key in (purged, found, revoked):
             assert kit.store.load(key, rules, slide=True) == Gone("unknown")
 
+    def test_one_user_pushes_out_nothing_that_is_kept_of_others(self, kit: StoreKit) -> None:
+        """Of one user a hundred tombstones are kept at most, and as many reasons."""
+        self.owning(kit)
+        rules = make_rules(per_user=1)
+        evicted = self.sign_in(kit, rules, "bob")
+        revoked = self.sign_in(kit, rules, "bob")
+        kit.store.end(revoked, new_stamp(), "revoked", None)
+        keys, ended = [], []
+        for _ in range(110):
+            keys.append(self.sign_in(kit, rules))
+            ended.append(self.sign_in(kit, rules, "eve"))
+            kit.store.end(ended[-1], new_stamp(), "revoked", None)
+        assert self.reasons(kit, rules, keys).count("evicted") <= 100
+        assert self.reasons(kit, rules, ended).count("revoked") <= 100
+        assert self.reasons(kit, rules, [keys[-2]]) == ["evicted"]
+        assert self.reasons(kit, rules, [ended[-1]]) == ["revoked"]
+        assert self.reasons(kit, rules, [evicted, revoked]) == ["evicted", "revoked"]
+        assert kit.store.load(revoked, rules, slide=True) == Gone("revoked", buried=True)
+        kit.advance(2 * MINUTE)  # the tombstones are gone, the reasons are not
+        assert self.reasons(kit, rules, ended).count("revoked") <= 100
+        expected = ["revoked", "evicted", "revoked"]
+        assert self.reasons(kit, rules, [ended[-1], evicted, revoked]) == expected
+
     # -- a user's cap ---------------------------------------------------------------------------
 
     def test_a_user_who_has_enough_is_refused_if_the_rules_say_so(self, kit: StoreKit) -> None:
@@ -168,10 +252,10 @@ class OwningContract(ContractBase):
         stranger = self.add(kit, rules)
         draft = make_draft(rules=rules, user="ann")
         with pytest.raises(TooManySessions):
-            kit.store.create(new_id(ANN[:1]).key, draft, rules)
+            kit.store.create(self.key_of("ann"), draft, rules)
         with pytest.raises(TooManySessions):
             kit.store.rotate(
-                stranger, new_id(ANN[:1]).key, draft, rules, Terms(None, True, "rotated")
+                stranger, self.key_of("ann"), draft, rules, Terms(None, True, "rotated")
             )
         assert all(self.look(kit, key, rules) for key in (*keys, stranger))
         self.sign_in(kit, rules, "bob")
@@ -208,72 +292,28 @@ class OwningContract(ContractBase):
         assert self.look(kit, plain[0], rules) is None
         assert all(self.look(kit, key, rules) for key in (plain[1], second, third))
 
-    # -- renewed keys ---------------------------------------------------------------------------
-
-    def test_a_renewed_key_leads_to_the_session_during_its_grace(self, kit: StoreKit) -> None:
-        rules = make_rules()
-        key, new = self.renewed(kit, rules)
-        kit.advance(9_000)
-        answer = self.live(kit.store.load(key, rules, slide=True))
-        assert answer.key == new
-        assert answer.record == self.record(kit, new, rules)
-        kit.store.end(key, new_stamp(), "logout", None)
-        assert self.look(kit, new, rules) is None
+    # -- looks ----------------------------------------------------------------------------------
 
     def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
         store, rules = self.owning(kit), make_rules()
-        key, new = self.renewed(kit, rules)
-        before = self.record(kit, new, rules)
-        kit.advance(10_001)
-        for asked in (key, new):
-            looked = store.look(asked)
-            assert looked is not None
-            assert (looked.key, looked.record.payload) == (new, before.payload)
-        kit.advance(30 * MINUTE)
-        assert store.look(new) is None
+        key = self.sign_in(kit, rules)
+        kit.advance(MINUTE)
+        before = self.record(kit, key, rules)
+        looked = store.look(key)
+        assert looked is not None
+        assert (looked.key, looked.record) == (key, before)
+        assert not self.record(kit, key, rules).is_used
+        kit.advance(29 * MINUTE)
+        assert store.look(key) is None
         assert kit.store.purge(rules, 10).due == 1
 
-    def test_a_renewed_key_that_comes_back_later_ends_the_session(self, kit: StoreKit) -> None:
-        rules = make_rules()
-        key, new = self.renewed(kit, rules)
-        kit.advance(10_001)
-        assert self.look(kit, new, rules)
-        answer = kit.store.load(key, rules, slide=True)
-        assert isinstance(answer, Gone)
-        assert (answer.reason, answer.buried, answer.key) == ("replayed", True, new)
-        for ended in (key, new):
-            answer = kit.store.load(ended, rules, slide=True)
-            assert isinstance(answer, Gone)
-            assert (answer.reason, answer.key) == ("replayed", "")
-        assert kit.store.census(rules).total == 0
-
-    def test_a_write_under_a_renewed_key_is_told_to_go_on(self, kit: StoreKit) -> None:
-        rules = make_rules()
-        key = self.sign_in(kit, rules)
-        stamp = self.record(kit, key, rules).stamps[0]
-        _, new = self.renewed(kit, rules, key)
-        kit.advance(MINUTE)  # however late: it began before the key was renewed
-        draft = make_draft(rules=rules, user="ann")
-        told = Gone("renewed", buried=True, successor=new)
-        assert kit.store.commit(key, draft, stamp, slide=True) == told
-        terms = Terms(stamp, False, "renewed", grace=10_000)
-        assert kit.store.rotate(key, new_id(ANN[:1]).key, draft, rules, terms) == told
-        assert kit.store.end(key, new_stamp(), "emptied", stamp) == told
-        assert isinstance(kit.store.commit(new, draft, stamp, slide=True), Conflict)
-
-    def test_of_two_renewals_at_once_one_is_done(self, kit: StoreKit) -> None:
-        rules = make_rules()
-        key = self.sign_in(kit, rules)
-        stamp = self.record(kit, key, rules).stamps[0]
-        draft = [make_draft(rules=rules, user="ann") for _ in range(4)]
-        terms = Terms(stamp, False, "renewed", grace=10_000)
-
-        def renew(number: int) -> bool:
-            new = new_id(ANN[:1]).key
-            return isinstance(kit.store.rotate(key, new, draft[number], rules, terms), Live)
-
-        assert sum(together(4, renew)) == 1
-        assert kit.store.census(rules).total == 1
+    def test_a_look_follows_a_rotation_and_no_sign_in(self, kit: StoreKit) -> None:
+        store, rules = self.owning(kit), make_rules()
+        for restart in (False, True):
+            key = self.sign_in(kit, rules)
+            new = self.go_on(kit, rules, key, restart=restart)
+            looked = store.look(key)
+            assert (looked.key if looked else None) == (None if restart else new)
 
     # -- ends of all, and caps ------------------------------------------------------------------
 
@@ -325,18 +365,21 @@ class OwningContract(ContractBase):
     ) -> str:
         """Create a session of *user*, where a user's sessions are; its key."""
         draft = make_draft(payload, rules=rules, user=user, tier=tier)
-        key = new_id(draft.user[:1]).key
+        key = self.key_of(user)
         self.live(kit.store.create(key, draft, rules))
         return key
 
-    def renewed(self, kit: StoreKit, rules: Rules, key: str = "") -> tuple[str, str]:
-        """A session whose key was renewed with ten seconds of grace: the old and the new one."""
-        self.owning(kit)
-        key, new = key or self.sign_in(kit, rules), new_id(ANN[:1]).key
-        terms = Terms(None, False, "renewed", grace=10_000)
+    def reasons(self, kit: StoreKit, rules: Rules, keys: list[str]) -> list[str]:
+        """How these sessions ended, as far as it is known."""
+        answers = [kit.store.load(key, rules, slide=False) for key in keys]
+        return [answer.reason for answer in answers if isinstance(answer, Gone)]
+
+    def go_on(self, kit: StoreKit, rules: Rules, key: str, *, restart: bool) -> str:
+        """Rotate ann's session, by a sign-in if *restart*; its new key."""
+        new = self.key_of("ann")
         draft = make_draft(rules=rules, user="ann")
-        self.live(kit.store.rotate(key, new, draft, rules, terms))
-        return key, new
+        self.live(kit.store.rotate(key, new, draft, rules, Terms(None, restart, "rotated")))
+        return new
 
     def walk(self, store: Owning, tier: str, limit: int) -> list[str]:
         """The keys of all pages."""

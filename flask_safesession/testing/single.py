@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..expiry import DEFAULT_TIER
+from ..expiry import DEFAULT_TIER, Limits
 from ..stores.base import Conflict, Gone, Live, Taken, Terms
 from ..tokens import new_stamp, tier_tag, user_tag
 from .base import ContractBase
@@ -10,19 +10,30 @@ from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together
 
 
 class SingleSessionContract(ContractBase):
-    """Load, create, expiry, commit, end and rotate."""
+    """Load, create, expiry, commit, refile, end and rotate."""
 
     # -- load and create ------------------------------------------------------------------------
 
     def test_what_was_created_is_loaded(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules, b"\x00\xff payload", user=7)
-        record = self.live(kit.store.load(key, rules, slide=True)).record
+        record = self.live(kit.store.load(key, rules, slide=False)).record
         assert record.payload == b"\x00\xff payload"
         assert record.user == user_tag(7)
         assert record.tier == tier_tag(DEFAULT_TIER)
         assert record.absolute == record.created + 720 * MINUTE
         assert record.idle == 30 * MINUTE
+        assert record.last_active == record.created
+
+    def test_a_note_is_stored_with_the_data(self, kit: StoreKit) -> None:
+        rules, key = make_rules(), new_key()
+        drafts = [make_draft(b"one", note=b"\x00\xff note"), make_draft(b"two", note=b"n" * 0xFFF)]
+        self.live(kit.store.create(key, drafts[0], rules))
+        first = self.record(kit, key, rules)
+        kit.store.commit(key, drafts[1], first.stamps[0], touch=0)
+        second = self.record(kit, key, rules)
+        assert (first.note, first.payload) == (drafts[0].note, b"one")
+        assert (second.note, second.payload) == (drafts[1].note, b"two")
 
     def test_an_unknown_key_is_gone_and_leaves_no_trace(self, kit: StoreKit) -> None:
         rules = make_rules()
@@ -50,7 +61,7 @@ class SingleSessionContract(ContractBase):
         first = self.look(kit, key, rules)
         assert first is not None
         draft = make_draft(payload[::-1])
-        kit.store.commit(key, draft, first.stamps[0], slide=True)
+        kit.store.commit(key, draft, first.stamps[0], touch=0)
         second = self.look(kit, key, rules)
         assert (first.payload, second and second.payload) == (payload, payload[::-1])
 
@@ -89,15 +100,57 @@ class SingleSessionContract(ContractBase):
         kit.advance(2 * kit.tolerance)
         assert self.look(kit, key, rules) is None
 
-    def test_a_slide_is_written_once_in_a_touch_interval(self, kit: StoreKit) -> None:
+    def test_a_use_is_recorded_once_in_a_touch_interval(self, kit: StoreKit) -> None:
         rules = make_rules(touch=MINUTE)
-        key = self.add(kit, rules)
+        key = self.used(kit, rules)
+        first = self.use_of(self.record(kit, key, rules))
         kit.advance(MINUTE - kit.tolerance)
         early = self.live(kit.store.load(key, rules, slide=True)).record
-        assert early.last_active == early.created
+        assert self.use_of(early) == first
         kit.advance(kit.tolerance)
         late = self.live(kit.store.load(key, rules, slide=True)).record
-        assert late.last_active >= late.created + MINUTE
+        assert self.use_of(late) >= first + MINUTE
+
+    def test_neither_reads_nor_commits_move_the_end_within_a_touch_interval(
+        self, kit: StoreKit
+    ) -> None:
+        rules = make_rules(touch=10 * MINUTE)
+        key = self.used(kit, rules)
+        first = self.use_of(self.record(kit, key, rules))
+        for _ in range(3):
+            kit.advance(3 * MINUTE)
+            self.live(kit.store.load(key, rules, slide=True))
+            record = self.commit(kit, key, rules, touch=10 * MINUTE)
+            assert self.use_of(record) == first
+        kit.advance(21 * MINUTE)
+        assert kit.store.census(rules).due == 1
+        assert self.look(kit, key, rules) is None
+
+    def test_a_commit_records_the_use_when_the_touch_interval_is_over(self, kit: StoreKit) -> None:
+        rules = make_rules(touch=10 * MINUTE)
+        key = self.used(kit, rules)
+        first = self.use_of(self.record(kit, key, rules))
+        kit.advance(10 * MINUTE)
+        record = self.commit(kit, key, rules, touch=10 * MINUTE)
+        assert self.use_of(record) >= first + 10 * MINUTE
+        kit.advance(29 * MINUTE)
+        assert kit.store.census(rules).due == 0
+        assert self.look(kit, key, rules) is not None
+
+    def test_the_first_use_after_the_creation_is_always_recorded(self, kit: StoreKit) -> None:
+        """Then the cookie has come back. A passive view does not count."""
+        rules = make_rules(touch=10 * MINUTE)
+        loaded, committed = self.add(kit, rules), self.add(kit, rules)
+        kit.advance(MINUTE)
+        self.commit(kit, committed, rules, touch=None)
+        assert not self.record(kit, loaded, rules).is_used
+        assert not self.record(kit, committed, rules).is_used
+        self.live(kit.store.load(loaded, rules, slide=True))
+        self.commit(kit, committed, rules, touch=10 * MINUTE)
+        for key in (loaded, committed):
+            record = self.record(kit, key, rules)
+            assert record.is_used
+            assert record.last_active >= record.created + MINUTE
 
     def test_shorter_limits_hold_at_once_and_longer_ones_do_not(self, kit: StoreKit) -> None:
         rules, shorter = make_rules(), make_rules(idle=10 * MINUTE, lifetime=20 * MINUTE)
@@ -120,7 +173,7 @@ class SingleSessionContract(ContractBase):
         short, rules = make_rules(idle=10 * MINUTE, lifetime=20 * MINUTE), make_rules()
         key = self.add(kit, short)
         stamp = self.record(kit, key, short).stamps[0]
-        self.live(kit.store.commit(key, make_draft(rules=rules), stamp, slide=True))
+        self.live(kit.store.commit(key, make_draft(rules=rules), stamp, touch=0))
         kit.advance(29 * MINUTE)
         assert self.look(kit, key, rules) is not None
 
@@ -132,7 +185,7 @@ class SingleSessionContract(ContractBase):
         kit.advance(MINUTE)
         before = self.record(kit, key, rules)
         draft = make_draft(b"changed")
-        after = self.live(kit.store.commit(key, draft, before.stamps[0], slide=True)).record
+        after = self.live(kit.store.commit(key, draft, before.stamps[0], touch=0)).record
         assert (after.payload, after.created) == (b"changed", before.created)
         assert after.stamps[:2] == (draft.stamp, before.stamps[0])
         assert after.last_active >= before.last_active + MINUTE
@@ -143,7 +196,7 @@ class SingleSessionContract(ContractBase):
         key = self.add(kit, rules)
         kit.advance(20 * MINUTE)
         stamp = self.record(kit, key, rules).stamps[0]
-        self.live(kit.store.commit(key, make_draft(), stamp, slide=False))
+        self.live(kit.store.commit(key, make_draft(), stamp, touch=None))
         kit.advance(10 * MINUTE)
         assert self.look(kit, key, rules) is None
 
@@ -151,8 +204,8 @@ class SingleSessionContract(ContractBase):
         rules = make_rules()
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
-        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
-        answer = kit.store.commit(key, make_draft(b"mine"), stamp, slide=True)
+        kit.store.commit(key, make_draft(b"theirs"), stamp, touch=0)
+        answer = kit.store.commit(key, make_draft(b"mine"), stamp, touch=0)
         assert isinstance(answer, Conflict)
         assert answer.record.payload == b"theirs"
         assert self.record(kit, key, rules).payload == b"theirs"
@@ -162,7 +215,7 @@ class SingleSessionContract(ContractBase):
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
         drafts = [make_draft(bytes([n])) for n in range(8)]
-        answers = together(8, lambda n: kit.store.commit(key, drafts[n], stamp, slide=True))
+        answers = together(8, lambda n: kit.store.commit(key, drafts[n], stamp, touch=0))
         winners = [n for n, answer in enumerate(answers) if isinstance(answer, Live)]
         assert len(winners) == 1
         assert self.record(kit, key, rules).payload == bytes(winners)
@@ -173,7 +226,7 @@ class SingleSessionContract(ContractBase):
             key = self.add(kit, rules, user=1)
             stamp = self.record(kit, key, rules).stamps[0]
             kit.store.end(key, new_stamp(), reason, None)
-            answer = kit.store.commit(key, make_draft(), stamp, slide=True)
+            answer = kit.store.commit(key, make_draft(), stamp, touch=0)
             assert answer == Gone(reason, buried=True)
         assert kit.store.census(rules).total == 0
 
@@ -182,8 +235,97 @@ class SingleSessionContract(ContractBase):
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
         kit.advance(30 * MINUTE)
-        assert isinstance(kit.store.commit(key, make_draft(), stamp, slide=True), Gone)
+        assert isinstance(kit.store.commit(key, make_draft(), stamp, touch=0), Gone)
         assert self.look(kit, key, rules) is None
+
+    def test_a_commit_never_changes_whose_session_it_is(self, kit: StoreKit) -> None:
+        """It was filed anew since it was loaded: what is in flight has to look again."""
+        tiers = {"admin": Limits(30 * MINUTE, 720 * MINUTE, 0)}
+        rules = make_rules(tiers=tiers)
+        key = self.add(kit, rules, user=1)
+        before = self.record(kit, key, rules)
+        for user, tier in ((2, DEFAULT_TIER), (None, DEFAULT_TIER), (1, "admin")):
+            draft = make_draft(b"mine", rules=rules, user=user, tier=tier)
+            assert kit.store.commit(key, draft, before.stamps[0], touch=0) == Conflict(before)
+        assert self.record(kit, key, rules) == before
+
+    # -- refile ---------------------------------------------------------------------------------
+
+    def test_a_refiled_session_keeps_all_but_tier_user_and_limits(self, kit: StoreKit) -> None:
+        tiers = {"short": Limits(10 * MINUTE, 60 * MINUTE, 0)}
+        rules, draft = make_rules(tiers=tiers), make_draft(b"data", note=b"note")
+        key = self.key_of(7)
+        self.live(kit.store.create(key, draft, rules))
+        kit.advance(MINUTE)
+        self.live(kit.store.load(key, rules, slide=True))
+        before = self.record(kit, key, rules)
+        draft = make_draft(b"not stored", rules=rules, user=7, tier="short", note=b"neither")
+        after = self.live(kit.store.refile(key, draft, before.stamps[0])).record
+        assert after == self.record(kit, key, rules)
+        assert after == before._replace(
+            tier=tier_tag("short"),
+            user=user_tag(7),
+            idle=10 * MINUTE,
+            absolute=before.created + 60 * MINUTE,
+        )
+        census = kit.store.census(rules)
+        assert (census.live["anonymous"], census.live["short"]) == (0, 1)
+        kit.advance(10 * MINUTE)
+        assert [gone.key for gone in kit.store.purge(rules, 10).removed] == [key]
+
+    def test_a_session_can_be_refiled_as_anonymous(self, kit: StoreKit) -> None:
+        rules, key = make_rules(), self.key_of(7)
+        self.live(kit.store.create(key, make_draft(user=7), rules))
+        stamp = self.record(kit, key, rules).stamps[0]
+        after = self.live(kit.store.refile(key, make_draft(), stamp)).record
+        assert after.user == ""
+        assert kit.store.census(rules).live["anonymous"] == 1
+
+    def test_a_refiling_on_old_data_is_a_conflict(self, kit: StoreKit) -> None:
+        rules, key = make_rules(), self.key_of(7)
+        self.live(kit.store.create(key, make_draft(), rules))
+        stamp = self.record(kit, key, rules).stamps[0]
+        theirs = self.commit(kit, key, rules)
+        assert kit.store.refile(key, make_draft(user=7), stamp) == Conflict(theirs)
+        assert self.record(kit, key, rules) == theirs
+
+    def test_a_refiling_brings_nothing_back(self, kit: StoreKit) -> None:
+        rules = make_rules()
+        ended, idle = self.key_of(7), self.key_of(7)
+        for key in (ended, idle):
+            self.live(kit.store.create(key, make_draft(), rules))
+        stamps = {key: self.record(kit, key, rules).stamps[0] for key in (ended, idle)}
+        kit.store.end(ended, new_stamp(), "logout", None)
+        draft = make_draft(user=7)
+        assert kit.store.refile(ended, draft, stamps[ended]) == Gone("logout", buried=True)
+        kit.advance(30 * MINUTE)
+        gone = kit.store.refile(idle, draft, stamps[idle])
+        assert isinstance(gone, Gone)
+        assert gone.reason == "idle"
+        assert kit.store.refile(new_key(), draft, new_stamp()) == Gone("unknown")
+        assert kit.store.census(rules).total == 0
+
+    def test_a_refiling_under_limits_that_it_is_over_ends_the_session(self, kit: StoreKit) -> None:
+        rules, key = make_rules(), self.key_of(7)
+        self.live(kit.store.create(key, make_draft(), rules))
+        kit.advance(11 * MINUTE)
+        stamp = self.record(kit, key, rules).stamps[0]
+        draft = make_draft(rules=make_rules(idle=10 * MINUTE), user=7)
+        gone = kit.store.refile(key, draft, stamp)
+        assert isinstance(gone, Gone)
+        assert (gone.reason, kit.store.census(rules).total) == ("idle", 0)
+
+    def test_what_cannot_be_refiled_here_stays_as_it_is(self, kit: StoreKit) -> None:
+        """In a store of several parts a user's sessions are all in one."""
+        rules = make_rules()
+        for _ in range(8):
+            key = self.add(kit, rules)
+            before = self.record(kit, key, rules)
+            answer = kit.store.refile(key, make_draft(user=7), before.stamps[0])
+            if answer is None:
+                assert self.record(kit, key, rules) == before
+            else:
+                assert self.live(answer).record.user == user_tag(7)
 
     # -- end ------------------------------------------------------------------------------------
 
@@ -201,8 +343,8 @@ class SingleSessionContract(ContractBase):
         rules = make_rules()
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
-        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
-        answer = kit.store.end(key, new_stamp(), "emptied", stamp)
+        kit.store.commit(key, make_draft(b"theirs"), stamp, touch=0)
+        answer = kit.store.end(key, new_stamp(), "logout", stamp)
         assert isinstance(answer, Conflict)
         assert answer.record.payload == b"theirs"
         assert self.look(kit, key, rules) is not None
@@ -227,15 +369,17 @@ class SingleSessionContract(ContractBase):
         rules = make_rules()
         for restart in (False, True):
             key = self.add(kit, rules, user=1)
-            self.rotate(kit, key, rules, user=1, restart=restart)
-            given_way = kit.store.end(key, new_stamp(), "emptied", "a stamp")
-            assert given_way == Gone("rotated", buried=True)
+            new, _ = self.rotate(kit, key, rules, user=1, restart=restart)
+            given_way = kit.store.end(key, new_stamp(), "logout", "a stamp")
+            moved = Gone("rotated", buried=True, successor=new, user=user_tag(1))
+            assert given_way == moved
+            assert self.look(kit, new, rules) is not None
 
     def test_an_unconditional_end_wins_over_any_commit(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
-        kit.store.commit(key, make_draft(), stamp, slide=True)
+        kit.store.commit(key, make_draft(), stamp, touch=0)
         assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Live)
         assert self.look(kit, key, rules) is None
 
@@ -250,8 +394,32 @@ class SingleSessionContract(ContractBase):
         record = self.live(answer).record
         assert (record.created, record.user) == (old.created, user_tag(3))
         assert self.look(kit, new, rules) == record
-        assert kit.store.load(key, rules, slide=True) == Gone("rotated", buried=True)
+        moved = Gone("rotated", buried=True, successor=new, user=user_tag(3))
+        assert kit.store.load(key, rules, slide=True) == moved
         assert kit.store.census(rules).total == 1
+
+    def test_the_tombstone_of_a_rotation_has_the_new_key_and_its_user(self, kit: StoreKit) -> None:
+        """Of a sign-in, too: its parallel requests join the new session, if they know the user."""
+        rules = make_rules()
+        for user, restart in ((None, False), (3, False), (3, True)):
+            key = self.add(kit, rules)
+            new, _ = self.rotate(kit, key, rules, user=user, restart=restart)
+            tag = "" if user is None else user_tag(user)
+            moved = Gone("rotated", buried=True, successor=new, user=tag)
+            assert kit.store.load(key, rules, slide=False) == moved
+            stamp = new_stamp()
+            assert kit.store.commit(key, make_draft(), stamp, touch=0) == moved
+            assert kit.store.refile(key, make_draft(), stamp) == moved
+            assert self.rotate(kit, key, rules, expected=stamp)[1] == moved
+
+    def test_a_rotation_for_another_reason_leads_nowhere(self, kit: StoreKit) -> None:
+        rules, new = make_rules(), new_key()
+        key = self.add(kit, rules)
+        terms = Terms(None, restart=False, reason="logout")
+        self.live(kit.store.rotate(key, new, make_draft(rules=rules), rules, terms))
+        assert kit.store.load(key, rules, slide=True) == Gone("logout", buried=True)
+        assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Gone)
+        assert self.look(kit, new, rules) is not None
 
     def test_a_restart_starts_both_clocks_anew(self, kit: StoreKit) -> None:
         rules = make_rules()
@@ -275,7 +443,7 @@ class SingleSessionContract(ContractBase):
         rules = make_rules()
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
-        kit.store.commit(key, make_draft(b"theirs"), stamp, slide=True)
+        kit.store.commit(key, make_draft(b"theirs"), stamp, touch=0)
         new, answer = self.rotate(kit, key, rules, user=3, expected=stamp)
         assert isinstance(answer, Conflict)
         assert self.look(kit, new, rules) is None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
-from flask import Flask, Response, request
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from flask import Flask, Response, render_template_string, request
+from playwright.sync_api import APIResponse, BrowserContext, Locator, Page, Route, expect
 
-from flask_safesession import StoreUnavailable
+from flask_safesession import StoreUnavailable, session
+from flask_safesession.heartbeat import heartbeat
 from flask_safesession.stores.memory import MemoryStore
 
+from ..servers import poll
 from .conftest import Visitors
 
 pytestmark = pytest.mark.browser
@@ -205,6 +208,129 @@ def test_a_page_that_says_it_itself_is_left_to_it(
     expect(page.get_by_role("heading", name="This session has ended")).to_be_visible()
     expect(warning(page)).to_be_hidden()
     assert page.url == f"{shop_url}/session"
+
+
+@pytest.mark.parametrize("sign_in", [None, "login"])
+def test_the_button_after_the_end_stays_on_the_site_where_the_path_begins_with_two_slashes(
+    make_app: Callable[..., Flask],
+    store: MemoryStore,
+    serve: Callable[[Flask], str],
+    page: Page,
+    later: Later,
+    sign_in: str | None,
+) -> None:
+    app, elsewhere = make_app(store=store), Flask("elsewhere")
+    app.register_blueprint(heartbeat(app.extensions["tested.safe"], sign_in=sign_in))
+
+    @app.get("/login")
+    def login() -> str:
+        session["user_id"] = "u"
+        return "welcome"
+
+    @app.errorhandler(404)
+    def show_missing(_: object) -> str:
+        return render_template_string("<!doctype html><head>{{ heartbeat() }}</head>Not here.")
+
+    ours, host = serve(app), urlsplit(serve(elsewhere)).netloc
+    page.goto(f"{ours}/login")
+    page.goto(f"{ours}//{host}/page?a=1#part")
+    later(31 * MINUTE, asleep=True)
+    with page.expect_navigation():
+        warning(page).get_by_role("button", name="Sign in again").click()
+    assert page.url == (f"{ours}/login" if sign_in else f"{ours}//{host}/page?a=1")
+
+
+# -- another user -------------------------------------------------------------------------------
+
+
+def test_another_user_in_the_same_browser_ends_the_first_users_page(
+    context: BrowserContext, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    set_hidden(one, True)
+    sign_in(other, "ada")
+    later(2)
+    expect(warning(one)).to_contain_text("another account signed in with this browser")
+    expect(one.get_by_text("Current account")).to_be_hidden()
+    expect(warning(other)).to_be_hidden()
+    expect(other.get_by_role("heading", level=1)).to_have_text("Control room")
+
+
+def test_a_page_that_says_it_itself_is_given_the_end_also_when_another_user_signs_in(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    one.goto(f"{shop_url}/session")
+    sign_in(other, "ada")
+    later(2)
+    expect(one.get_by_role("heading", name="This session has ended")).to_be_visible()
+    expect(one.get_by_text("another account signed in with this browser")).to_be_visible()
+    expect(warning(one)).to_be_hidden()
+
+
+def test_the_same_user_who_signs_in_again_ends_no_page(
+    context: BrowserContext, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    sign_in(other, "carl")
+    later(2 * MINUTE + 5)
+    expect(one.get_by_text("Current account")).to_be_visible()
+    expect(warning(one)).to_be_hidden()
+
+
+def test_a_visitor_who_signs_in_ends_no_page_of_before(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    one.goto(shop_url)
+    one.get_by_role("button", name="Add to cart: Enamel mug").click()
+    sign_in(other, "carl")
+    later(20 * MINUTE, asleep=True)  # longer than an anonymous session lasts
+    later(2)
+    expect(one.get_by_text("Enamel mug").first).to_be_visible()
+    expect(warning(one)).to_be_hidden()
+
+
+def test_an_answer_of_before_the_sign_in_does_not_keep_the_first_users_page(
+    context: BrowserContext, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold_the_first(route: Route) -> None:
+        route.continue_() if held else held.append((route, route.fetch()))
+
+    def is_held() -> bool:
+        one.wait_for_timeout(1)
+        return bool(held)
+
+    sign_in(one, "carl")
+    one.route("**/heartbeat", hold_the_first)
+    context.clock.run_for((MINUTE + 1) * 1000)
+    poll("an answer of before", is_held)
+    sign_in(other, "ada")
+    other.close()
+    ((route, answer),) = held
+    route.fulfill(response=answer)
+    later(2)
+    expect(warning(one)).to_contain_text("another account signed in with this browser")
+
+
+def test_the_first_users_page_does_not_come_back_from_the_browsers_memory(
+    open_browser: Visitors, shop_url: str, sign_in: SignIn
+) -> None:
+    page = open_browser(stopped=False).new_page()  # a stopped clock knows of no navigation
+    sign_in(page, "carl")
+    remembered = page.content()
+    sign_in(page, "ada")
+    page.goto(f"{shop_url}/cart")
+    page.route("**/desk", lambda route: route.fulfill(body=remembered, content_type="text/html"))
+    page.go_back()
+    expect(warning(page)).to_contain_text("another account signed in with this browser")
+    expect(page.get_by_text("Current account")).to_be_hidden()
 
 
 # -- what it costs ------------------------------------------------------------------------------

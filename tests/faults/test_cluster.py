@@ -67,7 +67,7 @@ def use(store: RedisStore) -> None:
     key, stamp = add(store)
     assert isinstance(store.load(key, RULES, slide=True), Live)
     draft = make_draft()
-    assert isinstance(store.commit(key, draft, stamp, slide=True), Live)
+    assert isinstance(store.commit(key, draft, stamp, touch=0), Live)
     new, terms = new_key(), Terms(draft.stamp, restart=True, reason="rotated")
     assert isinstance(store.rotate(key, new, make_draft(user=1), RULES, terms), Live)
     assert isinstance(store.end(new, new_stamp(), "logout", None), Live)
@@ -288,7 +288,7 @@ def test_fault_33_a_slot_that_moved_is_not_noticed(
     for _ in range(5):
         with within(AT_ONCE):
             use(store)
-    assert isinstance(store.commit(key, make_draft(), stamp, slide=True), Live)
+    assert isinstance(store.commit(key, make_draft(), stamp, touch=0), Live)
     assert source.ask("INFO", "errorstats")["errorstat_MOVED"] == {"count": 1}  # asked once
     with within(AT_ONCE):
         add(idle)  # the very first call, and one that is sent once
@@ -369,7 +369,7 @@ def writes(store: RedisStore, key: str, stamp: str) -> list[Callable[[], object]
     terms = Terms(stamp, restart=True, reason="rotated")
     return [
         lambda: store.create(new_key(), make_draft(), RULES),
-        lambda: store.commit(key, make_draft(b"new"), stamp, slide=True),
+        lambda: store.commit(key, make_draft(b"new"), stamp, touch=0),
         lambda: store.rotate(key, new_key(), make_draft(user=1), RULES, terms),
         lambda: store.end(key, new_stamp(), "logout", None),
         lambda: store.purge(RULES, 10),

@@ -1,10 +1,10 @@
 -- Put before the scripts that admit a session. Chooses who has to go for it: reads only, so that a
--- refusal leaves everything as it was. Twin of _Choice in memory.py.
+-- refusal leaves everything as it was. Twin of _Choice in eviction.py.
 local SWEEP = 3
-local MAX_EVICTIONS = 16
+local MAX_EVICTIONS = 100
 
 local function new_choice(p, now, evict)
-  return {p = p, now = now, evict = evict, victims = {}, taken = {}, total = 0, users = 0}
+  return {p = p, now = now, evict = evict, victims = {}, taken = {}, total = 0, users = 0, evicted = 0}
 end
 
 local function count(choice, bucket)
@@ -15,6 +15,7 @@ end
 local function take(choice, entry, bucket, evicted)
   choice.taken[string.sub(entry, 1, KEY)] = true
   choice.victims[#choice.victims + 1] = {entry, bucket, evicted}
+  if evicted then choice.evicted = choice.evicted + 1 end
   count(choice, bucket)
 end
 
@@ -41,8 +42,9 @@ local function pick(choice, buckets, wanted)
 end
 
 local function make_room(choice, buckets, excess)
-  local wanted = math.min(excess, MAX_EVICTIONS)
-  return excess <= 0 or pick(choice, buckets, wanted) == wanted
+  -- A user's own are evicted even where nobody else's are: they are no reason to admit more.
+  local wanted = math.min(excess, MAX_EVICTIONS - (choice.evict and choice.evicted or 0))
+  return wanted <= 0 or pick(choice, buckets, wanted) == wanted
 end
 
 -- A few due sessions of each of these buckets.
@@ -55,34 +57,60 @@ local function sweep(choice, buckets)
   end
 end
 
--- A user at the user's own cap: what is due of theirs, then their oldest. Entries of the user's set
+-- The first sessions of a user in the order of eviction, without those that go already: MAX_EVICTIONS at most.
+local function first_of(choice, user, tiers, going)
+  local found = {}
+  for _, tier in ipairs(tiers) do
+    local page = redis.call('ZRANGE', own(choice.p, user, tier), 0, MAX_EVICTIONS + going - 1, 'WITHSCORES')
+    for i = 1, #page, 2 do
+      if not choice.taken[page[i]] then
+        found[#found + 1] = {key = page[i], tier = tier, place = tonumber(page[i + 1])}
+      end
+    end
+  end
+  table.sort(found, function(a, b)
+    return a.place < b.place or (a.place == b.place and a.key < b.key)
+  end)
+  return {unpack(found, 1, MAX_EVICTIONS)}
+end
+
+-- Of the user's own sessions, those over that user's cap. Of more than MAX_EVICTIONS only so many are looked
+-- at, those first that are to be evicted first: a due one behind them counts until it is removed. Entries
 -- that no record stands behind are no sessions: they are returned, to be removed.
 --
 -- How many a user may have: nine digits, then rows of '|tag' and nine digits, if each tier has its own
 -- number; then only sessions of one tier count. Answers nil where there is no room and none is made.
-local function choose_own(choice, r, rules)
+local function choose_own(choice, r, rules, users, leaving)
   local row = string.find(rules.per_user, '|' .. r.tier, 1, true)
   local allowed = tonumber(string.sub(rules.per_user, row and row + 5 or 1, row and row + 13 or 9))
-  local by_tier = #rules.per_user > 9
-  local own, live, stale = {}, {}, {}
-  for _, key in ipairs(redis.call('ZRANGE', choice.p .. ':u:' .. r.user, 0, -1)) do
-    if not choice.taken[key] then own[#own + 1] = key end
+  local tiers = #rules.per_user > 9 and {r.tier} or users
+  local excess, going, counted = 1 - allowed, 0, {}
+  for _, tier in ipairs(tiers) do
+    counted[tier] = true
+    excess = excess + redis.call('ZCARD', own(choice.p, r.user, tier))
   end
-  if #own < allowed then return stale end
-  for _, key in ipairs(own) do
-    local theirs, other = parse(head(choice.p .. ':s:' .. key))
-    if other and other[1] == NEWER then
-      allowed = allowed - 1  -- it counts, and is left to those who can use it
-    elseif not theirs or theirs.user ~= r.user or theirs.created <= revoked then
-      stale[#stale + 1] = key
-    elseif deadline(theirs) <= choice.now then
-      take(choice, key .. r.user, theirs.bucket, false)
-    elseif not by_tier or theirs.tier == r.tier then
-      live[#live + 1] = {key .. r.user, theirs.bucket}
+  for _, victim in ipairs(choice.victims) do
+    if counted[victim[2]] and string.sub(victim[1], KEY + 1) == r.user then going = going + 1 end
+  end
+  if leaving and leaving.r.user == r.user and counted[leaving.r.tier] then going = going + 1 end
+  excess = excess - going
+  local stale, live = {}, {}
+  if excess <= 0 then return stale end
+  for _, listed in ipairs(first_of(choice, r.user, tiers, going)) do
+    local theirs, other = parse(head(choice.p .. ':s:' .. listed.key))
+    if not other and deadline(theirs) > choice.now and theirs.user == r.user then
+      live[#live + 1] = listed
+    elseif not other or other[1] ~= NEWER then  -- that counts, and is left to those who can use it
+      excess = excess - 1
+      if theirs and theirs.user == r.user then
+        take(choice, listed.key .. r.user, listed.tier, false)
+      else
+        stale[#stale + 1] = listed
+      end
     end
   end
-  if rules.refuse and #live + 1 > allowed then return nil end
-  for i = 1, math.min(#live, #live + 1 - allowed) do take(choice, live[i][1], live[i][2], true) end
+  if rules.refuse and excess > 0 then return nil end
+  for i = 1, math.min(#live, excess) do take(choice, live[i].key .. r.user, live[i].tier, true) end
   return stale
 end
 
@@ -128,47 +156,33 @@ local function held(p, buckets)
   return sum
 end
 
--- What is told of a session that goes: its tier tag and a letter for the reason. Its name is added to
--- those to be deleted. What stands under it and is no record (a tombstone, somebody else's value) is
--- left alone.
-local function obituary(name, names)
+-- What is told of a session of a bucket that goes: its tier tag and a letter for the reason; and the reason. Its
+-- name is added to those to be deleted. What stands under it and is no record (somebody else's value) is
+-- left alone. If Redis' own expiry was faster, the tier of an anonymous session is not known.
+local function obituary(name, names, bucket)
   local raw = head(name)
-  if type(raw) ~= 'string' or not string.find(raw, '^SS%d') then return '    i' end
-  names[#names + 1] = name
-  local last, idle = tonumber(string.sub(raw, 36, 46), 16), tonumber(string.sub(raw, 58, 67), 16)
-  local absolute = tonumber(string.sub(raw, 47, 57), 16)
-  if #raw < 72 or not (last and idle and absolute) then return '    i' end
-  if tonumber(string.sub(raw, 25, 35), 16) <= revoked then return string.sub(raw, 68, 71) .. 'r' end
-  return string.sub(raw, 68, 71) .. (absolute <= last + idle and 'l' or 'i')
-end
-
-local LETTERS_OF = {i = 1, l = 2, e = 3, r = 4}
-
--- Adds to scores how a user's session ended, as remember() does: many at once.
-local function note(scores, now, key, told)
-  scores[#scores + 1] = now * 8 + LETTERS_OF[string.sub(told, -1)]
-  scores[#scores + 1] = key
+  if type(raw) == 'string' and string.find(raw, '^SS%d') then names[#names + 1] = name end
+  local r = parse(raw)
+  if not r then return (bucket == ANONYMOUS and '    ' or bucket) .. TOLD.idle, 'idle' end
+  return r.tier .. TOLD[ended_by(r)], ended_by(r)
 end
 
 -- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
 -- in one string, since clients take long over long arrays.
 local function dismiss(choice)
-  local names, entries, found, scores = {}, {}, {}, {}
+  local names, entries, found = {}, {}, {}
   for i, victim in ipairs(choice.victims) do
     local entry, bucket, evicted = victim[1], victim[2], victim[3]
     local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
-    local told = obituary(choice.p .. ':s:' .. key, names)
-    if evicted then told = string.sub(told, 1, 4) .. 'e' end
-    if user ~= '' then
-      redis.call('ZREM', choice.p .. ':u:' .. user, key)
-      note(scores, choice.now, key, told)
-    end
+    local told, reason = obituary(choice.p .. ':s:' .. key, names, bucket)
+    if evicted then told, reason = string.sub(told, 1, 4) .. TOLD.evicted, 'evicted' end
+    if user ~= '' then redis.call('ZREM', own(choice.p, user, bucket), key) end
+    tell(choice.p, choice.now, key, user, reason)
     local ours = entries[bucket] or {}
     ours[#ours + 1] = entry
     entries[bucket] = ours
     found[i] = key .. told
   end
-  in_portions('ZADD', choice.p .. ':ended', scores)
   in_portions('UNLINK', nil, names)
   for bucket, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. bucket, ours) end
   return table.concat(found)
@@ -190,7 +204,7 @@ local function admit(p, key, draft, r, now, rules, leaving)
   -- What takes the place of its like is not one more: no cap that was lowered stands in its way.
   local swap = leaving and leaving.r.user == r.user and leaving.r.tier == r.tier
   if r.user ~= '' and not swap then
-    stale = choose_own(choice, r, rules)
+    stale = choose_own(choice, r, rules, users, leaving)
     if not stale then return {TOO_MANY} end
     if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
   end
@@ -199,13 +213,9 @@ local function admit(p, key, draft, r, now, rules, leaving)
   if not make_room(choice, buckets, excess) then return {FULL} end
 
   write(p, key, draft, r, now)
-  if r.user ~= '' then
-    redis.call('ZADD', p .. ':u:' .. r.user, r.created, key)
-    if not present[r.tier] then redis.call('HSET', p .. ':tiers', r.tier, rules.names[r.tier]) end
-    for _, gone in ipairs(stale) do redis.call('ZREM', p .. ':u:' .. r.user, gone) end
+  if r.user ~= '' and not present[r.tier] then
+    redis.call('HSET', p .. ':tiers', r.tier, rules.names[r.tier] or r.tier)
   end
-  local found = answer(now, r)
-  found[4] = total - choice.total + 1
-  found[5] = dismiss(choice)
-  return found
+  for _, gone in ipairs(stale) do redis.call('ZREM', own(p, r.user, gone.tier), gone.key) end
+  return {LIVE, dated(now, header(r)), total - choice.total + 1, dismiss(choice)}
 end

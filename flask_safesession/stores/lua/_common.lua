@@ -1,22 +1,25 @@
 -- Put before every script. Everything is local: a global would outlive the script.
 --
 -- A record is a string: magic and version 1-3, stamps 4-24, created 25-35, last active 36-46,
--- absolute deadline 47-57, idle allowance 58-67 (hexadecimal), tier tag 68-71, '+' or '-' 72, of users
--- the user tag 73-88, payload.
--- A tombstone is 'SST', the stamp of the call that left it, and the reason; behind 'rotated' stands
--- the key under which the session goes on, unless a login made it another one; behind 'renewed', too,
--- and then until when the old key is as good (11 hexadecimal digits).
--- Keys, all in one slot: {P}:s:KEY a record or tombstone, {P}:t:BUCKET (deadline -> KEY + user tag),
--- {P}:u:USER (created -> KEY), {P}:tiers (tag -> name), {P}:ended how users' sessions have ended
--- (8 * time + reason -> KEY), {P}:revoked until when all were ended at once, {P}:ending the names of
--- the indexes that were in use then. {P}:none never exists.
-local HEADER, KEY = 88, 18
+-- absolute deadline 47-57, idle allowance 58-67, generation 68-72, bytes of the note 73-75 (all of these
+-- hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
+-- Keys, all in one slot:
+--   {P}:s:KEY          a record
+--   {P}:t:BUCKET       deadline -> KEY + user tag; a bucket is 'anonymous' or the tier tag of users
+--   {P}:u:USER TIER GENERATION   (tags and digits, without blanks) place() -> KEY
+--   {P}:tiers          tier tag -> name
+--   {P}:generation     five hexadecimal digits, ':', the stamp of the end_all that made it
+--   {P}:e:GENERATION:BUCKET      what was {P}:t:BUCKET until an end_all; {P}:ending lists these names
+--   {P}:buried:anonymous, {P}:buried:users, {P}:ended   tables of what is over: keep()
+--   {P}:none           never exists
+local KEY, HEADER, USER_HEADER = 18, 80, 96
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
--- How long the ends of users' sessions are told.
-local TOLD = 86400000
-local REASONS = {'idle', 'lifetime', 'evicted', 'revoked', 'replayed'}
-local CODES = {idle = 1, lifetime = 2, evicted = 3, revoked = 4, replayed = 5}
+local MAX_TOMBSTONES = 10000
+local MAX_TOMBSTONES_OF_USER = 100
+-- Why users' sessions end that a visitor is told of, and how long.
+local TOLD = {idle = 'i', lifetime = 'l', evicted = 'e', revoked = 'r', replayed = 'p'}
+local TOLD_FOR = 86400000
 -- Redis' own expiry is a net under the purge, this much later.
 local NET = 300000
 
@@ -24,12 +27,15 @@ local NET = 300000
 local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
 local ENDED, UNSURE, TOO_MANY = 9, 10, 11
 
--- Sessions that were made up to this moment are over: end_all.lua.
-local revoked = redis.pcall('GET', string.match(KEYS[1], '^.-}') .. ':revoked')
-revoked = type(revoked) == 'string' and tonumber(string.match(revoked, '^%d+')) or 0
+-- Records of another generation are over: end_all.lua.
+local current = redis.pcall('GET', string.match(KEYS[1], '^.-}') .. ':generation')
+current = type(current) == 'string' and string.sub(current, 1, 5) or '00000'
+
+local micro = 0  -- microseconds beyond what clock() has answered
 
 local function clock()
   local time = redis.call('TIME')
+  micro = tonumber(time[2]) % 1000
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
@@ -53,23 +59,12 @@ local function parse(raw)
   if wrong_type(raw) then return nil, {FOREIGN} end
   if type(raw) == 'table' then return nil, raw end
   if not raw or raw == '' then return nil, {UNKNOWN} end
-  local magic = string.sub(raw, 1, 3)
-  if magic == 'SST' and #raw < 64 and string.find(raw, '^[%w_-]+$') then
-    local reason, successor, good = string.sub(raw, 11), '', 0
-    if #reason == 7 + KEY and string.sub(reason, 1, 7) == 'rotated' then
-      reason, successor = 'rotated', string.sub(reason, 8)
-    elseif #reason == 18 + KEY and string.sub(reason, 1, 7) == 'renewed' then
-      good = tonumber(string.sub(reason, -11), 16) or 0
-      reason, successor = 'renewed', string.sub(reason, 8, 7 + KEY)
-    end
-    return nil, {BURIED, reason, string.sub(raw, 4, 10), successor, good}
+  if string.sub(raw, 1, 3) ~= 'SS1' then
+    return nil, {string.find(raw, '^SS[2-9]') and NEWER or FOREIGN}
   end
-  if magic ~= 'SS1' then
-    return nil, {string.find(magic, '^SS[2-9]') and NEWER or FOREIGN}
-  end
-  local kind = string.sub(raw, 72, 72)
-  local whole = kind == '-' or (kind == '+' and #raw >= HEADER)
-  if not whole or not string.find(string.sub(raw, 25, 67), '^%x+$') then return nil, {FOREIGN} end
+  local kind = string.sub(raw, 80, 80)
+  local whole = kind == '-' or (kind == '+' and #raw >= USER_HEADER)
+  if not whole or not string.find(string.sub(raw, 25, 75), '^%x+$') then return nil, {FOREIGN} end
   local r = {
     stamp = string.sub(raw, 4, 10),
     older = string.sub(raw, 11, 24),
@@ -77,24 +72,26 @@ local function parse(raw)
     last = tonumber(string.sub(raw, 36, 46), 16),
     absolute = tonumber(string.sub(raw, 47, 57), 16),
     idle = tonumber(string.sub(raw, 58, 67), 16),
-    tier = string.sub(raw, 68, 71),
-    user = kind == '+' and string.sub(raw, 73, HEADER) or '',
+    generation = string.sub(raw, 68, 72),
+    note = string.sub(raw, 73, 75),
+    tier = string.sub(raw, 76, 79),
+    user = kind == '+' and string.sub(raw, 81, USER_HEADER) or '',
   }
   r.bucket = kind == '-' and ANONYMOUS or r.tier
   return r
 end
 
-local function head(key)
-  return redis.pcall('GETRANGE', key, 0, HEADER - 1)
+local function head(name)
+  return redis.pcall('GETRANGE', name, 0, USER_HEADER - 1)
 end
 
 local function deadline(r)
-  if r.created <= revoked then return 0 end  -- over, also where the mark is ahead of the clock
+  if r.generation ~= current then return 0 end
   return math.min(r.absolute, r.last + r.idle)
 end
 
 local function ended_by(r)
-  if r.created <= revoked and revoked < math.min(r.absolute, r.last + r.idle) then return 'revoked' end
+  if r.generation ~= current then return 'revoked' end
   return r.absolute <= r.last + r.idle and 'lifetime' or 'idle'
 end
 
@@ -102,13 +99,63 @@ local function written_by(r, stamp)
   return r.stamp == stamp or string.sub(r.older, 1, 7) == stamp or string.sub(r.older, 8) == stamp
 end
 
+-- Notes that the session is used now, if that is to be noted: once per touch interval, and the first
+-- time after the creation always. Answers whether it was.
+local function touched(r, now, touch)
+  if not touch or (r.last > r.created and now - r.last < touch) then return false end
+  local before = r.last
+  r.last = math.max(now, r.last)
+  return r.last ~= before
+end
+
+-- -- the bytes --------------------------------------------------------------------------------
+
+local function times(r)
+  return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
+end
+
+-- What can be patched in place: up to where the note's length stands.
+local function front(r)
+  return 'SS1' .. r.stamp .. r.older .. times(r) .. r.generation
+end
+
+local function header(r)
+  return front(r) .. r.note .. r.tier .. (r.user == '' and '-' or '+' .. r.user)
+end
+
+-- now and a record, or its header, in one string.
+local function dated(now, raw)
+  return string.format('%011x', now) .. raw
+end
+
+-- -- the indexes ------------------------------------------------------------------------------
+
 local function member(key, r)
   return key .. r.user
 end
 
+-- The index of a user's sessions of a tier.
+local function own(p, user, tier, generation)
+  return p .. ':u:' .. user .. tier .. (generation or current)
+end
+
+-- In which order a user's sessions are evicted: those whose cookie never came back first, by their age;
+-- then by their last use. In microseconds, so that sessions of one millisecond have an order, too.
+local function place(r)
+  return r.last > r.created and 2 ^ 52 + r.last * 1000 or r.created * 1000
+end
+
+local function index(p, key, r)
+  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
+end
+
+local function index_user(p, key, r)
+  if r.user ~= '' then redis.call('ZADD', own(p, r.user, r.tier), place(r) + micro, key) end
+end
+
 local function unindex(p, key, r)
   redis.call('ZREM', p .. ':t:' .. r.bucket, member(key, r))
-  if r.user ~= '' then redis.call('ZREM', p .. ':u:' .. r.user, key) end
+  if r.user ~= '' then redis.call('ZREM', own(p, r.user, r.tier, r.generation), key) end
 end
 
 -- UNLINK comes first: it needs no memory, so that the script is not refused at maxmemory.
@@ -117,27 +164,18 @@ local function remove(p, key, r)
   unindex(p, key, r)
 end
 
--- How a user's session has ended is remembered beyond its tombstone; of strangers' nothing is.
-local function remember(p, key, r, reason)
-  if r.user ~= '' then redis.call('ZADD', p .. ':ended', clock() * 8 + CODES[reason], key) end
+local function ttl(r, now)
+  return math.max(1, deadline(r) - now + NET)
 end
 
--- What to answer where there is no record.
-local function no_record(p, key, other)
-  if other[1] ~= UNKNOWN then return other end
-  local told = tonumber(redis.call('ZSCORE', p .. ':ended', key) or '0')
-  if told / 8 > clock() - TOLD then return {ENDED, REASONS[told % 8]} end
-  return other
-end
-
-local function due(p, key, r)
-  remove(p, key, r)
-  remember(p, key, r, ended_by(r))
-  return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
-end
-
-local function bury(p, key, stamp, reason, ttl)
-  redis.call('SET', p .. ':s:' .. key, 'SST' .. stamp .. reason, 'PX', ttl or TOMBSTONE_TTL)
+-- Writes a draft as the record r. SET comes first: at maxmemory the script fails whole. The payload
+-- is not concatenated here; the head is patched in place.
+local function write(p, key, draft, r, now)
+  local name = p .. ':s:' .. key
+  redis.call('SET', name, draft, 'PX', ttl(r, now))
+  redis.call('SETRANGE', name, 0, front(r))
+  index(p, key, r)
+  index_user(p, key, r)
 end
 
 -- A command over many keys or members; unpack has a limit.
@@ -152,53 +190,136 @@ local function in_portions(command, key, items)
   end
 end
 
-local function times(r)
-  return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
-end
+-- -- what is over -----------------------------------------------------------------------------
 
--- Writes a draft as the record r. SET comes first: at maxmemory the script fails whole. The payload
--- is not concatenated here; the head is patched in place.
-local function write(p, key, draft, r, now)
-  local name = p .. ':s:' .. key
-  redis.call('SET', name, draft, 'PX', math.max(1, deadline(r) - now + NET))
-  redis.call('SETRANGE', name, 3, r.stamp .. r.older .. times(r))
-  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
-end
+-- A table of what is over has three keys: name (time -> KEY + user tag), name:keys (KEY -> user tag, '|',
+-- value) and name:users (user tag, time, KEY, in the order of their letters).
 
-local function answer(now, r)
-  return {LIVE, now, 'SS1' .. r.stamp .. r.older .. times(r) .. r.tier
-    .. (r.user == '' and '-' or '+' .. r.user)}
-end
-
--- Key and record of the session under key, or nil and the answer. Without an expected stamp, wherever
--- it is now: rotations without a login are followed to where it goes on, so that a logout is never
--- outrun by one. With a link, only those that were left for this reason. What goes on in another shard
--- is followed by the caller, who is told the key. A chain is as long as lifetime and renewals make it.
-local function locate(p, key, expected, link)
-  local r, other = parse(head(p .. ':s:' .. key))
-  for _ = 1, 10000 do
-    if r or expected ~= '' or other[1] ~= BURIED or other[4] == '' then break end
-    if link and other[2] ~= link then break end
-    local there, answer = parse(head(p .. ':s:' .. other[4]))
-    if not there and answer[1] == UNKNOWN then break end  -- it may be in another shard
-    key, r, other = other[4], there, answer
+-- Removes pairs of entry and time.
+local function drop(name, pairs_of)
+  for i = 1, #pairs_of, 2 do
+    local entry = pairs_of[i]
+    local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
+    redis.call('ZREM', name, entry)
+    redis.call('HDEL', name .. ':keys', key)
+    if user ~= '' then
+      redis.call('ZREM', name .. ':users', user .. string.format('%011x', pairs_of[i + 1]) .. key)
+    end
   end
-  return key, r, other
 end
 
--- An old ID came back after its time: somebody else has it. The session is ended where it goes on.
-local function replayed(p, key, stamp)
-  local now, where, r, other = clock(), locate(p, key, '')
-  if r and deadline(r) <= now then return due(p, where, r) end
-  -- It is over already, or it goes on in another shard: its end is the caller's.
-  if not r and other[1] == BURIED and other[4] ~= '' then return {BURIED, 'replayed', stamp, other[4]} end
-  if not r then return no_record(p, where, other) end
-  -- Of strangers' sessions nobody is told why they ended.
-  local reason = r.user == '' and 'ended' or 'replayed'
-  redis.call('UNLINK', p .. ':none')
-  bury(p, key, stamp, reason)
-  remove(p, where, r)
-  bury(p, where, stamp, reason)
-  remember(p, where, r, 'replayed')
-  return {BURIED, reason, stamp, '', 0, where, r.tier}
+-- Removes up to so many that are over their time.
+local function forget(name, kept_for, now, limit)
+  drop(name, redis.call('ZRANGEBYSCORE', name, '-inf', now - kept_for, 'WITHSCORES', 'LIMIT', 0, limit))
+end
+
+-- Adds a value; the oldest make room, of the user and of all. Each call forgets more than it adds.
+local function keep(name, kept_for, now, key, user, value)
+  forget(name, kept_for, now, 3)
+  local before = redis.call('ZSCORE', name, key .. user)
+  if before then drop(name, {key .. user, before}) end
+  redis.call('HSET', name .. ':keys', key, user .. '|' .. value)
+  redis.call('ZADD', name, now, key .. user)
+  if user ~= '' then
+    local users = name .. ':users'
+    redis.call('ZADD', users, 0, user .. string.format('%011x', now) .. key)
+    local over = redis.call('ZLEXCOUNT', users, '[' .. user, '[' .. user .. '~') - MAX_TOMBSTONES_OF_USER
+    if over > 0 then
+      local oldest = redis.call('ZRANGEBYLEX', users, '[' .. user, '[' .. user .. '~', 'LIMIT', 0, over)
+      for _, found in ipairs(oldest) do
+        drop(name, {string.sub(found, -KEY) .. user, tonumber(string.sub(found, 17, 27), 16)})
+      end
+    end
+  end
+  local over = redis.call('ZCARD', name) - MAX_TOMBSTONES
+  if over > 0 then drop(name, redis.call('ZRANGE', name, 0, over - 1, 'WITHSCORES')) end
+end
+
+-- The value of key in a table, or nil.
+local function kept(name, kept_for, now, key)
+  local user, value = string.match(redis.call('HGET', name .. ':keys', key) or '', '^(.-)|(.*)$')
+  if not user then return nil end
+  local time = tonumber(redis.call('ZSCORE', name, key .. user) or 0)
+  return time > now - kept_for and value or nil
+end
+
+-- Leaves a tombstone of a user, or of an anonymous session. goes_on: nil, or the key under which the session
+-- goes on, its user tag, and '1' if a sign-in brought it there, all in one string.
+local function bury(p, now, key, user, stamp, reason, goes_on)
+  local name = p .. ':buried:' .. (user == '' and ANONYMOUS or 'users')
+  keep(name, TOMBSTONE_TTL, now, key, user, stamp .. reason .. '|' .. (goes_on or ''))
+end
+
+local function tombstone(p, now, key)
+  local value = kept(p .. ':buried:users', TOMBSTONE_TTL, now, key)
+    or kept(p .. ':buried:' .. ANONYMOUS, TOMBSTONE_TTL, now, key)
+  if not value then return nil end
+  local reason, goes_on = string.match(string.sub(value, 8), '^(.*)|(.*)$')
+  return {
+    stamp = string.sub(value, 1, 7),
+    reason = reason,
+    goes_on = goes_on,
+    successor = string.sub(goes_on, 1, KEY),
+    user = string.sub(goes_on, KEY + 2),
+    sign_in = string.sub(goes_on, KEY + 1, KEY + 1) == '1',
+  }
+end
+
+-- How a user's session has ended is remembered beyond its tombstone; of anonymous ones nothing is.
+local function tell(p, now, key, user, reason)
+  if user ~= '' and TOLD[reason] then keep(p .. ':ended', TOLD_FOR, now, key, user, reason) end
+end
+
+-- Removes the session and leaves a tombstone. Visitors of anonymous sessions are not shown why they ended.
+local function finish(p, now, key, r, stamp, reason, goes_on, owner)
+  remove(p, key, r)
+  tell(p, now, key, r.user, reason)
+  bury(p, now, key, owner or r.user, stamp, r.user == '' and TOLD[reason] and 'ended' or reason, goes_on)
+end
+
+-- What to answer where there is no record. Of what is unknown it has the key that was looked for last.
+local function no_record(p, now, key, other)
+  if other[1] ~= UNKNOWN then return other end
+  local grave = tombstone(p, now, key)
+  if grave then return {BURIED, grave.reason, grave.stamp, grave.successor, grave.user} end
+  local reason = kept(p .. ':ended', TOLD_FOR, now, key)
+  return reason and {ENDED, reason} or {UNKNOWN, key}
+end
+
+local function due(p, now, key, r)
+  remove(p, key, r)
+  tell(p, now, key, r.user, ended_by(r))
+  return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
+end
+
+-- The key under which the session goes on, unless a sign-in made it another one: so that a logout is not
+-- outrun by a rotation. What goes on in another shard is followed by the caller.
+local function where_it_is(p, now, key)
+  for _ = 1, MAX_TOMBSTONES do
+    local grave = redis.call('EXISTS', p .. ':s:' .. key) == 0 and tombstone(p, now, key)
+    if not grave or grave.successor == '' or grave.sign_in then break end
+    key = grave.successor
+  end
+  return key
+end
+
+-- The live session under key, or nil and the answer to give.
+local function find(p, now, key)
+  local r, other = parse(head(p .. ':s:' .. key))
+  if not r then return nil, no_record(p, now, key, other) end
+  if deadline(r) <= now then return nil, due(p, now, key, r) end
+  return r
+end
+
+-- The answer to a creation under a key that is not free: this very call may have been here before. As in
+-- end.lua, it writes all the same.
+local function already(p, now, key, stamp)
+  local name = p .. ':s:' .. key
+  local raw = redis.pcall('GET', name)
+  local r = parse(raw)
+  if r and written_by(r, stamp) then
+    redis.call('PEXPIRE', name, ttl(r, now))
+    return {LIVE, dated(now, raw), 0, ''}
+  end
+  return (raw or tombstone(p, now, key)) and {TAKEN} or nil
 end

@@ -20,34 +20,61 @@ local function check_entry(bucket, entry, score)
   if agrees(r, key, bucket, score) and member(key, r) == entry then return end
   mended = mended + 1
   redis.call('ZREM', p .. ':t:' .. bucket, entry)
-  if user ~= '' then redis.call('ZREM', p .. ':u:' .. user, key) end
+  if user ~= '' then redis.call('ZREM', own(p, user, bucket), key) end
+end
+
+-- Whether the place of a user's session among the user's is right, but for the microseconds.
+local function placed(r, key)
+  if r.user == '' then return true end
+  local score = tonumber(redis.call('ZSCORE', own(p, r.user, r.tier), key) or -1)
+  return score >= place(r) and score < place(r) + 1000 and redis.call('HEXISTS', p .. ':tiers', r.tier) == 1
 end
 
 local function check_record(key)
   local r = parse(head(p .. ':s:' .. key))
   if not r then return end
-  local score = redis.call('ZSCORE', p .. ':t:' .. r.bucket, member(key, r))
-  local listed = r.user == '' or (redis.call('ZSCORE', p .. ':u:' .. r.user, key)
-    and redis.call('HGET', p .. ':tiers', r.tier))
-  if score and tonumber(score) == deadline(r) and listed then return end
+  local bucket = p .. ':t:' .. r.bucket
+  if r.generation ~= current then bucket = p .. ':e:' .. r.generation .. ':' .. r.bucket end
+  local score = tonumber(redis.call('ZSCORE', bucket, member(key, r)) or -1)
+  if r.generation ~= current and score >= 0 then return end  -- the purge removes it
+  if score == deadline(r) and placed(r, key) then return end
   mended = mended + 1
   if deadline(r) <= now then return remove(p, key, r) end
-  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
-  if r.user ~= '' then
-    redis.call('ZADD', p .. ':u:' .. r.user, r.created, key)
-    redis.call('HSETNX', p .. ':tiers', r.tier, r.tier)
+  index(p, key, r)
+  index_user(p, key, r)
+  if r.user ~= '' then redis.call('HSETNX', p .. ':tiers', r.tier, r.tier) end
+end
+
+-- Entries of a user's index that no session of the user stands behind.
+local function check_user(name)
+  local page = redis.call('ZSCAN', name, 0, 'COUNT', limit)
+  for i = 1, #page[2], 2 do
+    local key = page[2][i]
+    local r, other = parse(head(p .. ':s:' .. key))
+    local left = other and other[1] == NEWER
+    if not left and (not r or own(p, r.user, r.tier, r.generation) ~= name) then
+      mended = mended + 1
+      redis.call('ZREM', name, key)
+    end
   end
 end
 
-local function check_user(user)
-  for _, key in ipairs(redis.call('ZRANGE', p .. ':u:' .. user, 0, -1)) do
-    local r, other = parse(head(p .. ':s:' .. key))
-    local left = other and other[1] == NEWER
-    if not left and (not r or r.user ~= user) then
-      mended = mended + 1
-      redis.call('ZREM', p .. ':u:' .. user, key)
-    end
+-- What was put aside is removed by the purge, if it is on its list.
+local function check_aside(name)
+  for _, listed in ipairs(redis.call('LRANGE', p .. ':ending', 0, -1)) do
+    if listed == name then return end
   end
+  mended = mended + 1
+  redis.call('RPUSH', p .. ':ending', name)
+end
+
+-- A table whose parts differ is given up: it has reasons, and nothing that has to be kept.
+local function check_table(name)
+  local count = redis.call('ZCARD', name)
+  local users = redis.call('ZCARD', name .. ':users')
+  if redis.call('HLEN', name .. ':keys') == count and users <= count then return end
+  mended = mended + 1
+  redis.call('UNLINK', name, name .. ':keys', name .. ':users')
 end
 
 local function walk_bucket(bucket, cursor)
@@ -61,7 +88,8 @@ local function walk_keys(cursor)
   for _, name in ipairs(page[2]) do
     local kind, rest = string.sub(name, #p + 1, #p + 3), string.sub(name, #p + 4)
     if kind == ':s:' and #rest == KEY then check_record(rest) end
-    if kind == ':u:' and #rest == 16 then check_user(rest) end
+    if kind == ':u:' and #rest == 25 then check_user(name) end
+    if kind == ':e:' then check_aside(name) end
   end
   return page[1]
 end
@@ -81,6 +109,9 @@ end
 local over = false
 if cursor == '0' then
   over = at > #walks
+  for _, name in ipairs(over and {':buried:anonymous', ':buried:users', ':ended'} or {}) do
+    check_table(p .. name)
+  end
   at = over and 1 or at + 1
 end
 redis.call('HSET', KEYS[1], 'walk', at, 'cursor', cursor)

@@ -1,34 +1,41 @@
--- KEYS: record. ARGV: expected stamp, slide (1 or 0), draft. Answers now (11 digits, hexadecimal) and
--- the head in one string where all is as expected; otherwise an array with a status.
+-- KEYS: record. ARGV: expected stamp, touch interval ('': this is no use), draft. Answers now (11 digits,
+-- hexadecimal) and the header in one string where all is as expected; otherwise an array with a status.
 --
 -- As in load.lua, the usual case stands before the common functions.
-local raw = redis.pcall('GETRANGE', KEYS[1], 0, 87)
+local raw = redis.pcall('GETRANGE', KEYS[1], 0, 95)
 if type(raw) == 'string' and string.sub(raw, 1, 10) == 'SS1' .. ARGV[1]
-  and string.find(string.sub(raw, 25, 67), '^%x+$')
+  and string.find(string.sub(raw, 25, 75), '^%x+$')
 then
-  local user = string.sub(raw, 72, 72) == '+' and string.sub(raw, 73, 88) or ''
-  local tier = string.sub(raw, 68, 72 + #user)
+  local user = string.sub(raw, 80, 80) == '+' and string.sub(raw, 81, 96) or ''
+  local filed = string.sub(raw, 76, 80 + #user)
   local created = tonumber(string.sub(raw, 25, 35), 16)
   local last = tonumber(string.sub(raw, 36, 46), 16)
+  local due = math.min(tonumber(string.sub(raw, 47, 57), 16), last + tonumber(string.sub(raw, 58, 67), 16))
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local mark = redis.call('GET', string.sub(KEYS[1], 1, -22) .. ':revoked')
-  if (not mark or created > tonumber(string.match(mark, '^%d+')))
-    and now < tonumber(string.sub(raw, 47, 57), 16)
-    and now < last + tonumber(string.sub(raw, 58, 67), 16)
-    and tier == string.sub(ARGV[3], 68, 72 + #user)
+  local p, key = string.sub(KEYS[1], 1, -22), string.sub(KEYS[1], -18)
+  local generation = string.sub(redis.call('GET', p .. ':generation') or '00000', 1, 5)
+  if string.sub(raw, 68, 72) == generation and now < due
+    and filed == string.sub(ARGV[3], 76, 80 + #user)
   then
-    if ARGV[2] == '1' then last = now end
+    local touch = tonumber(ARGV[2])
+    local used = touch and now > last and (last == created or now - last >= touch)
+    if used then last = now end
     local absolute = created + tonumber(string.sub(ARGV[3], 47, 57), 16)
     local deadline = math.min(absolute, last + tonumber(string.sub(ARGV[3], 58, 67), 16))
-    local head = string.sub(ARGV[3], 4, 10) .. string.sub(raw, 4, 17) .. string.sub(raw, 25, 35)
-      .. string.format('%011x%011x', last, absolute) .. string.sub(ARGV[3], 58, 67)
-    local bucket = user == '' and 'anonymous' or string.sub(tier, 1, 4)
+    local front = string.sub(ARGV[3], 1, 10) .. string.sub(raw, 4, 17) .. string.sub(raw, 25, 35)
+      .. string.format('%011x%011x', last, absolute) .. string.sub(ARGV[3], 58, 67) .. generation
+    local tier = string.sub(filed, 1, 4)
     -- SET comes first: at maxmemory the script fails whole. 300000 is NET of _common.lua.
     redis.call('SET', KEYS[1], ARGV[3], 'PX', math.max(1, deadline - now + 300000))
-    redis.call('SETRANGE', KEYS[1], 3, head)
-    redis.call('ZADD', string.sub(KEYS[1], 1, -22) .. ':t:' .. bucket, deadline,
-      string.sub(KEYS[1], -18) .. user)
-    return string.format('%011x', now) .. 'SS1' .. head .. tier
+    redis.call('SETRANGE', KEYS[1], 0, front)
+    if deadline ~= due then
+      redis.call('ZADD', p .. ':t:' .. (user == '' and 'anonymous' or tier), deadline, key .. user)
+    end
+    if used and user ~= '' then  -- as place() of _common.lua has it
+      redis.call('ZADD', p .. ':u:' .. user .. tier .. generation,
+        2 ^ 52 + last * 1000 + tonumber(time[2]) % 1000, key)
+    end
+    return string.format('%011x', now) .. front .. string.sub(ARGV[3], 73, 80 + #user)
   end
 end

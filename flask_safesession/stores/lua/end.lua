@@ -1,25 +1,24 @@
--- KEYS: record. ARGV: stamp of this call, reason, expected stamp or ''. Answers LIVE, now, head and
--- key of what is over now. Without an expected stamp the session ends wherever it is.
+-- KEYS: record. ARGV: stamp of this call, reason, expected stamp or '', and if the session goes on in another
+-- shard its key there, 1 if by a sign-in, else 0, and its user tag, in one string. Answers LIVE, now and record of
+-- what is over now, and its key. Without an expected stamp the session ends wherever it is.
 local p, key = split(KEYS[1])
-local r, other
-key, r, other = locate(p, key, ARGV[3])
 local now = clock()
+if ARGV[3] == '' then key = where_it_is(p, now, key) end
+local r, other = find(p, now, key)
 if not r then
   -- This very call has been here before, and its reply was lost. It writes all the same: a WAIT that
   -- follows counts the replicas that have the last write of its connection.
-  if other[1] == BURIED and other[3] == ARGV[1] then
-    bury(p, key, ARGV[1], other[2] .. other[4])
-    return {BURIED, other[2], 'again'}
+  local grave = other[1] == BURIED and other[3] == ARGV[1] and tombstone(p, now, key)
+  if grave then
+    redis.call('ZADD', p .. ':buried:again', 0, 'x')
+    redis.call('UNLINK', p .. ':buried:again')
+    other[6] = 'again'
   end
-  return no_record(p, key, other)
+  return other
 end
-if deadline(r) <= now then return due(p, key, r) end
-if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, redis.call('GET', KEYS[1])} end
+local raw = redis.call('GET', p .. ':s:' .. key)
+if ARGV[3] ~= '' and r.stamp ~= ARGV[3] then return {CONFLICT, dated(now, raw)} end
 
-remove(p, key, r)
--- Of strangers' sessions nobody is told why they ended.
-bury(p, key, ARGV[1], r.user == '' and CODES[ARGV[2]] and 'ended' or ARGV[2])
-if CODES[ARGV[2]] then remember(p, key, r, ARGV[2]) end
-local found = answer(now, r)
-found[4] = key
-return found
+local successor = string.sub(ARGV[4], KEY + 2)
+finish(p, now, key, r, ARGV[1], ARGV[2], ARGV[4], successor ~= '' and successor or nil)
+return {LIVE, dated(now, raw), key}

@@ -1,18 +1,19 @@
 -- KEYS: record. ARGV: slide (1; 0 if not; - to write nothing at all) and limits, rows of '|tag', idle,
--- lifetime and touch by 12 digits each, the default's first. Answers the stored bytes as they are where nothing is to be
--- written; otherwise an array: LIVE, now, head, stored bytes, or another status.
+-- lifetime and touch by 12 digits each, the default's first. Answers now (11 digits, hexadecimal) and the
+-- record in one string; otherwise an array with a status.
 --
 -- The first part is the way of nearly every request, so it stands before the common functions, whose
 -- making costs more than this does. Whatever is out of the ordinary is left to the part after them.
 local raw = redis.pcall('GET', KEYS[1])
-local mark = redis.pcall('GET', string.sub(KEYS[1], 1, -22) .. ':revoked')
-local unsure = type(mark) == 'table'  -- while the slot is moved, the other node may have it
-if unsure and string.sub(ARGV[1], 1, 1) ~= '-' then return mark end
+local generation = redis.pcall('GET', string.sub(KEYS[1], 1, -22) .. ':generation')
+local way = string.sub(ARGV[1], 1, 1)
+local unsure = type(generation) == 'table'  -- while the slot is moved, the other node may have it
+if unsure and way ~= '-' then return generation end
 if not unsure and type(raw) == 'string' and string.sub(raw, 1, 3) == 'SS1'
-  and (string.sub(raw, 72, 72) == '-' or (string.sub(raw, 72, 72) == '+' and #raw >= 88))
-  and string.find(string.sub(raw, 25, 67), '^%x+$')
+  and (string.sub(raw, 80, 80) == '-' or (string.sub(raw, 80, 80) == '+' and #raw >= 96))
+  and string.find(string.sub(raw, 25, 75), '^%x+$')
 then
-  local row = string.find(ARGV[1], '|' .. string.sub(raw, 68, 71), 1, true) or 2
+  local row = string.find(ARGV[1], '|' .. string.sub(raw, 76, 79), 1, true) or 2
   local created = tonumber(string.sub(raw, 25, 35), 16)
   local last = tonumber(string.sub(raw, 36, 46), 16)
   local absolute = tonumber(string.sub(raw, 47, 57), 16)
@@ -22,10 +23,10 @@ then
   if idle <= tonumber(string.sub(ARGV[1], row + 5, row + 16))
     and absolute <= created + tonumber(string.sub(ARGV[1], row + 17, row + 28))
     and now < absolute and now < last + idle
-    and (not mark or created > tonumber(string.match(mark, '^%d+')))
-    and (string.sub(ARGV[1], 1, 1) == '-' or string.sub(ARGV[1], 1, 1) == '1'
+    and string.sub(raw, 68, 72) == string.sub(generation or '00000', 1, 5)
+    and (way ~= '1' or last > created
       and now - last < tonumber(string.sub(ARGV[1], row + 29, row + 40)))
   then
-    return raw
+    return string.format('%011x', now) .. raw
   end
 end

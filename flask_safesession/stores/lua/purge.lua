@@ -8,32 +8,37 @@ local users = user_buckets(p, rules)
 local everybody = with_anonymous(users)
 
 -- What is due goes without the bookkeeping of a choice: there may be a million of them.
-local found, scores = {}, {}
+local found, seen = {}, 0
 
-local seen = 0
-
--- Removes these entries of index. ended: of what was ended all at once, the ones without a record have
--- been met by a request, which has told of them.
-local function clear(index, entries, ended)
+-- Removes these entries of index, where those of a bucket of a generation are. ended: of what was ended
+-- all at once, the ones without a record have been met by a request, which has told of them.
+local function clear(index, entries, bucket, generation, ended)
   local names = {}
   for _, entry in ipairs(entries) do
-    local key, before = string.sub(entry, 1, KEY), #names
-    local told = obituary(p .. ':s:' .. key, names)
+    local key, user, before = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1), #names
+    local told, reason = obituary(p .. ':s:' .. key, names, bucket)
     if #names > before or not ended then
       found[#found + 1] = key .. told
-      if #entry > KEY then note(scores, now, key, told) end
+      tell(p, now, key, user, reason)
     end
-    if #entry > KEY then redis.call('ZREM', p .. ':u:' .. string.sub(entry, KEY + 1), key) end
+    if user ~= '' then redis.call('ZREM', own(p, user, bucket, generation), key) end
   end
   seen = seen + #entries
   in_portions('UNLINK', nil, names)
   in_portions('ZREM', index, entries)
 end
 
+go_on_at_maxmemory(p)
+for _, name in ipairs({':buried:' .. ANONYMOUS, ':buried:users'}) do
+  forget(p .. name, TOMBSTONE_TTL, now, limit)
+end
+forget(p .. ':ended', TOLD_FOR, now, limit)
+
 -- What was ended all at once; its index is not in use any more.
 local ending = redis.call('LINDEX', p .. ':ending', 0)
 while ending and seen < limit do
-  clear(ending, redis.call('ZRANGE', ending, 0, limit - seen - 1), true)
+  local generation, bucket = string.match(ending, ':e:(%x+):(.*)$')
+  clear(ending, redis.call('ZRANGE', ending, 0, limit - seen - 1), bucket, generation, true)
   if redis.call('EXISTS', ending) == 1 then break end
   redis.call('LPOP', p .. ':ending')
   ending = redis.call('LINDEX', p .. ':ending', 0)
@@ -41,13 +46,8 @@ end
 
 for _, bucket in ipairs(everybody) do
   local index = p .. ':t:' .. bucket
-  clear(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - seen))
+  clear(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - seen), bucket)
 end
-
-in_portions('ZADD', p .. ':ended', scores)
--- Bounded in time and number.
-redis.call('ZREMRANGEBYSCORE', p .. ':ended', '-inf', (now - TOLD) * 8)
-redis.call('ZREMRANGEBYRANK', p .. ':ended', 0, -1 - math.max(1000, math.floor(rules.total / 20)))
 
 local choice = new_choice(p, now, rules.evict)
 if rules.evict and seen < limit then

@@ -1,13 +1,10 @@
 -- The second part of commit.lua, after the common functions: what is repeated, changed, due or gone.
--- Has raw of the first part.
+-- Answers LIVE, now and the record as it is, where this very call has been here before; CONFLICT, now and
+-- the record, and whether the expected stamp is among its own (1 or 0); or another status.
 local p, key = split(KEYS[1])
-local r, other = parse(raw)
-if not r then return no_record(p, key, other) end
-
 local now = clock()
-local draft = parse(string.sub(ARGV[3], 1, HEADER))
-if r.stamp == draft.stamp then return answer(now, r) end
-if deadline(r) <= now then return due(p, key, r) end
--- Somebody else's write came after what was loaded; or after this very one, whose reply was lost: to
--- merge it once more does no harm.
-return {CONFLICT, redis.call('GET', KEYS[1])}
+local r, other = find(p, now, key)
+if not r then return other end
+local found = dated(now, redis.call('GET', KEYS[1]))
+if written_by(r, string.sub(ARGV[3], 4, 10)) then return {LIVE, found} end
+return {CONFLICT, found, written_by(r, ARGV[1]) and 1 or 0}

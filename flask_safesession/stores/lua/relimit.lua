@@ -33,16 +33,17 @@ elseif not walk then
 end
 
 local function relimit(bucket, entry)
-  local name = p .. ':s:' .. string.sub(entry, 1, KEY)
+  local key = string.sub(entry, 1, KEY)
+  local name = p .. ':s:' .. key
   local r = parse(head(name))
-  if not r or r.bucket ~= bucket or r.user ~= string.sub(entry, KEY + 1) then return 0 end
+  if not r or r.generation ~= current or r.bucket ~= bucket or r.user ~= string.sub(entry, KEY + 1) then return 0 end
   local idle, lifetime = times_in(limits, r.tier)
   local absolute = r.created + tonumber(lifetime)
   if r.idle <= tonumber(idle) and r.absolute <= absolute then return 0 end
   r.idle, r.absolute = math.min(r.idle, tonumber(idle)), math.min(r.absolute, absolute)
-  redis.call('PEXPIRE', name, math.max(0, deadline(r) - now) + NET)
+  redis.call('PEXPIRE', name, ttl(r, now))
   redis.call('SETRANGE', name, 24, times(r))
-  redis.call('ZADD', p .. ':t:' .. bucket, deadline(r), entry)
+  index(p, key, r)
   return 1
 end
 

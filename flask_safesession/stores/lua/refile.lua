@@ -1,0 +1,26 @@
+-- KEYS: record. ARGV: expected stamp, header of a draft with the tier, user and limits to be. Answers LIVE, now
+-- and the record as it is filed then; CONFLICT, now and the record; or another status.
+local p, key = split(KEYS[1])
+local now = clock()
+local r, other = find(p, now, key)
+if not r then return other end
+local to, raw = parse(ARGV[2]), redis.call('GET', KEYS[1])
+if r.tier == to.tier and r.user == to.user then return {LIVE, dated(now, raw)} end
+if r.stamp ~= ARGV[1] then return {CONFLICT, dated(now, raw)} end
+
+local rest = string.sub(raw, (r.user == '' and HEADER or USER_HEADER) + 1)
+local before = {bucket = r.bucket, user = r.user, tier = r.tier, generation = r.generation}
+r.tier, r.user, r.bucket, r.idle = to.tier, to.user, to.bucket, to.idle
+r.absolute = r.created + to.absolute
+if deadline(r) <= now then
+  remove(p, key, before)
+  tell(p, now, key, r.user, ended_by(r))
+  return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
+end
+raw = header(r) .. rest
+redis.call('SET', KEYS[1], raw, 'PX', ttl(r, now))
+unindex(p, key, before)
+index(p, key, r)
+index_user(p, key, r)
+if r.user ~= '' then redis.call('HSETNX', p .. ':tiers', r.tier, r.tier) end
+return {LIVE, dated(now, raw)}
