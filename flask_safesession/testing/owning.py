@@ -301,8 +301,8 @@ class OwningContract(ContractBase):
         before = self.record(kit, key, rules)
         looked = store.look(key)
         assert looked is not None
-        assert (looked.key, looked.record) == (key, before)
-        assert not self.record(kit, key, rules).is_used
+        assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
+        assert not looked.record.is_used
         kit.advance(29 * MINUTE)
         assert store.look(key) is None
         assert kit.store.purge(rules, 10).due == 1
