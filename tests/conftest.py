@@ -47,11 +47,18 @@ class _Pool:
     def __init__(self, folder: Callable[[str], Path]) -> None:
         self._folder = folder
         self._servers: dict[str, servers.Server] = {}
+        self._used: set[str] = set()
 
     def get(self, name: str) -> servers.Server:
         if name not in self._servers:
             self._servers[name] = servers.start(name, self._folder(name))
+        self._used.add(name)
         return self._servers[name]
+
+    def empty(self) -> None:
+        """Empty those that were used since the last time."""
+        while self._used:
+            self._servers[self._used.pop()].ask("FLUSHALL")
 
     def stop(self) -> None:
         for server in self._servers.values():
@@ -63,6 +70,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Pool]:
     made = _Pool(tmp_path_factory.mktemp)
     yield made
     made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _empty(pool: _Pool) -> Iterator[None]:
+    """No test waits for a server to look through what others have left there."""
+    yield
+    pool.empty()
 
 
 @pytest.fixture

