@@ -436,7 +436,7 @@ def test_an_interrupted_call_never_shifts_answers_to_the_next_request(
     with closing(server.client()) as control, closing(client):
         if slow_server:  # the reply is on its way still when the next request takes the connection
             control.client_pause(200)
-        _moment.append(moment)
+        _moment[:] = [moment]
         with pytest.raises(_Interrupt):
             store.load(others, rules, slide=True)
         seen = [store.load(mine, rules, slide=True) for _ in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -171,7 +172,7 @@ def _running(
 ) -> Iterator[Site]:
     """Run *command* with a socket that listens already, so that nobody else can take its port."""
     settings = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "SITE_STORE": store.url.replace("/0", f"/{DATABASE}"),
         "SITE_PREFIX": prefix,
         "SITE_USED": "yes" if used else "",
