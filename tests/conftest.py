@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ import fakeredis
 import pytest
 from flask import Flask
 from hypothesis.configuration import set_hypothesis_home_dir
+from werkzeug.security import generate_password_hash
 
 from flask_safesession import ConfigError, SafeSession
 from flask_safesession.stores.memory import MemoryStore
@@ -147,6 +149,16 @@ def clock() -> FakeClock:
 def store(clock: FakeClock) -> MemoryStore:
     """A store in memory whose time passes when it is told to."""
     return MemoryStore(clock)
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's people, with hashes that are quick to compute."""
+    from example.people import DEMO_PASSWORDS, PEOPLE
+
+    for name, person in PEOPLE.items():
+        cheap = generate_password_hash(DEMO_PASSWORDS[name], "pbkdf2:sha256:1")
+        monkeypatch.setitem(PEOPLE, name, replace(person, password_hash=cheap))
 
 
 @pytest.fixture
