@@ -169,6 +169,7 @@ def make_app() -> Callable[..., Flask]:
         app = Flask("tested")
         app.secret_key = "a key for tests that is long enough"
         settings.setdefault("check_interval", None)
+        settings.setdefault("store_timeout", "10s")  # the machine may be busy
         app.extensions["tested.safe"] = SafeSession(app, **settings)
         return app
 

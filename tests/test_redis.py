@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -319,11 +318,13 @@ def test_a_logout_whose_reply_was_lost_still_deletes_the_cookie(
 
 def test_a_stopped_server_costs_one_timeout_and_not_more(tmp_path: Path) -> None:
     with servers.running(servers_first(), tmp_path) as server:
+        patient = RedisStore.from_url(server.url, timeout=5)
+        key, stamp = add(patient)
+        patient.close()
         store = RedisStore.from_url(server.url, timeout=0.3)
         fresh = RedisStore.from_url(server.url, timeout=0.3)
-        key, stamp = add(store)
-        os.kill(server.process.pid, signal.SIGSTOP)
-        try:
+        until_it_is_in_time(store, key)
+        with server.paused():
             for call in (
                 lambda: store.load(key, RULES, slide=True),
                 lambda: fresh.load(key, RULES, slide=True),
@@ -334,11 +335,20 @@ def test_a_stopped_server_costs_one_timeout_and_not_more(tmp_path: Path) -> None
                 with pytest.raises(StoreUnavailable):
                     call()
                 assert time.monotonic() - started < 20  # far under redis-py's own minute
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
-        assert isinstance(store.load(key, RULES, slide=True), Live)
+        until_it_is_in_time(store, key)
         store.close()
         fresh.close()
+
+
+def until_it_is_in_time(hasty: RedisStore, key: str) -> None:
+    """Load until a store that has little time has enough of it: the machine may be busy."""
+
+    def is_loaded() -> bool:
+        with suppress(StoreUnavailable):
+            return isinstance(hasty.load(key, RULES, slide=True), Live)
+        return False
+
+    servers.poll("a load in time", is_loaded)
 
 
 def servers_first() -> str:
@@ -361,7 +371,7 @@ def test_a_reply_in_many_pieces_costs_one_timeout(
     key = new_key()
     far_store.create(key, make_draft(b"x" * 2000), RULES)
     hasty = RedisStore.from_url(proxy.url, prefix=prefix, timeout=0.4)
-    assert isinstance(hasty.load(key, RULES, slide=False), Live)
+    until_it_is_in_time(hasty, key)
     proxy.piece = 10
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
