@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 from flask import Flask
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -26,6 +27,14 @@ from . import servers
 # Tests leave no file behind: what hypothesis notes down goes with the run.
 _notes = TemporaryDirectory(prefix="hypothesis-")
 set_hypothesis_home_dir(_notes.name)
+# Neither how busy the machine is nor chance decides about a test.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 _prefixes = count()
 SERVERS = sorted(servers.binaries())
