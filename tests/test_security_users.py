@@ -63,7 +63,7 @@ def test_everybodys_sessions_are_ended(site: Site) -> None:
 ENDS: dict[str, Callable[[SafeSession], object]] = {
     "the user's": lambda safe: safe.end_user("ann"),
     "all": lambda safe: safe.end_all(),
-    "one": lambda safe: safe.end(safe.sessions_of("ann")[0].handle),
+    "one": lambda safe: safe.end(str(safe.sessions_of("ann")[0].handle)),
 }
 
 
