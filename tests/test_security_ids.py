@@ -79,6 +79,10 @@ def test_an_id_holds_a_series_of_128_and_a_secret_of_256_bits_from_secrets(
     made = new_id().reveal()
     assert [len(part) for part in drawn] == [16, 32]
     assert made[1:] == "".join(urlsafe_b64encode(part).decode().rstrip("=") for part in drawn)
+    drawn.clear()
+    renewed = new_id().renewed().reveal()
+    assert urlsafe_b64encode(drawn[-1]).decode().rstrip("=") in renewed
+    assert len(drawn[-1]) == 32
 
 
 def test_a_renewed_id_names_the_same_session_by_another_secret() -> None:

@@ -21,6 +21,7 @@ from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession
 from flask_safesession.expiry import Limits
+from flask_safesession.identity import UserKey
 from flask_safesession.keys import DEFAULTS
 from flask_safesession.settings import Settings, hide_password, read_settings
 from flask_safesession.stores.base import Cap
@@ -72,7 +73,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert settings.rules.policy.default == Limits(30 * MINUTE, 12 * HOUR, 30_000)
     assert settings.rules.policy.tiers == {}
     assert settings.rules.cap == Cap(10_000, 9_500, 100, evict=True)
-    assert (settings.tier_key, settings.user_key.names) == ("_tier", ("_user_id", "user_id"))
+    assert (settings.tier_key, settings.user_key) == ("_tier", UserKey(("_user_id", "user_id")))
     assert (settings.max_size, settings.purge_batch) == (64 * 1024, 200)
     assert (settings.check_interval, settings.store_timeout) == (MINUTE, 1.0)
     assert (settings.scheduler, settings.key_prefix) == (None, "safesession")
@@ -147,7 +148,7 @@ def test_settings_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         "admin": Limits(5 * MINUTE, HOUR, 0),
         "teller": Limits(5 * MINUTE, 5 * MINUTE, 0),
     }
-    assert settings.user_key.names == ("uid", "user_id")
+    assert settings.user_key == UserKey(("uid", "user_id"))
     assert settings.rules.cap == Cap(5000, 4750, 100, evict=False)
     assert (settings.max_size, settings.check_interval, settings.store_timeout) == (
         4096,
