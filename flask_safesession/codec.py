@@ -48,6 +48,22 @@ def client_in(packed: bytes) -> object:
     return None
 
 
+def items_in(packed: bytes) -> Iterator[tuple[object, object]]:
+    """Yields keys and values of a payload, of which *packed* is the beginning.
+
+    A value that is cut off is ``True``.
+    """
+    unpacker = msgpack.Unpacker(strict_map_key=False, unicode_errors="surrogatepass")
+    unpacker.feed(packed)
+    with suppress(Exception):  # the end, or something else
+        for _ in range(unpacker.read_map_header()):
+            key: object = unpacker.unpack()
+            value: object = True
+            with suppress(Exception):
+                value = unpacker.unpack()
+            yield key, value
+
+
 def encode(data: dict[Any, Any], known: bytes | None = None) -> bytes:
     """The bytes of *data*.
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,34 @@ from redis.retry import Retry
 KEEP = ("--appendonly", "yes", "--appendfsync", "always")
 
 
+_reserved: dict[int, socket.socket] = {}
+
+
 def free_port() -> int:
-    """A port that nobody listens on, and that the kernel gives to no outgoing connection."""
+    """Reserve a port that nobody listens on, and that no outgoing connection gets.
+
+    On Linux it stays bound here, so that no other process finds it free. A server of ours can
+    listen on it nevertheless, as often as it starts: servers set SO_REUSEADDR.
+    """
     while True:
         port = 10_000 + secrets.randbelow(20_000)  # random is seeded by hypothesis
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+        probe = socket.socket()
+        try:
             probe.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            probe.close()
+            continue
+        _reserved[port] = probe
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only now: it was bound alone
+        if sys.platform != "linux":  # elsewhere a server could not bind it any more
+            release_port(port)
+        return port
+
+
+def release_port(port: int) -> None:
+    """Give a reserved port back."""
+    if probe := _reserved.pop(port, None):
+        probe.close()
 
 
 def binaries() -> dict[str, str]:
@@ -203,6 +224,7 @@ class Server:
 
     def stop(self) -> None:
         self.kill()
+        release_port(self.port)
 
     def restart(self, *, empty: bool = False) -> None:
         """Start again, killed before if need be: with what was kept, or *empty*."""
@@ -272,10 +294,14 @@ def _launch(
     return Server(name, port, process, command, folder, None, tls)
 
 
-def spawn(command: list[str], log: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
+def spawn(
+    command: list[str], log: Path = Path(os.devnull), *, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a process that ends with this one, even if this one is killed."""
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds
+        )
     _guard().watch(process.pid)
     return process
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from flask import Flask, session
 
-from flask_safesession.codec import CLIENT, encode
+from flask_safesession.codec import encode
 from flask_safesession.events import session_ended
+from flask_safesession.note import Note, dumps
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
 
@@ -185,15 +186,25 @@ def test_a_wrong_option_of_a_list_is_a_usage_error(deploy: Deploy, option: list[
 
 def test_the_browser_in_a_list_cannot_steer_the_terminal(deploy: Deploy) -> None:
     there = deploy()
-    payload = encode({CLIENT: ["10.0.0.1", "evil", "\x1b[2J10.0.0.2", "\x9b31m\u202eFirefox"]})
-    draft = make_draft(payload, rules=there.rules, user="ada")
-    there.store.create(new_key(), draft, there.rules)
+    client = ("10.0.0.1", "evil", "\x1b[2J10.0.0.2", "\x9b31m\u202eFirefox")
+    draft = make_draft(encode({}), rules=there.rules, user="ada")
+    there.store.create(new_key(), draft._replace(note=dumps(Note(client=client))), there.rules)
     said = run(there.app, "list").out
     assert "\\x1b[2J10.0.0.2 \\x9b31m\\u202eFirefox" in said
     for text in (said, run(there.app, "show", listed(there)[0]["handle"]).out):
         assert "10.0.0.2" in text
         assert not [c for c in text if not c.isprintable() and c != "\n"]
     assert listed(there)[0]["last_client"]["agent"] == "\x9b31m\u202eFirefox"
+
+
+@pytest.mark.parametrize("command", ["list", "end"])
+def test_an_empty_name_is_nobodys(deploy: Deploy, command: str) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    said = run(there.app, command, "--user", "")
+    assert said.code == 2
+    assert "is not a user's" in said.err
+    assert len(listed(there)) == 1
 
 
 # -- show ---------------------------------------------------------------------------------------
@@ -419,7 +430,9 @@ class Plain:
 def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: list[str]) -> None:
     said = run(make_app(store=Plain()), *command)
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("Error: Plain does not know whose sessions are whose")
+    assert said.err.startswith(
+        "Error: tests.test_cli_users.Plain does not know whose sessions are whose"
+    )
 
 
 def test_on_memory_they_say_that_they_see_nothing_of_the_server(make_app: MakeApp) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
@@ -104,6 +104,7 @@ def test_addresses_are_whole_and_no_longer_than_addresses_are() -> None:
 
 
 @pytest.mark.parametrize("absent", [True, False], ids=["without ua-parser", "with ua-parser"])
+@settings(deadline=None)  # the first call reads the patterns
 @given(
     header=st.text(max_size=700)
     | st.builds("{}/{} ({})".format, st.text(), st.integers(), st.text(max_size=600))

@@ -368,6 +368,13 @@ def test_all_sessions_of_a_user_are_ended_after_a_question(app: Flask, ada: Flas
     assert user_of(carla) == "carla"
 
 
+def test_a_name_that_is_empty_is_nobodys(app: Flask, ada: FlaskClient) -> None:
+    carl = signed_in(app, "carl")
+    done = ada.post("/watch/end-user", data={"token": token_on(ada)}, follow_redirects=True)
+    assert "Sessions ended: 0." in done.text
+    assert (user_of(ada), user_of(carl)) == ("ada", "carl")
+
+
 def test_who_ends_all_of_their_own_can_keep_the_one_in_use(app: Flask, ada: FlaskClient) -> None:
     phone = signed_in(app, "ada")
     assert 'name="keep"' in ada.get("/watch/end-user?user=ada").text
@@ -412,7 +419,8 @@ def test_a_token_is_of_one_session(app: Flask, ada: FlaskClient, target: FlaskCl
 
 def test_a_token_ends_with_its_session(app: Flask, ada: FlaskClient, target: FlaskClient) -> None:
     before = token_on(ada)
-    ada.get("/in/ada")  # a login: a new ID
+    ada.get("/in/somebody")
+    ada.get("/in/ada")  # another login: another session
     refused(ada, before, target)
 
 

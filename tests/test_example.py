@@ -4,6 +4,7 @@ import doctest
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import pytest
@@ -24,6 +25,7 @@ from flask_safesession.session import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
 
 PEOPLE = {"teller": "tess", "admin": "ada", "customer": "carl"}
@@ -226,12 +228,18 @@ def test_nobody_carries_more_than_twenty_of_one(visitor: FlaskClient) -> None:
     assert quantities(visitor) == [20]
 
 
-def test_an_emptied_cart_leaves_no_session(app: Flask, visitor: FlaskClient) -> None:
+def test_an_emptied_cart_leaves_an_empty_session_for_a_minute(
+    app: Flask, visitor: FlaskClient
+) -> None:
     put(visitor, "mug")
     put(visitor, "mug", "take")
+    assert visitor.get_cookie("session") is None
     assert "Nothing in it yet" in visitor.get("/cart").text
     with app.app_context():
-        assert safe.count() == 0
+        [left] = safe.browse().sessions
+    assert left.expires_at
+    assert left.last_active
+    assert left.expires_at - left.last_active == timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("sku", "change"), [("yacht", "add"), ("mug", "steal")])

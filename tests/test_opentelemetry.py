@@ -160,10 +160,9 @@ def test_an_id_that_is_gone_is_no_error(make_app: MakeApp, spans: Spans) -> None
     app.extensions["safesession"].store._shelf.records.clear()
     spans.take()
     client.get("/read")
-    [span] = spans.take()
-    assert span.attributes is not None
-    assert span.attributes["safesession.outcome"] == "gone"
-    assert span.status.status_code == StatusCode.UNSET
+    found = spans.take()  # the session, and the one that would stand in for it
+    assert [dict(span.attributes or {})["safesession.outcome"] for span in found] == ["gone"] * 2
+    assert {span.status.status_code for span in found} == {StatusCode.UNSET}
 
 
 def test_no_span_has_a_key_a_user_or_data(make_app: MakeApp, spans: Spans) -> None:

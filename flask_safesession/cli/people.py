@@ -17,6 +17,7 @@ from .. import users
 from ..codec import UndecodableError, decode
 from ..expiry import milliseconds
 from ..session import SessionInfo
+from ..steering import DOCUMENT
 from ..stores.base import Live, Owning, Steerable
 from ..tokens import KEY_LENGTH, new_stamp
 from .group import as_json_option, commands, note_of_memory, on_store, printable, say, settings_of
@@ -36,6 +37,14 @@ def _handle(context: Any, option: Any, value: str | None) -> str | None:
     return value
 
 
+def _user(context: Any, option: Any, value: str | None) -> str | None:
+    """A user's name."""
+    del context, option
+    if value == "":
+        raise click.BadParameter("an empty name is not a user's")
+    return value
+
+
 def _duration(context: Any, option: Any, value: str | None) -> int | None:
     """A duration, in milliseconds."""
     del context, option
@@ -46,7 +55,7 @@ def _duration(context: Any, option: Any, value: str | None) -> int | None:
 
 
 @commands.command("list")
-@click.option("--user", help="Only this user's, newest first.")
+@click.option("--user", callback=_user, help="Only this user's, newest first.")
 @click.option("--tier", help="Only of this tier (anonymous: of strangers).")
 @click.option("--idle-over", callback=_duration, help="Only those unused for so long: 20m, 2h.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
@@ -97,7 +106,7 @@ def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
 
 @commands.command(context_settings=_DASHES)
 @click.argument("handle", callback=_handle, required=False)
-@click.option("--user", help="All sessions of this user.")
+@click.option("--user", callback=_user, help="All sessions of this user.")
 @click.option("--keep", callback=_handle, help="With --user: but not the one with this handle.")
 @click.option("--all", "everybody", is_flag=True, help="All sessions there are; asks first.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
@@ -175,7 +184,11 @@ def _check_tier(settings: Any, tier: str | None) -> None:
 
 def _now(state: Any) -> datetime:
     """The store's clock, where it can be asked."""
-    now = state.store.tuning().now / 1000 if isinstance(state.store, Steerable) else time.time()
+    now = (
+        state.store.document(DOCUMENT).now / 1000
+        if isinstance(state.store, Steerable)
+        else time.time()
+    )
     return datetime.fromtimestamp(now, timezone.utc)
 
 

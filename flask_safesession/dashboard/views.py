@@ -103,7 +103,7 @@ def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, 
     return render(
         "confirm.html",
         user=user,
-        sessions=safe.sessions_of(user),
+        sessions=_sessions_of(safe, user),
         own=_own_handle(),
         token=_token(),
         note=note,
@@ -116,7 +116,7 @@ def end_user(safe: SafeSession) -> Response | tuple[str, int]:
         return confirm(safe, 403, _NOTES["stale"])
     keep = _own_handle() if request.form.get("keep") else None
     user = request.form.get("user", "")[:_LONGEST]
-    count = safe.end_user(user, keep=keep)
+    count = safe.end_user(user, keep=keep) if user else 0
     return _back(q=user, count=str(count))
 
 
@@ -150,13 +150,18 @@ def _listed(safe: SafeSession, asked: Asked) -> Listed:
 
 def _found(safe: SafeSession, asked: Asked) -> Listed:
     """The sessions of a user; where there is none of that name, the session of that handle."""
-    found = safe.sessions_of(asked.q)
+    found = _sessions_of(safe, asked.q)
     if not found:
         one = safe.find(asked.q)
         return Listed([one] if one else [])
     start = int(asked.after) if asked.after.isdecimal() else 0
     more = str(start + PAGE) if start + PAGE < len(found) else ""
     return Listed(found[start : start + PAGE], more, len(found))
+
+
+def _sessions_of(safe: SafeSession, user: str) -> list[SessionInfo]:
+    """The sessions of the user whose name was sent; an empty one names nobody."""
+    return safe.sessions_of(user) if user else []
 
 
 def _tiers(safe: SafeSession) -> list[str]:

@@ -66,10 +66,11 @@ class Scene:
         return self.site
 
     def members(self, url: str, **settings: Any) -> None:
+        made = [self._open(url).member() for _ in PATHS]  # with as much time as they need
         site = self.open(url, **settings)
-        self.clients = [site.member() for _ in PATHS]
-        for client in self.clients:
-            read(client)  # the first use is recorded always: now there is nothing to be written
+        for member in made:
+            read(member)  # the first use is recorded always: now there is nothing to be written
+        self.clients = [site.visitor(like=member) for member in made]
 
     def strangers(self, url: str, **settings: Any) -> None:
         """For a store that could never be used: cookies as of members."""
