@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 
 # A module, or a package with all that is in it, and its floor. `__init__` is the package itself.
 FLOORS = {
-    **dict.fromkeys(["errors", "tokens", "record", "events", "client"], 1),
-    **dict.fromkeys(["expiry", "codec", "scratch", "stores"], 2),
+    **dict.fromkeys(["errors", "tokens", "record", "events", "client", "text"], 1),
+    **dict.fromkeys(["expiry", "codec", "refusal", "values", "scratch", "stores"], 2),
     **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "observing"], 3),
     **dict.fromkeys(["session", "saving", "users", "reaper"], 3),
     **dict.fromkeys(["figures", "readings", "interface", "failure", "doctor", "cli"], 4),
