@@ -101,8 +101,8 @@ def _kinds(store: RedisStore, rules: Rules, held: int) -> dict[str, Callable[[in
         return store.rotate(key(held + n), key(-1 - n), draft(held + n, users=True), rules, _LOGIN)
 
     return {
-        "load": lambda n: store.load(key(n % held), rules, touch=0),
-        "load and slide": lambda n: store.load(key(n % held), eager, touch=0),
+        "load": lambda n: store.load(key(n % held), rules, slide=True),
+        "load and slide": lambda n: store.load(key(n % held), eager, slide=True),
         "create": first_write,
         "commit": change,
         "rotate (login)": login,
