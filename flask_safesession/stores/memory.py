@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..events import logger
 from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, glance, limited, loads, record_from, touched
+from ..record import GENERATIONS, Draft, Record, glance, limited, loads, record_from, touched
 from ..tokens import NO_USER
 from .base import (
     REVOKED,
@@ -40,7 +40,7 @@ from .base import (
 from .endings import Endings, Tombstone
 from .eviction import Victims, for_one_more, over_the_cap
 from .relimiting import Round
-from .shelf import Shelf, count_due, parts
+from .shelf import Shelf, count_due, parts, read
 
 
 def store_clock() -> int:
@@ -198,14 +198,18 @@ class MemoryStore:
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         with self._lock:
-            return self._live_of(user, self._now())
+            now = self._now()
+            heads = self._shelf.heads(self._shelf.keys_of(user))
+        # Others need not wait until thousands have been read.
+        return _live(read(heads), now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`."""
         with self._lock:
             now = self._now()
             kept = self._endings.where_it_is(keep, now)
-            ended = [listed for listed in self._live_of(user, now) if listed.key != kept]
+            ours = self._shelf.listed(self._shelf.keys_of(user))
+            ended = [listed for listed in _live(ours, now) if listed.key != kept]
             for listed in ended:
                 self._end(listed.key, listed.record, Tombstone(reason, stamp), now)
             return ended
@@ -223,7 +227,7 @@ class MemoryStore:
             self._ending, self._shelf, self._generation, self._ended_by = (
                 aside,
                 shelf,
-                self._generation + 1,
+                (self._generation + 1) % GENERATIONS,
                 stamp,
             )
 
@@ -364,10 +368,6 @@ class MemoryStore:
             tombstone = tombstone._replace(reason="ended")
         self._endings.bury(key, record.user, tombstone, now)
 
-    def _live_of(self, user: str, now: int) -> list[Listed]:
-        found = self._shelf.listed(self._shelf.keys_of(user))
-        return newest_first(listed for listed in found if listed.record.deadline > now)
-
     def _dismiss(self, victims: Victims, now: int) -> tuple[Removed, ...]:
         removed = []
         for key, reason in victims.items():
@@ -401,6 +401,11 @@ class MemoryStore:
             # Not before: whatever interrupts this, the visitor still has a session.
             self._shelf.remove(leaving)
         return Live(fresh, now, removed, len(self._shelf.records))
+
+
+def _live(found: list[Listed], now: int) -> list[Listed]:
+    """Returns those that are not due, newest first."""
+    return newest_first(listed for listed in found if listed.record.deadline > now)
 
 
 def _is_filed(record: Record, draft: Draft) -> bool:
