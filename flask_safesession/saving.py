@@ -526,7 +526,8 @@ class _Save:
     def _draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
         """What is to be written; *filed* is the record whose tier and user stay."""
         who = self._who()
-        if len(payload) > self._settings.max_size:
+        is_stored = filed is not None and payload == filed.payload
+        if len(payload) > self._settings.max_size and not is_stored:
             raise SessionTooLarge(len(payload), self._settings.max_size)
         limits = self._rules.policy.limits(who.tier)
         tier, user = (
