@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_safesession import session
+from flask_safesession.events import session_lost
 from flask_safesession.testing import StoreKit, age_redis
 
 from . import servers
@@ -51,9 +53,10 @@ class Site:
 
 
 def add_views(app: Flask) -> None:
-    app.add_url_rule("/in", "in", lambda: session.update(user_id="ann") or "")
-    app.add_url_rule("/add/<key>", "add", lambda key: session.update({key: 1}) or "")
+    app.add_url_rule("/in", "in", lambda: f"{session.update(user_id='ann')}")
+    app.add_url_rule("/add/<key>", "add", lambda key: f"{session.update({key: 1})}")
     app.add_url_rule("/read", "read", lambda: dict(session))
+    app.add_url_rule("/out", "out", lambda: f"{session.clear()}")  # type: ignore[func-returns-value]
 
     @app.get("/stay/<int:stay>")
     def stay(stay: int) -> str:
@@ -147,6 +150,70 @@ def test_permanence_whose_cookie_the_store_did_not_confirm_is_tried_again(site: 
     assert (response.status_code, set_cookie(response)) == (200, "")
     site.store.failing = set()
     assert "Max-Age" in set_cookie(client.get("/read"))
+
+
+def test_a_save_by_hand_changes_no_cookie_whichever_way_the_session_is_given(site: Site) -> None:
+    app, by_hand = site.app, []
+
+    def save(given: Any) -> str:
+        session.regenerate()
+        response = app.response_class()
+        app.session_interface.save_session(app, given, response)
+        by_hand.append(response.headers.getlist("Set-Cookie"))
+        return "saved"
+
+    current: Any = flask.session
+    app.add_url_rule("/proxy", "proxy", lambda: save(current))
+    app.add_url_rule("/itself", "itself", lambda: save(current._get_current_object()))
+    client = site.member()
+    for path in ("/proxy", "/itself"):
+        before = cookie_of(client)
+        assert set_cookie(client.get(path))
+        assert cookie_of(client) != before
+    assert by_hand == [[], []]
+
+
+# -- others at the same time --------------------------------------------------------------------
+
+
+def test_a_read_whose_note_meets_a_logout_has_lost_nothing(site: Site) -> None:
+    lost: list[Any] = []
+
+    def note(sender: Any, event: Any) -> None:
+        lost.append(event)
+
+    client = site.member()
+    other = site.like(client)
+    site.kit.advance(11 * MINUTE)
+    site.store.before("commit", lambda: other.get("/out"))
+    with session_lost.connected_to(note, site.app):
+        response = client.get("/read")
+    assert (response.status_code, set_cookie(response)) == (200, "")
+    assert lost == []
+
+
+def test_a_read_is_served_while_the_session_changes_all_the_time(site: Site) -> None:
+    client = site.member()
+    other = site.like(client)
+    site.kit.advance(11 * MINUTE)
+    site.store.before("commit", lambda: other.get("/add/theirs"))
+    site.store.take()
+    assert client.get("/read").status_code == 200
+    assert site.store.take().count("commit") == 2  # theirs, and one try of its own
+    assert client.get("/read").json == {"user_id": "ann", "theirs": 1}
+
+
+def test_a_new_id_that_a_socket_asked_for_is_owed_or_the_failure_is_reported(site: Site) -> None:
+    site.app.add_url_rule("/renew", "renew", lambda: f"{session.regenerate()}")  # type: ignore[func-returns-value]
+    client = site.member()
+    before = cookie_of(client)
+    site.store.failing = {"commit"}
+    assert client.get("/renew", headers={"Upgrade": "websocket"}).status_code == 503
+    site.store.failing = set()
+    assert client.get("/renew", headers={"Upgrade": "websocket"}).status_code == 200
+    assert cookie_of(client) == before
+    client.get("/read")
+    assert cookie_of(client) != before
 
 
 # -- a store that takes no writes ---------------------------------------------------------------
