@@ -18,6 +18,7 @@ from typing import Any
 import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+from werkzeug.local import LocalProxy
 
 from . import collisions, transport
 from . import note as notes
@@ -107,6 +108,8 @@ class SafeSessionInterface(SessionInterface):
         A save that fails becomes the response of the app's error handler, in place: Flask would
         make a 500 of an exception here, and call this a second time for its page.
         """
+        if isinstance(session, LocalProxy):  # by hand, as a view sees it
+            session = session._get_current_object()
         if not isinstance(session, Session):
             return
         if session._data is None:

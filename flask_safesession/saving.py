@@ -342,14 +342,9 @@ class _Save:
         self, stored: Stored, *, owes_id: bool = False, ends_soon: bool = False
     ) -> Saved | None:
         payload = encode(self._data, stored.record.payload)
-        note, sid = self._kept_note(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id)
-        may_set = self._may_set(stored) and not ends_soon
-        if may_set or sid is not stored.sid:
-            note = note._replace(permanent=is_permanent(self._data))
-        if ends_soon or may_set:
-            note = note._replace(deleted=ends_soon)
-        changes = payload != stored.record.payload or self._session._forced
+        note, sid = self._next_note(stored, owes_id, ends_soon)
+        session = self._session
+        changes = payload != stored.record.payload or session._forced or session._regenerated
         if not changes and note == stored.note:
             return NOTHING
         draft = self._draft(payload, note, stored.record)
@@ -365,11 +360,11 @@ class _Save:
             self._note(StoreFailed("save", str(error)))  # only our own notes: not worth a failure
             return NOTHING
         if not isinstance(answer, Live):
-            return self._not_done(stored, answer)
+            return self._not_done(stored, answer) if changes else self._not_noted(stored, answer)
         if ends_soon:
             return self._done(answer, None, key=stored.key, cookie="delete")
         fresh = sid is not stored.sid
-        again = may_set and (
+        again = self._may_set(stored) and (
             self._loaded.stale or note.permanent != stored.note.permanent or stored.note.deleted
         )
         return self._done(
@@ -380,6 +375,23 @@ class _Save:
             stand_in=stored.stand_in,
             secret=Secret.OLDER if fresh else stored.secret,
         )
+
+    def _next_note(
+        self, stored: Stored, owes_id: bool, ends_soon: bool
+    ) -> tuple[Note, SessionID | None]:
+        """The note as this commit leaves it, and the ID that the browser will have."""
+        note, sid = self._kept_note(stored)
+        note = note._replace(owes_id=note.owes_id or owes_id)
+        may_set = self._may_set(stored) and not ends_soon
+        if may_set or sid is not stored.sid:
+            note = note._replace(permanent=is_permanent(self._data))
+        return (note._replace(deleted=ends_soon) if ends_soon or may_set else note), sid
+
+    def _not_noted(self, stored: Stored, answer: Conflict | Gone) -> Saved:
+        """Leave our own notes to the next request: nothing that the app stored is lost."""
+        if isinstance(answer, Gone):
+            self._note_end(stored.key, answer)
+        return NOTHING
 
     def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
         """The note as it is to be stored, and the ID with a new secret if one is due."""
@@ -526,7 +538,8 @@ class _Save:
     def _draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
         """What is to be written; *filed* is the record whose tier and user stay."""
         who = self._who()
-        if len(payload) > self._settings.max_size:
+        is_stored = filed is not None and payload == filed.payload
+        if len(payload) > self._settings.max_size and not is_stored:
             raise SessionTooLarge(len(payload), self._settings.max_size)
         limits = self._rules.policy.limits(who.tier)
         tier, user = (

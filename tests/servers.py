@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +30,15 @@ from redis.retry import Retry
 KEEP = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-_reserved: dict[int, socket.socket] = {}
+_reserved: deque[socket.socket] = deque()
+_MOST_RESERVED = 400  # each is an open file, and a process may have 1024
 
 
 def free_port() -> int:
     """Reserve a port that nobody listens on, and that no outgoing connection gets.
 
-    On Linux it stays bound here, so that no other process finds it free. A server of ours can
-    listen on it nevertheless, as often as it starts: servers set SO_REUSEADDR.
+    On Linux it stays bound here, also after its server has stopped, so that no other process finds
+    it free. A server of ours can listen on it all the same: servers set SO_REUSEADDR.
     """
     while True:
         port = 10_000 + secrets.randbelow(20_000)  # random is seeded by hypothesis
@@ -46,17 +48,19 @@ def free_port() -> int:
         except OSError:
             probe.close()
             continue
-        _reserved[port] = probe
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only now: it was bound alone
-        if sys.platform != "linux":  # elsewhere a server could not bind it any more
-            release_port(port)
+        _reserved.append(probe)
+        # Elsewhere than on Linux a server could not bind it any more.
+        _release(but=_MOST_RESERVED if sys.platform == "linux" else 0)
         return port
 
 
-def release_port(port: int) -> None:
-    """Give a reserved port back."""
-    if probe := _reserved.pop(port, None):
-        probe.close()
+def _release(but: int = 0) -> None:
+    while len(_reserved) > but:
+        _reserved.popleft().close()
+
+
+atexit.register(_release)
 
 
 def binaries() -> dict[str, str]:
@@ -224,7 +228,6 @@ class Server:
 
     def stop(self) -> None:
         self.kill()
-        release_port(self.port)
 
     def restart(self, *, empty: bool = False) -> None:
         """Start again, killed before if need be: with what was kept, or *empty*."""

@@ -257,46 +257,6 @@ def test_a_login_and_a_second_login_of_the_same_user_get_new_ids(
     assert client.get("/read").json == {"cart": ["pear"], "user_id": "1"}
 
 
-def test_a_request_that_is_safe_and_assigns_the_same_user_is_no_sign_in(
-    client: FlaskClient, store: CountingStore, clock: FakeClock
-) -> None:
-    client.post("/login/1")
-    clock.advance(60_000)
-    store.take()
-    assert not set_cookies(client.get("/login/1"))
-    assert store.take() == ["load"]
-
-
-def test_a_second_login_within_a_minute_of_the_first_keeps_the_id_and_is_reported_once(
-    client: FlaskClient, clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    client.post("/login/1")
-    clock.advance(59_999)
-    for _ in range(2):
-        assert not set_cookies(client.post("/login/1"))
-    assert caplog.text.count("within a minute of the sign-in") == 1
-
-
-def test_another_user_is_a_sign_in_with_every_method_and_at_once(client: FlaskClient) -> None:
-    client.post("/login/1")
-    assert set_cookies(client.get("/login/2"))
-
-
-def test_what_runs_before_each_request_signs_nobody_in_again(
-    app: Flask, client: FlaskClient, store: CountingStore, clock: FakeClock
-) -> None:
-    @app.before_request
-    def proxy() -> None:
-        session["user_id"] = "1"
-
-    app.add_url_rule("/post", view_func=lambda: "posted", endpoint="post", methods=["POST"])
-    assert set_cookies(client.post("/post"))
-    clock.advance(60_000)
-    store.take()
-    assert not set_cookies(client.post("/post"))
-    assert store.take() == ["load"]
-
-
 def test_a_login_tells_caches_to_keep_off(app: Flask, client: FlaskClient) -> None:
     @app.get("/own")
     def own() -> tuple[str, dict[str, str]]:

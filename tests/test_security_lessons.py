@@ -510,10 +510,11 @@ def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str
     assert bad == []
 
 
-def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site) -> None:
+@pytest.mark.parametrize("payload", [b"\xc1 corrupt", b"\x81\xa1a" + b"\x91" * 500 + b"\x01"])
+def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site, payload: bytes) -> None:
     cookie = site.visit(login(1)).cookie
     store, key = site.kit.store, site.sid(cookie).key
-    overwrite(store, key, head_of(raw(store, key)) + b"\xc1 corrupt")
+    overwrite(store, key, head_of(raw(store, key)) + payload)
     assert site.visit(read, cookie).value == {}
     made = site.visit(login(1), cookie).cookie
     assert made != cookie

@@ -15,7 +15,8 @@ from ..doctor import NAMES, findings
 from ..figures import stats_of
 from ..reaper import announce, audit, purge_steps, relimit
 from ..settings import MAX_BATCH
-from .group import as_json_option, commands, note_of_memory, on_store, printable, say, settings_of
+from ..text import printable
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
 # A full round over the store; only a store of some hundred million sessions has more slices.
 _FULL_ROUND = 1_000_000
@@ -59,9 +60,12 @@ def stats(state: Any, as_json: bool) -> None:
     found = stats_of(state.store, settings_of(state))
     lines = [
         f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
-        *(f"  {tier}: {count}" for tier, count in found.by_tier.items()),
+        *(f"  {printable(tier)}: {count}" for tier, count in found.by_tier.items()),
         f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
-        *(f"server {name}: circuit {circuit}" for name, circuit in found.servers.items()),
+        *(
+            f"server {printable(name)}: circuit {circuit}"
+            for name, circuit in found.servers.items()
+        ),
     ]
     say(as_json, found._asdict(), "\n".join(lines), note=note_of_memory(state))
 
