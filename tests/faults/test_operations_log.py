@@ -67,9 +67,9 @@ class Scene:
 
     def members(self, url: str, **settings: Any) -> None:
         made = [self._open(url).member() for _ in PATHS]  # with as much time as they need
-        site = self.open(url, **settings)
         for member in made:
             read(member)  # the first use is recorded always: now there is nothing to be written
+        site = self.open(url, **settings)
         self.clients = [site.visitor(like=member) for member in made]
 
     def strangers(self, url: str, **settings: Any) -> None:
