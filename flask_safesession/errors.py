@@ -7,8 +7,19 @@ from collections.abc import Iterable
 import click
 from werkzeug.exceptions import Conflict, Forbidden, ServiceUnavailable
 
+from .text import printable
+
 #: What clients are told to wait before they try again, in seconds.
 RETRY_AFTER = 5
+
+
+def name_of(kind: type) -> str:
+    """Returns the name of a class with its module, for messages; of a built-in one alone."""
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 class SafeSessionError(Exception):
@@ -26,7 +37,7 @@ class ConfigError(SafeSessionError, click.ClickException):
 
     def __init__(self, problems: Iterable[str], what: str = "SafeSession cannot start") -> None:
         self.problems: tuple[str, ...] = tuple(problems)
-        message = f"{what}:\n" + "\n".join(f"  - {p}" for p in self.problems)
+        message = f"{what}:\n" + "\n".join(f"  - {printable(p)}" for p in self.problems)
         super().__init__(message)
 
     def __str__(self) -> str:

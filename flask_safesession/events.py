@@ -16,7 +16,19 @@ from typing import Any, ClassVar
 
 from blinker import NamedSignal, Namespace
 
+from .text import printable
+
 logger: logging.Logger = logging.getLogger("flask_safesession")
+
+
+def _keep_printable(record: logging.LogRecord) -> bool:
+    """Let no text from elsewhere begin a line of the log, or steer the terminal that shows it."""
+    if not (message := record.getMessage()).isprintable():
+        record.msg, record.args = printable(message), None
+    return True
+
+
+logger.addFilter(_keep_printable)
 
 _signals = Namespace()
 #: A session was stored for the first time.

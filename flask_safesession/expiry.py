@@ -108,6 +108,12 @@ def milliseconds(value: object) -> int:
     return round(exact)  # infinity and its like are over ten years, too
 
 
+def spelled(duration: int) -> str:
+    """Returns *duration*, in milliseconds, as one would write it: in the largest unit that fits."""
+    unit = next(name for name, size in reversed(_UNITS.items()) if duration % size == 0)
+    return f"{duration // _UNITS[unit]}{unit}"
+
+
 def _exact_milliseconds(value: object) -> float:
     if isinstance(value, timedelta):
         return value / timedelta(milliseconds=1)

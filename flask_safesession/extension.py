@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
@@ -15,12 +16,14 @@ from flask import Flask, current_app, has_app_context, has_request_context
 
 from . import cli, collisions, users
 from .client import label_of
-from .errors import ConfigError, NotFresh, StoreUnavailable
-from .events import Event, emit
+from .errors import ConfigError, NotFresh, StoreUnavailable, name_of
+from .events import Event, emit, logger
 from .expiry import milliseconds
 from .figures import Stats, stats_of
 from .interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
 from .keys import MEMORY_URL
+from .lost_settings import Takeover, report_lost_settings
+from .neighbours import Neighbours
 from .reaper import PurgeReport, Reaper, purge
 from .session import Session, SessionInfo
 from .settings import Settings
@@ -44,6 +47,7 @@ class State:
     steering: Steering
     store: Store
     reaper: Reaper
+    takeover: Takeover
     #: Where the sessions are: apps of one process with equal places share them.
     place: Hashable = field(repr=False)  # a URL may hold a password
 
@@ -81,7 +85,13 @@ class SafeSession:
 
         :param overrides: settings for this app; they win over those of the constructor.
         :raises ConfigError: with every problem in the settings.
+        :raises TypeError: *app* is not a Flask app.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(
+                f"SafeSession takes a Flask app, not an object of class {name_of(type(app))};"
+                " settings are given by name, as in SafeSession(app, store=...)"
+            )
         if _EXTENSION in app.extensions:
             raise ConfigError(
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]
@@ -90,16 +100,17 @@ class SafeSession:
         store = _open_store(own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
-        steering = Steering(app, store, own)
+        steering, neighbours = Steering(app, store, own), Neighbours(app, store, own.settings)
         if not _is_command():
-            _begin(store, steering)
-        place = _place_of(own.settings, store)
-        state = State(steering, store, Reaper(app, store, steering), place)
+            _begin(store, steering, neighbours)
+        report_lost_settings(app.config, own)
+        reaper, place = Reaper(app, store, steering, neighbours), _place_of(own.settings, store)
+        state = State(steering, store, reaper, Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, store, state.reaper.wake)
+        interface = SafeSessionInterface(steering, store, reaper.wake)
         interface.install(app)
         app.session_interface = interface
         flask.request_tearing_down.connect(report_unstored, app)
@@ -371,11 +382,18 @@ def _place_of(settings: Settings, store: Store) -> Hashable:
     return given if isinstance(given, str) else id(given), settings.key_prefix
 
 
-def _begin(store: Store, steering: Steering) -> None:
+def _begin(store: Store, steering: Steering, neighbours: Neighbours) -> None:
     """Ask the store once what it is like; one that is down is asked when it is up."""
     try:
         steering.look()
-    except StoreUnavailable:
+        with suppress(StoreUnavailable):  # it takes no writes
+            neighbours.begin()
+    except StoreUnavailable as error:
+        logger.warning(
+            "the session store does not answer (%s): the app starts, and requests that use the"
+            " session get a 503 until it does",
+            error,
+        )
         return
     finally:
         if isinstance(store, Steerable):

@@ -6,12 +6,15 @@ What is wrong with a value is noted instead of raised, so that all problems are 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from flask import Flask
+
+from .events import logger
 from .expiry import milliseconds
 
 PREFIX = "SAFESESSION_"
@@ -20,6 +23,9 @@ MEMORY_URL = "memory://"
 
 #: What ``SAFESESSION_ON_OUTAGE`` may be.
 UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
+
+#: Keys of Flask's own that people look for among ours.
+_FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
 
 _T = TypeVar("_T")
 _PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")
@@ -72,6 +78,10 @@ class Keys:
         """Whether it is given."""
         return PREFIX + name in self._given
 
+    def shown(self, name: str) -> str:
+        """As it is written, for messages."""
+        return repr(self.get(name)) + ("" if self.is_set(name) else " by default")
+
     def complain(self, name: str, mend: str, value: object = None) -> None:
         """Note that a key is wrong; *value* is shown in the place of what is given."""
         shown = repr(self.get(name)) if value is None else value
@@ -85,9 +95,9 @@ class Keys:
             self.complain(name, mend + (f" ({error})" if str(error) else ""))
             return None
 
-    def duration(self, name: str) -> int:
+    def duration(self, name: str, mend: str = "give a duration") -> int:
         """Milliseconds; 0 if it is wrong."""
-        return self.checked(name, milliseconds, "give a duration") or 0
+        return self.checked(name, milliseconds, mend) or 0
 
     def duration_or_zero(self, name: str) -> int:
         """Milliseconds, which may be none."""
@@ -134,30 +144,39 @@ class Keys:
             if name in DEFAULTS:
                 continue
             argument, near = name.lower(), get_close_matches(name, DEFAULTS, n=1, cutoff=0.7)
-            if near:
+            if flasks := next((of for of in (name, f"SESSION_{name}") if of in _FLASKS), None):
+                given = f"the argument {argument}" if argument in arguments else key
+                self.problems.append(
+                    f'{given} is not a setting: {flasks} is Flask\'s, set app.config["{flasks}"]'
+                )
+            elif near:
                 self.problems.append(f"{key} is not a setting: did you mean {PREFIX}{near[0]}?")
             elif argument in arguments:
                 self.problems.append(f"{argument} is not an argument of SafeSession")
             else:
-                warnings.warn(f"{key} is not a setting of SafeSession", stacklevel=7)
+                logger.warning("%s is not a setting of SafeSession", key)
 
 
 def _milliseconds_or_zero(value: object) -> int:
-    is_zero = not isinstance(value, bool) and value in (0, timedelta(0))
-    if is_zero or re.fullmatch(r"\s*0+\s*(ms|[smhdw])?\s*", str(value)):
+    is_number = isinstance(value, (int, float, timedelta)) and not isinstance(value, bool)
+    if (is_number and not value) or re.fullmatch(r"\s*0+\s*(ms|[smhdw])?\s*", str(value)):
         return 0
     return milliseconds(value)
 
 
 def positive(value: object) -> int:
     """*value*, if it is a whole number above zero, or says one."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) < 1:
+    number = 0
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):  # what int() says of it is not for people
+            number = int(value)
+    if number < 1:
         raise ValueError
-    return int(value)
+    return number
 
 
 def _positive_or_zero(value: object) -> int:
-    return 0 if value in (0, "0") and not isinstance(value, bool) else positive(value)
+    return 0 if type(value) in (int, str) and value in (0, "0") else positive(value)
 
 
 def _non_empty(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from .expiry import DEFAULT_TIER, Limits, Policy, milliseconds
 from .keys import PREFIX, Keys, positive
@@ -20,6 +21,21 @@ def read_policy(keys: Keys) -> Policy | None:
     return _PolicyReader(keys).policy()
 
 
+class _Span(NamedTuple):
+    """A duration in milliseconds, and the setting that it is from, as it was written."""
+
+    length: int
+    setting: str
+    text: str
+
+
+class _Spans(NamedTuple):
+    """What one tier is allowed, in the words of the settings."""
+
+    idle: _Span
+    lifetime: _Span
+
+
 class _PolicyReader:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -28,33 +44,49 @@ class _PolicyReader:
 
     def policy(self) -> Policy | None:
         kind = self._keys.choice("EXPIRY", "sliding", "fixed", "tiered")
-        default = self._default_limits(fixed=kind == "fixed")
+        default = self._default(fixed=kind == "fixed")
         tiers = self._tiers(kind, default)
-        return Policy(kind, default, tiers) if default else None
+        if default is None:
+            return None
+        self._check_touch([default, *tiers.values()])
+        limits = {name: self._limits(spans) for name, spans in tiers.items()}
+        return Policy(kind, self._limits(default), limits)
 
-    def _default_limits(self, *, fixed: bool) -> Limits | None:
-        lifetime, idle = self._keys.duration("LIFETIME"), self._keys.duration("IDLE_TIMEOUT")
-        if not lifetime or not idle:
+    def _default(self, *, fixed: bool) -> _Spans | None:
+        lifetime, idle = self._own("LIFETIME"), self._own("IDLE_TIMEOUT")
+        if not lifetime.length or not idle.length:
             return None
         if fixed or not self._keys.is_set("IDLE_TIMEOUT"):
             idle = lifetime if fixed else min(idle, lifetime)
-        return self._limits(f"{PREFIX}IDLE_TIMEOUT", idle, lifetime)
+        return self._checked(_Spans(idle, lifetime))
 
-    def _limits(self, where: str, idle: int, lifetime: int) -> Limits:
-        if idle > lifetime:
+    def _own(self, name: str) -> _Span:
+        return _Span(self._keys.duration(name), PREFIX + name, self._keys.shown(name))
+
+    def _checked(self, spans: _Spans) -> _Spans:
+        idle, lifetime = spans
+        if idle.length > lifetime.length:
             self._keys.problems.append(
-                f"{where}: an idle timeout of {idle} ms is longer than the lifetime of"
-                f" {lifetime} ms: shorten the one or extend the other"
+                f"{idle.setting} is {idle.text}, longer than {lifetime.setting} ({lifetime.text}):"
+                " shorten the one or extend the other"
             )
+        return spans
+
+    def _check_touch(self, tiers: list[_Spans]) -> None:
+        shortest = min(spans.idle for spans in tiers)
+        if self._touch is not None and self._touch >= shortest.length:
+            mend = (
+                f"it must be shorter than {shortest.setting} ({shortest.text}), otherwise use would"
+                " not keep a session alive"
+            )
+            self._keys.complain("TOUCH_INTERVAL", mend)
+
+    def _limits(self, spans: _Spans) -> Limits:
+        idle = spans.idle.length
         touch = min(idle // 60, _MAX_TOUCH) if self._touch is None else self._touch
-        if touch >= idle:
-            self._keys.problems.append(
-                f"{where}: {PREFIX}TOUCH_INTERVAL ({touch} ms) must be shorter than the idle"
-                f" timeout ({idle} ms): otherwise use would not keep a session alive"
-            )
-        return Limits(idle, lifetime, touch)
+        return Limits(idle, spans.lifetime.length, touch)
 
-    def _tiers(self, kind: str, default: Limits | None) -> dict[str, Limits]:
+    def _tiers(self, kind: str, default: _Spans | None) -> dict[str, _Spans]:
         tiers = self._keys.get("TIERS")
         if not isinstance(tiers, Mapping):
             mend = 'give a dict of names to {"idle_timeout": …, "lifetime": …}'
@@ -69,7 +101,7 @@ class _PolicyReader:
         read = ((name, self._tier(name, tier, default)) for name, tier in tiers.items())
         return {name: limits for name, limits in read if limits is not None}
 
-    def _tier(self, name: object, tier: object, default: Limits | None) -> Limits | None:
+    def _tier(self, name: object, tier: object, default: _Spans | None) -> _Spans | None:
         where, problems = f"{PREFIX}TIERS[{name!r}]", self._keys.problems
         if not isinstance(name, str) or not _TIER_NAME.fullmatch(name):
             problems.append(f"{where}: name tiers with letters, digits and _ . : - only")
@@ -79,15 +111,19 @@ class _PolicyReader:
                 f'{where} is {tier!r}: give {{"idle_timeout": …, "lifetime": …}}, or one of them'
             )
             return None
-        try:
-            read = {key: milliseconds(value) for key, value in tier.items()}
-        except ValueError as error:
-            problems.append(f"{where} is {tier!r}: {error}")
-            return None
-        if default is None:
+        read = {key: self._limit(f"{where}[{key!r}]", value) for key, value in tier.items()}
+        if default is None or not all(span.length for span in read.values()):
             return None
         lifetime = read.get("lifetime", default.lifetime)
-        return self._limits(where, read.get("idle_timeout", lifetime), lifetime)
+        return self._checked(_Spans(read.get("idle_timeout", lifetime), lifetime))
+
+    def _limit(self, setting: str, value: object) -> _Span:
+        length = 0
+        try:
+            length = milliseconds(value)
+        except ValueError as error:
+            self._keys.problems.append(f"{setting} is {value!r}: give a duration ({error})")
+        return _Span(length, setting, repr(value))
 
 
 def read_cap(keys: Keys, default: int, shards: int) -> Cap:
@@ -99,9 +135,9 @@ def read_cap(keys: Keys, default: int, shards: int) -> Cap:
     if total < _SMALLEST_CAP * shards:
         each = "" if shards == 1 else f" for each of {shards} shards"
         mend = (
-            f"give 2 at least{each}, one for a user and one for the stranger who wants to sign in"
+            f"give 2 at least{each}, one for a user and one for a visitor who is about to sign in"
         )
-        keys.complain("MAX_SESSIONS", mend, total)
+        keys.complain("MAX_SESSIONS", mend, total if keys.get("MAX_SESSIONS") is None else None)
     cap = Cap.of(total, per_user, evict=evict)._replace(per_tier=per_tier, refuse=refuse)
     if keys.is_set("MAX_SESSIONS_PER_USER"):
         return cap

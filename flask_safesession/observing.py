@@ -37,8 +37,8 @@ OPERATIONS = (
     "audit",
     "relimit",
     "lease",
-    "tuning",
-    "tune",
+    "document",
+    "keep",
 )
 
 #: How an operation can end, in the words of metrics and traces. There are no others.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, NamedTuple
 
 from apscheduler.executors.base import BaseExecutor, run_job
@@ -23,6 +25,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from .errors import StoreUnavailable
 from .events import SessionEnded, StoreFailed, StorePurged, emit, logger
+from .neighbours import Neighbours
 from .settings import Settings
 from .steering import Steering
 from .stores.base import (
@@ -37,6 +40,15 @@ from .stores.base import (
 
 #: Slices of the index that one run of the job compares at most.
 AUDIT_SLICES = 10
+_BY_CRON = (
+    "set SAFESESSION_CHECK_INTERVAL to None and run `flask safesession purge` from cron; until then"
+    " nothing removes idle sessions in time"
+)
+_NO_JOB_HERE = f"the purge job cannot run in this process; if that stays so, {_BY_CRON}"
+_NO_JOB_THERE = (
+    "the purge job cannot be added to SAFESESSION_SCHEDULER; give a scheduler whose default job"
+    " store is in memory, or None for the process's own"
+)
 #: Seconds between two steps: waiting threads get the lock and the interpreter in between.
 _PAUSE = 0.0005
 
@@ -130,14 +142,16 @@ class Reaper:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, store: Store, steering: Steering) -> None:
+    def __init__(self, app: Any, store: Store, steering: Steering, neighbours: Neighbours) -> None:
         self._app = weakref.ref(app)
         self._store = store
         self._steering = steering
+        self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
         self._scheduler: Any = None
         self._leaving: Any = None
         self._failing = False
+        self._refused = False
         self._running = threading.Lock()
         self._seconds = self._interval()
         # By the monotonic clock: when to look whether the job still comes round.
@@ -168,6 +182,7 @@ class Reaper:
         """Go by the settings that the store keeps for all; what it said if it did not answer."""
         try:
             self._steering.look()
+            self._neighbours.look()
         except StoreUnavailable as error:
             return error
         self.adopt()
@@ -217,14 +232,18 @@ class Reaper:
         return part.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
-        first = self._scheduler is None
+        own, first = self._steering.settings.scheduler, self._scheduler is None
+        if own is None and not _has_threads():
+            self._look_at = float("inf")
+            _report_no_threads()
+            return
         if not first and not self._scheduler.running:
             return  # the app's own, not started: what is added there would only pile up
         # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
         # that was set back its wait may be hours; or the job was removed from the app's own.
         when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
         try:
-            self._scheduler = self._steering.settings.scheduler or _process_scheduler()
+            self._scheduler = own or _process_scheduler()
             if self._scheduler is None:
                 self._look_at = 0.0  # the next request is early enough
                 return
@@ -233,10 +252,9 @@ class Reaper:
                 self._leaving.atexit = False
             self._schedule(**when)
         except Exception:  # noqa: BLE001  # no visitor's business what a scheduler may raise
-            logger.exception(
-                "the purge job cannot be added to SAFESESSION_SCHEDULER; give a scheduler whose"
-                " default job store is in memory, or None for the process's own"
-            )
+            if not self._refused:
+                self._refused = True
+                logger.exception("%s", _NO_JOB_HERE if own is None else _NO_JOB_THERE)
 
     def _schedule(self, **when: Any) -> None:
         self._scheduler.add_job(
@@ -266,6 +284,21 @@ class Reaper:
         goes_on = own is not None and own.running  # in the parent
         self._look_at = 0.0 if self._seconds and not goes_on else float("inf")
         self._scheduler = None
+
+
+def _has_threads() -> bool:
+    """Whether threads run in this process; uWSGI has to be asked for them."""
+    return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True))
+
+
+@cache
+def _report_no_threads() -> None:
+    """Say once in a process that there is no job, whatever the number of apps."""
+    logger.error(
+        "the purge job cannot run, since uWSGI runs this process without threads: start it with"
+        " --enable-threads, or %s",
+        _BY_CRON,
+    )
 
 
 def _run(reaper: weakref.ref[Reaper]) -> None:

@@ -31,6 +31,8 @@ MAGIC = b"SS1"
 _NO_STAMP = "-" * STAMP_LENGTH
 #: The most bytes of a note.
 MAX_NOTE = 0xFFF
+#: After so many generations the numbers begin anew; records of one so old have long expired.
+GENERATIONS = 0x100000
 _HEADER_LENGTHS = {b"-": 80, b"+": 96}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import ConfigError
@@ -32,6 +33,8 @@ MAX_BATCH = 10_000
 
 _LONGEST_COOKIE_NAME = 256
 _MEMORY_NAME = re.compile(r"[A-Za-z0-9._-]{0,100}")
+_NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
         "max_size": keys.number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024),
         "tier_key": keys.text("TIER_KEY"),
         "user_key": _user_key(keys),
-        "check_interval": _duration_or_none(keys, "CHECK_INTERVAL"),
+        "check_interval": _duration_or_none(keys, "CHECK_INTERVAL", "no job"),
         "purge_batch": _batch(keys),
         "scheduler": keys.scheduler("SCHEDULER"),
         "store_timeout": keys.duration("STORE_TIMEOUT") / 1000,
@@ -99,7 +102,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
         "shards": shards,
         "wait_replicas": _wait_replicas(keys, alone),
         "record_client": bool(keys.choice("RECORD_CLIENT", True, False)),
-        "renew_interval": _duration_or_none(keys, "RENEW_INTERVAL"),
+        "renew_interval": _duration_or_none(keys, "RENEW_INTERVAL", "no renewals"),
         "renew_grace": keys.duration_or_zero("RENEW_GRACE"),
     }
     if keys.problems or policy is None:
@@ -115,15 +118,17 @@ def _user_key(keys: Keys) -> UserKey:
     return UserKey(keys.names("USER_KEY", fix))
 
 
-def _duration_or_none(keys: Keys, name: str) -> int | None:
-    return None if keys.get(name) is None else keys.duration(name)
+def _duration_or_none(keys: Keys, name: str, meaning: str) -> int | None:
+    if keys.get(name) is None:
+        return None
+    return keys.duration(name, f"give a duration, or None for {meaning}")
 
 
 def _batch(keys: Keys) -> int:
     batch = keys.number("PURGE_BATCH", 200)
     if batch > MAX_BATCH:
         mend = f"give {MAX_BATCH} at most, since the store waits for each step"
-        keys.complain("PURGE_BATCH", mend, batch)
+        keys.complain("PURGE_BATCH", mend)
     return batch
 
 
@@ -131,9 +136,11 @@ def _shards(keys: Keys, alone: str) -> int:
     shards = keys.number("SHARDS", 1)
     if shards & (shards - 1) or shards > MAX_SHARDS:
         mend = f"give a power of two, {MAX_SHARDS} at most, so that all shards are of one size"
-        keys.complain("SHARDS", mend, shards)
+        keys.complain("SHARDS", mend)
     if shards > 1 and alone:
-        keys.problems.append(f"{PREFIX}SHARDS is {shards}, but the store {alone}: leave it")
+        keys.problems.append(
+            f"{PREFIX}SHARDS is {keys.shown('SHARDS')}, but the store {alone}: leave it"
+        )
     return min(shards, MAX_SHARDS)
 
 
@@ -141,7 +148,8 @@ def _wait_replicas(keys: Keys, alone: str) -> int:
     replicas = keys.number_or_zero("WAIT_REPLICAS", "give the number of replicas, or 0")
     if replicas and alone:
         keys.problems.append(
-            f"{PREFIX}WAIT_REPLICAS is {replicas}, but the store {alone}: leave it"
+            f"{PREFIX}WAIT_REPLICAS is {keys.shown('WAIT_REPLICAS')}, but the store {alone}:"
+            " leave it"
         )
     return replicas
 
@@ -162,7 +170,10 @@ def _store(keys: Keys) -> tuple[Any, bool]:
         keys.complain("STORE", mend, repr(hide_password(store)))
     elif not in_memory and not (separator and scheme in REDIS_SCHEMES):
         mend = f"give {MEMORY_URL!r} or a URL that begins with {', '.join(REDIS_SCHEMES)} and ://"
-        keys.complain("STORE", mend, repr(hide_password(store)))
+        meant = _meant(hide_password(store))
+        keys.complain(
+            "STORE", f"did you mean {meant}?" if meant else mend, repr(hide_password(store))
+        )
     elif not in_memory:
         from .stores.redis_url import read_url  # apps on memory do not pay for redis-py
 
@@ -173,12 +184,34 @@ def _store(keys: Keys) -> tuple[Any, bool]:
     return store, in_memory
 
 
+def _meant(text: str) -> str:
+    """Returns the URL that *text*, which is none, may stand for; empty if that is not clear."""
+    if "@" in text or "*" in text:  # a password
+        return ""
+    if re.fullmatch("memory:?/*", text, re.IGNORECASE):
+        return MEMORY_URL
+    if text.lower() in _SERVERS:
+        return f"{text.lower()}://localhost:6379/0"
+    if url := _NEARLY_A_URL.fullmatch(text):
+        near = get_close_matches(url[1].lower(), REDIS_SCHEMES, n=1, cutoff=0.7)
+        return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
+    return _address_meant(text)
+
+
+def _address_meant(text: str) -> str:
+    if text.startswith("/"):
+        return f"unix://{text}"
+    if (address := _ADDRESS.fullmatch(text)) and (address[2] or "." in text or text == "localhost"):
+        return f"redis://{address[1]}{address[2] or ':6379'}/{address[3] or 0}"
+    return ""
+
+
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     """Contradictions in Flask's own cookie settings, each with its mend (RFC 6265bis, 4.1.3)."""
     name = str(config.get("SESSION_COOKIE_NAME") or "")
     lowered = name.lower()
     problems = []
-    if lowered.startswith(("__host-", "__secure-")) and not config.get("SESSION_COOKIE_SECURE"):
+    if lowered.startswith(("__host-", "__secure-")) and not is_secure(config):
         problems.append(
             f"SESSION_COOKIE_NAME {name!r} promises a secure cookie: set SESSION_COOKIE_SECURE"
         )
@@ -193,15 +226,16 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
     spelled = samesite.title() if isinstance(samesite, str) else samesite
     if spelled not in (None, "Lax", "Strict", "None"):
         problems.append(f"SESSION_COOKIE_SAMESITE is {samesite!r}: give 'Lax', 'Strict' or 'None'")
-    if (
-        str(samesite).title() == "None"
-        and samesite is not None
-        and not config.get("SESSION_COOKIE_SECURE")
-    ):
+    if str(samesite).title() == "None" and samesite is not None and not is_secure(config):
         problems.append("SESSION_COOKIE_SAMESITE 'None' wants SESSION_COOKIE_SECURE: browsers do")
     if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
     return problems
+
+
+def is_secure(config: Mapping[str, Any]) -> bool:
+    """Whether the cookie is sent over HTTPS only: Werkzeug also adds that to a partitioned one."""
+    return bool(config.get("SESSION_COOKIE_SECURE") or config.get("SESSION_COOKIE_PARTITIONED"))
 
 
 def hide_password(url: str) -> str:

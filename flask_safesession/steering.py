@@ -19,15 +19,18 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError, StoreUnavailable
 from .events import SettingsTuned, emit, logger
-from .expiry import milliseconds
+from .expiry import milliseconds, spelled
 from .foresight import count_ends
 from .keys import DEFAULTS, PREFIX
 from .session import as_datetime
 from .settings import Settings, read_settings
-from .stores.base import Steerable, Store, Tuning
+from .stores.base import Document, Steerable, Store
 
 #: What can be changed while the fleet runs.
 TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
+
+#: The name of the document in the store.
+DOCUMENT = "tuning"
 
 _VERSION = 1
 _LONGEST_NAME = 100
@@ -98,7 +101,8 @@ class Steering:
         self.tuned: Tuned | None = None
         self._app = weakref.ref(app)
         self._store = store
-        self._own = own
+        #: The app's own settings, and how they were given.
+        self.own: Own = own
         self._seen = b""
         self._lock = threading.Lock()
 
@@ -109,7 +113,7 @@ class Steering:
         """
         if isinstance(self._store, Steerable):
             with self._lock:
-                self._adopt(self._store.tuning())
+                self._adopt(self._store.document(DOCUMENT))
 
     def tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
@@ -139,27 +143,27 @@ class Steering:
         if not isinstance(self._store, Steerable):
             raise ConfigError(["the store keeps no settings: see `Steerable` in stores/base.py"])
         for _ in range(_TRIES):
-            found = self._store.tuning()
+            found = self._store.document(DOCUMENT)
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
-            settings = self._own.under(overrides)
+            settings = self.own.under(overrides)
             tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
             if dry_run:
                 ends = count_ends(self._store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
-            if self._store.tune(_dumps(tuned), found.document):
+            if self._store.keep(DOCUMENT, _dumps(tuned), found.document):
                 self.look()
                 return self.tuned or tuned
         raise StoreUnavailable("others keep changing the settings")
 
-    def _adopt(self, found: Tuning) -> None:
+    def _adopt(self, found: Document) -> None:
         """Go by what was *found*, if it is news; what cannot be used is told of once."""
         if found.document == self._seen:
             return
         self._seen = found.document
         try:
             tuned = _loads(found)
-            settings = self._own.under(tuned.settings)
+            settings = self.own.under(tuned.settings)
         except ConfigError as error:
             logger.error(
                 "the settings that the store keeps are not used here: %s", "; ".join(error.problems)
@@ -208,7 +212,7 @@ def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         with suppress(ValueError):  # what is wrong with it is told with all the rest
-            return f"{milliseconds(value)}ms"
+            return spelled(milliseconds(value))
         return str(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(of) for name, of in value.items()}
@@ -221,7 +225,7 @@ def _dumps(tuned: Tuned) -> bytes:
     return json.dumps(document).encode("ascii")
 
 
-def _loads(found: Tuning) -> Tuned:
+def _loads(found: Document) -> Tuned:
     """The settings in a document.
 
     :raises ConfigError: it was written by a newer version, or is none of ours.
@@ -241,7 +245,7 @@ def _loads(found: Tuning) -> Tuned:
     return Tuned(settings, by, as_datetime(found.written), revision)
 
 
-def _last(found: Tuning, *, reset: bool) -> Tuned:
+def _last(found: Document, *, reset: bool) -> Tuned:
     """What is to be changed; a document that nobody can read may be reset."""
     try:
         return _loads(found)

@@ -18,6 +18,7 @@ from . import collisions
 from .saving import Saved
 from .session import Session, is_permanent
 from .tokens import Verified, sign, unsign
+from .unverified import report_unverified
 
 # Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
 _LONGEST_HEADER = 64 * 1024
@@ -50,6 +51,8 @@ def verified(app: Flask, request: Request, name: str) -> list[Verified]:
             distinct.setdefault(good.sid.reveal(), good)
             if len(distinct) == _MOST_IDS:
                 break
+    if not distinct:
+        report_unverified(found)
     return list(distinct.values())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import note as notes
+from .errors import name_of
 from .events import SessionEnded, emit
 from .expiry import ANONYMOUS_TIER
 from .identity import FRESH, Identity, named_user
@@ -60,7 +61,7 @@ def owning(store: Store) -> Owning:
     """
     if not isinstance(store, Owning):
         raise TypeError(
-            f"{type(store).__name__} does not know whose sessions are whose: give it the methods of"
+            f"{name_of(type(store))} does not know whose sessions are whose: give it the methods of"
             " flask_safesession.stores.base.Owning"
         )
     return store

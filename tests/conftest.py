@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 from flask import Flask
 from hypothesis.configuration import set_hypothesis_home_dir
+from werkzeug.security import generate_password_hash
 
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
@@ -23,6 +26,14 @@ from . import servers
 # Tests leave no file behind: what hypothesis notes down goes with the run.
 _notes = TemporaryDirectory(prefix="hypothesis-")
 set_hypothesis_home_dir(_notes.name)
+# Neither how busy the machine is nor chance decides about a test.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 _prefixes = count()
 SERVERS = sorted(servers.binaries())
@@ -46,11 +57,18 @@ class _Pool:
     def __init__(self, folder: Callable[[str], Path]) -> None:
         self._folder = folder
         self._servers: dict[str, servers.Server] = {}
+        self._used: set[str] = set()
 
     def get(self, name: str) -> servers.Server:
         if name not in self._servers:
             self._servers[name] = servers.start(name, self._folder(name))
+        self._used.add(name)
         return self._servers[name]
+
+    def empty(self) -> None:
+        """Empty those that were used since the last time."""
+        while self._used:
+            self._servers[self._used.pop()].ask("FLUSHALL")
 
     def stop(self) -> None:
         for server in self._servers.values():
@@ -62,6 +80,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Pool]:
     made = _Pool(tmp_path_factory.mktemp)
     yield made
     made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _empty(pool: _Pool) -> Iterator[None]:
+    """No test waits for a server to look through what others have left there."""
+    yield
+    pool.empty()
 
 
 @pytest.fixture
@@ -134,6 +159,16 @@ def store(clock: FakeClock) -> MemoryStore:
 
 
 @pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's people, with hashes that are quick to compute."""
+    from example.people import DEMO_PASSWORDS, PEOPLE
+
+    for name, person in PEOPLE.items():
+        cheap = generate_password_hash(DEMO_PASSWORDS[name], "pbkdf2:sha256:1")
+        monkeypatch.setitem(PEOPLE, name, replace(person, password_hash=cheap))
+
+
+@pytest.fixture
 def make_app() -> Callable[..., Flask]:
     """Makes an app with SafeSession; arguments are settings in lower case."""
 
@@ -141,6 +176,7 @@ def make_app() -> Callable[..., Flask]:
         app = Flask("tested")
         app.secret_key = "a key for tests that is long enough"
         settings.setdefault("check_interval", None)
+        settings.setdefault("store_timeout", "10s")  # the machine may be busy
         app.extensions["tested.safe"] = SafeSession(app, **settings)
         return app
 

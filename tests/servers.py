@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,37 @@ from redis.retry import Retry
 KEEP = ("--appendonly", "yes", "--appendfsync", "always")
 
 
+_reserved: deque[socket.socket] = deque()
+_MOST_RESERVED = 400  # each is an open file, and a process may have 1024
+
+
 def free_port() -> int:
-    """A port that nobody listens on, and that the kernel gives to no outgoing connection."""
+    """Reserve a port that nobody listens on, and that no outgoing connection gets.
+
+    On Linux it stays bound here, also after its server has stopped, so that no other process finds
+    it free. A server of ours can listen on it all the same: servers set SO_REUSEADDR.
+    """
     while True:
         port = 10_000 + secrets.randbelow(20_000)  # random is seeded by hypothesis
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+        probe = socket.socket()
+        try:
             probe.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            probe.close()
+            continue
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # only now: it was bound alone
+        _reserved.append(probe)
+        # Elsewhere than on Linux a server could not bind it any more.
+        _release(but=_MOST_RESERVED if sys.platform == "linux" else 0)
+        return port
+
+
+def _release(but: int = 0) -> None:
+    while len(_reserved) > but:
+        _reserved.popleft().close()
+
+
+atexit.register(_release)
 
 
 def binaries() -> dict[str, str]:
@@ -272,10 +297,14 @@ def _launch(
     return Server(name, port, process, command, folder, None, tls)
 
 
-def spawn(command: list[str], log: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
+def spawn(
+    command: list[str], log: Path = Path(os.devnull), *, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a process that ends with this one, even if this one is killed."""
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds
+        )
     _guard().watch(process.pid)
     return process
 

@@ -168,7 +168,7 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert (said.code, said.out) == (code, "")
     assert message in said.err
     assert "\x1b" not in said.err
-    assert there.store.tuning().document == b""
+    assert there.store.document("tuning").document == b""
 
 
 # -- top ----------------------------------------------------------------------------------------

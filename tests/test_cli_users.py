@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from flask import Flask, session
+from markupsafe import Markup
+from werkzeug.datastructures import MultiDict
 
 from flask_safesession.codec import encode
 from flask_safesession.events import session_ended
@@ -254,6 +258,63 @@ def test_data_of_every_kind_are_shown_and_none_can_steer_the_terminal(deploy: De
     }
 
 
+DEEP: list[Any] = []
+for _ in range(99):
+    DEEP = [DEEP]
+ODD: dict[str, tuple[Any, Any]] = {
+    "a number too long for digits": (10**5000, hex(10**5000)),
+    "one below zero": ([-(10**5000)], [hex(-(10**5000))]),
+    "a set of one": ({10**5000}, "<set with a number that is too long>"),
+    "a long number": (10**500, 10**500),
+    "a key too long": ({10**5000: 1}, {"<int with a number that is too long>": 1}),
+    "keys that look the same": ({1: "a", "1": "b"}, [["1", "a"], ["1", "b"]]),
+    "no number": ([float("nan"), float("-inf")], ["nan", "-inf"]),
+    "a decimal of a million digits": (Decimal("1e1000000"), "Decimal('1E+1000000')"),
+    "the last moment": (
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-23, minutes=-59))),
+        repr(datetime.max.replace(tzinfo=timezone(timedelta(hours=-23, minutes=-59)))),
+    ),
+    "a form": (MultiDict([("tag", "red"), ("tag", "blue")]), {"tag": ["red", "blue"]}),
+    "many levels": (DEEP, DEEP),
+    "truth": ([True, None, Markup("<b>")], [True, None, "<b>"]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_data_of_every_kind_are_json(make_app: MakeApp, name: str) -> None:
+    there = Deployment(with_login(make_app()), lambda _: None)
+    value, shown = ODD[name]
+    client = sign_in(there, "ada")
+    with client.session_transaction() as data:
+        data["odd"] = value
+    [one] = listed(there)
+    assert run(there.app, "show", one["handle"], "--data").code == 0
+    out = run(there.app, "show", one["handle"], "--data", "--json").out
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    assert json.loads(out, parse_constant=refuse)["data"]["odd"] == shown
+
+
+def test_data_nested_too_deep_are_a_message(make_app: MakeApp) -> None:
+    there = Deployment(with_login(make_app()), lambda _: None)
+    for payload in (b"\x81\xa1a" + b"\x91" * 500, b"\x81\xa7_client\x94" + b"\x91" * 900):
+        draft = make_draft(payload + b"\x01", rules=there.rules, user="ada")
+        there.store.create(new_key(), draft, there.rules)
+    for one in listed(there):
+        assert run(there.app, "show", one["handle"]).code == 0
+        said = run(there.app, "show", one["handle"], "--data")
+        assert said.err.startswith("Error: The data cannot be read: the stored bytes are not")
+
+
+@pytest.mark.parametrize("command", [["list"], ["end"], ["end", "--keep", NOBODY]])
+def test_an_empty_name_is_a_usage_error(make_app: MakeApp, command: list[str]) -> None:
+    said = run(make_app(), *command, "--user", "")
+    assert (said.code, said.out) == (2, "")
+    assert "it is empty" in said.err
+
+
 @pytest.mark.parametrize("command", ["show", "end"])
 @pytest.mark.parametrize(
     "handle", ["x", "../../etc", "A" * 17, "A" * 19, "ä" * 18, "A" * 17 + "\x1b"]
@@ -430,7 +491,9 @@ class Plain:
 def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: list[str]) -> None:
     said = run(make_app(store=Plain()), *command)
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("Error: Plain does not know whose sessions are whose")
+    assert said.err.startswith(
+        "Error: tests.test_cli_users.Plain does not know whose sessions are whose"
+    )
 
 
 def test_on_memory_they_say_that_they_see_nothing_of_the_server(make_app: MakeApp) -> None:

@@ -524,11 +524,85 @@ def test_who_looks_for_what_is_not_there_is_told(ada: FlaskClient, q: str) -> No
     assert "No session was found." in page.text
 
 
-@pytest.mark.parametrize("after", ["x", "-1", "9" * 400, "\x00", "é"])
+MADE_UP = [
+    "x",
+    "-1",
+    "9" * 5000,
+    "\x00",
+    "é",
+    "٣",
+    *(f"{tier}|{where}" for tier in ("admin", "nobody") for where in ("", "0:abc", "0:nan:x", "é")),
+]
+
+
+@pytest.mark.parametrize("after", MADE_UP, ids=lambda after: ascii(after)[:20])
 @pytest.mark.parametrize("q", ["", "ada"])
 def test_a_cursor_that_somebody_made_up_is_no_error(ada: FlaskClient, q: str, after: str) -> None:
     response = ada.get("/watch/", query_string={"q": q, "after": after})
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize("after", MADE_UP, ids=lambda after: ascii(after)[:20])
+def test_a_cursor_that_the_server_refuses_is_no_outage(
+    mount: Mount, prefix: str, any_server: servers.Server, after: str
+) -> None:
+    app = mount(store=any_server.url, key_prefix=prefix)
+    ada = signed_in(app, "ada")
+    for tier in ("", "admin"):
+        page = ada.get("/watch/", query_string={"after": after, "tier": tier})
+        assert page.status_code == 200
+        assert "does not answer" not in page.text
+    assert set(app.extensions["tested.safe"].servers().values()) == {"closed"}
+    app.extensions["safesession"].store.close()
+
+
+ODD_USERS = [" carl", "carl ", "\tcarl", "c\narl", "c\x00arl", "c" * 600, "-", "été/?&#"]
+
+
+@pytest.mark.parametrize("user", ODD_USERS, ids=lambda user: ascii(user)[:20])
+def test_a_user_of_any_name_is_found_and_ended_and_no_other(
+    app: Flask, ada: FlaskClient, user: str
+) -> None:
+    others = ["carl", "c\r\narl", "c\ufffdarl", "c" * 500]
+    names = dict.fromkeys([user, *others])
+    clients = {name: app.test_client() for name in names}
+    for name, client in clients.items():
+        with client.session_transaction() as data:
+            data["user_id"] = name
+    found = ada.get("/watch/", query_string={"q": user}).text
+    assert handles_on(found) == [handle_of(clients[user])]
+    [question] = re.findall(r'href="(/watch/end-user[^"]+)"', found)
+    page = ada.get(question.replace("&amp;", "&")).text
+    [action] = re.findall(r'<form method="post" action="([^"]+)"', page)
+    # As a browser sends it: the fields of the form, and the address that it names.
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+    done = ada.post(action.replace("&amp;", "&"), data=fields, follow_redirects=True)
+    assert "Sessions ended: 1." in done.text
+    assert [name for name, client in clients.items() if user_of(client) == "None"] == [user]
+
+
+def test_a_user_is_found_whose_name_was_typed_with_blanks_around_it(
+    app: Flask, ada: FlaskClient
+) -> None:
+    carl = signed_in(app, "carl")
+    page = ada.get("/watch/?q=+carl+").text
+    assert handles_on(page) == [handle_of(carl)]
+    assert 'href="/watch/end-user?user=carl"' in page
+    assert len(handles_on(ada.get("/watch/?q=++").text)) == 2
+
+
+def test_the_page_names_no_tier_that_it_does_not_list(ada: FlaskClient) -> None:
+    page = ada.get("/watch/?tier=unheard-of").text
+    assert "All sessions" in page
+    assert "unheard-of" not in page
+
+
+def test_without_a_name_nobody_is_ended(app: Flask, ada: FlaskClient) -> None:
+    assert "There is none." in ada.get("/watch/end-user").text
+    token = token_on(ada)
+    done = ada.post("/watch/end-user", data={"token": token}, follow_redirects=True)
+    assert "Sessions ended: 0." in done.text
+    assert user_of(ada) == "ada"
 
 
 def test_the_own_session_is_marked_and_has_no_button(app: Flask, ada: FlaskClient) -> None:

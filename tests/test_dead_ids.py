@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, request, session
+from flask import Flask, request
 from flask.testing import FlaskClient
 
-from flask_safesession import SafeSession
+from flask_safesession import SafeSession, session
 from flask_safesession.events import SessionLost, session_lost
 from flask_safesession.saving import MAX_STAND_INS
 from flask_safesession.testing import StoreKit
@@ -53,6 +53,11 @@ class Site:
     def late(self, client: FlaskClient) -> FlaskClient:
         """A browser, or a request, with the cookie that *client* has now."""
         return self.browser(cookie_of(client))
+
+
+def keep(key: str, value: object) -> str:
+    session[key] = value
+    return ""
 
 
 def cookie_of(client: FlaskClient) -> str:
@@ -285,8 +290,8 @@ def test_why_the_old_session_ended_is_still_said(site: Site) -> None:
 
 def test_it_is_an_anonymous_session_under_the_anonymous_cap(make_app: MakeApp) -> None:
     app = make_app(max_sessions=20)
-    app.add_url_rule("/set", "put", lambda: session.__setitem__("a", 1) or "")
-    app.add_url_rule("/in/<u>", "in", lambda u: session.__setitem__("user_id", u) or "")
+    app.add_url_rule("/set", "put", lambda: keep("a", 1))
+    app.add_url_rule("/in/<u>", "in", lambda u: keep("user_id", u))
     safe = app.extensions["tested.safe"]
     members = [app.test_client() for _ in range(19)]
     for n, member in enumerate(members):
@@ -302,7 +307,7 @@ def test_two_people_with_two_secrets_of_one_session_do_not_share_it(
     site: Site, make_app: MakeApp, kit: StoreKit
 ) -> None:
     app = make_app(store=kit.store, renew_interval="10m", renew_grace="10s")
-    app.add_url_rule("/set/<key>", "put", lambda key: session.__setitem__(key, 1) or "")
+    app.add_url_rule("/set/<key>", "put", lambda key: keep(key, 1))
     app.add_url_rule("/data", "data", lambda: dict(session))
     first = app.test_client()
     first.get("/set/cart")

@@ -17,6 +17,7 @@ from flask_safesession.session import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 MINUTE = 60_000
 PHONE = {"User-Agent": "<b>a phone</b>"}
 

@@ -25,6 +25,7 @@ from flask_safesession.session import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
 
 PEOPLE = {"teller": "tess", "admin": "ada", "customer": "carl"}

@@ -345,6 +345,15 @@ def test_an_app_starts_while_its_store_is_down_and_works_when_it_is_up(
         server.stop()
 
 
+def test_an_app_whose_store_is_down_at_start_says_so_once(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_app(store=f"redis://127.0.0.1:{servers.free_port()}/0")
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("the session store does not answer (ConnectionError: ")
+
+
 def test_a_full_store_that_rejects_answers_503_and_says_when_to_come_back(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,12 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "flask_safesession"
 
 # A module, or a package with all that is in it, and its floor. `__init__` is the package itself.
 FLOORS = {
-    **dict.fromkeys(["errors", "tokens", "record", "events", "client", "note"], 1),
-    **dict.fromkeys(["expiry", "codec", "identity", "scratch", "stores"], 2),
-    **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "observing"], 3),
-    **dict.fromkeys(["session", "saving", "users", "reaper"], 3),
+    **dict.fromkeys(["errors", "tokens", "record", "events", "client", "text"], 1),
+    **dict.fromkeys(["note", "unverified"], 1),
+    **dict.fromkeys(["expiry", "codec", "refusal", "values", "identity", "scratch", "stores"], 2),
+    **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "neighbours"], 3),
+    **dict.fromkeys(["session", "saving", "users", "reaper", "observing"], 3),
     **dict.fromkeys(["figures", "readings", "interface", "transport", "failure"], 4),
-    **dict.fromkeys(["collisions", "doctor", "cli"], 4),
+    **dict.fromkeys(["lost_settings", "collisions", "doctor", "cli"], 4),
     **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),
     **dict.fromkeys(["prometheus", "opentelemetry"], 5),
 }

@@ -304,6 +304,11 @@ def test_tombstones_are_gone_after_their_time() -> None:
     assert not len(store._endings.anonymous)
 
 
+def count_objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
 def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
     clock = FakeClock()
     store, rules = MemoryStore(clock), make_rules(total=1000, per_user=10)
@@ -317,28 +322,33 @@ def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
         clock.advance(rules.policy.default.lifetime)
         while store.purge(rules, 200).more:
             pass
-        gc.collect()
-        return len(gc.get_objects())
+        return count_objects()
 
-    after_first = fill_and_purge()
-    for _ in range(9):
-        after_last = fill_and_purge()
-    assert not store._shelf.records
-    assert not len(store._endings.users)
-    assert not store._shelf.users
-    assert not any(store._shelf.buckets.values())
+    def rounds() -> list[int]:
+        gc.freeze()  # what was there before is neither counted nor looked through
+        counts = [fill_and_purge() for _ in range(10)]
+        assert not store._shelf.records
+        assert not len(store._endings.users)
+        assert not store._shelf.users
+        assert not any(store._shelf.buckets.values())
+        return counts
+
+    counts = in_child(rounds)  # where no other thread makes or drops objects
     # Nine rounds made 1,800 sessions. A few objects come and go with other code's caches.
-    assert abs(after_last - after_first) < 100
+    assert abs(counts[-1] - counts[0]) < 100
 
 
 def test_stored_sessions_are_no_work_for_the_garbage_collector() -> None:
     store, rules = MemoryStore(FakeClock()), make_rules(total=10_000)
-    gc.collect()
-    before = len(gc.get_objects())
-    for n in range(3000):
-        add(store, rules, user=n)
-    gc.collect()
-    assert len(gc.get_objects()) - before < 300
+
+    def fill() -> int:
+        gc.freeze()
+        before = count_objects()
+        for n in range(3000):
+            add(store, rules, user=n)
+        return count_objects() - before
+
+    assert in_child(fill) < 300
 
 
 # -- threads ------------------------------------------------------------------------------------

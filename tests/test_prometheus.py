@@ -460,13 +460,10 @@ def scrape(site: Site) -> tuple[int, dict[tuple[str, tuple[tuple[str, str], ...]
 def scrape_each(site: Site) -> dict[int, Any]:
     """The samples as each worker tells them."""
     found: dict[int, Any] = {}
-
-    def all_have_answered() -> bool:
-        pid, samples = scrape(site)
-        found[pid] = samples
-        return found.keys() == site.workers()
-
-    poll("an answer of each worker", all_have_answered)
+    for worker in site.workers():
+        with site.only(worker):
+            pid, found[worker] = scrape(site)
+        assert pid == worker
     return found
 
 
@@ -475,14 +472,13 @@ def key(name: str, **labels: str) -> Any:
 
 
 def test_workers_of_gunicorn_tell_the_same_story_and_count_nothing_twice(site: Site) -> None:
-    pids: set[int] = set()
     visitors = 0
-    while pids != site.workers() or visitors < 10:
+    for worker in [*site.workers()] * 5:
         visitors += 1
-        with site.browser() as browser:
+        with site.only(worker), site.browser() as browser:
             browser.get(f"/write/{visitors}/0")
             browser.get("/purge")
-            pids |= browser.pids
+            assert browser.pids == {worker}
     expected = {
         key("creations_total", tier="default"): visitors,
         key("store_call_seconds_count", operation="create", outcome="ok"): visitors,

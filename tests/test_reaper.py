@@ -415,6 +415,57 @@ class _Database(MemoryJobStore):  # type: ignore[misc]  # APScheduler has no typ
         super().add_job(job)
 
 
+# -- servers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What uWSGI shows its apps where it runs no threads."""
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=False))
+    reaper._report_no_threads.cache_clear()
+
+
+def test_a_server_without_threads_is_reported_once_with_what_to_do(
+    make_app: MakeApp, without_threads: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        app = make_app(check_interval="1h")
+        app.add_url_rule("/", view_func=_hello)
+        assert [visit(app), visit(app)] == [200, 200]
+    [record] = caplog.records
+    assert "--enable-threads" in record.getMessage()
+    assert "set SAFESESSION_CHECK_INTERVAL to None and run `flask safesession purge` from cron" in (
+        record.getMessage()
+    )
+    assert "SCHEDULER" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_without_a_job_there_is_nothing_to_report_of_threads(
+    make_app: MakeApp, without_threads: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app()
+    app.add_url_rule("/", view_func=_hello)
+    assert (visit(app), caplog.records) == (200, [])
+
+
+def test_a_scheduler_that_cannot_start_is_reported_once_and_blames_no_setting_nobody_made(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(BackgroundScheduler, "start", refuse)
+    app = make_app(check_interval="1h")
+    app.add_url_rule("/", view_func=_hello)
+    assert visit(app) == 200
+    pass_hours(monkeypatch, 3)
+    assert visit(app) == 200
+    [record] = caplog.records
+    assert record.getMessage().startswith("the purge job cannot run in this process")
+    assert "SAFESESSION_SCHEDULER" not in record.getMessage()
+
+
 # -- clocks -------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -321,11 +320,13 @@ def test_a_logout_whose_reply_was_lost_still_deletes_the_cookie(
 
 def test_a_stopped_server_costs_one_timeout_and_not_more(tmp_path: Path) -> None:
     with servers.running(servers_first(), tmp_path) as server:
+        patient = RedisStore.from_url(server.url, timeout=5)
+        key, stamp = add(patient)
+        patient.close()
         store = RedisStore.from_url(server.url, timeout=0.3)
         fresh = RedisStore.from_url(server.url, timeout=0.3)
-        key, stamp = add(store)
-        os.kill(server.process.pid, signal.SIGSTOP)
-        try:
+        until_it_is_in_time(store, key)
+        with server.paused():
             for call in (
                 lambda: store.load(key, RULES, slide=True),
                 lambda: fresh.load(key, RULES, slide=True),
@@ -335,12 +336,21 @@ def test_a_stopped_server_costs_one_timeout_and_not_more(tmp_path: Path) -> None
                 started = time.monotonic()
                 with pytest.raises(StoreUnavailable):
                     call()
-                assert time.monotonic() - started < 2  # far under redis-py's own minute
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
-        assert isinstance(store.load(key, RULES, slide=True), Live)
+                assert time.monotonic() - started < 20  # far under redis-py's own minute
+        until_it_is_in_time(store, key)
         store.close()
         fresh.close()
+
+
+def until_it_is_in_time(hasty: RedisStore, key: str) -> None:
+    """Load until a store that has little time has enough of it: the machine may be busy."""
+
+    def is_loaded() -> bool:
+        with suppress(StoreUnavailable):
+            return isinstance(hasty.load(key, RULES, slide=True), Live)
+        return False
+
+    servers.poll("a load in time", is_loaded)
 
 
 def servers_first() -> str:
@@ -363,12 +373,12 @@ def test_a_reply_in_many_pieces_costs_one_timeout(
     key = new_key()
     far_store.create(key, make_draft(b"x" * 2000), RULES)
     hasty = RedisStore.from_url(proxy.url, prefix=prefix, timeout=0.4)
-    assert isinstance(hasty.load(key, RULES, slide=False), Live)
-    proxy.piece = 20
+    until_it_is_in_time(hasty, key)
+    proxy.piece = 10
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
         hasty.load(key, RULES, slide=False)
-    assert time.monotonic() - started < 2  # of some eleven seconds that the pieces take
+    assert time.monotonic() - started < 10  # of some twenty seconds that the pieces take
     proxy.piece = None
     hasty.close()
 
@@ -395,20 +405,16 @@ def test_closing_the_store_leaves_a_call_that_is_under_way_alone(
     far_store: RedisStore, proxy: proxies.Proxy
 ) -> None:
     key, _ = add(far_store)
-    proxy.silent = True
-    failures: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            far_store.load(key, RULES, slide=False)
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is looked at
-            failures.append(error)
-
-    waiting = threading.Thread(target=wait)
+    proxy.delay = 0.1
+    answers: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(far_store.load(key, RULES, slide=False))
+    )
     waiting.start()
+    servers.poll("the call", lambda: proxy.under_way, every=0.001)
     far_store.close()
     waiting.join(30)
-    assert [type(error) for error in failures] == [StoreUnavailable]
+    assert [type(answer) for answer in answers] == [Live]
 
 
 def test_a_client_with_long_retries_and_timeouts_of_its_own_is_bounded_all_the_same() -> None:
@@ -417,7 +423,7 @@ def test_a_client_with_long_retries_and_timeouts_of_its_own_is_bounded_all_the_s
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="refused"):
         store.census(RULES)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # of the client's minute
 
 
 def test_a_restart_and_a_script_flush_are_not_noticed(tmp_path: Path) -> None:
@@ -504,7 +510,7 @@ def test_a_blocking_pool_is_bounded_in_its_wait(proxy: proxies.Proxy, prefix: st
 
         started = time.monotonic()
         together(3, call)
-        assert time.monotonic() - started < 2  # of the minute that the pool would wait
+        assert time.monotonic() - started < 20  # of the minute that the pool would wait
         servers.poll("the proxy", lambda: proxy.open <= 1)
         proxy.silent = False
         proxy.cut_all()

@@ -31,7 +31,7 @@ from flask_safesession import SafeSession, StoreUnavailable, events, session
 from flask_safesession.record import header_length
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit
-from flask_safesession.tokens import KEY_LENGTH, new_id, sign, unsign
+from flask_safesession.tokens import KEY_LENGTH, is_handle, new_id, sign, unsign
 
 from .security_kit import (
     KEY,
@@ -79,6 +79,38 @@ def test_an_id_holds_a_series_of_128_and_a_secret_of_256_bits_from_secrets(
     made = new_id().reveal()
     assert [len(part) for part in drawn] == [16, 32]
     assert made[1:] == "".join(urlsafe_b64encode(part).decode().rstrip("=") for part in drawn)
+    drawn.clear()
+    renewed = new_id().renewed().reveal()
+    assert urlsafe_b64encode(drawn[-1]).decode().rstrip("=") in renewed
+    assert len(drawn[-1]) == 32
+
+
+def test_a_renewed_id_names_the_same_session_by_another_secret() -> None:
+    first = new_id()
+    ids = [first, *(first.renewed() for _ in range(100))]
+    assert {sid.key for sid in ids} == {first.key}
+    assert len({sid.reveal() for sid in ids}) == 101
+    assert len({sid.secret_digest() for sid in ids}) == 101
+    assert {len(sid.secret_digest()) for sid in ids} == {12}  # 96 bits
+
+
+def test_what_the_store_has_of_an_id_is_no_part_of_it() -> None:
+    for _ in range(100):
+        sid = new_id()
+        text = sid.reveal()
+        assert sid.key[0] == text[0]  # the bucket, by which a store finds the shard
+        assert sid.key[1:] not in text
+        assert urlsafe_b64encode(sid.secret_digest()).decode() not in text
+        assert sid.stand_in()[1:] not in text
+
+
+def test_a_dead_id_has_stand_ins_of_its_own_in_the_same_bucket() -> None:
+    sid, renewed, other = (first := new_id()), first.renewed(), new_id(first.reveal()[0])
+    keys = [one.stand_in(number) for one in (sid, renewed, other) for number in range(3)]
+    assert len({*keys, sid.key, other.key}) == 11
+    assert keys[:3] == [sid.stand_in(number) for number in range(3)]
+    assert {key[0] for key in keys} == {sid.key[0]}
+    assert all(is_handle(key) for key in keys)
 
 
 def test_ids_are_distinct_over_ten_thousand_a_fork_and_a_restart() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from flask import Flask
 
-from flask_safesession import NotFresh, session
+from flask_safesession import NotFresh, SafeSession, session
 from flask_safesession.events import session_replayed
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.testing import StoreKit, make_draft, make_rules
@@ -20,17 +19,7 @@ from flask_safesession.tokens import new_id, new_stamp
 from . import servers
 from .conftest import redis_kit
 from .security_kit import KEY, MINUTE, SECOND, Answer, Site, dump, login, logout, read, write
-
-ELSEWHERE = """
-import sys
-from flask import Flask
-from flask_safesession import SafeSession
-app = Flask("elsewhere")
-app.secret_key = sys.argv[1]
-safe = SafeSession(app, store=sys.argv[2], key_prefix=sys.argv[3], check_interval=None)
-with app.app_context():
-    eval(sys.argv[4])
-"""
+from .test_memory import in_child
 
 
 @pytest.fixture
@@ -72,23 +61,29 @@ def test_everybodys_sessions_are_ended(site: Site) -> None:
     assert site.visit(read, site.visit(login("ann")).cookie).value == {"user_id": "ann"}
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        "safe.end_user('ann')",
-        "safe.end_all()",
-        "safe.end(safe.sessions_of('ann')[0].handle)",
-    ],
-)
+ENDS: dict[str, Callable[[SafeSession], object]] = {
+    "the user's": lambda safe: safe.end_user("ann"),
+    "all": lambda safe: safe.end_all(),
+    "one": lambda safe: safe.end(str(safe.sessions_of("ann")[0].handle)),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_an_end_by_another_process_holds_at_once(
-    server: servers.Server, prefix: str, end: str
+    server: servers.Server, prefix: str, end: Callable[[SafeSession], object]
 ) -> None:
+    def elsewhere() -> None:
+        app = Flask("elsewhere")
+        app.secret_key = KEY
+        safe = SafeSession(app, store=server.url, key_prefix=prefix, check_interval=None)
+        with app.app_context():
+            end(safe)
+
     kit = redis_kit(server.client(), prefix)
     site = Site(kit)
     cookie = site.visit(login("ann")).cookie
     assert site.visit(read, cookie).value == {"user_id": "ann"}
-    command = [sys.executable, "-c", ELSEWHERE, KEY, server.url, prefix, end]
-    subprocess.run(command, check=True, timeout=60)
+    in_child(elsewhere)
     assert site.visit(read, cookie).value == {}
     assert site.count() == 0
     kit.store.close()

@@ -56,14 +56,14 @@ def at(*urls: str) -> list[Any]:
 
 def found(*of: Any, replicas: int = 0) -> list[str]:
     topology: Any = Several(*of)
-    return findings(Caller(topology, 1.0), replicas)
+    return [text for _, text in findings(Caller(topology, 1.0), replicas)]
 
 
 def found_at(url: str, replicas: int = 0) -> list[str]:
     """What the store of an app that names one server finds."""
     store = RedisStore(url, wait_replicas=replicas)
     try:
-        return store.inspect()
+        return [text for _, text in store.inspect()]
     finally:
         store.close()
 

@@ -7,16 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, request, session
+from flask import Flask, request
 from flask.testing import FlaskClient
 
-from flask_safesession import SafeSession
+from flask_safesession import SafeSession, session
 from flask_safesession.errors import NotFresh
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
 MINUTE = 60_000
 MakeApp = Callable[..., Flask]
+
+
+def put(key: str, value: object) -> str:
+    session[key] = value
+    return ""
+
+
+def json_of(client: FlaskClient, path: str, **request: Any) -> Any:
+    return client.get(path, **request).json
 
 
 def cookie_of(client: FlaskClient) -> str:
@@ -65,10 +74,7 @@ def add_sign_ins(app: Flask) -> None:
 def add_pages(app: Flask) -> None:
     safe: SafeSession = app.extensions["tested.safe"]
 
-    @app.get("/set/<key>")
-    def put(key: str) -> str:
-        session[key] = 1
-        return ""
+    app.add_url_rule("/set/<key>", "put", lambda key: put(key, 1))
 
     @app.get("/number")
     def number() -> str:
@@ -143,11 +149,11 @@ def test_a_user_assigned_before_each_request_is_out_at_the_lifetime(
     ids = {cookie_of(client)}
     for _ in range(3):
         clock.advance(19 * MINUTE)
-        assert "cart" in client.get("/read", headers=headers).json["data"]
+        assert "cart" in json_of(client, "/read", headers=headers)["data"]
         ids.add(cookie_of(client))
     assert len(ids) == 1
     clock.advance(3 * MINUTE)
-    assert "cart" not in client.get("/read", headers=headers).json["data"]
+    assert "cart" not in json_of(client, "/read", headers=headers)["data"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -183,7 +189,7 @@ def test_nobody_cannot_be_confirmed(app: Flask) -> None:
 def test_a_clear_and_then_the_same_user_is_a_sign_in(app: Flask, clock: FakeClock) -> None:
     client = member(app)
     assert is_sign_in(client, clock, lambda: client.get("/again/ann"))
-    assert client.get("/read").json["data"] == {"user_id": "ann"}
+    assert json_of(client, "/read")["data"] == {"user_id": "ann"}
 
 
 def test_a_second_sign_in_within_a_minute_counts_once_and_is_warned_of_once(
@@ -208,9 +214,9 @@ def test_regenerate_gives_a_new_id_and_nothing_else(app: Flask, clock: FakeClock
     assert cookie_of(client) != before
     assert client.get("/pay").status_code == 403
     clock.advance(29 * MINUTE)
-    assert client.get("/read").json["user"] == "ann"
+    assert json_of(client, "/read")["user"] == "ann"
     clock.advance(22 * MINUTE)
-    assert client.get("/read").json["user"] is None
+    assert json_of(client, "/read")["user"] is None
 
 
 def test_a_sign_in_restarts_both_clocks(app: Flask, clock: FakeClock) -> None:
@@ -218,7 +224,7 @@ def test_a_sign_in_restarts_both_clocks(app: Flask, clock: FakeClock) -> None:
     for _ in range(6):
         clock.advance(20 * MINUTE)
         client.post("/in/ann")
-    assert client.get("/read").json["user"] == "ann"
+    assert json_of(client, "/read")["user"] == "ann"
 
 
 def test_who_planted_the_id_before_the_sign_in_sees_nothing(app: Flask) -> None:
@@ -265,7 +271,7 @@ def test_what_cannot_be_a_user_is_refused_with_the_fix(
 ) -> None:
     app = make_app(user_key="user")
     app.testing = True
-    app.add_url_rule("/in", "in", lambda: session.__setitem__("user", value) or "")
+    app.add_url_rule("/in", "in", lambda: put("user", value))
     with pytest.raises(TypeError, match="cannot name a user") as error:
         app.test_client().get("/in")
     assert says in str(error.value)
@@ -277,21 +283,21 @@ def test_an_empty_user_is_nobody_and_ends_the_users_session(
     make_app: MakeApp, value: object
 ) -> None:
     app = make_app()
-    app.add_url_rule("/in", "in", lambda: session.update(user_id="ann", cart=1) or "")
-    app.add_url_rule("/out", "out", lambda: session.__setitem__("user_id", value) or "")
+    app.add_url_rule("/in", "in", lambda: put("cart", put("user_id", "ann")))
+    app.add_url_rule("/out", "out", lambda: put("user_id", value))
     app.add_url_rule("/read", "read", lambda: {"user": session.info.user})
     client = app.test_client()
     client.get("/in")
     old = app.test_client()
     old.set_cookie("session", cookie_of(client))
     client.get("/out")
-    assert client.get("/read").json == old.get("/read").json == {"user": None}
+    assert json_of(client, "/read") == old.get("/read").json == {"user": None}
     assert app.extensions["tested.safe"].sessions_of("ann") == []
 
 
 def test_zero_is_a_user(make_app: MakeApp) -> None:
     app = make_app()
-    app.add_url_rule("/in", "in", lambda: session.__setitem__("user_id", 0) or "")
+    app.add_url_rule("/in", "in", lambda: put("user_id", 0))
     client = app.test_client()
     client.get("/in")
     safe = app.extensions["tested.safe"]
@@ -300,15 +306,15 @@ def test_zero_is_a_user(make_app: MakeApp) -> None:
 
 def test_a_function_says_who_the_user_is(make_app: MakeApp) -> None:
     app = make_app(user_key=lambda data: (data.get("who") or {}).get("id"))
-    app.add_url_rule("/set", "put", lambda: session.__setitem__("cart", 1) or "")
-    app.add_url_rule("/in", "in", lambda: session.__setitem__("who", {"id": 3}) or "")
+    app.add_url_rule("/set", "put", lambda: put("cart", 1))
+    app.add_url_rule("/in", "in", lambda: put("who", {"id": 3}))
     app.add_url_rule("/read", "read", lambda: {"user": session.info.user})
     client = app.test_client()
     client.get("/set")
     before = cookie_of(client)
     client.get("/in")
     assert cookie_of(client) != before
-    assert client.get("/read").json == {"user": 3}
+    assert json_of(client, "/read") == {"user": 3}
     assert len(app.extensions["tested.safe"].sessions_of(3)) == 1
 
 
@@ -327,7 +333,7 @@ def test_a_user_under_another_key_is_hinted_at_once(
 ) -> None:
     caplog.set_level(logging.INFO, logger="flask_safesession")
     app = make_app()
-    app.add_url_rule("/in", "in", lambda: session.__setitem__(key, "ann") or "")
+    app.add_url_rule("/in", "in", lambda: put(key, "ann"))
     for _ in range(2):
         app.test_client().get("/in")
     hints = [line for line in caplog.records if "SAFESESSION_USER_KEY" in line.getMessage()]
@@ -341,8 +347,8 @@ def test_a_stored_value_that_cannot_be_a_user_counts_as_none_and_is_reported_onc
 ) -> None:
     before, after = make_app(store=store), make_app(store=store, user_key="user")
     for app in (before, after):
-        app.add_url_rule("/in", "in", lambda: session.__setitem__("user", {"id": 1}) or "")
-        app.add_url_rule("/set", "put", lambda: session.__setitem__("cart", 1) or "")
+        app.add_url_rule("/in", "in", lambda: put("user", {"id": 1}))
+        app.add_url_rule("/set", "put", lambda: put("cart", 1))
         app.add_url_rule("/read", "read", lambda: {"user": session.info.user})
     client = before.test_client()
     client.get("/in")
@@ -362,7 +368,7 @@ def test_a_session_is_filed_under_the_user_that_todays_settings_find(
 ) -> None:
     before, after = make_app(store=store), make_app(store=store, user_key="account")
     for app in (before, after):
-        app.add_url_rule("/in", "in", lambda: session.__setitem__("account", "ann") or "")
+        app.add_url_rule("/in", "in", lambda: put("account", "ann"))
         app.add_url_rule("/read", "read", lambda: {"user": session.info.user})
     client = before.test_client()
     client.get("/in")

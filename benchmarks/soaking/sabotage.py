@@ -38,10 +38,10 @@ def _overwrite(store: Any) -> None:
     """Commits do not care what was changed meanwhile."""
     commit = store.commit
 
-    def careless(key: str, draft: Any, expected: str, *, slide: bool) -> Any:
-        answer = commit(key, draft, expected, slide=slide)
+    def careless(key: str, draft: Any, expected: str, *, touch: int | None) -> Any:
+        answer = commit(key, draft, expected, touch=touch)
         while isinstance(answer, Conflict):
-            answer = commit(key, draft, answer.record.stamps[0], slide=slide)
+            answer = commit(key, draft, answer.record.stamps[0], touch=touch)
         return answer
 
     store.commit = careless
@@ -51,9 +51,9 @@ def _boast(store: Any) -> None:
     """A commit that failed is called a success."""
     commit, loaded = store.commit, _remember_loaded(store)
 
-    def boastful(key: str, draft: Any, expected: str, *, slide: bool) -> Any:
+    def boastful(key: str, draft: Any, expected: str, *, touch: int | None) -> Any:
         try:
-            return commit(key, draft, expected, slide=slide)
+            return commit(key, draft, expected, touch=touch)
         except StoreUnavailable:
             return loaded(key)
 

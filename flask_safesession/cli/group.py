@@ -13,6 +13,7 @@ from flask.cli import AppGroup
 
 from ..errors import StoreUnavailable
 from ..settings import Settings
+from ..text import printable, printable_lines
 
 commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
 
@@ -30,7 +31,11 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(current_app.extensions["safesession"], **options)
         except StoreUnavailable as error:
-            raise click.ClickException(f"The session store cannot be used: {error}") from error
+            text = printable(f"The session store cannot be used: {error}")
+            raise click.ClickException(text) from error
+        except click.ClickException as error:
+            vars(error)["message"] = printable_lines(error.message)  # a constant, to type checkers
+            raise
 
     return guarded
 
@@ -45,11 +50,16 @@ def settings_of(state: Any) -> Settings:
 def say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> None:
     """Print *result* as JSON, or *text*; a *note* beside it."""
     if as_json:
-        click.echo(json.dumps(result | ({"note": note} if note else {})))
+        click.echo(json_of(result | ({"note": note} if note else {})))
         return
-    click.echo(text)
+    click.echo(printable_lines(text))
     if note:
         click.echo(note, err=True)
+
+
+def json_of(result: dict[str, Any]) -> str:
+    """*result* as JSON in ASCII: the only control character that it leaves as it is, is DEL."""
+    return json.dumps(result).replace("\x7f", "\\u007f")
 
 
 def note_of_memory(state: Any) -> str:
@@ -57,9 +67,3 @@ def note_of_memory(state: Any) -> str:
     if state.store.shared:
         return ""
     return "The store is in memory: this command cannot see the sessions of the running server."
-
-
-def printable(value: object) -> str:
-    """*value* for a terminal, which must not take what a visitor sent for a command."""
-    text = str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

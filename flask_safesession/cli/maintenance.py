@@ -11,10 +11,11 @@ from typing import Any
 import click
 from flask import current_app
 
-from ..doctor import findings
+from ..doctor import NAMES, findings
 from ..figures import stats_of
 from ..reaper import announce, audit, purge_steps, relimit
 from ..settings import MAX_BATCH
+from ..text import printable
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
 # A full round over the store; only a store of some hundred million sessions has more slices.
@@ -59,24 +60,35 @@ def stats(state: Any, as_json: bool) -> None:
     found = stats_of(state.store, settings_of(state))
     lines = [
         f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
-        *(f"  {tier}: {count}" for tier, count in found.by_tier.items()),
+        *(f"  {printable(tier)}: {count}" for tier, count in found.by_tier.items()),
         f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
-        *(f"server {name}: circuit {circuit}" for name, circuit in found.servers.items()),
+        *(
+            f"server {printable(name)}: circuit {circuit}"
+            for name, circuit in found.servers.items()
+        ),
     ]
     say(as_json, found._asdict(), "\n".join(lines), note=note_of_memory(state))
 
 
 @commands.command()
+@click.option(
+    "--ignore",
+    type=click.Choice(NAMES),
+    metavar="NAME",
+    multiple=True,
+    help="A finding, by its name, that is as it should be; as often as needed.",
+)
 @as_json_option
 @on_store
-def check(state: Any, as_json: bool) -> None:
+def check(state: Any, ignore: tuple[str, ...], as_json: bool) -> None:
     """Audit the deployment: keys, cookie flags, processes, the store's settings.
 
-    Exits with 1 when there is a finding.
+    Exits with 1 when there is a finding that is not ignored.
     """
-    found = findings(current_app, state.settings, state.store)
-    text = "\n".join(f"- {finding}" for finding in found) or "No findings."
-    say(as_json, {"findings": found}, text, note=note_of_memory(state))
+    found = [one for one in findings(current_app, state) if one.name not in ignore]
+    text = "\n".join(f"- {printable(one.text)} [{one.name}]" for one in found) or "No findings."
+    result = {"findings": [one._asdict() for one in found]}
+    say(as_json, result, text, note=note_of_memory(state))
     if found:
         raise click.exceptions.Exit(1)
 

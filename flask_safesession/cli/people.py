@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import click
@@ -17,14 +18,18 @@ from .. import users
 from ..codec import UndecodableError, decode
 from ..expiry import milliseconds
 from ..session import SessionInfo
+from ..steering import DOCUMENT
 from ..stores.base import Live, Owning, Steerable
+from ..text import printable
 from ..tokens import KEY_LENGTH, new_stamp
-from .group import as_json_option, commands, note_of_memory, on_store, printable, say, settings_of
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
 # Sessions that the store is asked for at once.
 _PAGE = 200
 # A handle may begin with a dash.
 _DASHES = {"ignore_unknown_options": True}
+# Bits of a number that is shown in digits; Python writes at least 640 of them.
+_LONGEST_NUMBER = 2000
 _HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
 
 
@@ -36,11 +41,11 @@ def _handle(context: Any, option: Any, value: str | None) -> str | None:
     return value
 
 
-def _user(context: Any, option: Any, value: str | None) -> str | None:
-    """A user's name."""
+def _name(context: Any, option: Any, value: str | None) -> str | None:
+    """A user; a variable of a script that is not set names nobody."""
     del context, option
     if value == "":
-        raise click.BadParameter("an empty name is not a user's")
+        raise click.BadParameter("it is empty: name a user")
     return value
 
 
@@ -54,7 +59,7 @@ def _duration(context: Any, option: Any, value: str | None) -> int | None:
 
 
 @commands.command("list")
-@click.option("--user", callback=_user, help="Only this user's, newest first.")
+@click.option("--user", callback=_name, help="Only this user's, newest first.")
 @click.option("--tier", help="Only of this tier (anonymous: of strangers).")
 @click.option("--idle-over", callback=_duration, help="Only those unused for so long: 20m, 2h.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
@@ -105,7 +110,7 @@ def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
 
 @commands.command(context_settings=_DASHES)
 @click.argument("handle", callback=_handle, required=False)
-@click.option("--user", callback=_user, help="All sessions of this user.")
+@click.option("--user", callback=_name, help="All sessions of this user.")
 @click.option("--keep", callback=_handle, help="With --user: but not the one with this handle.")
 @click.option("--all", "everybody", is_flag=True, help="All sessions there are; asks first.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
@@ -183,7 +188,11 @@ def _check_tier(settings: Any, tier: str | None) -> None:
 
 def _now(state: Any) -> datetime:
     """The store's clock, where it can be asked."""
-    now = state.store.tuning().now / 1000 if isinstance(state.store, Steerable) else time.time()
+    now = (
+        state.store.document(DOCUMENT).now / 1000
+        if isinstance(state.store, Steerable)
+        else time.time()
+    )
     return datetime.fromtimestamp(now, timezone.utc)
 
 
@@ -213,12 +222,13 @@ def _described(info: SessionInfo, now: datetime) -> dict[str, Any]:
 
 
 def _table(listed: Iterable[SessionInfo], now: datetime) -> str:
-    rows = [("HANDLE", "TIER", "IDLE", "LEFT", "CREATED", "CLIENT")]
+    rows: list[tuple[str, ...]] = [("HANDLE", "TIER", "IDLE", "LEFT", "CREATED", "CLIENT")]
     for one in listed:
         created = f"{one.created_at:%Y-%m-%d %H:%M:%S}" if one.created_at else ""
         client = one.last_client and f"{one.last_client.address} {one.last_client.agent}"
         spans = (_span(_idle(one, now)), _span(_left(one, now)))
-        rows.append((str(one.handle), one.tier, *spans, created, printable(client or "")))
+        row = (one.handle, one.tier, *spans, created, client or "")
+        rows.append(tuple(map(printable, row)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
@@ -247,10 +257,28 @@ def _data(state: Any, handle: str) -> Any:
 def _as_json(value: Any) -> Any:
     """*value* as JSON has it; what JSON does not know as Python shows it."""
     if isinstance(value, dict):
-        return {k if isinstance(k, str) else repr(k): _as_json(v) for k, v in value.items()}
+        return _as_object(dict(dict.items(value)))
     if isinstance(value, (list, tuple)):
         return [_as_json(item) for item in value]
-    return value if isinstance(value, (str, int, float)) or value is None else repr(value)
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return hex(value)  # Python refuses to write it in digits
+    known = isinstance(value, (str, int)) or value is None
+    return value if known or (isinstance(value, float) and isfinite(value)) else _spelled(value)
+
+
+def _as_object(data: dict[Any, Any]) -> Any:
+    """A dict as an object; as a list of pairs where two keys would look the same."""
+    pairs = [(k if isinstance(k, str) else _spelled(k), _as_json(v)) for k, v in data.items()]
+    shown = dict(pairs)
+    return shown if len(shown) == len(pairs) else [list(pair) for pair in pairs]
+
+
+def _spelled(value: Any) -> str:
+    """*value* as Python shows it, for the kinds that JSON does not have."""
+    try:
+        return repr(value)
+    except ValueError:  # a number in it that Python refuses to write in digits
+        return f"<{type(value).__name__} with a number that is too long>"
 
 
 def _shown(value: Any) -> str:

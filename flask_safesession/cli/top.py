@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -13,7 +12,8 @@ import click
 
 from ..errors import StoreUnavailable
 from ..figures import Stats, stats_of
-from .group import commands, note_of_memory, on_store, settings_of
+from ..text import printable
+from .group import commands, json_of, note_of_memory, on_store, settings_of
 
 _Look = tuple["Stats | StoreUnavailable", float]
 _BAR = 40
@@ -40,7 +40,7 @@ def top(state: Any, interval: float, count: int | None, as_json: bool) -> None:
     with suppress(KeyboardInterrupt):
         if as_json:
             for look in looks:
-                click.echo(json.dumps(_described(look)))
+                click.echo(json_of(_described(look)))
         else:
             _watch(looks)
     if last and isinstance(last[0], StoreUnavailable):
@@ -103,7 +103,7 @@ def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
     from rich.text import Text
 
     if isinstance(found, StoreUnavailable):
-        return Text(f"The session store cannot be used: {found}", style="bold red")
+        return Text(printable(f"The session store cannot be used: {found}"), style="bold red")
     share = found.sessions / found.cap
     filled = min(_BAR, round(share * _BAR))
     style = "red" if share >= _NEARLY_FULL else "yellow" if share >= _FILLING else "green"
@@ -112,8 +112,9 @@ def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
     table.add_row("", Text("█" * filled + "░" * (_BAR - filled), style=style))
     table.add_row("change", Text(f"{growth:+.1f} a second"))
     for tier, count in found.by_tier.items():
-        table.add_row(Text(tier), Text(str(count)))
+        table.add_row(Text(printable(tier)), Text(str(count)))
     table.add_row("due", Text(f"{found.due}, the oldest for {found.overdue_seconds:.1f} s"))
     for name, circuit in found.servers.items():
-        table.add_row(Text(name), Text(circuit, style="" if circuit == "closed" else "bold red"))
+        style = "" if circuit == "closed" else "bold red"
+        table.add_row(Text(printable(name)), Text(circuit, style=style))
     return table

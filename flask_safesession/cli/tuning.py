@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..steering import Tuned, shown
-from .group import as_json_option, commands, note_of_memory, on_store, printable, say, settings_of
+from ..text import printable
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
 # What gives a setting back to each app's own.
 _OWN = "own"

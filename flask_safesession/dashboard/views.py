@@ -27,7 +27,6 @@ WATCHED = "safesession.dashboard"
 #: Sessions on one page of the table.
 PAGE = 25
 
-_LONGEST = 500  # characters of anything that is searched for
 _NOTES = {
     "ended": "The session has ended.",
     "gone": "There is no such session: it has ended already.",
@@ -63,10 +62,11 @@ class Listed(NamedTuple):
 
 def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
     """The figures, and a page of the table of sessions."""
-    asked, listed = _asked(request.values), None
+    asked, listed = _asked(safe), None
     can_list = isinstance(safe._state()[1].store, Owning)
     with suppress(StoreUnavailable):
-        listed = _listed(safe, asked) if can_list else None
+        if can_list:
+            asked, listed = _listed(safe, asked)
     context = _figures(safe)
     if context["stats"] is None or (can_list and listed is None):
         status = 503
@@ -92,18 +92,18 @@ def end(safe: SafeSession) -> Response | tuple[str, int]:
     """End the session whose handle was sent."""
     if not _is_meant():
         return overview(safe, 403, _NOTES["stale"])
-    ended = safe.end(request.form.get("handle", "")[:_LONGEST])
-    back = {k: v for k, v in _asked(request.form)._asdict().items() if v}
+    ended = safe.end(request.form.get("handle", ""))
+    back = {k: v for k, v in _asked(safe)._asdict().items() if v}
     return _back(**back, note="ended" if ended else "gone")
 
 
 def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
     """Ask whether all sessions of a user are to end."""
-    user = request.values.get("user", "")[:_LONGEST]
+    user = _user()
     return render(
         "confirm.html",
         user=user,
-        sessions=_sessions_of(safe, user),
+        sessions=safe.sessions_of(user) if user else [],
         own=_own_handle(),
         token=_token(),
         note=note,
@@ -115,7 +115,7 @@ def end_user(safe: SafeSession) -> Response | tuple[str, int]:
     if not _is_meant():
         return confirm(safe, 403, _NOTES["stale"])
     keep = _own_handle() if request.form.get("keep") else None
-    user = request.form.get("user", "")[:_LONGEST]
+    user = _user()
     count = safe.end_user(user, keep=keep) if user else 0
     return _back(q=user, count=str(count))
 
@@ -133,35 +133,43 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
 # -- what is listed ---------------------------------------------------------------------------
 
 
-def _asked(values: Any) -> Asked:
-    return Asked(*(values.get(name, "").strip()[:_LONGEST] for name in Asked._fields))
+def _asked(safe: SafeSession) -> Asked:
+    """What the address, or the form, asks for, to the letter: a user may be named ``" bob"``."""
+    q, tier, after = (request.values.get(name, "") for name in Asked._fields)
+    return Asked(q, tier if tier in _tiers(safe) else "", after)
 
 
-def _listed(safe: SafeSession, asked: Asked) -> Listed:
-    if asked.q:
-        return _found(safe, asked)
-    tier = asked.tier if asked.tier in _tiers(safe) else None
-    try:
-        page = safe.browse(tier=tier, after=asked.after or None, limit=PAGE)
-    except ValueError:  # no page ended there
-        page = safe.browse(tier=tier, limit=PAGE)
+def _user() -> str:
+    """Whose sessions are to be ended, to the letter: a shorter name would be another user's."""
+    return request.values.get("user", "")
+
+
+def _listed(safe: SafeSession, asked: Asked) -> tuple[Asked, Listed]:
+    """The page that was *asked* for; with what it shows, if that is not quite the same."""
+    for q in dict.fromkeys((asked.q, asked.q.strip())):
+        if q and (found := safe.sessions_of(q)):
+            return asked._replace(q=q), _part(found, asked.after)
+    if handle := asked.q.strip():
+        one = safe.find(handle)
+        return asked, Listed([one] if one else [])
+    return asked._replace(q=""), _browsed(safe, asked)
+
+
+def _browsed(safe: SafeSession, asked: Asked) -> Listed:
+    if asked.after:
+        # No page may have ended there. Some stores notice it first when the server refuses it.
+        with suppress(ValueError, StoreUnavailable):
+            page = safe.browse(tier=asked.tier or None, after=asked.after, limit=PAGE)
+            return Listed(page.sessions, page.next or "")
+    page = safe.browse(tier=asked.tier or None, limit=PAGE)
     return Listed(page.sessions, page.next or "")
 
 
-def _found(safe: SafeSession, asked: Asked) -> Listed:
-    """The sessions of a user; where there is none of that name, the session of that handle."""
-    found = _sessions_of(safe, asked.q)
-    if not found:
-        one = safe.find(asked.q)
-        return Listed([one] if one else [])
-    start = int(asked.after) if asked.after.isdecimal() else 0
+def _part(found: list[SessionInfo], after: str) -> Listed:
+    """A page of a user's sessions."""
+    start = int(after[:9]) if after.isdecimal() else 0
     more = str(start + PAGE) if start + PAGE < len(found) else ""
     return Listed(found[start : start + PAGE], more, len(found))
-
-
-def _sessions_of(safe: SafeSession, user: str) -> list[SessionInfo]:
-    """The sessions of the user whose name was sent; an empty one names nobody."""
-    return safe.sessions_of(user) if user else []
 
 
 def _tiers(safe: SafeSession) -> list[str]:

@@ -223,8 +223,8 @@ class RelimitStep(NamedTuple):
     done: bool
 
 
-class Tuning(NamedTuple):
-    """What a store keeps for all processes on it; see :class:`Steerable`.
+class Document(NamedTuple):
+    """What a store keeps under a name for all processes on it; see :class:`Steerable`.
 
     :param document: empty where there is none.
     :param written: when, by the store's clock in milliseconds.
@@ -234,6 +234,17 @@ class Tuning(NamedTuple):
     document: bytes
     written: int
     now: int
+
+
+class Finding(NamedTuple):
+    """Something that ``flask safesession check`` reports.
+
+    :param name: by which ``--ignore`` accepts it: small letters and hyphens.
+    :param text: one sentence, with what to do.
+    """
+
+    name: str
+    text: str
 
 
 class Store(Protocol):
@@ -413,13 +424,13 @@ class Relimiting(Protocol):
 
 @runtime_checkable
 class Steerable(Protocol):
-    """A store that keeps a small document for all processes on it: settings to go by."""
+    """A store that keeps a few small documents, each under a name, for all processes on it."""
 
-    def tuning(self) -> Tuning:
-        """The document that was kept last."""
+    def document(self, name: str) -> Document:
+        """Returns the document that was kept last under *name* (lower-case letters)."""
         ...
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
         """Keep *document* (not empty) in the place of *expected*; whether it is kept now.
 
         It also is if an earlier call with it was done and the reply was lost.
@@ -431,8 +442,8 @@ class Steerable(Protocol):
 class Inspecting(Protocol):
     """A store whose server can be set up badly."""
 
-    def inspect(self) -> list[str]:
-        """One sentence for each setting of the server that should be mended."""
+    def inspect(self) -> list[Finding]:
+        """Returns a finding for each setting of the server that should be changed."""
         ...
 
 

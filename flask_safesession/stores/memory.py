@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..events import logger
 from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, glance, limited, loads, record_from, touched
+from ..record import GENERATIONS, Draft, Record, glance, limited, loads, record_from, touched
 from ..tokens import NO_USER
 from .base import (
     REVOKED,
@@ -24,6 +24,7 @@ from .base import (
     AuditStep,
     Census,
     Conflict,
+    Document,
     Gone,
     Listed,
     Live,
@@ -34,13 +35,12 @@ from .base import (
     Rules,
     Taken,
     Terms,
-    Tuning,
     newest_first,
 )
 from .endings import Endings, Tombstone
 from .eviction import Victims, for_one_more, over_the_cap
 from .relimiting import Round
-from .shelf import Shelf, count_due, parts
+from .shelf import Shelf, count_due, parts, read
 
 
 def store_clock() -> int:
@@ -76,7 +76,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         self._clock = clock
-        self._tuning = (b"", 0)
+        self._documents: dict[str, tuple[bytes, int]] = {}
         self._reset()
         _stores.add(self)
 
@@ -198,14 +198,18 @@ class MemoryStore:
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.Owning.sessions_of`."""
         with self._lock:
-            return self._live_of(user, self._now())
+            now = self._now()
+            heads = self._shelf.heads(self._shelf.keys_of(user))
+        # Others need not wait until thousands have been read.
+        return _live(read(heads), now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`."""
         with self._lock:
             now = self._now()
             kept = self._endings.where_it_is(keep, now)
-            ended = [listed for listed in self._live_of(user, now) if listed.key != kept]
+            ours = self._shelf.listed(self._shelf.keys_of(user))
+            ended = [listed for listed in _live(ours, now) if listed.key != kept]
             for listed in ended:
                 self._end(listed.key, listed.record, Tombstone(reason, stamp), now)
             return ended
@@ -223,7 +227,7 @@ class MemoryStore:
             self._ending, self._shelf, self._generation, self._ended_by = (
                 aside,
                 shelf,
-                self._generation + 1,
+                (self._generation + 1) % GENERATIONS,
                 stamp,
             )
 
@@ -288,17 +292,17 @@ class MemoryStore:
                     changed += 1
             return RelimitStep(changed, self._round.over)
 
-    def tuning(self) -> Tuning:
-        """See :meth:`.base.Steerable.tuning`."""
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.Steerable.document`."""
         with self._lock:
-            return Tuning(*self._tuning, self._clock())
+            return Document(*self._documents.get(name, (b"", 0)), self._clock())
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.tune`."""
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.keep`."""
         with self._lock:
-            if self._tuning[0] == expected:
-                self._tuning = (document, self._clock())
-            return self._tuning[0] == document
+            if self._documents.get(name, (b"",))[0] == expected:
+                self._documents[name] = (document, self._clock())
+            return self._documents.get(name, (b"",))[0] == document
 
     def close(self) -> None:
         """Nothing to release."""
@@ -364,10 +368,6 @@ class MemoryStore:
             tombstone = tombstone._replace(reason="ended")
         self._endings.bury(key, record.user, tombstone, now)
 
-    def _live_of(self, user: str, now: int) -> list[Listed]:
-        found = self._shelf.listed(self._shelf.keys_of(user))
-        return newest_first(listed for listed in found if listed.record.deadline > now)
-
     def _dismiss(self, victims: Victims, now: int) -> tuple[Removed, ...]:
         removed = []
         for key, reason in victims.items():
@@ -401,6 +401,11 @@ class MemoryStore:
             # Not before: whatever interrupts this, the visitor still has a session.
             self._shelf.remove(leaving)
         return Live(fresh, now, removed, len(self._shelf.records))
+
+
+def _live(found: list[Listed], now: int) -> list[Listed]:
+    """Returns those that are not due, newest first."""
+    return newest_first(listed for listed in found if listed.record.deadline > now)
 
 
 def _is_filed(record: Record, draft: Draft) -> bool:

@@ -26,6 +26,8 @@ from .base import (
     AuditStep,
     Census,
     Conflict,
+    Document,
+    Finding,
     Gone,
     Listed,
     Live,
@@ -36,7 +38,6 @@ from .base import (
     Rules,
     Taken,
     Terms,
-    Tuning,
     newest_first,
 )
 from .connections import deadline
@@ -218,13 +219,13 @@ class RedisStore:
                 return RelimitStep(changed, done=False)
         return RelimitStep(changed, done=True)
 
-    def tuning(self) -> Tuning:
-        """See :meth:`.base.Steerable.tuning`: the first part has it."""
-        return self._shards[0].tuning()
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.Steerable.document`: the first part has all of them."""
+        return self._shards[0].document(name)
 
-    def tune(self, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.tune`."""
-        return self._shards[0].tuning(document, expected).document == document
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.keep`."""
+        return self._shards[0].document(name, document, expected).document == document
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""
@@ -258,13 +259,13 @@ class RedisStore:
         """See :meth:`.base.Networked.states`."""
         return {at.server: at.breaker.state for at in self._caller.topology.servers()}
 
-    def inspect(self) -> list[str]:
+    def inspect(self) -> list[Finding]:
         """See :meth:`.base.Inspecting.inspect`."""
-        found: list[str] = []
+        found: list[Finding] = []
         try:
             self._caller.check()
         except ConfigError as error:
-            found += error.problems
+            found += [Finding("store-layout", problem) for problem in error.problems]
         unchecked = Caller(self._caller.topology, self._caller.timeout)
         return found + findings(unchecked, self._replicas)
 

@@ -16,7 +16,7 @@ from redis.connection import BlockingConnectionPool, ConnectionPool
 from redis.sentinel import Sentinel as SentinelClient
 from redis.sentinel import SentinelConnectionPool
 
-from ..errors import ConfigError
+from ..errors import ConfigError, name_of
 from ..events import Event
 from .breaker import Notify
 from .cluster import Cluster
@@ -90,7 +90,7 @@ def _unsafe(client: Any) -> str | None:
                 " asked by ROLE whether it is the master"
             )
     elif type(pool) not in (ConnectionPool, BlockingConnectionPool):
-        return f"a client on a {type(pool).__name__}: {_KINDS}"
+        return f"a client on a {name_of(type(pool))}: {_KINDS}"
     return _unlimited(pool.connection_kwargs)
 
 

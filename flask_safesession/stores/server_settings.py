@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import StoreUnavailable
+from .base import Finding
 from .connections import Connections
 from .scripts import Caller
 from .topology import Standalone
@@ -25,27 +26,28 @@ class _Told(NamedTuple):
     ahead: float
 
 
-def findings(caller: Caller, replicas: int) -> list[str]:
-    """One sentence for each setting that should be mended, server by server.
+def findings(caller: Caller, replicas: int) -> list[Finding]:
+    """Returns a finding for each setting that should be changed, server by server.
 
     :param replicas: how many have to confirm the end of a session.
     :raises StoreUnavailable: the only server does not answer; of several, that is a finding.
     """
     servers = caller.topology.servers()
     alone = isinstance(caller.topology, Standalone)
-    found, clocks = list[str](), dict[str, float]()
+    found, clocks = list[Finding](), dict[str, float]()
     for server in servers:
         try:
             told = _ask(caller, server)
         except StoreUnavailable as error:
             if len(servers) == 1:
                 raise
-            found.append(f"{server.server}: cannot be used: {error}")
+            text = f"{server.server}: cannot be used: {error}"
+            found.append(Finding("server-unavailable", text))
             continue
         clocks[server.server] = told.ahead
         where = f"{server.server}: " if len(servers) > 1 else ""
         of_one = (*_of_server(told), *_of_replicas(told.info, replicas, alone=alone))
-        found += [where + finding for finding in (*of_one, *_of_network(server))]
+        found += [Finding(name, where + text) for name, text in (*of_one, *_of_network(server))]
     return found + list(_of_clocks(clocks))
 
 
@@ -56,55 +58,77 @@ def _ask(caller: Caller, server: Connections) -> _Told:
     return _Told(_parsed(raw), _saves_snapshots(caller, server), ahead)
 
 
-def _of_server(told: _Told) -> Iterator[str]:
+def _of_server(told: _Told) -> Iterator[Finding]:
     info = told.info
     kind = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{kind}_version", "0")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST[kind]:
-        yield f"the server is version {version}: Redis 6.2 or Valkey 7.2 is the oldest"
+        yield Finding(
+            "server-version",
+            f"the server is version {version}: Redis 6.2 or Valkey 7.2 is the oldest",
+        )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        yield (
+        yield Finding(
+            "eviction-policy",
             f"maxmemory-policy is {policy}: the server will drop sessions behind our back, users'"
-            " first or last as it likes; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap"
+            " first or last as it likes; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap",
         )
     if info.get("maxmemory") == "0":
-        yield "maxmemory is not set: other data on this server can take all its memory"
+        yield Finding(
+            "no-memory-limit",
+            "maxmemory is not set: other data on this server can take all its memory",
+        )
     if info.get("aof_enabled") != "1" and not told.saves:
-        yield "persistence is off: a restart of the server signs everybody out"
+        yield Finding(
+            "no-persistence", "persistence is off: a restart of the server signs everybody out"
+        )
     if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
-        yield "the server could not save its data the last time: look at its disk and its log"
+        yield Finding(
+            "failed-save",
+            "the server could not save its data the last time: look at its disk and its log",
+        )
 
 
-def _of_replicas(info: Mapping[str, str], wanted: int, *, alone: bool) -> Iterator[str]:
+def _of_replicas(info: Mapping[str, str], wanted: int, *, alone: bool) -> Iterator[Finding]:
     if info.get("role", "master") != "master":
-        yield "the server is a replica, which takes no writes: name its master, or its Sentinels"
+        yield Finding(
+            "replica",
+            "the server is a replica, which takes no writes: name its master, or its Sentinels",
+        )
         return
     online = sum("state=online" in value for name, value in info.items() if name[:5] == "slave")
     if online < wanted:
-        yield (
+        yield Finding(
+            "missing-replicas",
             f"SAFESESSION_WAIT_REPLICAS is {wanted}, and {online} are connected: logins and"
-            " logouts wait for them in vain; connect more, or lower it"
+            " logouts wait for them in vain; connect more, or lower it",
         )
     elif online == 0 and not alone:
-        yield "no replica is connected: if this server is lost, so are its sessions"
+        yield Finding(
+            "missing-replicas",
+            "no replica is connected: if this server is lost, so are its sessions",
+        )
 
 
-def _of_network(server: Connections) -> Iterator[str]:
+def _of_network(server: Connections) -> Iterator[Finding]:
     if not server.encrypted and not server.server.startswith(_LOOPBACK):
-        yield "the connection is not encrypted: use rediss:// (TLS) across a network"
+        yield Finding(
+            "not-encrypted", "the connection is not encrypted: use rediss:// (TLS) across a network"
+        )
 
 
-def _of_clocks(clocks: Mapping[str, float]) -> Iterator[str]:
+def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
     """*clocks*: by how many seconds each server's is ahead."""
     if not clocks:
         return
     first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
     apart = clocks[last] - clocks[first]
     if apart > _APART:
-        yield (
+        yield Finding(
+            "clocks-apart",
             f"the clocks of {first} and {last} are {apart:.0f} s apart: what moves between them"
-            " ends early or late by that; run NTP on both"
+            " ends early or late by that; run NTP on both",
         )
 
 

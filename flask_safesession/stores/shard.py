@@ -15,6 +15,7 @@ from .base import (
     AuditStep,
     Census,
     Conflict,
+    Document,
     Gone,
     Listed,
     Live,
@@ -23,7 +24,6 @@ from .base import (
     Rules,
     Taken,
     Terms,
-    Tuning,
 )
 from .breaker import Notify
 from .scripts import Caller, Script
@@ -59,7 +59,7 @@ _PAGE = Script("_common", "page")
 _END_ALL = Script("_common", "end_all")
 _AUDIT = Script("_common", "audit")
 _RELIMIT = Script("_common", "relimit")
-_TUNE = Script("_common", "tune")
+_DOCUMENT = Script("_common", "document")
 _LEASE = Script("_common", "lease")
 
 
@@ -233,10 +233,10 @@ class Shard:
         _, changed, done = self._run(_RELIMIT, (f"{self.slot}:relimit",), args)
         return RelimitStep(changed, bool(done))
 
-    def tuning(self, document: bytes = b"", expected: bytes = b"") -> Tuning:
-        """See :meth:`.base.Steerable.tuning`, after *document* has taken its place if it may."""
-        _, now, raw = self._run(_TUNE, (f"{self.slot}:tuning",), (document, expected))
-        return Tuning(raw[11:], int(raw[:11] or b"0", 16), now)
+    def document(self, name: str, document: bytes = b"", expected: bytes = b"") -> Document:
+        """See :meth:`.base.Steerable.document`, after *document* has taken its place if it may."""
+        _, now, raw = self._run(_DOCUMENT, (f"{self.slot}:doc:{name}",), (document, expected))
+        return Document(raw[11:], int(raw[:11] or b"0", 16), now)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.Leasing.lease`."""

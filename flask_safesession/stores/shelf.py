@@ -108,8 +108,12 @@ class Shelf:
 
     def listed(self, keys: Iterator[str]) -> list[Listed]:
         """Returns sessions as lists show them; entries that lead nowhere are left out."""
+        return read(self.heads(keys))
+
+    def heads(self, keys: Iterator[str]) -> list[tuple[str, bytes]]:
+        """Returns what :func:`read` makes a list of, without the lock."""
         found = ((key, self.records.get(key)) for key in keys)
-        return [Listed(key, loads(raw[:LISTED])) for key, raw in found if raw is not None]
+        return [(key, raw[:LISTED]) for key, raw in found if raw is not None]
 
     def keys_of(self, user: str, tier: str = "") -> Iterator[str]:
         """Yields a user's sessions in the order of their eviction.
@@ -172,6 +176,11 @@ class Shelf:
     def _displace(self, key: str) -> None:
         if (entry := self._places.pop(key, None)) is not None:
             self.users.discard(entry)
+
+
+def read(heads: list[tuple[str, bytes]]) -> list[Listed]:
+    """Returns the sessions of which these are the heads."""
+    return [Listed(key, loads(raw)) for key, raw in heads]
 
 
 def bucket_of(record: Record) -> str:

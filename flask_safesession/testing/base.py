@@ -9,6 +9,14 @@ from ..tokens import new_id, new_stamp, user_tag
 from .kit import StoreKit, make_draft, new_key
 
 
+def used_after(record: Record) -> int:
+    """How long after its creation a session was used last, in milliseconds.
+
+    A kit may make records older instead of turning a clock: only differences can be compared.
+    """
+    return record.last_active - record.created
+
+
 class ContractBase:
     """Steps that tests are made of."""
 
@@ -61,10 +69,6 @@ class ContractBase:
         kit.advance(1000)
         self.live(kit.store.load(key, rules, slide=True))
         return key
-
-    def use_of(self, record: Record) -> int:
-        """How old the session was at its last use: it stays while a kit makes the store older."""
-        return record.last_active - record.created
 
     def commit(
         self, kit: StoreKit, key: str, rules: Rules, *, touch: int | None = 0, payload: bytes = b"x"

@@ -9,49 +9,55 @@ from ..stores.base import Relimiting, Rules, Steerable
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_rules, together
 
-ONE, TWO = b'{"one": 1}', b'{"two": "\xc3\xa9"}'
+NAME, ONE, TWO = "tuning", b'{"one": 1}', b'{"two": "\xc3\xa9"}'
 
 
 class SteeringContract(ContractBase):
-    """A document for all processes on the store, and sessions under limits of now."""
+    """Documents for all processes on the store, and sessions under limits of now."""
 
-    # -- the document ---------------------------------------------------------------------------
+    # -- documents ------------------------------------------------------------------------------
 
     def test_there_is_no_document_at_first(self, kit: StoreKit) -> None:
-        assert self.steerable(kit).tuning().document == b""
+        assert self.steerable(kit).document(NAME).document == b""
 
     def test_a_document_takes_the_place_of_the_one_that_was_seen(self, kit: StoreKit) -> None:
         store = self.steerable(kit)
-        assert store.tune(ONE, b"")
-        assert not store.tune(TWO, b"")
-        assert store.tuning().document == ONE
-        assert store.tune(TWO, ONE)
-        assert store.tuning().document == TWO
+        assert store.keep(NAME, ONE, b"")
+        assert not store.keep(NAME, TWO, b"")
+        assert store.document(NAME).document == ONE
+        assert store.keep(NAME, TWO, ONE)
+        assert store.document(NAME).document == TWO
+
+    def test_documents_under_two_names_are_two(self, kit: StoreKit) -> None:
+        store = self.steerable(kit)
+        assert store.keep(NAME, ONE, b"")
+        assert store.keep("other", TWO, b"")
+        assert [store.document(name).document for name in (NAME, "other")] == [ONE, TWO]
 
     def test_a_document_that_is_sent_again_is_kept_once(self, kit: StoreKit) -> None:
         """The reply to the first time was lost: it was done, and says so."""
         store = self.steerable(kit)
-        assert store.tune(ONE, b"")
-        written = store.tuning().written
+        assert store.keep(NAME, ONE, b"")
+        written = store.document(NAME).written
         kit.advance(MINUTE)
-        assert store.tune(ONE, b"")
-        kept = store.tuning()
+        assert store.keep(NAME, ONE, b"")
+        kept = store.document(NAME)
         assert kept.document == ONE
         assert kept.written <= written
 
     def test_a_document_tells_when_it_was_written(self, kit: StoreKit) -> None:
         store = self.steerable(kit)
-        before = store.tuning().now
-        assert store.tune(ONE, b"")
-        kept = store.tuning()
+        before = store.document(NAME).now
+        assert store.keep(NAME, ONE, b"")
+        kept = store.document(NAME)
         assert before <= kept.written <= kept.now
 
     def test_of_many_who_write_at_once_one_is_heard(self, kit: StoreKit) -> None:
         store = self.steerable(kit)
         documents = [b"%d" % number for number in range(8)]
-        kept = together(8, lambda number: store.tune(documents[number], b""))
+        kept = together(8, lambda number: store.keep(NAME, documents[number], b""))
         assert sum(kept) == 1
-        assert store.tuning().document == documents[kept.index(True)]
+        assert store.document(NAME).document == documents[kept.index(True)]
 
     # -- shorter limits -------------------------------------------------------------------------
 
@@ -111,7 +117,7 @@ class SteeringContract(ContractBase):
     def steerable(self, kit: StoreKit) -> Steerable:
         """The store, if it keeps a document."""
         if not isinstance(kit.store, Steerable):
-            pytest.skip("the store keeps no settings for a fleet")
+            pytest.skip("the store keeps no documents")
         return kit.store
 
     def relimit(self, kit: StoreKit, rules: Rules, limit: int = 100) -> int:

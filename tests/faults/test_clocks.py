@@ -1,4 +1,4 @@
-"""Rows 22 and 23: clocks that are wrong. The one that counts is the store's."""
+"""Rows 22, 23 and 39: clocks that are wrong. The one that counts is the store's."""
 
 from __future__ import annotations
 
@@ -229,3 +229,48 @@ def test_fault_23_the_job_purges_on_after_the_wall_clock_was_set_back(
 
         servers.poll("the job", is_purged, seconds=10)
     assert site.safe.count() == 0
+
+
+# -- 39: the store's clock is set back, or another server has not heard of everything -----------
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("seconds", [HOUR, 20 * 365 * 24 * HOUR])
+def test_fault_39_an_end_of_all_ends_what_was_made_before_the_stores_clock_was_set_back(
+    steady: servers.Server, open_site: OpenSite, seconds: int, shards: int
+) -> None:
+    site = open_site(steady.url, shards=shards)
+    stranger = site.visitor()
+    good(stranger, "/add/pear")
+    before = [site.member(), site.member("bob"), stranger]
+    age(steady, -seconds * 1000)  # their times are ahead of the clock now
+    before.append(site.member("eve"))
+    assert [read(client) != {} for client in before] == [True] * 4
+    for _ in range(2):
+        site.safe.end_all()
+        assert [read(site.visitor(like=client)) for client in before] == [{}] * 4
+        later = site.member("dan")
+        assert read(later)["user_id"] == "dan"
+        site.safe.purge()
+        assert read(later)["user_id"] == "dan"
+        before.append(later)
+        before.pop(0)
+    assert_whole(site, steady)
+
+
+def test_fault_39_an_end_of_all_on_a_new_master_that_is_behind_ends_what_it_has(
+    own: servers.Server, steady: servers.Server, open_site: OpenSite
+) -> None:
+    site, then = open_site(own.url), open_site(steady.url)
+    site.safe.end_all()
+    before = [site.member(name) for name in ("ann", "bob")]
+    for name in own.ask("KEYS", "*"):  # as far as the replica has heard
+        steady.ask("RESTORE", name, 0, own.ask("DUMP", name), "REPLACE")
+    site.safe.end_all()
+    before += [site.member(name) for name in ("eve", "dan")]
+    clients = [then.visitor(like=client) for client in before]
+    assert [read(client) != {} for client in clients] == [True, True, False, False]
+    then.safe.end_all()
+    assert [read(then.visitor(like=client)) for client in before] == [{}] * 4
+    assert read(then.member("fay"))["user_id"] == "fay"
+    assert_whole(then, steady)

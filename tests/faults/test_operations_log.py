@@ -66,8 +66,9 @@ class Scene:
         return self.site
 
     def members(self, url: str, **settings: Any) -> None:
+        made = [self._open(url).member() for _ in PATHS]  # with as much time as they need
         site = self.open(url, **settings)
-        self.clients = [site.member() for _ in PATHS]
+        self.clients = [site.visitor(like=member) for member in made]
 
     def strangers(self, url: str, **settings: Any) -> None:
         """For a store that could never be used: cookies as of members."""

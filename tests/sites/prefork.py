@@ -51,9 +51,9 @@ def work(listener: socket.socket) -> None:
     make_server("127.0.0.1", 0, app, threaded=True, fd=listener.fileno()).serve_forever()
 
 
-def main(port: int, workers: int) -> int:
+def main(where: str, workers: int) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    listener = socket.create_server(("127.0.0.1", port), backlog=128)
+    listener = socket.socket(fileno=int(where.removeprefix("fd://")))
     users = [User(number) for number in range(THREADS)]
     for user in users:
         user.start()
@@ -77,4 +77,4 @@ def main(port: int, workers: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +20,13 @@ from typing import Any
 import psutil
 import pytest
 
-from ..servers import Server, end, free_port, poll, spawn
+from ..servers import Server, end, poll, spawn
 
 PATIENCE = 20.0
 CLIENTS = 8
 DATABASE = 7  # no other test uses it: its connections are the site's
 ROOT = Path(__file__).parents[2]
+LISTENER = "{listener}"  # in a command: the socket that it listens on
 
 
 class Browser:
@@ -72,6 +75,23 @@ class Site:
     def workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.master.pid).children(recursive=True)}
 
+    @contextlib.contextmanager
+    def only(self, worker: int) -> Iterator[None]:
+        """Until the end of the ``with`` block this worker accepts all connections.
+
+        The others stand still: which of several workers accepts is the kernel's choice, and it may
+        choose the same one a hundred times.
+        """
+        others = [psutil.Process(pid) for pid in self.workers() - {worker}]
+        try:
+            for other in others:
+                other.suspend()
+            poll("workers that stand still", lambda: all(map(_stands_still, others)))
+            yield
+        finally:
+            for other in others:
+                other.resume()
+
     def connections(self, pid: int) -> set[int]:
         """The local ports of a process's connections to the store."""
         return {
@@ -95,6 +115,10 @@ class Site:
         end(self.master)
 
 
+def _stands_still(process: psutil.Process) -> bool:
+    return process.status() == psutil.STATUS_STOPPED
+
+
 @contextlib.contextmanager
 def gunicorn(
     store: Server, prefix: str, folder: Path, *options: str, used: bool = False
@@ -103,31 +127,28 @@ def gunicorn(
     # In a file and not an option: older versions of gunicorn do not know it, and skip it here.
     config = folder / "gunicorn.conf.py"
     config.write_text("control_socket_disable = True")
-    port = free_port()
-    where = ["--bind", f"127.0.0.1:{port}", "--chdir", str(ROOT), "--config", str(config)]
+    where = ["--bind", LISTENER, "--chdir", str(ROOT), "--config", str(config)]
     command = ["-m", "gunicorn", "tests.sites.app:app", *where, *options]
-    with _running(command, port, store, prefix, folder, used=used) as site:
+    with _running(command, store, prefix, folder, used=used) as site:
         yield site
 
 
 @contextlib.contextmanager
 def prefork(store: Server, prefix: str, folder: Path, workers: int) -> Iterator[Site]:
     """The site under a master that goes on using it; see :mod:`.prefork`."""
-    port = free_port()
-    command = ["-m", "tests.sites.prefork", str(port), str(workers)]
-    with _running(command, port, store, prefix, folder, used=True) as site:
+    command = ["-m", "tests.sites.prefork", LISTENER, str(workers)]
+    with _running(command, store, prefix, folder, used=True) as site:
         yield site
 
 
 @contextlib.contextmanager
 def uwsgi(store: Server, prefix: str, folder: Path, *options: str) -> Iterator[Site]:
     """The site under uWSGI, which imports and uses it before it forks two workers."""
-    port = free_port()
     program = str(Path(sys.executable).with_name("uwsgi"))
-    command = [program, "--http-socket", f"127.0.0.1:{port}", "--wsgi", "tests.sites.app:app"]
+    command = [program, "--http-socket", LISTENER, "--wsgi", "tests.sites.app:app"]
     command += ["--add-header", "Connection: close"]  # it does, and would not say so
     command += ["--master", "--processes", "2", "--die-on-term", "--need-app", *options]
-    with _running(command, port, store, prefix, folder, used=True) as site:
+    with _running(command, store, prefix, folder, used=True) as site:
         yield site
 
 
@@ -147,10 +168,11 @@ def run_greenlets(url: str, when: str, greenlets: int, rounds: int) -> Any:
 
 @contextlib.contextmanager
 def _running(
-    command: list[str], port: int, store: Server, prefix: str, folder: Path, *, used: bool
+    command: list[str], store: Server, prefix: str, folder: Path, *, used: bool
 ) -> Iterator[Site]:
+    """Run *command* with a socket that listens already, so that nobody else can take its port."""
     settings = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "SITE_STORE": store.url.replace("/0", f"/{DATABASE}"),
         "SITE_PREFIX": prefix,
         "SITE_USED": "yes" if used else "",
@@ -158,7 +180,10 @@ def _running(
     with pytest.MonkeyPatch.context() as environment:
         for name, value in settings.items():
             environment.setenv(name, value)
-        master = spawn([sys.executable, *command], folder / "log")
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+            port, number = listener.getsockname()[1], listener.fileno()
+            words = [word.replace(LISTENER, f"fd://{number}") for word in command]
+            master = spawn([sys.executable, *words], folder / "log", pass_fds=[number])
     site = Site(port, master, folder / "log", store)
     try:
         poll("the site", site.answers)
@@ -171,28 +196,52 @@ def _running(
 
 
 def browse(site: Site, rounds: int) -> None:
-    """Two requests a round, of several clients at once; each has to see its own data.
+    """Visits of several clients, each of which has to see its own data.
 
-    Both workers have to answer, for one session, too.
+    First each session is used in each worker; then all clients come at once.
     """
-
-    def one(number: int) -> Browser:
-        with site.browser() as browser:
-            mine = None
-            for turn in range(rounds):
-                assert browser.get(f"/write/{number}/{turn}") == {"mine": mine}
-                mine = [str(number), turn]
-                assert browser.get("/read") == {"mine": mine}
-                if turn % 5 == 0:
-                    browser.close()
-        return browser
-
+    visitors = [Visitor(site, number) for number in range(CLIENTS)]
+    workers = sorted(site.workers())
     with ThreadPoolExecutor(CLIENTS) as pool:
-        browsers = list(pool.map(one, range(CLIENTS)))
-    assert len({browser.cookie for browser in browsers}) == CLIENTS
-    workers = site.workers()
-    assert set().union(*(browser.pids for browser in browsers)) == workers
-    assert any(browser.pids == workers for browser in browsers)
+
+        def visit(some: list[Visitor], rounds: int) -> None:
+            list(pool.map(lambda visitor: visitor.visit(rounds), some))
+
+        for worker in workers:
+            with site.only(worker):
+                visit(visitors, 1)
+            assert {visitor.browser.pid for visitor in visitors} == {worker}
+            for visitor in visitors:
+                visitor.browser.close()
+        # Where connections are kept, each worker begins with as many.
+        for number, worker in enumerate(workers):
+            with site.only(worker):
+                visit(visitors[number :: len(workers)], 1)
+        visit(visitors, rounds)
+    assert len({visitor.browser.cookie for visitor in visitors}) == CLIENTS
+    assert set().union(*(visitor.browser.pids for visitor in visitors)) == set(workers)
+    for visitor in visitors:
+        visitor.browser.close()
+
+
+class Visitor:
+    """A client that knows what has to be in its session."""
+
+    def __init__(self, site: Site, number: int) -> None:
+        self.browser = Browser(site.port)
+        self.name = str(number)
+        self.turns = 0
+        self.mine: list[Any] | None = None
+
+    def visit(self, rounds: int) -> None:
+        """Two requests a round; each fifth round ends with the connection."""
+        for _ in range(rounds):
+            assert self.browser.get(f"/write/{self.name}/{self.turns}") == {"mine": self.mine}
+            self.mine = [self.name, self.turns]
+            assert self.browser.get("/read") == {"mine": self.mine}
+            self.turns += 1
+            if self.turns % 5 == 0:
+                self.browser.close()
 
 
 def share_one_session(site: Site) -> None:
@@ -215,15 +264,10 @@ def assert_each_process_has_its_own(site: Site) -> None:
     """Each worker has one job, and connections that no other process holds."""
     jobs: dict[int, Any] = {}
     workers = site.workers()
-    with site.browser() as browser:
-
-        def all_were_asked() -> bool:
-            found = browser.get("/process")
-            jobs[browser.pid] = found
-            browser.close()
-            return jobs.keys() == workers
-
-        poll("an answer of each worker", all_were_asked)
+    for worker in workers:
+        with site.only(worker), site.browser() as browser:
+            jobs[worker] = browser.get("/process")
+        assert browser.pid == worker
     assert all(found == {"jobs": 1, "schedulers": 1} for found in jobs.values())
     held = {pid: site.connections(pid) for pid in (*workers, site.master.pid)}
     assert all(held[pid] for pid in workers)

@@ -8,10 +8,10 @@ local r, other = find(p, now, key)
 if not r then
   -- This very call has been here before, and its reply was lost. It writes all the same: a WAIT that
   -- follows counts the replicas that have the last write of its connection.
-  local grave = other[1] == BURIED and other[3] == ARGV[1] and tombstone(p, now, key)
-  if grave then
-    redis.call('ZADD', p .. ':buried:again', 0, 'x')
-    redis.call('UNLINK', p .. ':buried:again')
+  if other[1] == BURIED and other[3] == ARGV[1] then
+    go_on_at_maxmemory(p)
+    redis.call('SET', p .. ':none', '')
+    redis.call('UNLINK', p .. ':none')
     other[6] = 'again'
   end
   return other

@@ -1,0 +1,386 @@
+"""One value to bytes and back: msgpack, and an extension type for each kind that it does not have.
+
+A value comes back as what it was. A subclass becomes its base where nothing of it is lost by that;
+what would lose something is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgpack
+from markupsafe import Markup
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
+from werkzeug.local import LocalProxy
+
+#: How deep values may be nested.
+MAX_DEPTH = 100
+
+_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA = range(1, 8)
+_UUID, _DECIMAL, _MARKUP, _BIG_INT = range(8, 12)
+_MULTI, _IMMUTABLE_MULTI, _ORDERED, _COUNTER, _DEFAULT = range(12, 17)
+_MICROSECOND = timedelta(microseconds=1)
+# What a defaultdict may make: stored bytes must not be able to name anything else.
+_FACTORIES = {
+    kind.__name__: kind for kind in (list, dict, set, tuple, str, bytes, int, float, bool)
+}
+# By what those of pandas and pendulum are known, which are finer than their bases. They are refused
+# whatever they hold: otherwise the data, and not the code, would decide whether a page works.
+_FINER = {datetime: ("to_pydatetime",), timedelta: ("to_pytimedelta", "months")}
+
+
+class UndecodableError(ValueError):
+    """The bytes are not session data."""
+
+
+class Unstorable(TypeError):
+    """A value cannot be stored.
+
+    :param base: the kind that it is a subclass of, or ``None``.
+    """
+
+    def __init__(self, value: object, base: type | None = None) -> None:
+        super().__init__(f"{class_name(value)} objects cannot be stored")
+        self.value, self.base = value, base
+
+
+def class_name(value: object) -> str:
+    """The name of the class of *value*, with its module."""
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"
+
+
+def pack(value: object) -> bytes:
+    """The bytes of one value: equal bytes are equal values (``1`` is not ``True``, NaN is NaN).
+
+    :raises Unstorable: something of it would be lost.
+    """
+    return msgpack.packb(value, default=_reduce, strict_types=True, unicode_errors="surrogatepass")
+
+
+def unpack(packed: bytes) -> Any:
+    """The value behind *packed*. Foreign bytes raise whatever they provoke."""
+    return msgpack.unpackb(
+        packed,
+        ext_hook=partial(_restore, 0),
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+    )
+
+
+def _unpack_inner(level: int, packed: bytes) -> Any:
+    """As :func:`unpack`, for what is inside so many extensions.
+
+    unpackb takes 40 kB of the C stack for each level, an Unpacker takes them from the heap: a
+    hundred tuples in each other must not end a process on a small stack.
+    """
+    if level > MAX_DEPTH + 1:  # the last is for a date in the innermost
+        raise UndecodableError("it is nested too deep")
+    unpacker = msgpack.Unpacker(
+        ext_hook=partial(_restore, level),
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        max_buffer_size=len(packed) or 1,
+    )
+    unpacker.feed(packed)
+    value = unpacker.unpack()
+    if unpacker.tell() != len(packed):
+        raise UndecodableError("there is something left behind the value")
+    return value
+
+
+def unwrapped(value: Any) -> Any:
+    """What a proxy or a lazy string stands for."""
+    while isinstance(value, LocalProxy):
+        value = value._get_current_object()
+    lazy = any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__)
+    return str(value) if lazy and not hasattr(value, "__html__") else value
+
+
+# -- to bytes -----------------------------------------------------------------------------------
+
+
+def _reduce(value: Any) -> object:
+    """What msgpack does not know: an extension type, or the plain base of a subclass.
+
+    msgpack asks once for each value: the answer has to be plain.
+    """
+    value = unwrapped(value)
+    if value is None or isinstance(value, (bool, bytearray)):
+        return value
+    if wire := _WIRES.get(type(value)):
+        return wire(value)
+    if isinstance(value, str) or not isinstance(value, KEPT):
+        value = _as_markup(value)
+    for kind in _KINDS:
+        if isinstance(value, kind.base):
+            return kind.wire(_plain(value, kind))
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        if not set(_own_names(value, object)) <= parts.keys():
+            raise Unstorable(value)
+        return parts
+    raise Unstorable(value)
+
+
+def _as_markup(value: Any) -> Any:
+    """Markup of what has the method that MarkupSafe looks for; anything else as it is."""
+    html = None if isinstance(value, (Markup, type)) else getattr(value, "__html__", None)
+    return Markup(str(html())) if callable(html) else value  # noqa: S704  # nosec B704  # it is
+
+
+def _plain(value: Any, kind: _Kind) -> Any:
+    """The base of a subclass, if that is all there is to *value*."""
+    try:
+        plain = kind.plain(value)
+        if _is_all_of(value, plain, kind.base):
+            return plain
+    except Exception as error:  # whatever a class of somebody else's may raise
+        raise Unstorable(value, kind.base) from error
+    raise Unstorable(value, kind.base)
+
+
+def _is_all_of(value: Any, plain: Any, base: type) -> bool:
+    # Its own class has to say so: that of the plain one knows nothing of what was added.
+    equal = getattr(type(value), "__eq__")(value, plain)  # noqa: B009  # mypy takes it for object's
+    if equal is NotImplemented or not (equal or _is_nan(value)) or not _shows(value, plain):
+        return False
+    return isinstance(value, Enum) or not any(_own_names(value, base))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value  # noqa: PLR0124
+
+
+def _shows(value: Any, plain: Any) -> bool:
+    """Whether a container shows to its readers what its base has stored."""
+    if isinstance(plain, MultiDict):
+        return dict(value.lists()) == dict(plain.lists())
+    if isinstance(plain, dict):
+        seen = {key: value[key] for key in value}
+        return [*seen] == [*plain] and seen == plain
+    if isinstance(plain, (list, tuple)):
+        return [*value] == [*plain]
+    return not isinstance(plain, (set, frozenset)) or {*value} == {*plain}
+
+
+def _own_names(value: Any, base: type) -> Iterator[str]:
+    """The public attributes and fields of *value* that *base* does not have."""
+    yield from getattr(value, "_fields", ()) if base is tuple else ()
+    yield from (name for name in _FINER.get(base, ()) if hasattr(value, name))
+    if getattr(value, "n_fields", 0):  # as of time.struct_time, whose zone is no part of the tuple
+        yield "n_fields"
+    kinds = type(value).__mro__[: type(value).__mro__.index(base)]
+    slots = [kind.__dict__.get("__slots__", ()) for kind in kinds]
+    named = [name for some in slots for name in ([some] if isinstance(some, str) else some)]
+    for name in (*getattr(value, "__dict__", ()), *(n for n in named if hasattr(value, n))):
+        computed = isinstance(getattr(type(value), name, None), (cached_property, property))
+        if not name.startswith("_") and not computed:
+            yield name
+
+
+def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msgpack.ExtType]:
+    return lambda value: msgpack.ExtType(code, pack(parts(value)))
+
+
+def _of_set(code: int) -> Callable[[Any], msgpack.ExtType]:
+    # Iteration order of a set differs between processes: sorted bytes do not.
+    return lambda value: msgpack.ExtType(code, pack(sorted(map(pack, value))))
+
+
+def _of_int(plain: int) -> object:
+    if -(2**63) <= plain < 2**64:
+        return plain
+    return msgpack.ExtType(_BIG_INT, b"%x" % plain if plain >= 0 else b"-%x" % -plain)
+
+
+def _of_default(value: defaultdict[Any, Any]) -> list[object]:
+    factory: Any = value.default_factory
+    name = None if factory is None else getattr(factory, "__name__", "")
+    if name is not None and factory is not _FACTORIES.get(name):
+        raise Unstorable(value, dict)
+    return [name, dict(value)]
+
+
+def _text(value: str) -> bytes:
+    return str.__str__(value).encode("utf-8", "surrogatepass")
+
+
+def _of_zone(value: datetime | time) -> object:
+    """A time zone: an offset in microseconds, or that with a name, and whether it is a ZoneInfo.
+
+    Not by isoformat(), which loses offsets below a second.
+    """
+    zone = value.tzinfo
+    if zone is None:
+        return None
+    if isinstance(zone, ZoneInfo) and zone.key is not None:
+        offset = value.utcoffset()
+        return [None if offset is None else offset // _MICROSECOND, zone.key, True]
+    with suppress(Exception):  # zones of others may not know what to say without a date
+        offset = zone.utcoffset(None)
+        if offset is not None and offset == value.utcoffset():
+            plain, name = timezone(offset), zone.tzname(None)
+            number = offset // _MICROSECOND
+            return number if name in (None, plain.tzname(None)) else [number, name, False]
+    raise Unstorable(zone, tzinfo)
+
+
+def _of_datetime(v: datetime) -> list[object]:
+    return [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.fold, _of_zone(v)]
+
+
+def _of_time(v: time) -> list[object]:
+    return [v.hour, v.minute, v.second, v.microsecond, v.fold, _of_zone(v)]
+
+
+def _plain_datetime(v: datetime) -> datetime:
+    clock = (v.hour, v.minute, v.second, v.microsecond)
+    return datetime(v.year, v.month, v.day, *clock, tzinfo=v.tzinfo, fold=v.fold)
+
+
+def _plain_time(v: time) -> time:
+    return time(v.hour, v.minute, v.second, v.microsecond, v.tzinfo, fold=v.fold)
+
+
+def _items(value: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dict has stored, whatever its class makes of it."""
+    return dict(dict.items(value))
+
+
+def _multi(kind: type[MultiDict[Any, Any]], lists: dict[Any, Any]) -> MultiDict[Any, Any]:
+    made = kind()
+    dict.update(made, {key: [*values] for key, values in lists.items()})
+    return made
+
+
+class _Kind(NamedTuple):
+    """A kind that is kept: how its subclasses are made plain, and what stands for it."""
+
+    base: type
+    plain: Callable[[Any], object]
+    wire: Callable[[Any], object]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+# In the order of the tests: bool is exact already, datetime is a date, Markup is a str.
+_KINDS = (
+    _Kind(
+        Markup,
+        lambda v: Markup(str.__str__(v)),  # noqa: S704  # nosec B704  # it was
+        lambda v: msgpack.ExtType(_MARKUP, _text(v)),
+    ),
+    _Kind(str, str.__str__, _same),
+    _Kind(int, int.__int__, _of_int),
+    _Kind(float, float.__float__, _same),
+    _Kind(bytes, lambda v: bytes(memoryview(v)), _same),
+    _Kind(tuple, lambda v: tuple(tuple.__iter__(v)), _extension(_TUPLE, list)),
+    _Kind(list, lambda v: list(list.__iter__(v)), _same),
+    _Kind(
+        ImmutableMultiDict,
+        lambda v: _multi(ImmutableMultiDict, _items(v)),
+        _extension(_IMMUTABLE_MULTI, _items),
+    ),
+    _Kind(MultiDict, lambda v: _multi(MultiDict, _items(v)), _extension(_MULTI, _items)),
+    _Kind(OrderedDict, lambda v: OrderedDict(OrderedDict.items(v)), _extension(_ORDERED, dict)),
+    _Kind(Counter, lambda v: Counter(_items(v)), _extension(_COUNTER, _items)),
+    _Kind(
+        defaultdict,
+        lambda v: defaultdict(v.default_factory, _items(v)),
+        _extension(_DEFAULT, _of_default),
+    ),
+    _Kind(dict, _items, _same),
+    _Kind(frozenset, lambda v: frozenset(frozenset.__iter__(v)), _of_set(_FROZENSET)),
+    _Kind(set, lambda v: set(set.__iter__(v)), _of_set(_SET)),
+    _Kind(datetime, _plain_datetime, _extension(_DATETIME, _of_datetime)),
+    _Kind(
+        date,
+        lambda v: date(v.year, v.month, v.day),
+        _extension(_DATE, lambda v: [v.year, v.month, v.day]),
+    ),
+    _Kind(time, _plain_time, _extension(_TIME, _of_time)),
+    _Kind(
+        timedelta,
+        lambda v: timedelta(v.days, v.seconds, v.microseconds),
+        _extension(_TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds]),
+    ),
+    _Kind(UUID, lambda v: UUID(int=v.int), lambda v: msgpack.ExtType(_UUID, v.bytes)),
+    _Kind(
+        Decimal,
+        lambda v: Decimal(Decimal.__str__(v)),
+        lambda v: msgpack.ExtType(_DECIMAL, str(v).encode("ascii")),
+    ),
+)
+_WIRES = {kind.base: kind.wire for kind in _KINDS}
+#: The kinds that come back as what they were, beside ``None`` and ``bool``.
+KEPT = tuple(_WIRES)
+
+
+# -- and back -----------------------------------------------------------------------------------
+
+_Inner = Callable[[bytes], Any]
+
+
+def _zone(packed: Any) -> tzinfo | None:
+    parts: Any = packed if isinstance(packed, list) else (packed, None, False)
+    offset, name, has_rules = parts
+    if has_rules:
+        # A server without this zone: its offset, since the whole session would be lost otherwise.
+        with suppress(Exception):
+            return ZoneInfo(name)
+    if offset is None:
+        return None
+    return timezone(offset * _MICROSECOND, *([] if name is None else [name]))
+
+
+def _to_datetime(packed: bytes, inner: _Inner) -> datetime:
+    year, month, day, hour, minute, second, micro, fold, zone = inner(packed)
+    return datetime(year, month, day, hour, minute, second, micro, _zone(zone), fold=fold)
+
+
+def _to_time(packed: bytes, inner: _Inner) -> time:
+    hour, minute, second, micro, fold, zone = inner(packed)
+    return time(hour, minute, second, micro, _zone(zone), fold=fold)
+
+
+def _to_default(packed: bytes, inner: _Inner) -> defaultdict[Any, Any]:
+    name, items = inner(packed)
+    return defaultdict(None if name is None else _FACTORIES[name], items)
+
+
+_RESTORERS: dict[int, Callable[[bytes, _Inner], object]] = {
+    _TUPLE: lambda b, inner: tuple(inner(b)),
+    _SET: lambda b, inner: set(map(inner, inner(b))),
+    _FROZENSET: lambda b, inner: frozenset(map(inner, inner(b))),
+    _DATETIME: _to_datetime,
+    _DATE: lambda b, inner: date(*inner(b)),
+    _TIME: _to_time,
+    _TIMEDELTA: lambda b, inner: timedelta(*inner(b)),
+    _UUID: lambda b, _: UUID(bytes=b),
+    _DECIMAL: lambda b, _: Decimal(b.decode("ascii")),
+    _MARKUP: lambda b, _: Markup(b.decode("utf-8", "surrogatepass")),  # noqa: S704  # nosec B704  # it was
+    _BIG_INT: lambda b, _: int(b, 16),
+    _MULTI: lambda b, inner: _multi(MultiDict, inner(b)),
+    _IMMUTABLE_MULTI: lambda b, inner: _multi(ImmutableMultiDict, inner(b)),
+    _ORDERED: lambda b, inner: OrderedDict(inner(b)),
+    _COUNTER: lambda b, inner: Counter(dict(inner(b))),
+    _DEFAULT: _to_default,
+}
+
+
+def _restore(level: int, code: int, packed: bytes) -> object:
+    return _RESTORERS[code](packed, partial(_unpack_inner, level + 1))
