@@ -145,10 +145,10 @@ class Session(SessionMixin):
     _cookie_line = ""
     _events: tuple[Event, ...] = ()
     # How far Flask is with the request: its own processing has begun; the view of an unsafe method
-    # runs; the response that is being built can deliver a cookie.
+    # runs; its response is built, and what is saved now is saved for that.
     _dispatched = False
     _in_unsafe_view = False
-    _deliverable = False
+    _responding = False
 
     def __init__(
         self,
