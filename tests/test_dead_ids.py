@@ -126,7 +126,9 @@ def _signed_elsewhere(site: Site) -> str:
     return sign(new_id(), site.app.secret_key or "")
 
 
-def test_a_form_with_a_token_works_at_once(site: Site, dead: FlaskClient) -> None:
+def test_after_a_revocation_or_a_lost_answer_a_login_form_with_a_token_works_at_once(
+    site: Site, dead: FlaskClient
+) -> None:
     before = cookie_of(dead)
     assert site.sign_in(dead) == 200
     assert cookie_of(dead) not in ("", before)
