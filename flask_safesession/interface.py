@@ -39,7 +39,7 @@ from .note import GOOD, Note, Secret
 from .record import Draft, Record
 from .saving import MAX_STAND_INS, Delivery, Saved, end_stolen, ends, save, whose
 from .scratch import Scratch
-from .session import Loaded, Session, SessionInfo, Stored
+from .session import Loaded, Session, SessionInfo, Stored, Suspect
 from .settings import Settings
 from .steering import Steering
 from .stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
@@ -185,8 +185,11 @@ class SafeSessionInterface(SessionInterface):
             if found.stored is not None:
                 return found
             ended, is_known = over.ended or found.ended, over.is_known or found.is_known
+            suspect = over.suspect or found.suspect
             first = over if over.dead is not None else found
-            over = first._replace(ended=ended, is_known=is_known)
+            over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
+        if over.suspect is not None and self._judge(request, session, over.suspect):
+            over = over._replace(ended=over.ended or REPLAYED)
         if not over.is_known:
             values = partial(transport.values, request, name)
             collisions.watch(app, request, values, verified=bool(known))
@@ -210,8 +213,7 @@ class SafeSessionInterface(SessionInterface):
         age, grace = answer.now - stored.record.created, self._settings.renew_grace
         secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            ended = self._judge(request, session, stored, secret, age)
-            return over._replace(replaced=sid.key, ended=ended)
+            return over._replace(suspect=Suspect(stored, secret, age))
         _resolve(request, session, sid.key)
         return Loaded(
             data,
@@ -268,23 +270,23 @@ class SafeSessionInterface(SessionInterface):
                 return answer.record
         return record
 
-    def _judge(
-        self, request: Request, session: Session, stored: Stored, secret: Secret, age: int
-    ) -> str | None:
-        """A replaced secret came back: note it, or end the session; why it ended, if it did.
+    def _judge(self, request: Request, session: Session, suspect: Suspect) -> bool:
+        """A replaced secret came back: note it, or end the session; whether its visitor is shown.
 
+        Only where the browser has no better cookie: it may keep an old one for another path.
         Sockets judge nobody: their handshake's cookie stays as it was.
         """
+        stored, secret, age = suspect
         if not session._dispatched or _is_socket(request):
-            return None
+            return False
         if secret is Secret.REPLACED:
             self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
-            return None
+            return False
         events = list(end_stolen(self._store, self._settings, stored.key))
         for event in events:
             session._note(event)
-        return REPLAYED if events and stored.record.user != NO_USER else None
+        return bool(events) and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""

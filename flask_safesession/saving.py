@@ -500,8 +500,8 @@ class _Save:
 
     def _end_replaced(self) -> None:
         """Who has a replaced secret of a live session has signed in: the session was stolen."""
-        if key := self._loaded.replaced:
-            for event in end_stolen(self._store, self._settings, key):
+        if (suspect := self._loaded.suspect) is not None:
+            for event in end_stolen(self._store, self._settings, suspect.stored.key):
                 self._note(event)
 
     def _empty(self, stored: Stored) -> Saved | None:
