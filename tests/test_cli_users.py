@@ -207,7 +207,7 @@ def test_an_empty_name_is_nobodys(deploy: Deploy, command: str) -> None:
     sign_in(there, "ada")
     said = run(there.app, command, "--user", "")
     assert said.code == 2
-    assert "is not a user's" in said.err
+    assert "it is empty" in said.err
     assert len(listed(there)) == 1
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import flask
@@ -749,6 +751,55 @@ def test_session_transaction_raises_what_a_visitor_would_get(
     store.failing = {"create"}
     with pytest.raises(StoreUnavailable), client.session_transaction() as transaction:
         transaction["a"] = 1
+
+
+# -- threads of one request -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["a load", "a load that fails"])
+def test_threads_of_one_request_share_one_load_and_what_comes_of_it(
+    app: Flask, client: FlaskClient, store: CountingStore, fails: bool
+) -> None:
+    another, load = threading.Event(), store.inner.load
+    loads: list[int] = []
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        loads.append(len(loads))
+        if len(loads) > 1:
+            another.set()
+        another.wait(0.2)  # time for the other thread to ask, too, if it does
+        if fails and loads[-1] == 0:
+            raise StoreUnavailable("down")
+        return load(*args, **kwargs)
+
+    @app.get("/parallel")
+    def parallel() -> str:
+        mine, start = session._get_current_object(), threading.Barrier(2)  # type: ignore[attr-defined]
+
+        def use(number: int) -> None:
+            start.wait()
+            with suppress(StoreUnavailable):
+                mine[f"thread {number}"] = number
+
+        threads = [threading.Thread(target=use, args=[n]) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return "stored"
+
+    client.get("/append")
+    store.inner.load = slow
+    response = client.get("/parallel")
+    assert len(loads) == 1
+    store.inner.load = load
+    data = client.get("/read").json
+    if fails:
+        assert response.status_code == 503
+        assert data == {"cart": ["pear"]}
+    else:
+        assert response.status_code == 200
+        assert data == {"cart": ["pear"], "thread 0": 0, "thread 1": 1}
 
 
 # -- odd ways -----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from flask_safesession.testing import StoreKit, make_rules
 from flask_safesession.tokens import new_stamp
 
 from .counting import CountingStore
+from .security_kit import overwrite, raw
 
 MakeApp = Callable[..., Flask]
 
@@ -340,6 +341,34 @@ def test_a_double_logout_is_a_logout(world: World) -> None:
     response = world.one.get("/do?clear=1")
     assert response.status_code == 200
     assert world.app.extensions["tested.safe"].count() == 0
+
+
+def test_a_logout_whose_reply_was_lost_is_reported_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store repeats the call, and finds that it has done it."""
+    ended, end = heard(session_ended, world.app), world.kit.store.end
+
+    def twice(*args: Any) -> Any:
+        end(*args)
+        return end(*args)
+
+    monkeypatch.setattr(world.kit.store, "end", twice)
+    response = world.one.get("/do?clear=1")
+    assert "Max-Age=0" in response.headers["Set-Cookie"]
+    assert [event.reason for event in ended] == ["logout"]
+
+
+def test_a_session_that_cannot_be_read_is_reported_once(world: World) -> None:
+    ended, store = heard(session_ended, world.app), world.kit.store
+    verified = tokens.unsign(world.cookie(world.one), world.app.secret_key or "")
+    assert verified
+    overwrite(store, verified.sid.key, raw(store, verified.sid.key) + b"\xc1\xc1")
+    for _ in range(3):
+        assert world.data(world.one) == {}
+    world.one.get("/do?set=mine:1")
+    assert world.data(world.one) == {"mine": "1"}
+    assert [(e.handle, e.reason) for e in ended] == [(verified.sid.key, "corrupt")]
 
 
 def test_conflicts_without_end_are_a_503_and_the_others_changes_stay(make_app: MakeApp) -> None:
