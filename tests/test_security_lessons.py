@@ -473,9 +473,11 @@ def test_a_value_of_another_type_under_a_sessions_key_never_loads_as_a_session(
 def _is_a_strangers(site: Site, cookie: str) -> None:
     """Nothing loads, nothing is adopted, nothing gets stuck: also not the purge job."""
     assert site.visit(read, cookie).value == {}
-    made = site.visit(write("a", 1), cookie).cookie
+    assert site.visit(write("a", 1), cookie).morsel is None  # kept by what stands in for it
+    assert site.visit(read, cookie).value == {"a": 1}
+    made = site.visit(login(2), cookie).cookie
     assert made != cookie
-    assert site.visit(read, made).value == {"a": 1}
+    assert site.visit(read, made).value == {"a": 1, "user_id": 2}
     assert site.visit(logout, cookie).status == 200
     result = site.app.test_cli_runner().invoke(args=["safesession", "purge"])
     assert result.exit_code == 0, result.output

@@ -118,7 +118,7 @@ def test_a_hostile_document_of_settings_reaches_no_terminal(
 ) -> None:
     for settings in ({EVIL: 1}, {"max_sessions": EVIL}, {"tiers": {EVIL: {EVIL: EVIL}}}):
         document = {"version": 1, "revision": 8, "by": None, "settings": settings}
-        any_server.client().set(f"{{{prefix}:0}}:tuning", "00000000001" + json.dumps(document))
+        any_server.client().set(f"{{{prefix}:0}}:doc:tuning", "00000000001" + json.dumps(document))
         for command in (["tune"], ["stats"], ["tune", "--max-sessions", "5"]):
             said = run(on_redis, *command)
             assert holds_no_control(said.out)
