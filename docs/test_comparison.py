@@ -165,6 +165,13 @@ def test_the_id_after_a_login(kind: str, same: bool) -> None:
     assert (before.value == after.value) == same
 
 
+def test_the_id_after_a_login_depends_on_the_user_key() -> None:
+    site = Site(SAFE)
+    before = site.visitor.get_cookie("session")
+    site.visitor.get("/put?key=username")
+    assert site.visitor.get_cookie("session") == before
+
+
 @pytest.mark.parametrize(("kind", "there"), [(FLASK_SESSION, True), (SAFE, False)])
 def test_the_id_in_the_store(kind: str, there: bool) -> None:
     site = Site(kind)
