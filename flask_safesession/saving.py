@@ -169,6 +169,8 @@ class _Save:
         self._until = time.monotonic() + settings.store_timeout
 
     def run(self) -> Saved:
+        if self._session._is_confirmed() and self._data.get(FRESH) is False:
+            self._data[FRESH] = True  # a remember-me cookie had brought the user back
         while True:
             try:
                 saved = self._attempt()
@@ -244,6 +246,8 @@ class _Save:
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
         recent = stored.record.user != NO_USER and self._age(stored.record) < _MINUTE
+        if recent and decode(stored.record.payload).get(FRESH) is False:
+            return False  # a remember-me cookie has brought the user back, which was no sign-in
         if recent:
             self._delivery.say(
                 "sign-in-again",
