@@ -596,7 +596,8 @@ class _Save:
         """Go on with the session under its new ID, whose cookie only another response has."""
         answer = self._store.load(gone.successor, self._rules, slide=False)
         if isinstance(answer, Gone):
-            return False
+            goes_on = bool(answer.successor) and answer.user == gone.user
+            return goes_on and time.monotonic() < self._until and self._join(stored, answer)
         with suppress(ValueError):
             self._go_on_from(stored.record.payload, gone.successor, answer.record)
             session = self._session
