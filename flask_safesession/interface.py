@@ -39,7 +39,7 @@ from .note import GOOD, Note, Secret
 from .record import Draft, Record
 from .saving import MAX_STAND_INS, Delivery, Saved, end_stolen, ends, save, whose
 from .scratch import Scratch
-from .session import Loaded, Session, SessionInfo, Stored
+from .session import Loaded, Session, SessionInfo, Stored, Suspect
 from .settings import Settings
 from .steering import Steering
 from .stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
@@ -92,7 +92,7 @@ class SafeSessionInterface(SessionInterface):
     def install(self, app: Flask) -> None:
         """Learn from *app* how far it is with a request, by hooks around its views."""
         app.before_request_funcs.setdefault(None, []).insert(0, _begin_dispatch)
-        app.after_request_funcs.setdefault(None, []).insert(0, _make_deliverable)
+        app.after_request_funcs.setdefault(None, []).insert(0, _begin_response)
         before, alive = app.__dict__.get("dispatch_request"), weakref.ref(app)
 
         def dispatch_request(*context: Any) -> Any:
@@ -108,20 +108,23 @@ class SafeSessionInterface(SessionInterface):
         A save that fails becomes the response of the app's error handler, in place: Flask would
         make a 500 of an exception here, and call this a second time for its page.
         """
-        if isinstance(session, LocalProxy):  # by hand, as a view sees it
-            session = session._get_current_object()
+        session = _behind_proxy(session)
         if not isinstance(session, Session):
             return
+        responding, session._responding = session._responding, False  # once for each response
         if session._data is None:
-            session._saved = True
+            session._saved = responding
             return
         scratch = session._data if isinstance(session._data, Scratch) else None
         if scratch is not None and scratch.failed is None:
             _leave_exempt(session)
             return
+        is_answered = _is_answered(session, responding=responding)
         if session._failed is None:
-            self._save(app, session, response)
+            self._save(app, session, response, responding=responding)
         if session._failed is not None:
+            if not is_answered:
+                raise session._failed
             admit(app, session, response, session._failed)
         if scratch is not None:
             session._seal()
@@ -136,15 +139,17 @@ class SafeSessionInterface(SessionInterface):
         """What the session of *request* is to hold.
 
         The mark of a view is looked at here, and not when the session is opened: Flask finds the
-        view only then. (A URL converter that uses the session is too early to see the mark.)
+        view only then. (A URL converter that uses the session is too early to see the mark, and an
+        event of Socket.IO's has nothing to do with a view that matches its address.)
 
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
         """
-        if _is_marked(app, request, EXEMPT) and _is_of_this_request(session):
+        is_view = session._dispatched and _is_of_this_request(session)
+        if is_view and _is_marked(app, request, EXEMPT):
             return Loaded(Scratch())
         self._warn_of_processes(request)
         try:
-            slide = not _is_marked(app, request, PASSIVE)
+            slide = not (is_view and _is_marked(app, request, PASSIVE))
             return self.find(app, request, session, slide=slide)
         except StoreUnavailable as error:
             session._note(StoreFailed("load", str(error)))
@@ -153,17 +158,20 @@ class SafeSessionInterface(SessionInterface):
             session._failed = error
             return Loaded(Scratch(error))
         finally:
-            if session._saved:  # in a stream: no response follows that would send them
+            # In a stream or an event: no response follows that would send them.
+            if session._saved or not session._dispatched:
                 _send_events(app, session)
 
     def _may_be_a_stranger(self, request: Request, session: Session) -> bool:
         """Whether the outage policy lets *request* see an empty session.
 
-        Only where it asks for nothing but an answer: what a signed-in user posts is not done in a
-        stranger's name, and a logout that found nobody to sign out does not say that it worked.
+        Only where it asks for nothing but an answer: what a signed-in user posts, or sends over a
+        socket, is not done in a stranger's name, and a logout that found nobody to sign out does
+        not say that it worked.
         """
         lenient = self._settings.on_outage == READONLY and request.method in _SAFE_METHODS
-        return lenient and _is_of_this_request(session)
+        is_page = session._dispatched and not _is_socket(request)
+        return lenient and is_page and _is_of_this_request(session)
 
     def find(self, app: Flask, request: Request, session: Session, *, slide: bool) -> Loaded:
         """The session behind the cookies of *request*.
@@ -177,8 +185,11 @@ class SafeSessionInterface(SessionInterface):
             if found.stored is not None:
                 return found
             ended, is_known = over.ended or found.ended, over.is_known or found.is_known
+            suspect = over.suspect or found.suspect
             first = over if over.dead is not None else found
-            over = first._replace(ended=ended, is_known=is_known)
+            over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
+        if over.suspect is not None and self._judge(request, session, over.suspect):
+            over = over._replace(ended=over.ended or REPLAYED)
         if not over.is_known:
             values = partial(transport.values, request, name)
             collisions.watch(app, request, values, verified=bool(known))
@@ -202,8 +213,7 @@ class SafeSessionInterface(SessionInterface):
         age, grace = answer.now - stored.record.created, self._settings.renew_grace
         secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            ended = self._judge(request, session, stored, secret, age)
-            return over._replace(replaced=sid.key, ended=ended)
+            return over._replace(suspect=Suspect(stored, secret, age))
         _resolve(request, session, sid.key)
         return Loaded(
             data,
@@ -260,23 +270,23 @@ class SafeSessionInterface(SessionInterface):
                 return answer.record
         return record
 
-    def _judge(
-        self, request: Request, session: Session, stored: Stored, secret: Secret, age: int
-    ) -> str | None:
-        """A replaced secret came back: note it, or end the session; why it ended, if it did.
+    def _judge(self, request: Request, session: Session, suspect: Suspect) -> bool:
+        """A replaced secret came back: note it, or end the session; whether its visitor is shown.
 
+        Only where the browser has no better cookie: it may keep an old one for another path.
         Sockets judge nobody: their handshake's cookie stays as it was.
         """
+        stored, secret, age = suspect
         if not session._dispatched or _is_socket(request):
-            return None
+            return False
         if secret is Secret.REPLACED:
             self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
-            return None
+            return False
         events = list(end_stolen(self._store, self._settings, stored.key))
         for event in events:
             session._note(event)
-        return REPLAYED if events and stored.record.user != NO_USER else None
+        return bool(events) and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
@@ -338,10 +348,11 @@ class SafeSessionInterface(SessionInterface):
 
     # -- saving ---------------------------------------------------------------------------------
 
-    def _save(self, app: Flask, session: Session, response: Response) -> None:
-        ours = _is_of_this_request(session)
-        deliverable = session._deliverable or not ours
-        later = session._dispatched and not deliverable and not _is_socket(flask.request)
+    def _save(self, app: Flask, session: Session, response: Response, *, responding: bool) -> None:
+        is_socket = flask.has_request_context() and _is_socket(flask.request)
+        is_final = responding or not _is_of_this_request(session)
+        later = session._dispatched and not is_final and not is_socket
+        deliverable = is_final and not is_socket
         delivery = Delivery(deliverable, later, self._client(session), self._say)
         try:
             saved = save(session, self._store, self._settings, delivery)
@@ -354,10 +365,8 @@ class SafeSessionInterface(SessionInterface):
             session._changed = True
             if isinstance(error, StoreUnavailable):
                 session._note(StoreFailed("save", str(error)))
-            if not ours:
-                raise  # a test's session_transaction(): there is no visitor to answer
             return
-        if delivery.deliverable:
+        if is_final:
             session._seal()
         if session._loaded.total:
             self._watch_the_cap(session._loaded.total)
@@ -426,12 +435,14 @@ def _leave_exempt(session: Session) -> None:
     session._seal()
 
 
-def report_unstored(_app: Flask, **_: object) -> None:
-    """Receives that a request is over: warns if its session was written after the last save."""
-    proxy: Any = flask.session
-    session: object = proxy._get_current_object()
-    if isinstance(session, Session):
+def report_unstored(app: Flask, **_: object) -> None:
+    """Receives that a request is over: warns if its session was written after the last save.
+
+    Events of a save that failed, or of a socket that only read, are sent here.
+    """
+    if (session := _own_session()) is not None:
         session._report_unstored()
+        _send_events(app, session)
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:
@@ -441,8 +452,17 @@ def _is_marked(app: Flask, request: Request, mark: str) -> bool:
 
 
 def _is_of_this_request(session: Session) -> bool:
-    current: Any = flask.session
-    return flask.has_request_context() and current._get_current_object() is session
+    return flask.has_request_context() and _behind_proxy(flask.session) is session
+
+
+def _is_answered(session: Session, *, responding: bool) -> bool:
+    """Whether a response can say that a save has failed: the one that is built, or a later one.
+
+    There is none for an event of Socket.IO's, for a save by hand in a socket or a stream, and for a
+    test's ``session_transaction()``.
+    """
+    follows = session._dispatched and not session._saved and not _is_socket(flask.request)
+    return _is_of_this_request(session) and (responding or follows)
 
 
 def _is_socket(request: Request) -> bool:
@@ -475,9 +495,13 @@ def _same(record: Record, note: Note) -> Draft:
     )
 
 
+def _behind_proxy(session: Any) -> Any:
+    """The object behind *session*, should it be ``flask.session`` itself."""
+    return session._get_current_object() if isinstance(session, LocalProxy) else session
+
+
 def _own_session() -> Session | None:
-    current: Any = flask.session
-    session = current._get_current_object()
+    session = _behind_proxy(flask.session)
     return session if isinstance(session, Session) else None
 
 
@@ -486,9 +510,9 @@ def _begin_dispatch() -> None:
         session._dispatched = True
 
 
-def _make_deliverable(response: Response) -> Response:
-    if (session := _own_session()) is not None and not _is_socket(flask.request):
-        session._deliverable = True
+def _begin_response(response: Response) -> Response:
+    if (session := _own_session()) is not None:
+        session._responding = True
     return response
 
 

@@ -86,6 +86,8 @@ MAX_STAND_INS = 5
 # Milliseconds after which a stand-in gets an ID of its own, a sign-in may be repeated, and a
 # session that only became empty expires.
 _MINUTE = 60_000
+# What Flask-Login keeps in a session.
+_LOGIN_KEYS = ("_user_id", FRESH, "_id")
 # Parts of a store that an anonymous visitor may be refused in.
 _PARTS_TRIED = 3
 # IDs drawn for that at most: chance may choose the same parts again and again.
@@ -328,7 +330,7 @@ class _Save:
             self._share_stand_in(key)
             return None
         self._note(SessionCreated(key, self._who().tier))
-        return self._done(answer, None, key=key, cookie="keep", stand_in=True)
+        return self._done(answer, None, key=key, cookie="keep", stand_in=True, secret=None)
 
     def _share_stand_in(self, key: str) -> None:
         """Another request has made the stand-in: go on with both changes, or with the next one."""
@@ -502,8 +504,8 @@ class _Save:
 
     def _end_replaced(self) -> None:
         """Who has a replaced secret of a live session has signed in: the session was stolen."""
-        if key := self._loaded.replaced:
-            for event in end_stolen(self._store, self._settings, key):
+        if (suspect := self._loaded.suspect) is not None:
+            for event in end_stolen(self._store, self._settings, suspect.stored.key):
                 self._note(event)
 
     def _empty(self, stored: Stored) -> Saved | None:
@@ -520,10 +522,12 @@ class _Save:
 
     def _without_user(self, stored: Stored) -> Saved | None:
         """Drop what a remember-me cookie has restored: no response can deliver the new ID."""
-        names = (*self._settings.user_key.names, FRESH, "_id")
+        names = (*self._settings.user_key.names, *_LOGIN_KEYS)
         before = decode(stored.record.payload)
         kept = {k: v for k, v in self._data.items() if k not in names}
         self._become(kept | {k: before[k] for k in names if k in before})
+        if self._who().user_tag != stored.who.user_tag:  # it is kept elsewhere, inside of something
+            self._become(before)
         return None
 
     def _not_delivered(self) -> Saved:
@@ -646,11 +650,14 @@ class _Save:
         stored = Stored(
             key, answer.record, notes.loads(answer.record.note), self._who(), sid, stand_in, secret
         )
+        stale = self._loaded.stale and cookie == "keep"
         self._session._rebase(
             self._loaded._replace(
-                data=self._data, stored=stored, now=answer.now, total=answer.total, stale=False
+                data=self._data, stored=stored, now=answer.now, total=answer.total, stale=stale
             )
         )
+        if stale and self._delivery.later:
+            self._session._forced = True  # the response commits once more, and sets the cookie
         return Saved(cookie, sid)
 
     def _forgotten(self, cookie: Cookie) -> Saved:

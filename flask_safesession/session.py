@@ -49,6 +49,14 @@ class Stored(NamedTuple):
     secret: Secret | None = None
 
 
+class Suspect(NamedTuple):
+    """A live session of which the cookie has a replaced secret, *age* milliseconds old."""
+
+    stored: Stored
+    secret: Secret
+    age: int
+
+
 class Loaded(NamedTuple):
     """What the loader found behind the cookie.
 
@@ -58,7 +66,7 @@ class Loaded(NamedTuple):
     :param stand_in: how many stand-ins of that ID have ended, too.
     :param is_known: the store has, or remembers, the session of the cookie's ID.
     :param rotated: the cookie's session went on under another ID.
-    :param replaced: the key of a live session of which the cookie has a replaced secret.
+    :param suspect: the live session of which the cookie has a replaced secret.
     :param stale: the cookie was signed with a fallback key.
     :param slide: using it restarts its idle time: the view is not passive.
     :param now: the store's clock in milliseconds, 0 if it was not asked.
@@ -72,7 +80,7 @@ class Loaded(NamedTuple):
     stand_in: int = 0
     is_known: bool = False
     rotated: bool = False
-    replaced: str = ""
+    suspect: Suspect | None = None
     stale: bool = False
     slide: bool = True
     now: int = 0
@@ -145,10 +153,10 @@ class Session(SessionMixin):
     _cookie_line = ""
     _events: tuple[Event, ...] = ()
     # How far Flask is with the request: its own processing has begun; the view of an unsafe method
-    # runs; the response that is being built can deliver a cookie.
+    # runs; its response is built, and what is saved now is saved for that.
     _dispatched = False
     _in_unsafe_view = False
-    _deliverable = False
+    _responding = False
 
     def __init__(
         self,

@@ -126,7 +126,9 @@ def _signed_elsewhere(site: Site) -> str:
     return sign(new_id(), site.app.secret_key or "")
 
 
-def test_a_form_with_a_token_works_at_once(site: Site, dead: FlaskClient) -> None:
+def test_after_a_revocation_or_a_lost_answer_a_login_form_with_a_token_works_at_once(
+    site: Site, dead: FlaskClient
+) -> None:
     before = cookie_of(dead)
     assert site.sign_in(dead) == 200
     assert cookie_of(dead) not in ("", before)
@@ -323,3 +325,19 @@ def test_two_people_with_two_secrets_of_one_session_do_not_share_it(
     thief.get("/set/planted")
     assert thief.get("/data").json == {"planted": 1}
     assert first.get("/data").json == {}
+
+
+def test_an_old_cookie_for_another_path_beside_the_newest_ends_nothing(
+    make_app: MakeApp, kit: StoreKit
+) -> None:
+    app = make_app(store=kit.store, renew_interval="10m", renew_grace="10s")
+    app.add_url_rule("/set", "put", lambda: keep("cart", 1))
+    app.add_url_rule("/data", "data", lambda: dict(session))
+    client = app.test_client()
+    client.get("/set")
+    old = cookie_of(client)
+    for _ in range(4):
+        kit.advance(11 * MINUTE)
+        both = f"session={old}; session={cookie_of(client)}"
+        response = client.get("/data", headers={"Cookie": both})
+        assert response.json == {"cart": 1}

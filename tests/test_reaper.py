@@ -839,7 +839,7 @@ def a_record(database: redis.Redis, prefix: str, *, of_a_user: bool) -> str:
     """The name of a record."""
     for name in names(database, prefix, "s"):
         raw: Any = database.get(name)
-        if (raw[71:72] == b"+") is of_a_user:
+        if (raw[79:80] == b"+") is of_a_user:
             return name
     raise AssertionError("there is none")
 
@@ -888,11 +888,12 @@ def test_the_whole_index_is_made_anew_when_it_is_lost(
 def test_a_stale_entry_in_a_users_set_is_removed(
     shop: Flask, database: redis.Redis, prefix: str
 ) -> None:
-    ann = f"{{{prefix}:0}}:u:{user_tag('ann')}"
+    ann = next(database.scan_iter(f"{{{prefix}:0}}:u:{user_tag('ann')}*"))
+    before = database.zcard(ann)
     assert database.zadd(ann, {new_key(): 1}) == 1
     assert safe_of(shop).purge() == PurgeReport(mended=1)
     assert_agreement(shop, database, prefix, 10)
-    assert database.zcard(ann) == 2
+    assert database.zcard(ann) == before
 
 
 def test_an_entry_with_a_wrong_deadline_is_mended(

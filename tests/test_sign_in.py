@@ -140,7 +140,7 @@ def test_the_same_user_assigned_before_each_request_does_not(
     assert not is_sign_in(client, clock, lambda: client.open(path, method=method, headers=headers))
 
 
-def test_a_user_assigned_before_each_request_is_out_at_the_lifetime(
+def test_the_same_user_assigned_on_each_request_extends_neither_lifetime_nor_freshness(
     app: Flask, clock: FakeClock
 ) -> None:
     headers = {"X-Remote-User": "ann"}
@@ -150,6 +150,7 @@ def test_a_user_assigned_before_each_request_is_out_at_the_lifetime(
     for _ in range(3):
         clock.advance(19 * MINUTE)
         assert "cart" in json_of(client, "/read", headers=headers)["data"]
+        assert client.get("/pay", headers=headers).status_code == 403
         ids.add(cookie_of(client))
     assert len(ids) == 1
     clock.advance(3 * MINUTE)

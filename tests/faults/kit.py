@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from flask import Flask
@@ -85,11 +86,11 @@ class Site:
 
     def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.calls.append(name)
-        started = time.monotonic()
+        watch = Stopwatch()
         try:
             return method(*args, **kwargs)
         finally:
-            self.slowest = max(self.slowest, time.monotonic() - started)
+            self.slowest = max(self.slowest, watch.read())
 
     def strike(self, action: Callable[[], object]) -> None:
         """Do *action* in the next request that changes its session, between load and save."""
@@ -196,11 +197,50 @@ def cookie_of(client: FlaskClient) -> str | None:
     return cookie.value if cookie else None
 
 
+class _Pulse(threading.Thread):
+    """Adds up how late this process gets its turn: what it asks for may be that much late, too."""
+
+    EVERY, USUAL = 0.01, 0.002  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self.late = 0.0
+        self.beat = threading.Condition()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            asked = time.monotonic()
+            time.sleep(self.EVERY)
+            late = time.monotonic() - asked - self.EVERY
+            with self.beat:
+                self.late += late if late > self.USUAL else 0
+                self.beat.notify_all()
+
+
+_pulse = cache(_Pulse)
+
+
+class Stopwatch:
+    """Counts seconds, but for those in which the machine had no time for this process."""
+
+    def __init__(self) -> None:
+        self._late, self._started = _pulse().late, time.monotonic()
+
+    def read(self) -> float:
+        took = time.monotonic() - self._started
+        if took < 0.05:  # nobody looks that closely
+            return took
+        with _pulse().beat:  # that a turn was late is known when it has come
+            _pulse().beat.wait(1)
+            return took - (_pulse().late - self._late)
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    started = time.monotonic()
+    watch = Stopwatch()
     yield
-    took = time.monotonic() - started
+    took = watch.read()
     assert took < seconds, f"it took {took:.2f} s"
 
 

@@ -79,8 +79,7 @@ def test_fault_22_a_worker_with_a_wrong_clock_ends_nothing_early_and_keeps_nothi
                 assert found.get("cart") == ["pear"], (found, site.events)
                 good(client, "/add/fig")
                 good(client, "/renew")
-                good(client, "/empty")
-                good(client, "/add/pear")
+                good(client, "/swap/pear")
             site.app.extensions["safesession"].reaper.run()
             age(steady, IDLE - MINUTE)
         assert read(late) == {}

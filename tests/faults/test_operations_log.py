@@ -23,7 +23,7 @@ from flask_safesession.stores.connections import deadline
 from flask_safesession.tokens import new_id, sign
 
 from .. import fleets, servers
-from .kit import Site, good, outage, unavailable
+from .kit import Site, good, outage, read, unavailable
 
 pytestmark = pytest.mark.faults
 
@@ -67,6 +67,8 @@ class Scene:
 
     def members(self, url: str, **settings: Any) -> None:
         made = [self._open(url).member() for _ in PATHS]  # with as much time as they need
+        for member in made:
+            read(member)  # the first use is recorded always: now there is nothing to be written
         site = self.open(url, **settings)
         self.clients = [site.visitor(like=member) for member in made]
 

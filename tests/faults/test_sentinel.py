@@ -17,12 +17,22 @@ from flask_safesession.testing.kit import together
 from .. import fleets, servers
 from ..test_memory import in_child
 from .kit import within
-from .test_cluster import AT_ONCE, BOUND, RULES, TIMEOUT, add, failing_load, until_it_works, use
+from .test_cluster import (
+    AT_ONCE,
+    BOUND,
+    RULES,
+    SOON,
+    TIMEOUT,
+    add,
+    failing_load,
+    until_it_works,
+    use,
+)
 
 pytestmark = pytest.mark.faults
 
-# A third of the time, or less, goes to a Sentinel that does not answer.
-SHARE = TIMEOUT / 3 + 0.1
+# A third of the time, or less, goes to a Sentinel that does not answer: this is not two thirds.
+SHARE = TIMEOUT / 2
 
 
 @pytest.fixture
@@ -142,7 +152,7 @@ def test_fault_12_without_a_master_calls_end_in_time_and_say_who_was_asked(
     assert sum(address in str(caught.value) for address in ports(sentinel_trio)) > 0
     for _ in range(5):
         failing_load(store, key)
-    assert sorted(failing_load(store, key) for _ in range(50))[45] < 0.005
+    assert sorted(failing_load(store, key) for _ in range(50))[45] < SOON
 
 
 def test_fault_12_a_service_that_no_sentinel_knows_is_told(

@@ -45,11 +45,12 @@ local function check_record(key)
   if r.user ~= '' then redis.call('HSETNX', p .. ':tiers', r.tier, r.tier) end
 end
 
--- Entries of a user's index that no session of the user stands behind.
+-- Entries of a user's index that no session of the user stands behind. Of very many some, which are others
+-- in each round.
 local function check_user(name)
-  local page = redis.call('ZSCAN', name, 0, 'COUNT', limit)
-  for i = 1, #page[2], 2 do
-    local key = page[2][i]
+  local count = redis.call('ZCARD', name)
+  local from = count > limit and now % count or 0
+  for _, key in ipairs(redis.call('ZRANGE', name, from, from + limit - 1)) do
     local r, other = parse(head(p .. ':s:' .. key))
     local left = other and other[1] == NEWER
     if not left and (not r or own(p, r.user, r.tier, r.generation) ~= name) then
