@@ -11,6 +11,8 @@ from .codec import plain
 from .expiry import Policy
 from .tokens import NO_USER, user_tag
 
+#: Flask-Login's key for the user.
+FLASK_LOGIN = "_user_id"
 #: Flask-Login's key for whether the sign-in is fresh. A remember-me cookie's is not.
 FRESH = "_fresh"
 #: Flask-Security's key of when the user was last authenticated.

@@ -171,6 +171,8 @@ class _Save:
         self._until = time.monotonic() + settings.store_timeout
 
     def run(self) -> Saved:
+        if self._session._is_confirmed() and self._data.get(FRESH) is False:
+            self._data[FRESH] = True  # a remember-me cookie had brought the user back
         while True:
             try:
                 saved = self._attempt()
@@ -246,6 +248,8 @@ class _Save:
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
         recent = stored.record.user != NO_USER and self._age(stored.record) < _MINUTE
+        if recent and decode(stored.record.payload).get(FRESH) is False:
+            return False  # a remember-me cookie has brought the user back, which was no sign-in
         if recent:
             self._delivery.say(
                 "sign-in-again",
@@ -596,7 +600,8 @@ class _Save:
         """Go on with the session under its new ID, whose cookie only another response has."""
         answer = self._store.load(gone.successor, self._rules, slide=False)
         if isinstance(answer, Gone):
-            return False
+            goes_on = bool(answer.successor) and answer.user == gone.user
+            return goes_on and time.monotonic() < self._until and self._join(stored, answer)
         with suppress(ValueError):
             self._go_on_from(stored.record.payload, gone.successor, answer.record)
             session = self._session

@@ -16,7 +16,7 @@ from flask.sessions import SessionMixin
 from .client import Client
 from .codec import decode, encode_value
 from .events import Event, logger
-from .identity import FRESH, FS_PAA, Identity
+from .identity import FLASK_LOGIN, FRESH, FS_PAA, Identity
 from .note import Note, Secret
 from .record import Record
 from .scratch import PERMANENT, REMEMBER, Scratch
@@ -253,12 +253,14 @@ class Session(SessionMixin):
         if key in self._user_keys:
             # Whether this is a sign-in is decided when the session is saved. What runs before each
             # request assigns the same user again and again.
-            self._signed_in = self._in_unsafe_view
-            self._unsigned = "" if self._in_unsafe_view else key
+            self._signed_in = self._signed_in or self._in_unsafe_view
+            self._unsigned = "" if self._signed_in else key
 
     def _is_confirmed(self) -> bool:
         """Whether the user was asked again: by us, by Flask-Login or by Flask-Security."""
-        fresh = FRESH in self._assigned and self._assigned.isdisjoint(self._user_keys)
+        # Flask-Login's login_user assigns its own key, too, whatever the app calls the user.
+        assigned = self._assigned
+        fresh = FRESH in assigned and assigned.isdisjoint({*self._user_keys, FLASK_LOGIN})
         confirmed = fresh and self._use().get(FRESH) is True
         return self._confirmed or confirmed or FS_PAA in self._assigned
 

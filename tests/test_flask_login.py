@@ -192,6 +192,27 @@ def test_a_login_before_each_request_is_one_sign_in(
         assert cookie(client) == first
 
 
+@pytest.mark.parametrize("user_key", ["account", lambda data: data.get("_user_id")])
+def test_a_login_before_each_request_is_one_sign_in_whatever_names_the_user(
+    make_app: MakeApp, store: CountingStore, clock: FakeClock, user_key: Any
+) -> None:
+    app = make_app(store=store, user_key=user_key)
+    LoginManager(app).user_loader(User)
+
+    @app.before_request
+    def of_the_proxy() -> None:
+        session.setdefault("account", "ann")
+        login_user(User("ann"))
+
+    app.add_url_rule("/who", "who", lambda: current_user.id)
+    client = app.test_client()
+    text(client, "/who")
+    first = cookie(client)
+    clock.advance(MINUTE)
+    text(client, "/who")
+    assert cookie(client) == first
+
+
 def test_a_confirmation_of_the_login_gives_a_new_id(client: FlaskClient, clock: FakeClock) -> None:
     text(client, "/sign_in?user=ann")
     first = cookie(client)
@@ -447,6 +468,35 @@ def test_a_remembered_user_has_not_signed_in_until_confirmed(
     assert paid(client) == 403
     text(client, "/confirm")
     assert paid(client) == 200
+
+
+@pytest.mark.parametrize(
+    "confirm",
+    [lambda: session.confirm_sign_in(), lambda: session.update(fs_paa=1.0)],  # noqa: PLW0108
+    ids=["confirm_sign_in", "Flask-Security"],
+)
+def test_a_remembered_user_is_fresh_once_a_view_has_asked_for_the_password(
+    app: Flask, client: FlaskClient, confirm: Any
+) -> None:
+    app.add_url_rule("/asked", "asked", lambda: f"{confirm()}")
+    app.add_url_rule("/pay", "pay", safe_of(app).fresh(within="10m")(lambda: "paid"))
+    text(client, "/sign_in?user=ann&remember=1")
+    client.delete_cookie("session")
+    assert text(client, "/who") == "ann"
+    before = cookie(client)
+    assert client.get("/pay", headers=HOME).status_code == 403
+    text(client, "/asked")
+    assert cookie(client) != before
+    assert text(client, "/pay") == "paid"
+
+
+def test_a_remembered_user_who_signs_in_within_a_minute_gets_a_new_id(client: FlaskClient) -> None:
+    text(client, "/sign_in?user=ann&remember=1")
+    client.delete_cookie("session")
+    assert text(client, "/who") == "ann"  # restored, which is no sign-in
+    before = cookie(client)
+    client.post("/sign_in?user=ann", headers=HOME)
+    assert cookie(client) != before
 
 
 def test_the_sessions_of_a_user_are_listed_and_ended_without_code(app: Flask) -> None:

@@ -259,6 +259,21 @@ def test_a_login_and_a_second_login_of_the_same_user_get_new_ids(
     assert client.get("/read").json == {"cart": ["pear"], "user_id": "1"}
 
 
+def test_a_login_that_is_written_again_after_the_view_is_still_one(
+    app: Flask, client: FlaskClient, clock: FakeClock
+) -> None:
+    @app.after_request
+    def again(response: Any) -> Any:
+        session["user_id"] = session.get("user_id")
+        return response
+
+    client.post("/login/1")
+    clock.advance(60_000)
+    assert set_cookies(client.post("/login/1"))
+    clock.advance(60_000)
+    assert not set_cookies(client.get("/read"))
+
+
 def test_a_login_tells_caches_to_keep_off(app: Flask, client: FlaskClient) -> None:
     @app.get("/own")
     def own() -> tuple[str, dict[str, str]]:

@@ -206,6 +206,25 @@ def test_parallel_requests_of_a_re_login_keep_their_changes(world: World) -> Non
     assert world.data(world.one) == {}
 
 
+def test_a_change_that_meets_two_new_ids_goes_on_under_the_second(world: World) -> None:
+    late = world.sibling()
+    world.store.before(
+        "commit", lambda: [world.one.get("/do?renew=1"), world.one.get("/do?renew=1")]
+    )
+    assert "Set-Cookie" not in late.get("/do?set=mine:1").headers
+    assert world.data(world.one) == {"seed": "0", "mine": "1"}
+
+
+def test_a_change_that_meets_a_new_id_and_a_logout_brings_nothing_back(world: World) -> None:
+    lost, late = heard(session_lost, world.app), world.sibling()
+    world.store.before(
+        "commit", lambda: [world.one.get("/do?renew=1"), world.one.get("/do?clear=1")]
+    )
+    assert "Set-Cookie" not in late.get("/do?set=mine:1").headers
+    assert world.app.extensions["tested.safe"].count() == 0
+    assert len(lost) == 1
+
+
 def test_a_login_of_another_user_that_meets_a_login_joins_nothing(world: World) -> None:
     """What the request assigned is all that the second user has, the same values, too."""
     other = world.meanwhile("rotate", "/do?set=user_id:1&set=seed:0")
