@@ -7,6 +7,10 @@ from typing import Any
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
+from tests import environment
+
+environment.forget()
+
 collect_ignore = ["_build"]
 
 

@@ -32,7 +32,7 @@ README_ROWS = {
     name: cells
     for name, *cells in re.findall(
         r"^\| `SAFESESSION_(\w+)` \| `(.+?)` \| (.+) \|$",
-        (ROOT / "README.md").read_text(),
+        (ROOT / "README.md").read_text("utf-8"),
         re.MULTILINE,
     )
 }
@@ -184,12 +184,12 @@ def test_the_pictures_show_what_the_store_does(name: str) -> None:
 
 
 def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None:
-    [listed] = re.findall(r"`(EVALSHA .+?)`", (DOCS / "stores.md").read_text(), re.DOTALL)
+    [listed] = re.findall(r"`(EVALSHA .+?)`", (DOCS / "stores.md").read_text("utf-8"), re.DOTALL)
     scripts = (ROOT / "flask_safesession/stores/lua").glob("*.lua")
     called = {
         command
         for script in scripts
-        for command in re.findall(r"redis\.p?call\('(\w+)'", script.read_text())
+        for command in re.findall(r"redis\.p?call\('(\w+)'", script.read_text("utf-8"))
     }
     sent = called | {"EVALSHA", "EVAL", "GET", "SET", "WAIT", "INFO"}
     assert set(listed.split()) == sent
@@ -198,7 +198,7 @@ def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None
 def test_the_table_of_keys_has_every_kind_that_is_written() -> None:
     stores = ROOT / "flask_safesession/stores"
     files = [*stores.glob("lua/*.lua"), stores / "shard.py", stores / "redis.py"]
-    code = "".join(path.read_text() for path in files)
+    code = "".join(path.read_text("utf-8") for path in files)
     written = set(re.findall(r"(?:p \.\. '|%s|self\.slot\}|prefix\}:0\}\}):(\w+)", code)) - {"none"}
     page = (DOCS / "stores.md").read_text("utf-8")
     assert written >= {"s", "t", "e", "ended", "shards", "doc"}
@@ -221,7 +221,7 @@ def test_the_code_in_the_readme_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_readme_has_the_two_commands() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text("utf-8")
     for command in (
         "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/flask --app example run",
         "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",

@@ -21,7 +21,9 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
-from . import servers
+from . import environment, servers
+
+environment.forget()
 
 # Tests leave no file behind: what hypothesis notes down goes with the run.
 _notes = TemporaryDirectory(prefix="hypothesis-")

@@ -1,0 +1,15 @@
+"""What the shell has set decides about no test: neither the app's settings nor its terminal's."""
+
+from __future__ import annotations
+
+import os
+
+_PREFIXES = ("FLASK_", "SAFESESSION_")
+_NAMES = ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "SECRET_KEY", "WEB_CONCURRENCY")
+
+
+def forget() -> None:
+    """Drop such variables, for this process and those that it starts."""
+    for name in list(os.environ):
+        if name.startswith(_PREFIXES) or name in _NAMES:
+            del os.environ[name]
