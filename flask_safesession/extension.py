@@ -221,8 +221,9 @@ class SafeSession:
         """Let a view be used only for a while after its user has signed in.
 
         For what matters most: changes of the password, payments (ASVS 7.5.1, 7.5.3). Using the
-        session does not make it fresh again; assigning the user key does, and Flask-Login's
-        ``login_user`` and ``confirm_login``. To be put below ``@app.route``.
+        session does not make it fresh again, nor does assigning the same user before each request.
+        A posted sign-in does, ``session.confirm_sign_in()``, and Flask-Login's ``confirm_login``.
+        To be put below ``@app.route``.
 
         :param within: a duration, as in the settings.
         :raises NotFresh: by the view, where the sign-in is older, or there is none. HTTP 403.
@@ -255,6 +256,7 @@ class SafeSession:
 
         That of the current request is marked (``current``).
 
+        :raises ValueError: *user* is nobody, or cannot be a user; also of :meth:`end_user`.
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]
