@@ -94,10 +94,18 @@ def is_nobody(value: object) -> bool:
 def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> Iterator[tuple[str, Any]]:
     """Values where the user may stand, each with its key, but for those that are nobody."""
     if user_key.find is not None:
-        found = [("", user_key.find(data) if data else None)]
+        found = [("", _found(user_key.find, data) if data else None)]
     else:
         found = [(name, _at(data, name)) for name in user_key.names]
     return ((name, value) for name, value in found if not is_nobody(value))
+
+
+def _found(find: Callable[[Mapping[str, Any]], Any], data: Mapping[Any, Any]) -> Any:
+    """What the app's function finds; if it fails, the error, which is no user."""
+    try:
+        return find(data)
+    except Exception as error:  # noqa: BLE001  # whatever it is, reading goes on without a user
+        return error
 
 
 def _at(data: Mapping[Any, Any], name: str) -> Any:
@@ -112,6 +120,11 @@ def _at(data: Mapping[Any, Any], name: str) -> Any:
 
 
 def _refusal(name: str, value: object) -> str:
+    if not name and isinstance(value, Exception):
+        return (
+            "the function in SAFESESSION_USER_KEY failed with"
+            f" {type(value).__name__}: it has to return None for a session without a user"
+        )
     place = f"session[{name!r}]" if name else "what the function in SAFESESSION_USER_KEY returns"
     fix = "a user is text or a number"
     if name and isinstance(value, Mapping):

@@ -168,6 +168,7 @@ class _Save:
         self._data: dict[Any, Any] = {} if data is None else data
         self._identity: Identity | None = None
         self._conflicts = 0
+        self._tried: SessionID | None = None
         self._until = time.monotonic() + settings.store_timeout
 
     def run(self) -> Saved:
@@ -262,11 +263,11 @@ class _Save:
     def _needs_new_id(self, stored: Stored) -> bool:
         """Whether the session goes on under another ID, of the same age."""
         who = self._who()
+        if stored.stand_in and who.user is None:
+            # Sooner, a late request's tier or wish would overwrite the cookie of a newer sign-in.
+            return self._delivery.deliverable and self._age(stored.record) >= _MINUTE
         moved = (who.user_tag, who.tier) != (stored.who.user_tag, stored.who.tier)
-        if moved or self._session._regenerated or stored.note.owes_id:
-            return True
-        is_due = stored.stand_in and self._age(stored.record) >= _MINUTE
-        return is_due and self._delivery.deliverable
+        return moved or self._session._regenerated or stored.note.owes_id
 
     def _go_on_under_new_id(self, stored: Stored) -> Saved | None:
         if self._delivery.deliverable and (stored.sid is not None or stored.stand_in):
@@ -443,6 +444,7 @@ class _Save:
         terms = Terms(expected, restart, reason, slide=self._loaded.slide)
         payload = encode(self._data, record.payload)
         draft = self._draft(payload, self._note_of(sid, stored.note))
+        self._tried = sid
         answer = self._store.rotate(old, sid.key, draft, self._rules, terms)
         if isinstance(answer, Taken):
             return None
@@ -583,10 +585,18 @@ class _Save:
             except ValueError:
                 return self._not_done(stored, Gone(CORRUPT, tier=answer.record.tier))
             return None
-        if answer.successor and answer.user == self._who().user_tag and self._join(stored, answer):
+        if self._tried is not None and answer.successor == self._tried.key:
+            # This request's own rotation was done; its reply was lost.
+            found = self._store.load(answer.successor, self._rules, slide=False)
+            if isinstance(found, Live):
+                return self._done(found, self._tried)
+        # Within a minute a repeated sign-in is none, but here it has no session any more.
+        signs_in = self._is_sign_in() or self._session._signed_in
+        joins = answer.user == self._who().user_tag and (answer.reason == ROTATED or signs_in)
+        if answer.successor and joins and self._join(stored, answer):
             return None
         self._note_end(stored.key, answer)
-        if self._is_sign_in():
+        if signs_in:
             # Only what this request itself changed: the rest ended with the session.
             if not self._session._cleared:
                 self._become(self._own(stored.record.payload))
@@ -606,6 +616,7 @@ class _Save:
             self._go_on_from(stored.record.payload, gone.successor, answer.record)
             session = self._session
             session._signed_in = session._confirmed = session._regenerated = False
+            session._cleared = False  # what it ended is over
             session._assigned.clear()
             return True
         return False

@@ -18,7 +18,6 @@ from ..record import GENERATIONS, Draft, Record, glance, limited, loads, record_
 from ..tokens import NO_USER
 from .base import (
     REVOKED,
-    ROTATED,
     TOLD,
     UNKNOWN,
     AuditStep,
@@ -166,8 +165,8 @@ class MemoryStore:
                 fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
             live = self._admit(new, fresh, rules, now, leaving=key)
             tombstone = Tombstone(terms.reason)
-            if terms.reason == ROTATED:
-                tombstone = Tombstone(ROTATED, draft.stamp, new, draft.user, terms.restart)
+            if terms.leads_on(draft.user):
+                tombstone = Tombstone(terms.reason, draft.stamp, new, draft.user, terms.restart)
             # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
             self._endings.bury(key, draft.user or record.user, tombstone, now)
             return live
