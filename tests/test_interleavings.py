@@ -194,13 +194,14 @@ def test_a_function_for_the_user_that_fails_is_reported_once_and_finds_nobody(
     first = make_app(store=store)
     first.add_url_rule("/do", "do", _do)
     client = first.test_client()
-    client.get("/do?set=cart:1")
+    client.get("/do?set=user_id:1")
     app = make_app(store=store, user_key=lambda data: data["userinfo"]["sub"])
     app.add_url_rule("/read", "read", lambda: dict(session))
     second = app.test_client()
     cookie = client.get_cookie("session")
     second.set_cookie("session", cookie.value if cookie else "")
-    assert data(second) == data(second) == {"cart": "1"}
+    assert data(second) == data(second) == {"user_id": "1"}
+    assert len(first.extensions["tested.safe"].sessions_of(1)) == 1  # filed as it was
     said = [r.getMessage() for r in caplog.records if "failed with KeyError" in r.getMessage()]
     assert len(said) == 1
     assert "has to return None for a session without a user" in said[0]
