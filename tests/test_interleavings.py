@@ -137,6 +137,18 @@ def test_a_double_clicked_login_leaves_one_session_also_where_it_clears(
     assert met
 
 
+@pytest.mark.parametrize("kit", ["memory"], indirect=True)
+def test_a_sign_in_that_meets_another_new_id_is_still_a_sign_in(site: Site) -> None:
+    met = 0
+    login = "set=user_id:1&set=mine:1"
+    for first, _ in site.meetings("set=user_id:1", login, "renew=1", MINUTE):
+        (listed,) = site.safe.sessions_of(1)
+        assert data(first)["mine"] == "1"
+        assert listed.created_at == listed.last_active  # both clocks began anew
+        met += 1
+    assert met
+
+
 @pytest.mark.parametrize("end", ["clear=1", "drop=user_id"])
 def test_a_login_repeated_within_a_minute_survives_the_logout_that_it_meets(
     site: Site, end: str

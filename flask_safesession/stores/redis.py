@@ -345,7 +345,9 @@ class RedisStore:
     ) -> Live | Gone | Conflict | Taken:
         """A logout that keeps data: it holds whatever becomes of the rest."""
         goes_on = _goes_on(new, draft, terms)
-        ended = self._follow(key, lambda at, k: at.end(k, draft.stamp, terms.reason, None, goes_on))
+        ended: Live | Gone | Conflict = self._follow(
+            key, lambda at, k: at.end(k, draft.stamp, terms.reason, None, goes_on)
+        )
         if not _is_over(ended):
             return ended
         created = ended.record.created if isinstance(ended, Live) and not terms.restart else 0
