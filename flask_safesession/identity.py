@@ -42,24 +42,26 @@ class Identity(NamedTuple):
     :param tier: the name of its tier.
     :param user_tag: what stands for the user in the store.
     :param refused: says where something stands that cannot be a user, and what it is.
+    :param failed: the app's function failed: who the user is, is not known.
     """
 
     user: Any
     tier: str
     user_tag: str
     refused: str = ""
+    failed: bool = False
 
 
 def identify(data: Mapping[Any, Any], user_key: UserKey, tier_key: str, policy: Policy) -> Identity:
     """Returns the user and the tier of a session with *data*."""
-    user, refused = None, ""
+    user, refused, failed = None, "", False
     for name, value in _candidates(data, user_key):
         if is_user(value):
             user, refused = value, ""
             break
-        refused = refused or _refusal(name, value)
+        refused, failed = refused or _refusal(name, value), isinstance(value, Exception)
     tier = policy.tier_of(data.get(tier_key), has_user=user is not None)
-    return Identity(user, tier, NO_USER if user is None else tag_of(user), refused)
+    return Identity(user, tier, NO_USER if user is None else tag_of(user), refused, failed)
 
 
 def is_user(value: object) -> bool:

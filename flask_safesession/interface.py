@@ -253,7 +253,7 @@ class SafeSessionInterface(SessionInterface):
         who = whose(data, self._settings)
         if who.refused:
             self._say("user", f"{who.refused}. It counts as no user", logging.WARNING)
-        if (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
+        if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
             record = self._refile(key, record, who.user_tag, who.tier)
         return Stored(key, record, note, who), data
 

@@ -615,9 +615,10 @@ class _Save:
         with suppress(ValueError):
             self._go_on_from(stored.record.payload, gone.successor, answer.record)
             session = self._session
-            session._signed_in = session._confirmed = session._regenerated = False
-            session._cleared = False  # what it ended is over
-            session._assigned.clear()
+            session._regenerated = session._cleared = False  # what was to end is over
+            if answer.record.created != stored.record.created:  # by a sign-in, which counts as ours
+                session._signed_in = session._confirmed = False
+                session._assigned.clear()
             return True
         return False
 

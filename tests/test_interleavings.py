@@ -137,6 +137,18 @@ def test_a_double_clicked_login_leaves_one_session_also_where_it_clears(
     assert met
 
 
+@pytest.mark.parametrize("kit", ["memory"], indirect=True)
+def test_a_sign_in_that_meets_another_new_id_is_still_a_sign_in(site: Site) -> None:
+    met = 0
+    login = "set=user_id:1&set=mine:1"
+    for first, _ in site.meetings("set=user_id:1", login, "renew=1", MINUTE):
+        (listed,) = site.safe.sessions_of(1)
+        assert data(first)["mine"] == "1"
+        assert listed.created_at == listed.last_active  # both clocks began anew
+        met += 1
+    assert met
+
+
 @pytest.mark.parametrize("end", ["clear=1", "drop=user_id"])
 def test_a_login_repeated_within_a_minute_survives_the_logout_that_it_meets(
     site: Site, end: str
@@ -194,13 +206,14 @@ def test_a_function_for_the_user_that_fails_is_reported_once_and_finds_nobody(
     first = make_app(store=store)
     first.add_url_rule("/do", "do", _do)
     client = first.test_client()
-    client.get("/do?set=cart:1")
+    client.get("/do?set=user_id:1")
     app = make_app(store=store, user_key=lambda data: data["userinfo"]["sub"])
     app.add_url_rule("/read", "read", lambda: dict(session))
     second = app.test_client()
     cookie = client.get_cookie("session")
     second.set_cookie("session", cookie.value if cookie else "")
-    assert data(second) == data(second) == {"cart": "1"}
+    assert data(second) == data(second) == {"user_id": "1"}
+    assert len(first.extensions["tested.safe"].sessions_of(1)) == 1  # filed as it was
     said = [r.getMessage() for r in caplog.records if "failed with KeyError" in r.getMessage()]
     assert len(said) == 1
     assert "has to return None for a session without a user" in said[0]
