@@ -228,14 +228,19 @@ class SafeSessionInterface(SessionInterface):
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
             answer = self._store.load(key, self._settings.rules, slide=over.slide)
+            found = over._replace(stand_in=number)
+            if isinstance(answer, Gone):
+                self._report_end(session, key, answer)
+                if not answer.buried:
+                    return found
+                if (key := answer.successor) and not answer.user:
+                    # It has an ID of its own, whose response may be lost or on its way.
+                    answer = self._store.load(key, self._settings.rules, slide=over.slide)
             if isinstance(answer, Live):
                 with suppress(ValueError):
                     stored, data = self._read(session, key, answer)
-                    stored = stored._replace(stand_in=True)
-                    return over._replace(data=data, stored=stored, stand_in=number, now=answer.now)
-            elif not answer.buried:
-                self._report_end(session, key, answer)
-                return over._replace(stand_in=number)
+                    stored = stored._replace(stand_in=key == dead.stand_in(number))
+                    return found._replace(data=data, stored=stored, now=answer.now)
         return over._replace(stand_in=MAX_STAND_INS)
 
     def _read(self, session: Session, key: str, answer: Live) -> tuple[Stored, dict[Any, Any]]:

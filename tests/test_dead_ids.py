@@ -192,6 +192,18 @@ def test_after_a_minute_it_gets_an_id_of_its_own(site: Site, dead: FlaskClient) 
     assert site.store.take() == ["load"]
 
 
+def test_a_form_works_although_the_response_with_the_new_id_was_lost(
+    site: Site, dead: FlaskClient
+) -> None:
+    token = dead.get("/token").text
+    site.kit.advance(MINUTE)
+    assert "Set-Cookie" in site.late(dead).get("/data").headers  # never reaches the browser
+    assert dead.get("/token").text == token
+    form = {"token": token, "user": "ann"}
+    assert dead.post("/in", data=form).status_code == 200
+    assert site.data(dead) == {"token": token, "user_id": "ann"}
+
+
 def test_a_new_id_that_cannot_be_stored_is_no_failure(site: Site, dead: FlaskClient) -> None:
     dead.get("/set/cart")
     site.kit.advance(MINUTE)
