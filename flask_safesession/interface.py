@@ -22,6 +22,7 @@ from werkzeug.local import LocalProxy
 
 from . import collisions, transport
 from . import note as notes
+from .change import Delivery, whose
 from .client import describe_client
 from .codec import decode
 from .errors import (
@@ -37,7 +38,7 @@ from .identity import TYPICAL_KEYS
 from .keys import READONLY
 from .note import GOOD, Note, Secret
 from .record import Draft, Record
-from .saving import MAX_STAND_INS, Delivery, Saved, end_stolen, ends, save, whose
+from .saving import MAX_STAND_INS, Saved, end_stolen, ends, save
 from .scratch import Scratch
 from .session import Loaded, Session, SessionInfo, Stored, Suspect
 from .settings import Settings
