@@ -98,13 +98,13 @@ def test_fault_13_a_confirmed_end_stays_an_end_when_the_replica_is_promoted(
     rotated, _ = add(store)
     assert isinstance(store.end(key, new_stamp(), "logout", None), Live)
     new = new_key()
-    terms = Terms(None, True, "rotated")
-    assert isinstance(store.rotate(rotated, new, make_draft(user=1), RULES, terms), Live)
+    terms, draft = Terms(None, True, "rotated"), make_draft(user=1)
+    assert isinstance(store.rotate(rotated, new, draft, RULES, terms), Live)
     assert told == []
     pair.cut_off()
     promoted = pair.promote()
     assert at(promoted, key) == Gone("logout", buried=True)
-    assert at(promoted, rotated) == Gone("rotated", buried=True)
+    assert at(promoted, rotated) == Gone("rotated", buried=True, successor=new, user=draft.user)
     assert isinstance(at(promoted, new), Live)
 
 
