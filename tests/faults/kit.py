@@ -48,6 +48,7 @@ _SIGNALS = (
     events.session_rotated,
     events.session_ended,
     events.session_lost,
+    events.session_replayed,
     events.store_failed,
     events.store_state_changed,
     events.replicas_missing,
