@@ -428,10 +428,11 @@ def _leave_exempt(session: Session) -> None:
 
 def report_unstored(_app: Flask, **_: object) -> None:
     """Receives that a request is over: warns if its session was written after the last save."""
-    proxy: Any = flask.session
-    session: object = proxy._get_current_object()
-    if isinstance(session, Session):
-        session._report_unstored()
+    # A request may be over before its session was opened: by a time limit, or a signal. Its own
+    # exception is the one that counts.
+    with suppress(AssertionError):
+        if (session := _own_session()) is not None:
+            session._report_unstored()
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:
