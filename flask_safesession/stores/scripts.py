@@ -121,7 +121,6 @@ class Caller:
             ``None``: it is not to be run then.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-
         left = False
 
         def send() -> Any:

@@ -127,7 +127,7 @@ def lose_response(site: Site, client: FlaskClient, deed: Deed, _: proxies.Proxy)
 
 
 def lose_reply(site: Site, client: FlaskClient, deed: Deed, proxy: proxies.Proxy) -> None:
-    """The store has done it; its reply did not reach the site, and that to the repetition neither."""
+    """The store has done it; neither its reply nor that to the repetition reached the site."""
     site.strike(lambda: setattr(proxy, "cut_replies", 2))
     response = ask(client, deed)
     assert "Set-Cookie" not in response.headers
