@@ -454,6 +454,8 @@ class _Save:
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
+        if stored.stand_in and self._session._cleared and self._loaded.rotated:
+            self._end_elsewhere()
         goes_on = self._delivery.deliverable and not is_empty(self._data)
         if goes_on and not (stored.stand_in and self._who().user is None):
             restart = self._session._cleared or self._who().user is not None
