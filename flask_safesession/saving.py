@@ -341,9 +341,12 @@ class _Save:
 
     def _end(self, stored: Stored) -> Saved | None:
         """``clear()``, ``invalidate()`` or the loss of the user: over, whatever is in flight."""
-        goes_on = self._change.delivery.deliverable and not is_empty(self._change.data)
-        if goes_on and not (stored.stand_in and self._change.who.user is None):
-            restart = self._session._cleared or self._change.who.user is not None
+        change = self._change
+        if stored.stand_in and self._session._cleared and change.loaded.rotated:
+            self._end_elsewhere()
+        goes_on = change.delivery.deliverable and not is_empty(change.data)
+        if goes_on and not (stored.stand_in and change.who.user is None):
+            restart = self._session._cleared or change.who.user is not None
             try:
                 return self._rotate(stored, restart=restart, force=True)
             except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError):

@@ -91,6 +91,11 @@ def site(make_app: MakeApp, kit: StoreKit) -> Site:
         session.clear()
         return ""
 
+    @app.get("/new")
+    def regenerate() -> str:
+        session.regenerate()
+        return ""
+
     @app.get("/data")
     def data() -> dict[str, Any]:
         return dict(session)
@@ -353,3 +358,26 @@ def test_an_old_cookie_for_another_path_beside_the_newest_ends_nothing(
         both = f"session={old}; session={cookie_of(client)}"
         response = client.get("/data", headers={"Cookie": both})
         assert response.json == {"cart": 1}
+
+
+@pytest.mark.parametrize("before", [[], ["/set/late"]], ids=["nothing", "a stand-in"])
+def test_a_late_logout_ends_the_session_that_goes_on_under_another_id(
+    site: Site, before: list[str]
+) -> None:
+    client = site.member()
+    late = site.late(client)
+    client.get("/new")
+    for path in [*before, "/out"]:
+        late.get(path)
+    assert site.data(client) == {}
+    assert site.data(late) == {}
+
+
+def test_a_late_logout_leaves_a_newer_sign_in_alone(site: Site) -> None:
+    client = site.browser()
+    client.get("/set/private")
+    late = site.late(client)
+    assert site.sign_in(client) == 200
+    for path in ("/set/late", "/out"):
+        late.get(path)
+    assert site.data(client)["user_id"] == "ann"

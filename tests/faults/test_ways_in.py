@@ -18,22 +18,14 @@ from flask_safesession.stores.redis import RedisStore
 
 from .. import fleets, servers
 from ..test_connections import answering
+from .kit import commands_of_the_docs
 from .test_cluster import RULES, add, audited, first_of, prefix_on, slot, use
 
 pytestmark = pytest.mark.faults
 
 SECRET = "p@ss:w/or?d#%"
-# What docs/stores.md asks for, and nothing else.
-ALLOWED = (
-    "EVALSHA EVAL TIME GET GETRANGE SET SETRANGE PEXPIRE PERSIST EXISTS UNLINK RENAME ZADD ZREM"
-    " ZRANGE"
-    " ZREVRANGE ZRANGEBYSCORE ZREVRANGEBYSCORE ZREMRANGEBYSCORE ZREMRANGEBYRANK ZCARD ZCOUNT ZSCORE"
-    " ZSCAN SCAN LINDEX LPOP RPUSH HGET HSET HSETNX HDEL HKEYS HGETALL INFO"
-    " HELLO AUTH SELECT CLIENT ROLE CLUSTER ASKING"
-)
-USER = f"on >{SECRET} ~{{app:0}}:* -@all " + " ".join(
-    f"+{command.lower()}" for command in ALLOWED.split()
-)
+ALLOWED = [*commands_of_the_docs(), "role", "cluster", "asking"]
+USER = f"on >{SECRET} ~{{app:0}}:* -@all " + " ".join(f"+{command}" for command in ALLOWED)
 
 
 @pytest.fixture
