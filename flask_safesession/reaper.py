@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -241,7 +241,7 @@ class Reaper:
             return  # the app's own, not started: what is added there would only pile up
         # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
         # that was set back its wait may be hours; or the job was removed from the app's own.
-        when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
+        when = {} if first else {"next_run_time": datetime.now(UTC)}
         try:
             self._scheduler = own or _process_scheduler()
             if self._scheduler is None:
@@ -259,7 +259,7 @@ class Reaper:
     def _schedule(self, **when: Any) -> None:
         self._scheduler.add_job(
             _run,
-            IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
+            IntervalTrigger(seconds=self._seconds, timezone=UTC),
             args=[weakref.ref(self)],
             id=self._id,
             name="Flask-SafeSession purge",
@@ -353,7 +353,7 @@ def _process_scheduler() -> BackgroundScheduler | None:
 def _start_scheduler() -> None:
     global _scheduler  # noqa: PLW0603  # one a process is the point
     executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
-    made = BackgroundScheduler(daemon=True, timezone=timezone.utc, executors=executors)
+    made = BackgroundScheduler(daemon=True, timezone=UTC, executors=executors)
     try:
         made.start()
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -53,7 +53,7 @@ class AppKit:
         self._given = advance
         self._clock: Clock | None = None
 
-    def __enter__(self) -> AppKit:  # noqa: PYI034  # typing.Self is for 3.11
+    def __enter__(self) -> Self:
         self._clock = clock_of(self._store, self._given)
         for kind in get_args(Event):
             kind.signal.connect(self._receive, self.app)
