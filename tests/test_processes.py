@@ -92,7 +92,6 @@ LOCKS: dict[str, Callable[[State], Any]] = {
     "scheduler of the process": lambda _: reaper._lock,
     "jobs of the scheduler": lambda _: reaper._scheduler._jobstores_lock,  # type: ignore[union-attr]
     "breaker": lambda state: _server(state).breaker._lock,
-    "pybreaker": lambda state: _server(state).breaker._circuit._lock,
     "the only connection": lambda state: _server(state)._own.free,
 }
 
