@@ -163,8 +163,24 @@ def test_the_number_of_connections_is_for_the_servers_and_not_for_sentinels() ->
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_a_value_that_is_none_is_told_with_what_would_be_one(name: str) -> None:
-    assert PARAMETERS[name].values in problem(url_with(name))
+def test_an_empty_value_is_refused(name: str) -> None:
+    assert ": give " in problem(url_with(name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("db=-1", "a whole number from 0"),
+        ("max_connections=0", "a whole number from 1"),
+        ("ssl_check_hostname=2", "yes or no"),
+        ("client_name=a%20b", "a name in ASCII without spaces"),
+        ("ssl_cert_reqs=never", "required or optional or none"),
+        ("ssl_min_version=1.1", "1.2 or 1.3"),
+        ("ssl_ca_certs=", "a value, or leave it out"),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_what_would_be_one(wrong: str, right: str) -> None:
+    assert problem(f"rediss://h?{wrong}").endswith(f": give {right}")
 
 
 @pytest.mark.parametrize(
