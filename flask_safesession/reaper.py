@@ -142,9 +142,8 @@ class Reaper:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, store: Store, steering: Steering, neighbours: Neighbours) -> None:
+    def __init__(self, app: Any, steering: Steering, neighbours: Neighbours) -> None:
         self._app = weakref.ref(app)
-        self._store = store
         self._steering = steering
         self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
@@ -220,9 +219,10 @@ class Reaper:
 
     def _parts(self) -> list[Any]:
         """The parts of the store, in any order: processes of a fleet begin at different ones."""
-        if not isinstance(self._store, Sharded):
-            return [self._store]
-        parts = self._store.parts()
+        store = self._steering.store
+        if not isinstance(store, Sharded):
+            return [store]
+        parts = store.parts()
         return random.sample(parts, len(parts))  # nosec B311  # no secret, an order
 
     def _is_our_turn(self, part: object) -> bool:

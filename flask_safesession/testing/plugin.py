@@ -49,7 +49,7 @@ class AppKit:
         #: What has happened to sessions since the test began: payloads of the signals, in order.
         self.events: list[Event] = []
         self._state = state
-        self._store: Store = state.store
+        self._store: Store = state.steering.opened
         self._given = advance
         self._clock: Clock | None = None
 
