@@ -45,7 +45,6 @@ class State:
     """What one app has of the extension, at ``app.extensions["safesession"]``."""
 
     steering: Steering
-    store: Store
     reaper: Reaper
     takeover: Takeover
     #: Where the sessions are: apps of one process with equal places share them.
@@ -55,6 +54,11 @@ class State:
     def settings(self) -> Settings:
         """The settings that the app goes by just now."""
         return self.steering.settings
+
+    @property
+    def store(self) -> Store:
+        """The store as the app calls it."""
+        return self.steering.store
 
 
 class SafeSession:
@@ -100,17 +104,18 @@ class SafeSession:
         store = _open_store(own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
-        steering, neighbours = Steering(app, store, own), Neighbours(app, store, own.settings)
+        steering = Steering(app, store, own)
+        neighbours = Neighbours(app, steering, own.settings)
         if not _is_command():
             _begin(store, steering, neighbours)
         report_lost_settings(app.config, own)
-        reaper, place = Reaper(app, store, steering, neighbours), _place_of(own.settings, store)
-        state = State(steering, store, reaper, Takeover(app), place)
+        reaper, place = Reaper(app, steering, neighbours), _place_of(own.settings, store)
+        state = State(steering, reaper, Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, store, reaper.wake)
+        interface = SafeSessionInterface(steering, reaper.wake)
         interface.install(app)
         app.session_interface = interface
         flask.request_tearing_down.connect(report_unstored, app)

@@ -65,14 +65,12 @@ _TRIES = 3
 class SafeSessionInterface(SessionInterface):
     """Opens and saves sessions of one app.
 
-    :param steering: has the settings that the app goes by.
-    :param store: where the sessions are.
+    :param steering: has the settings that the app goes by, and its store.
     :param wake: called with each request; sees to it that the purge job runs in this process.
     """
 
-    def __init__(self, steering: Steering, store: Store, wake: Callable[[], None]) -> None:
+    def __init__(self, steering: Steering, wake: Callable[[], None]) -> None:
         self._steering = steering
-        self._store = store
         self._wake = wake
         self._nearly_full = False
         self._said: set[str] = set()
@@ -81,6 +79,10 @@ class SafeSessionInterface(SessionInterface):
     @property
     def _settings(self) -> Settings:
         return self._steering.settings
+
+    @property
+    def _store(self) -> Store:
+        return self._steering.store
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """A session that is not loaded yet, or ``None`` (Flask's null session) without a key."""

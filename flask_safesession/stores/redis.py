@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 class RedisStore:
     """The store behind every URL but ``memory://``.
 
-    :param given: a URL, or a ready redis-py client. A client's address and credentials are used;
+    :param given: a URL, or a ready ``redis.Redis``. A client's address and credentials are used;
         time-outs, retries and decoding are the store's own, so the client itself is not touched.
     :param prefix: what the keys begin with. Apps with the same prefix share sessions and cap.
     :param timeout: seconds that one call may take, reconnects and retries included.
