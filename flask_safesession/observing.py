@@ -110,7 +110,9 @@ class ObservedStore:
             if hasattr(store, name):
                 setattr(self, name, _observed(store, name, hook))
         if hasattr(store, "parts"):
-            self.parts = lambda: [ObservedStore(part, hook, None) for part in store.parts()]
+            self.parts: Callable[[], list[ObservedStore]] = lambda: [
+                ObservedStore(part, hook, None) for part in store.parts()
+            ]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

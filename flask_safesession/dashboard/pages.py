@@ -87,7 +87,7 @@ def spell(seconds: float) -> str:
 def utc(moment: datetime) -> str:
     """A moment for a reader: date and time of day.
 
-    >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc))
+    >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     '2030-01-02 03:04:05'
     """
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
