@@ -14,7 +14,7 @@ import time_machine
 from flask_safesession import session
 from flask_safesession.events import SessionEnded, StoreStateChanged
 from flask_safesession.stores import memory
-from flask_safesession.stores.breaker import FAILURES
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import together
 
 from .. import proxy as proxies
