@@ -14,7 +14,7 @@ import redis
 
 from flask_safesession.stores.base import Store
 from flask_safesession.stores.memory import MemoryStore, store_clock
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 
 from .server import Server, running
 

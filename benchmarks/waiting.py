@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 from typing import Any, Protocol
 
 from flask_safesession.stores.base import Rules, Store
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 
 from .population import key
 from .server import Server

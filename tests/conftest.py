@@ -18,7 +18,7 @@ from werkzeug.security import generate_password_hash
 
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
 from . import environment, servers

@@ -9,7 +9,7 @@ from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import new_id, new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import Live
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules
 
 RULES = make_rules(total=10_000)

@@ -25,8 +25,8 @@ from flask_safesession import session
 from flask_safesession.admin import purge as reaper
 from flask_safesession.admin.purge import PurgeReport
 from flask_safesession.extension import State
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.servers import connections
-from flask_safesession.stores.redis.store import RedisStore
 
 from . import proxy, servers
 from .servers import Server, poll

@@ -18,7 +18,7 @@ from flask_safesession import StoreUnavailable, session
 from flask_safesession.model.record import dumps_draft
 from flask_safesession.model.tokens import NO_USER, new_stamp
 from flask_safesession.stores.base import Conflict, Gone, Live, Rules, Terms
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 

@@ -14,9 +14,8 @@ import redis
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import base
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis import shard
+from flask_safesession.stores.redis import RedisStore, shard
 from flask_safesession.stores.redis.scripts import Script
-from flask_safesession.stores.redis.store import RedisStore
 from flask_safesession.testing import age_redis, make_draft, make_rules
 
 from . import servers

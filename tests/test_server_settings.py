@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flask_safesession.errors import StoreUnavailable
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.check import findings
 from flask_safesession.stores.redis.scripts import Caller
-from flask_safesession.stores.redis.store import RedisStore
 from flask_safesession.stores.redis.url import topology_of
 
 from . import fleets, servers

@@ -24,7 +24,7 @@ from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 

@@ -25,7 +25,7 @@ try:
     )
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        "flask_safesession.opentelemetry needs opentelemetry-api:"
+        "flask_safesession.instrumentation.opentelemetry needs opentelemetry-api:"
         " pip install 'Flask-SafeSession[opentelemetry]'",
         name=_error.name,
     ) from _error

@@ -13,7 +13,7 @@ from flask_safesession import session
 from flask_safesession.events import ReplicasMissing, replicas_missing
 from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from .. import proxy as proxies

@@ -11,7 +11,7 @@ import pytest
 
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Live
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing.kit import together
 
 from .. import fleets, servers

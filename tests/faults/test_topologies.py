@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreContract, StoreKit, age_redis
 
 from .. import fleets, servers

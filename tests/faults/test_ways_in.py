@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.stores.redis.store import RedisStore
+from flask_safesession.stores.redis import RedisStore
 
 from .. import fleets, servers
 from ..test_connections import answering

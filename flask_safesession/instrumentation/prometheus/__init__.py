@@ -22,7 +22,7 @@ try:
     from prometheus_client.multiprocess import MultiProcessCollector
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        "flask_safesession.prometheus needs prometheus-client:"
+        "flask_safesession.instrumentation.prometheus needs prometheus-client:"
         " pip install 'Flask-SafeSession[prometheus]'",
         name=_error.name,
     ) from _error
