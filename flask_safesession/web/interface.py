@@ -453,12 +453,14 @@ def report_unstored(app: Flask, **_: object) -> None:
 
     Events of a save that failed, or of a socket that only read, are sent here.
     """
+    session = None
     # A request may be over before its session was opened: by a time limit, or a signal. Its own
     # exception is the one that counts.
     with suppress(AssertionError):
-        if (session := _own_session()) is not None:
-            session._report_unstored()
-            _send_events(app, session)
+        session = _own_session()
+    if session is not None:
+        session._report_unstored()
+        _send_events(app, session)
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:
