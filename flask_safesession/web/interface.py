@@ -308,7 +308,7 @@ def _is_marked(app: Flask, request: Request, mark: str) -> bool:
 
 
 def _is_of_this_request(session: Session) -> bool:
-    return flask.has_request_context() and _behind_proxy(flask.session) is session
+    return flask.has_request_context() and _current() is session
 
 
 def _is_answered(session: Session, *, responding: bool) -> bool:
@@ -317,8 +317,10 @@ def _is_answered(session: Session, *, responding: bool) -> bool:
     There is none for an event of Socket.IO's, for a save by hand in a socket or a stream, and for a
     test's ``session_transaction()``.
     """
-    follows = session._dispatched and not session._saved and not transport.is_socket(flask.request)
-    return _is_of_this_request(session) and (responding or follows)
+    if not _is_of_this_request(session):
+        return False
+    follows = session._dispatched and not session._saved
+    return responding or (follows and not transport.is_socket(flask.request))
 
 
 def _behind_proxy(session: Any) -> Any:
@@ -326,8 +328,12 @@ def _behind_proxy(session: Any) -> Any:
     return session._get_current_object() if isinstance(session, LocalProxy) else session
 
 
+# Asked several times a request, also where nobody uses the session.
+_current: Callable[[], Any] = flask.session._get_current_object  # type: ignore[attr-defined]
+
+
 def _own_session() -> Session | None:
-    session = _behind_proxy(flask.session)
+    session = _current()
     return session if isinstance(session, Session) else None
 
 
