@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
@@ -25,8 +25,9 @@ from flask import Flask
 from sortedcontainers import sortedlist
 
 from flask_safesession import StoreFull, TooManySessions, events, session
-from flask_safesession.expiry import DEFAULT_TIER, Limits
-from flask_safesession.record import Draft, Record, dumps, loads
+from flask_safesession.model.policy import DEFAULT_TIER, Limits
+from flask_safesession.model.record import Draft, Record, dumps, loads
+from flask_safesession.model.tokens import NO_USER, user_tag
 from flask_safesession.stores import endings, eviction, memory, relimiting, shelf
 from flask_safesession.stores.base import (
     MAX_EVICTIONS,
@@ -40,7 +41,6 @@ from flask_safesession.stores.base import (
 from flask_safesession.stores.memory import MemoryStore, store_clock
 from flask_safesession.stores.shelf import parts
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
-from flask_safesession.tokens import NO_USER, user_tag
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -139,7 +139,7 @@ def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
 ) -> None:
     store, rules = MemoryStore(), make_rules(idle=HOUR)
     key = add(store, rules)
-    with time_machine.travel(datetime.now(timezone.utc) + step):
+    with time_machine.travel(datetime.now(UTC) + step):
         answer = store.load(key, rules, slide=True)
         assert isinstance(answer, Live)
         assert answer.record.last_active - answer.record.created < MINUTE
@@ -148,7 +148,7 @@ def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
 
 def test_the_wall_clock_does_not_move_the_stores_clock() -> None:
     before = store_clock()
-    with time_machine.travel(datetime(2001, 1, 1, tzinfo=timezone.utc)):
+    with time_machine.travel(datetime(2001, 1, 1, tzinfo=UTC)):
         assert 0 <= store_clock() - before < MINUTE
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timezone
+from datetime import UTC
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +21,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_safesession import reaper, session
+from flask_safesession import session
+from flask_safesession.admin import purge as reaper
+from flask_safesession.admin.purge import PurgeReport
 from flask_safesession.extension import State
-from flask_safesession.reaper import PurgeReport
-from flask_safesession.stores import connections
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis.servers import connections
 
 from . import proxy, servers
 from .servers import Server, poll
@@ -92,7 +93,6 @@ LOCKS: dict[str, Callable[[State], Any]] = {
     "scheduler of the process": lambda _: reaper._lock,
     "jobs of the scheduler": lambda _: reaper._scheduler._jobstores_lock,  # type: ignore[union-attr]
     "breaker": lambda state: _server(state).breaker._lock,
-    "pybreaker": lambda state: _server(state).breaker._circuit._lock,
     "the only connection": lambda state: _server(state)._own.free,
 }
 
@@ -140,7 +140,7 @@ def test_fault_26_a_child_can_let_its_app_go_whatever_the_parents_scheduler_was_
 def test_fault_26_a_child_leaves_a_scheduler_alone_that_runs_in_its_parent(
     make_app: MakeApp, any_server: Server, prefix: str
 ) -> None:
-    own = BackgroundScheduler(timezone=timezone.utc)
+    own = BackgroundScheduler(timezone=UTC)
     own.start()
     app = make_site(make_app, store=any_server.url, key_prefix=prefix, scheduler=own)
     client = app.test_client()
@@ -154,7 +154,7 @@ def test_fault_26_a_child_leaves_a_scheduler_alone_that_runs_in_its_parent(
 def test_fault_26_a_child_that_starts_the_apps_own_scheduler_has_its_job_there(
     make_app: MakeApp,
 ) -> None:
-    own = BackgroundScheduler(timezone=timezone.utc)
+    own = BackgroundScheduler(timezone=UTC)
     app = make_site(make_app, scheduler=own)
     app.test_client().get("/write/parent")
 

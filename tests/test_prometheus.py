@@ -21,16 +21,10 @@ from flask import Flask
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from flask_safesession import (
-    ConfigError,
-    SafeSession,
-    StoreUnavailable,
-    events,
-    prometheus,
-    session,
-)
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, events, session
 from flask_safesession.events import emit
-from flask_safesession.prometheus.counts import CALL_BUCKETS, _Times
+from flask_safesession.instrumentation import prometheus
+from flask_safesession.instrumentation.prometheus.counts import CALL_BUCKETS, _Times
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
@@ -209,12 +203,14 @@ def test_an_id_that_is_gone_is_no_failure(measured: Measured, clock: FakeClock) 
     assert measured.calls("load", "unavailable") is None
 
 
-def test_each_shard_is_purged_and_counted_once(
+def test_the_job_counts_each_shard_and_a_purge_by_hand_is_one_call(
     make_app: MakeApp, any_server: Server, prefix: str
 ) -> None:
     measured = Measured(make_app(store=any_server.url, key_prefix=prefix, shards=4))
-    measured.safe.purge()
+    measured.app.extensions["safesession"].reaper.run()
     assert measured.calls("purge") == 4
+    measured.safe.purge()
+    assert measured.calls("purge") == 5
     measured.app.extensions["safesession"].store.close()
 
 
@@ -517,7 +513,7 @@ def test_where_files_are_shared_a_registry_more_counts_nothing_twice(tmp_path: P
 TWO_REGISTRIES = """
 from flask import Flask, session
 from flask_safesession import SafeSession
-from flask_safesession.prometheus import instrument
+from flask_safesession.instrumentation.prometheus import instrument
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 

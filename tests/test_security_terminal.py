@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask, session
 
-from flask_safesession import StoreUnavailable, note
-from flask_safesession.codec import encode
+from flask_safesession import StoreUnavailable
+from flask_safesession.model import note
+from flask_safesession.model.codec import encode
+from flask_safesession.model.tokens import tier_tag
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key
-from flask_safesession.tokens import tier_tag
 
 from . import servers
 from .test_cli import MakeApp, Said, run
@@ -36,7 +37,7 @@ COMMANDS = [
     ["check"],
     ["purge"],
     ["purge", "--dry-run"],
-    ["top", "--count", "1"],
+    ["stats", "--watch", "--count", "1"],
     ["tune"],
     ["tune", "--idle-timeout", EVIL],
     ["tune", "--tier", EVIL, f"{EVIL}=5m"],
@@ -142,7 +143,7 @@ def test_the_error_of_a_server_reaches_no_terminal(make_app: MakeApp) -> None:
             raise StoreUnavailable(f"the server said {EVIL}")
 
     app = make_app(store=Broken())
-    for command in (["stats"], ["purge"], ["top", "--count", "1"], ["end", "--all"]):
+    for command in (["stats"], ["purge"], ["stats", "--watch", "--count", "1"], ["end", "--all"]):
         said = run(app, *command)
         assert said.code == 1
         assert "the server said" in said.out + said.err

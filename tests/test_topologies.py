@@ -11,7 +11,7 @@ import redis
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.redis_url import topology_of
+from flask_safesession.stores.redis.url import topology_of
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from . import fleets, servers
@@ -109,7 +109,8 @@ def test_a_server_that_is_no_master_is_not_used(
 ) -> None:
     port, wrong = trio.sentinels[0].port, trio.replicas()[0].port
     store = open_store(f"redis+sentinel://127.0.0.1:{port}/main", prefix)
-    store._caller.topology._watch._remap = lambda address: (address[0], wrong)  # type: ignore[attr-defined]
+    watch: Any = store._caller.topology._watch  # type: ignore[attr-defined]
+    watch._named = lambda told: iter([(watch._order[0], ("127.0.0.1", wrong))])
     with pytest.raises(StoreUnavailable, match="it is no master but a slave"):
         add(store)
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Generic, NamedTuple, TypeVar
 
-from ..tokens import NO_USER
-from .base import (
-    MAX_TOMBSTONES,
-    MAX_TOMBSTONES_OF_USER,
-    TOLD,
-    TOLD_FOR,
-    TOMBSTONE_TTL,
-    UNKNOWN,
-)
+from ..model.tokens import NO_USER
+from .base import MAX_TOMBSTONES, MAX_TOMBSTONES_OF_USER, TOLD, TOLD_FOR, TOMBSTONE_TTL, UNKNOWN
 
 Kept = TypeVar("Kept")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import islice
 
 from ..errors import StoreFull, TooManySessions
-from ..expiry import ANONYMOUS_TIER
-from ..record import Record, loads
-from ..tokens import NO_USER
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Record, loads
+from ..model.tokens import NO_USER
 from .base import EVICTED, LISTED, MAX_EVICTIONS, Cap, Rules
 from .shelf import Shelf, bucket_of, due_keys, parts
 

@@ -13,9 +13,9 @@ import weakref
 from collections.abc import Callable
 
 from ..events import logger
-from ..expiry import ANONYMOUS_TIER
-from ..record import GENERATIONS, Draft, Record, glance, limited, loads, record_from, touched
-from ..tokens import NO_USER
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import GENERATIONS, Draft, Record, glance, limited, loads, record_from, touched
+from ..model.tokens import NO_USER
 from .base import (
     REVOKED,
     TOLD,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-from ..expiry import Policy
+from ..model.policy import Policy
 from .shelf import Bucket
 
 

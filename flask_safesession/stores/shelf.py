@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from sortedcontainers import SortedList
 
-from ..expiry import ANONYMOUS_TIER
-from ..record import Record, dumps, glance, loads
-from ..tokens import KEY_LENGTH, NO_USER, tier_tag
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Record, dumps, glance, loads
+from ..model.tokens import KEY_LENGTH, NO_USER, tier_tag
 from .base import LISTED, Listed, Removed, Rules
 
 # Of entries: deadline and key in one object, which costs half of a tuple and is none of the garbage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import time_machine
 from flask_safesession import session
 from flask_safesession.events import SessionEnded, StoreStateChanged
 from flask_safesession.stores import memory
-from flask_safesession.stores.breaker import FAILURES
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import together
 
 from .. import proxy as proxies
@@ -135,7 +135,7 @@ def test_fault_22_times_that_are_shown_are_the_servers(
     shown = datetime.fromisoformat(good(member, "/expires").text)
     with wrong(HOUR):
         assert abs(datetime.fromisoformat(good(member, "/expires").text) - shown).seconds < 60
-    assert abs((shown - datetime.now(timezone.utc)).total_seconds() - IDLE / 1000) < 60
+    assert abs((shown - datetime.now(UTC)).total_seconds() - IDLE / 1000) < 60
 
 
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR])
