@@ -143,8 +143,8 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        tables = [vars(table) for table in vars(store._endings).values()]
-        return repr([vars(store), vars(store._shelf), tables]).encode()
+        endings = [vars(kept) for kept in store._tables._endings.values()]
+        return repr([vars(store), vars(store._tables), endings]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
@@ -177,7 +177,7 @@ def name_of(store: Any, key: str) -> str:
 def raw(store: Any, key: str) -> bytes:
     """The bytes of a record."""
     found: bytes = (
-        store._shelf.records[key]
+        store._tables.records[key]
         if isinstance(store, MemoryStore)
         else ask(store, "GET", name_of(store, key))
     )
@@ -187,7 +187,7 @@ def raw(store: Any, key: str) -> bytes:
 def overwrite(store: Any, key: str, value: bytes) -> None:
     """Put *value* in the place of a record, as another program could."""
     if isinstance(store, MemoryStore):
-        store._shelf.records[key] = value
+        store._tables.records[key] = value
     else:
         ask(store, "SET", name_of(store, key), value)
 
@@ -195,6 +195,6 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
 def forget(store: Any, key: str) -> None:
     """Take a record out of the store, behind its back."""
     if isinstance(store, MemoryStore):
-        store._shelf.remove(key)
+        store._tables.remove(key)
     else:
         ask(store, "DEL", name_of(store, key))
