@@ -1,0 +1,268 @@
+"""Connections to a SQLite file, and its transactions."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...errors import ConfigError, StoreUnavailable
+from .statements import SCHEMA, SCHEMA_VERSION, named, statements
+
+_T = TypeVar("_T")
+
+# Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
+_FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
+# Connections that are kept open while nobody uses them.
+_KEPT = 16
+# 4 KiB each: what may wait in the write-ahead log until a commit has to move it to the file. The
+# purge does so before.
+_CHECKPOINT_PAGES = 10_000
+
+
+class _Connection(sqlite3.Connection):
+    durable = True  # as SQLite begins
+
+
+class Connections:
+    """See :class:`.tables.Connections`. A connection is used by one transaction at a time.
+
+    A fork leaves its parent's connections alone: SQLite's locks belong to the process, and closing
+    one here could remove files that the parent uses.
+
+    :param timeout: seconds for which a call waits for other writers.
+    """
+
+    def __init__(self, path: Path, prefix: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._sql = statements(prefix)
+        self._schema = [named(text, prefix) for text in SCHEMA]
+        self._start()
+        _all.add(self)
+
+    @contextmanager
+    def transaction(self, *, writes: bool, durable: bool) -> Iterator[None]:
+        """See :meth:`.tables.Connections.transaction`.
+
+        :raises StoreUnavailable: the file cannot be used, with what to do.
+        """
+        with self._explained():
+            connection = self._take()
+            try:
+                self._begin(connection, writes=writes, durable=durable)
+                self._local.connection = connection
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            finally:
+                self._local.connection = None
+                self._give(connection)
+
+    def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """See :meth:`.tables.Connections.execute`."""
+        cursor: sqlite3.Cursor = self._local.connection.execute(statement, parameters)
+        return cursor
+
+    def look_up(self, key: str) -> tuple[bytes, int] | None:
+        """Returns the record under *key* and the current generation, by one query.
+
+        :raises StoreUnavailable: as :meth:`transaction`.
+        """
+        with self._explained():
+            connection = self._take()
+            try:
+                return self._patiently(
+                    lambda: connection.execute(self._sql["load"], (key,)).fetchone()
+                )
+            finally:
+                self._give(connection)
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log to the file. Does nothing while others are in the way."""
+        with self._explained():
+            connection = self._take()
+            try:
+                for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
+                    with suppress(sqlite3.OperationalError):
+                        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            finally:
+                self._give(connection)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        if self._process == os.getpid():
+            while self._idle:
+                with suppress(IndexError):  # another thread was faster
+                    self._idle.pop().close()
+
+    def start_anew(self) -> None:
+        """In a forked child: leave the parent's connections alone for ever."""
+        _leak([*self._idle, getattr(self._local, "connection", None)])
+        self._start()
+
+    def _start(self) -> None:
+        self._idle: deque[_Connection] = deque()
+        self._local = threading.local()
+        self._process = os.getpid()
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def _begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
+        if writes and connection.durable is not durable:
+            # FULL syncs the log at each commit: what was committed survives a power failure.
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            connection.durable = durable
+        statement = "BEGIN IMMEDIATE" if writes else "BEGIN"
+        self._patiently(lambda: connection.execute(statement))
+
+    def _patiently(self, work: Callable[[], _T]) -> _T:
+        """Returns the result of *work*, tried again while another process is in the way."""
+        until, wait = time.monotonic() + self._timeout, _FIRST_WAIT
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= until:
+                    raise
+            time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self._path}: {_explain(error)}") from error
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def _take(self) -> _Connection:
+        if self._process != os.getpid():
+            self.start_anew()  # uWSGI runs no hooks at a fork
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def _give(self, connection: _Connection) -> None:
+        if connection.in_transaction or len(self._idle) >= _KEPT:
+            connection.close()  # which undoes what is not committed
+        else:
+            self._idle.append(connection)
+
+    def _open(self) -> _Connection:
+        # Only a file that is not there: closing one that is would drop SQLite's locks on it.
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            self._path,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
+            cached_statements=len(self._sql) + 10,
+        )
+        try:
+            self._patiently(lambda: self._set_up(connection))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: _Connection) -> None:
+        [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise StoreUnavailable(
+                f"{self._path} cannot have a write-ahead log (its journal is {mode!r}), as on a"
+                " network file system: keep it on a local disk"
+            )
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        try:
+            [version] = connection.execute(self._sql["version"]).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            self._make_tables(connection)
+            return
+        if version != SCHEMA_VERSION:
+            problem = (
+                f"the tables in {str(self._path)!r} are of version {version}, and this is version"
+                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
+                " file"
+            )
+            raise ConfigError([problem])
+
+    def _make_tables(self, connection: _Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in self._schema:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # An error may have rolled back already; what stays open is closed.
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """Returns SQLite's primary error code; 0: the error is not SQLite's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _explain(error: sqlite3.Error) -> str:
+    fix = {
+        sqlite3.SQLITE_BUSY: (
+            "another program writes to it for longer than SAFESESSION_STORE_TIMEOUT"
+        ),
+        sqlite3.SQLITE_FULL: "make room on the disk",
+        sqlite3.SQLITE_IOERR: "look at the disk, and whether there is room on it",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and the app starts with an empty one",
+        sqlite3.SQLITE_NOTADB: "move it away, and the app starts with an empty one",
+        sqlite3.SQLITE_READONLY: "let the app's user own the file and its folder",
+        sqlite3.SQLITE_CANTOPEN: "look whether the folder is there and the app's user owns it",
+    }.get(_code_of(error))
+    return f"{error}: {fix}" if fix else str(error)
+
+
+def _leak(connections: list[Any]) -> None:
+    """Keep *connections* from ever being closed in this process, also at its exit."""
+    _leaked.extend(connections)
+    with suppress(ImportError):
+        import ctypes
+
+        for connection in connections:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_leaked: list[Any] = []
+
+
+def _after_fork() -> None:
+    for connections in _all:
+        connections.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
