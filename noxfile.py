@@ -13,7 +13,7 @@ def install(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
 
 
-@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     """Run the test suite; arguments after ``--`` go to pytest."""
     install(session)

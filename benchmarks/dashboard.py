@@ -9,9 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
 from statistics import median, quantiles
-from typing import Any
 
 import click
 from flask import Flask, session
@@ -21,7 +19,7 @@ from rich.table import Table
 
 from flask_safesession import SafeSession
 from flask_safesession.dashboard import dashboard
-from flask_safesession.observing import Operation, observe
+from flask_safesession.observing import Ended, observe
 from flask_safesession.stores.base import Store
 
 from .children import in_child
@@ -94,7 +92,7 @@ def pages(where: str, server_kind: str, sessions: int) -> list[Taken]:
             app.test_client().get(f"/in/{user}")
         ada = app.test_client()
         ada.get("/in/ada")
-        calls = _counted(filled.store)
+        calls = _counted(app)
         return [_ask(ada, where, name, calls) for name in PAGES]
 
 
@@ -115,18 +113,14 @@ def _ask(client: FlaskClient, where: str, name: str, calls: list[str]) -> Taken:
     return Taken(where, name, first, median(rest), quantiles(rest, n=100)[98], max(rest), most)
 
 
-def _counted(store: Store) -> list[str]:
+def _counted(app: Flask) -> list[str]:
     calls: list[str] = []
 
-    def observer(name: str, operation: Operation) -> Operation:
-        @wraps(operation)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            return operation(*args, **kwargs)
+    def begin(operation: str) -> Ended:
+        calls.append(operation)
+        return lambda _: None
 
-        return call
-
-    observe(store, observer, calls)
+    observe(app.extensions["safesession"].steering, begin, calls)
     return calls
 
 

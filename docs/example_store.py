@@ -15,7 +15,6 @@ from flask_safesession.record import Draft, Record, limited, record_from, touche
 from flask_safesession.stores.base import (
     EVICTED,
     MAX_EVICTIONS,
-    ROTATED,
     TOMBSTONE_TTL,
     UNKNOWN,
     Census,
@@ -131,7 +130,7 @@ class ExampleStore:
             if terms.restart:
                 fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
             live = self._admit(new, fresh, rules, now, leaving=key)
-            onward = (new, draft.user, terms.restart) if terms.reason == ROTATED else ()
+            onward = (new, draft.user, terms.restart) if terms.leads_on(draft.user) else ()
             self._tombstones[key] = Tombstone(now + TOMBSTONE_TTL, terms.reason, "", *onward)
             return live
 

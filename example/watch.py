@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
@@ -55,7 +55,7 @@ def facts() -> dict[str, object] | None:
 
 def clock() -> datetime:
     """Return the time for display. What ends a session is the store's clock, not this one."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 @pages.post("/use")

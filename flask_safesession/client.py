@@ -23,30 +23,7 @@ _LONGEST_HEADER = 512
 _KEPT = 256
 # What ua-parser calls by names that people do not know.
 _NAMES = {"Mac OS X": "macOS", "Chrome OS": "ChromeOS"}
-
-# Without ua-parser: how headers spell browsers and systems. Who names others, too, comes first.
-_BROWSERS = {
-    "Edg": "Edge",
-    "OPR": "Opera",
-    "Firefox": "Firefox",
-    "FxiOS": "Firefox",
-    "CriOS": "Chrome",
-    "Chrome": "Chrome",
-    "Version": "Safari",
-}
-_SYSTEMS = {
-    "iPhone": "iOS",
-    "iPad": "iOS",
-    "Android": "Android",
-    "Windows": "Windows",
-    "Macintosh": "macOS",
-    "CrOS": "ChromeOS",
-    "Linux": "Linux",
-}
 _PRODUCT = re.compile(r"([A-Za-z]{1,40})/([0-9]{1,9})")
-
-# Browser, its version, system; where they are known.
-_Found = tuple[str | None, str | None, str | None]
 
 
 class Client(NamedTuple):
@@ -74,15 +51,7 @@ def describe_client(request: Any) -> Client:
 @lru_cache(_KEPT)
 def label_of(header: str) -> str:
     """A short name for the browser that sends *header*, by ua-parser if it is installed."""
-    header = _printable(header)
-    browser, version, system = _parser()(header)
-    if browser is None:
-        browser, version, _ = _plain(header)
-    agent = " ".join(part for part in (browser, version) if part) or header
-    if system:
-        system = _NAMES.get(system, system)
-        agent = f"{agent} on {system}" if browser else system
-    return agent[:LONGEST_AGENT].rstrip()
+    return _parser()(_printable(header))[:LONGEST_AGENT].rstrip()
 
 
 def _printable(text: str) -> str:
@@ -90,37 +59,30 @@ def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def _first_product(header: str) -> str:
+    """The first product that *header* names, with its version; without any, the header itself."""
+    found = _PRODUCT.search(header)
+    return " ".join(found.groups()) if found else header
+
+
 @cache
-def _parser() -> Callable[[str], _Found]:
-    """What takes a header apart. Made at its first use: ua-parser takes half a second then."""
+def _parser() -> Callable[[str], str]:
+    """Returns what makes a label of a header; ua-parser takes half a second the first time."""
     try:
         # Its resolver in Python: faster ones need a compiled extension.
         from ua_parser import BasicResolver, Domain, load_lazy_builtins
     except ImportError:
-        return _plain
-    resolve, wanted = BasicResolver(load_lazy_builtins()), Domain.USER_AGENT | Domain.OS
+        return _first_product
+    resolve, domains = BasicResolver(load_lazy_builtins()), Domain.USER_AGENT | Domain.OS
 
-    def parse(header: str) -> _Found:
+    def parse(header: str) -> str:
         try:
-            found = resolve(header, wanted)
+            found = resolve(header, domains)
         except Exception:  # noqa: BLE001  # a label is never worth a failed sign-in
-            return _plain(header)
+            return _first_product(header)
         browser, system = found.user_agent, found.os
-        return (
-            browser.family if browser else None,
-            browser.major if browser else None,
-            system.family if system else None,
-        )
+        name = " ".join(filter(None, (browser.family, browser.major))) if browser else ""
+        where = _NAMES.get(system.family, system.family) if system else ""
+        return " on ".join(filter(None, (name, where))) or _first_product(header)
 
     return parse
-
-
-def _plain(header: str) -> _Found:
-    """The same by a short list, for want of something better."""
-    products = [found for found in _PRODUCT.findall(header) if found[0] != "Mozilla"]
-    system = next((name for sign, name in _SYSTEMS.items() if sign in header), None)
-    for sign, name in _BROWSERS.items():
-        for product, version in products:
-            if product.startswith(sign):
-                return name, version, system
-    return (*products[0], system) if products else (None, None, system)

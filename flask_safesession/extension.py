@@ -45,7 +45,6 @@ class State:
     """What one app has of the extension, at ``app.extensions["safesession"]``."""
 
     steering: Steering
-    store: Store
     reaper: Reaper
     takeover: Takeover
     #: Where the sessions are: apps of one process with equal places share them.
@@ -55,6 +54,11 @@ class State:
     def settings(self) -> Settings:
         """The settings that the app goes by just now."""
         return self.steering.settings
+
+    @property
+    def store(self) -> Store:
+        """The store as the app calls it."""
+        return self.steering.store
 
 
 class SafeSession:
@@ -100,17 +104,18 @@ class SafeSession:
         store = _open_store(own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
-        steering, neighbours = Steering(app, store, own), Neighbours(app, store, own.settings)
+        steering = Steering(app, store, own)
+        neighbours = Neighbours(app, steering, own.settings)
         if not _is_command():
             _begin(store, steering, neighbours)
         report_lost_settings(app.config, own)
-        reaper, place = Reaper(app, store, steering, neighbours), _place_of(own.settings, store)
-        state = State(steering, store, reaper, Takeover(app), place)
+        reaper, place = Reaper(app, steering, neighbours), _place_of(own.settings, store)
+        state = State(steering, reaper, Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, store, reaper.wake)
+        interface = SafeSessionInterface(steering, reaper.wake)
         interface.install(app)
         app.session_interface = interface
         flask.request_tearing_down.connect(report_unstored, app)
@@ -221,8 +226,9 @@ class SafeSession:
         """Let a view be used only for a while after its user has signed in.
 
         For what matters most: changes of the password, payments (ASVS 7.5.1, 7.5.3). Using the
-        session does not make it fresh again; assigning the user key does, and Flask-Login's
-        ``login_user`` and ``confirm_login``. To be put below ``@app.route``.
+        session does not make it fresh again, nor does assigning the same user before each request.
+        A posted sign-in does, ``session.confirm_sign_in()``, and Flask-Login's ``confirm_login``.
+        To be put below ``@app.route``.
 
         :param within: a duration, as in the settings.
         :raises NotFresh: by the view, where the sign-in is older, or there is none. HTTP 403.
@@ -255,6 +261,7 @@ class SafeSession:
 
         That of the current request is marked (``current``).
 
+        :raises ValueError: *user* is nobody, or cannot be a user; also of :meth:`end_user`.
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]

@@ -42,24 +42,26 @@ class Identity(NamedTuple):
     :param tier: the name of its tier.
     :param user_tag: what stands for the user in the store.
     :param refused: says where something stands that cannot be a user, and what it is.
+    :param failed: the app's function failed: who the user is, is not known.
     """
 
     user: Any
     tier: str
     user_tag: str
     refused: str = ""
+    failed: bool = False
 
 
 def identify(data: Mapping[Any, Any], user_key: UserKey, tier_key: str, policy: Policy) -> Identity:
     """Returns the user and the tier of a session with *data*."""
-    user, refused = None, ""
+    user, refused, failed = None, "", False
     for name, value in _candidates(data, user_key):
         if is_user(value):
             user, refused = value, ""
             break
-        refused = refused or _refusal(name, value)
+        refused, failed = refused or _refusal(name, value), isinstance(value, Exception)
     tier = policy.tier_of(data.get(tier_key), has_user=user is not None)
-    return Identity(user, tier, NO_USER if user is None else tag_of(user), refused)
+    return Identity(user, tier, NO_USER if user is None else tag_of(user), refused, failed)
 
 
 def is_user(value: object) -> bool:
@@ -94,10 +96,18 @@ def is_nobody(value: object) -> bool:
 def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> Iterator[tuple[str, Any]]:
     """Values where the user may stand, each with its key, but for those that are nobody."""
     if user_key.find is not None:
-        found = [("", user_key.find(data) if data else None)]
+        found = [("", _found(user_key.find, data) if data else None)]
     else:
         found = [(name, _at(data, name)) for name in user_key.names]
     return ((name, value) for name, value in found if not is_nobody(value))
+
+
+def _found(find: Callable[[Mapping[str, Any]], Any], data: Mapping[Any, Any]) -> Any:
+    """What the app's function finds; if it fails, the error, which is no user."""
+    try:
+        return find(data)
+    except Exception as error:  # noqa: BLE001  # whatever it is, reading goes on without a user
+        return error
 
 
 def _at(data: Mapping[Any, Any], name: str) -> Any:
@@ -112,6 +122,11 @@ def _at(data: Mapping[Any, Any], name: str) -> Any:
 
 
 def _refusal(name: str, value: object) -> str:
+    if not name and isinstance(value, Exception):
+        return (
+            "the function in SAFESESSION_USER_KEY failed with"
+            f" {type(value).__name__}: it has to return None for a session without a user"
+        )
     place = f"session[{name!r}]" if name else "what the function in SAFESESSION_USER_KEY returns"
     fix = "a user is text or a number"
     if name and isinstance(value, Mapping):

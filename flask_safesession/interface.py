@@ -22,6 +22,7 @@ from werkzeug.local import LocalProxy
 
 from . import collisions, transport
 from . import note as notes
+from .change import Delivery, whose
 from .client import describe_client
 from .codec import decode
 from .errors import (
@@ -37,7 +38,7 @@ from .identity import TYPICAL_KEYS
 from .keys import READONLY
 from .note import GOOD, Note, Secret
 from .record import Draft, Record
-from .saving import MAX_STAND_INS, Delivery, Saved, end_stolen, ends, save, whose
+from .saving import MAX_STAND_INS, Saved, end_stolen, ends, save
 from .scratch import Scratch
 from .session import Loaded, Session, SessionInfo, Stored, Suspect
 from .settings import Settings
@@ -64,14 +65,12 @@ _TRIES = 3
 class SafeSessionInterface(SessionInterface):
     """Opens and saves sessions of one app.
 
-    :param steering: has the settings that the app goes by.
-    :param store: where the sessions are.
+    :param steering: has the settings that the app goes by, and its store.
     :param wake: called with each request; sees to it that the purge job runs in this process.
     """
 
-    def __init__(self, steering: Steering, store: Store, wake: Callable[[], None]) -> None:
+    def __init__(self, steering: Steering, wake: Callable[[], None]) -> None:
         self._steering = steering
-        self._store = store
         self._wake = wake
         self._nearly_full = False
         self._said: set[str] = set()
@@ -80,6 +79,10 @@ class SafeSessionInterface(SessionInterface):
     @property
     def _settings(self) -> Settings:
         return self._steering.settings
+
+    @property
+    def _store(self) -> Store:
+        return self._steering.store
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """A session that is not loaded yet, or ``None`` (Flask's null session) without a key."""
@@ -228,14 +231,19 @@ class SafeSessionInterface(SessionInterface):
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
             answer = self._store.load(key, self._settings.rules, slide=over.slide)
+            found = over._replace(stand_in=number)
+            if isinstance(answer, Gone):
+                self._report_end(session, key, answer)
+                if not answer.buried:
+                    return found
+                if (key := answer.successor) and not answer.user:
+                    # It has an ID of its own, whose response may be lost or on its way.
+                    answer = self._store.load(key, self._settings.rules, slide=over.slide)
             if isinstance(answer, Live):
                 with suppress(ValueError):
                     stored, data = self._read(session, key, answer)
-                    stored = stored._replace(stand_in=True)
-                    return over._replace(data=data, stored=stored, stand_in=number, now=answer.now)
-            elif not answer.buried:
-                self._report_end(session, key, answer)
-                return over._replace(stand_in=number)
+                    stored = stored._replace(stand_in=key == dead.stand_in(number))
+                    return found._replace(data=data, stored=stored, now=answer.now)
         return over._replace(stand_in=MAX_STAND_INS)
 
     def _read(self, session: Session, key: str, answer: Live) -> tuple[Stored, dict[Any, Any]]:
@@ -253,7 +261,7 @@ class SafeSessionInterface(SessionInterface):
         who = whose(data, self._settings)
         if who.refused:
             self._say("user", f"{who.refused}. It counts as no user", logging.WARNING)
-        if (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
+        if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
             record = self._refile(key, record, who.user_tag, who.tier)
         return Stored(key, record, note, who), data
 
@@ -440,9 +448,12 @@ def report_unstored(app: Flask, **_: object) -> None:
 
     Events of a save that failed, or of a socket that only read, are sent here.
     """
-    if (session := _own_session()) is not None:
-        session._report_unstored()
-        _send_events(app, session)
+    # A request may be over before its session was opened: by a time limit, or a signal. Its own
+    # exception is the one that counts.
+    with suppress(AssertionError):
+        if (session := _own_session()) is not None:
+            session._report_unstored()
+            _send_events(app, session)
 
 
 def _is_marked(app: Flask, request: Request, mark: str) -> bool:

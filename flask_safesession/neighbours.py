@@ -20,6 +20,7 @@ from typing import Any
 from .errors import ConfigError
 from .events import logger
 from .settings import Settings
+from .steering import Steering
 from .stores.base import Document, Finding, Steerable, Store
 
 #: The name of the document in the store.
@@ -70,9 +71,9 @@ class Seen:
 class Neighbours:
     """Writes down what one app uses, and reports what does not go together. Holds no app."""
 
-    def __init__(self, app: Any, store: Store, settings: Settings) -> None:
+    def __init__(self, app: Any, steering: Steering, settings: Settings) -> None:
         self._app = weakref.ref(app)
-        self._store = store
+        self._steering = steering
         self._prefix = settings.key_prefix
         self._user_key = spelled(settings)
         self._next = float("-inf")
@@ -95,20 +96,20 @@ class Neighbours:
             self._look(refuse=False)
 
     def _look(self, *, refuse: bool) -> None:
-        app = self._app()
-        if app is None or not isinstance(self._store, Steerable):
+        app, store = self._app(), self._steering.store
+        if app is None or not isinstance(store, Steerable):
             return
         self._next = time.monotonic() + _FRESH / 1000
-        key, accepted = keys_of(app) if self._store.shared else ("", set())
+        key, accepted = keys_of(app) if store.shared else ("", set())
         for _ in range(_TRIES):
-            found = self._store.document(DOCUMENT)
+            found = store.document(DOCUMENT)
             seen = loads(found)
             if seen is None:
                 return
             changed = _note_user_key(seen, self._user_key, app.name, found.now)
             changed = _note_key(seen, key, accepted, app.name, found.now) or changed
             self._compare(app.name, seen, key, refuse=refuse)
-            if not changed or self._store.keep(DOCUMENT, _dumps(seen), found.document):
+            if not changed or store.keep(DOCUMENT, _dumps(seen), found.document):
                 return
 
     def _compare(self, name: str, seen: Seen, key: str, *, refuse: bool) -> None:

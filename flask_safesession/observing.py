@@ -1,22 +1,40 @@
-"""The place where store calls can be observed: around each operation of one store.
+"""The calls that an app makes to its store, reported to metrics and traces.
 
-Metrics and traces both stand here. An observer turns an operation into one that does the same and
-takes note of it; the store is not asked to know. It costs nothing where nobody observes.
+A hook is called with an operation's name when a call begins, and returns what is called with the
+:class:`StoreCall` when it has ended. An app with hooks has an :class:`ObservedStore` in the place
+of its store; without hooks nothing stands around the store.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from inspect import ismethod
-from typing import Any, TypeAlias
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from .errors import StoreFull, StoreUnavailable, TooManySessions
-from .stores.base import Conflict, Gone, Sharded, Taken
+from .steering import Steering
+from .stores.base import Conflict, Gone, Store, Taken
 
-Operation: TypeAlias = Callable[..., Any]
-#: Given an operation's name and the operation; gives back what is called in its place.
-Observer: TypeAlias = Callable[[str, Operation], Operation]
+
+class StoreCall(NamedTuple):
+    """A call that has ended.
+
+    :param operation: one of :data:`OPERATIONS`.
+    :param outcome: one of :data:`OUTCOMES`.
+    :param seconds: how long it took.
+    :param error: the class name of the exception; empty without one.
+    """
+
+    operation: str
+    outcome: str
+    seconds: float
+    error: str = ""
+
+
+#: Called when a call has ended.
+Ended: TypeAlias = Callable[[StoreCall], object]
+#: Called with the operation's name when a call begins, in the same thread.
+Hook: TypeAlias = Callable[[str], Ended]
 
 #: The operations that go to where the sessions are. Not among them is what only this process
 #: knows, and what an operator runs by hand.
@@ -41,6 +59,9 @@ OPERATIONS = (
     "keep",
 )
 
+# What else protocols have.
+_OTHERS = ("close", "inspect", "part_count", "part_of", "prepare", "report_to", "states")
+
 #: How an operation can end, in the words of metrics and traces. There are no others.
 OUTCOMES = ("ok", "gone", "conflict", "taken", "full", "unavailable", "error")
 _ANSWERS: dict[type, str] = {Gone: "gone", Conflict: "conflict", Taken: "taken"}
@@ -58,49 +79,64 @@ def outcome_of_error(error: BaseException) -> str:
     return "full" if isinstance(error, (StoreFull, TooManySessions)) else "error"
 
 
-def observe(store: Any, observer: Observer, key: object) -> None:
-    """Put *observer* around each operation of *store*, from the next call on.
+def observe(steering: Steering, hook: Hook, key: object) -> None:
+    """Call *hook* around each store call of an app, from the next call on.
 
-    The operations are replaced on the object: whoever holds the store is observed. Several
-    observers may stand around one store.
+    Several hooks may be called for one app; the one that came last is called first.
 
-    :param key: one observer with this key is enough: a second time nothing happens.
+    :param key: a hook with a key that is there already is not added.
     """
-    observed = vars(store).setdefault("_observed_by", [])
-    if any(key is other for other in observed):
-        return
-    observed.append(key)
-    sharded = isinstance(store, Sharded)
-    for name in OPERATIONS:
-        # The whole of a store in parts purges by way of its parts: it would be counted twice.
-        if hasattr(store, name) and not (sharded and name == "purge"):
-            setattr(store, name, observer(name, _unbound(store, name)))
-    if sharded:
-        parts = _unbound(store, "parts")
-        store.parts = lambda: [_ObservedPart(part, observer) for part in parts()]
+    found: Any = steering.store
+    while isinstance(found, ObservedStore):
+        if found._key is key:
+            return
+        found = found._store
+    steering.store = cast(Store, ObservedStore(steering.store, hook, key))
 
 
-class _ObservedPart:
-    """A part of a store, with *observer* around what is asked of it."""
+class ObservedStore:
+    """A store, or a part of one, whose operations are reported to a hook.
 
-    def __init__(self, part: Any, observer: Observer) -> None:
-        self._part = part
+    What the store can do, this can do, and nothing else: protocols recognise both alike.
+    """
+
+    def __init__(self, store: Any, hook: Hook, key: object) -> None:
+        self._store = store
+        self._key = key
+        for name in _OTHERS:  # since Python 3.12 protocols do not look at __getattr__
+            if hasattr(store, name):
+                setattr(self, name, _late(store, name))
         for name in OPERATIONS:
-            if hasattr(part, name):
-                setattr(self, name, observer(name, getattr(part, name)))
+            if hasattr(store, name):
+                setattr(self, name, _observed(store, name, hook))
+        if hasattr(store, "parts"):
+            self.parts: Callable[[], list[ObservedStore]] = lambda: [
+                ObservedStore(part, hook, None) for part in store.parts()
+            ]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
+        return getattr(self._store, name)
 
 
-def _unbound(store: Any, name: str) -> Operation:
-    """The operation, without holding *store*: it will be held by it, and is to go when it goes."""
-    method = getattr(store, name)
-    if not ismethod(method) or method.__self__ is not store:
-        return method  # type: ignore[no-any-return]
-    function, itself = method.__func__, weakref.ref(store)
+def _late(store: Any, name: str) -> Callable[..., Any]:
+    """A method that is looked up at each call: a test may have put another in its place."""
 
-    def operation(*args: Any, **kwargs: Any) -> Any:
-        return function(itself(), *args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(store, name)(*args, **kwargs)
 
-    return operation
+    return call
+
+
+def _observed(store: Any, name: str, hook: Hook) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        ended, start = hook(name), perf_counter()
+        try:
+            answer = getattr(store, name)(*args, **kwargs)
+        except BaseException as error:
+            seconds = perf_counter() - start
+            ended(StoreCall(name, outcome_of_error(error), seconds, type(error).__name__))
+            raise
+        ended(StoreCall(name, outcome_of(answer), perf_counter() - start))
+        return answer
+
+    return call

@@ -10,20 +10,18 @@ holds a key, a handle, a user or data.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 try:
+    from opentelemetry import context
     from opentelemetry.trace import (
-        Span,
         SpanKind,
         StatusCode,
         Tracer,
         TracerProvider,
         get_tracer,
-        use_span,
+        set_span_in_context,
     )
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
@@ -33,7 +31,7 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 from .errors import ConfigError
-from .observing import Observer, Operation, observe, outcome_of, outcome_of_error
+from .observing import Ended, Hook, StoreCall, observe
 from .stores.base import Networked
 
 if TYPE_CHECKING:
@@ -64,70 +62,49 @@ def instrument(safe: SafeSession, tracer_provider: TracerProvider | None = None)
     key = tracer_provider or _THE_GLOBAL_ONE
     for app in apps:
         state = app.extensions["safesession"]
-        observe(state.store, _observer(tracer, state.store, state.settings.key_prefix), key)
+        hook = _hook(tracer, state.steering.opened, state.settings.key_prefix)
+        observe(state.steering, hook, key)
 
 
-def _observer(tracer: Tracer, store: Any, collection: str) -> Observer:
+def _hook(tracer: Tracer, store: Any, collection: str) -> Hook:
     kind = SpanKind.CLIENT if store.shared else SpanKind.INTERNAL
     system = type(store).__name__.removesuffix("Store").lower()
-    server = _server_of(store)
+    networked = isinstance(store, Networked)
 
-    def observer(name: str, operation: Operation) -> Operation:
-        title = f"{name} {collection}"
+    def begin(operation: str) -> Ended:
         about = {
             "db.system.name": system,
-            "db.operation.name": name,
+            "db.operation.name": operation,
             "db.collection.name": collection,
         }
+        span = tracer.start_span(f"{operation} {collection}", kind=kind, attributes=about)
+        if not span.get_span_context().is_valid:  # there is no SDK
+            return _ignore
+        if networked and span.is_recording():
+            span.set_attributes(_server_of(store))
+        token = context.attach(set_span_in_context(span))
 
-        def traced(*args: Any, **kwargs: Any) -> Any:
-            span = tracer.start_span(title, kind=kind, attributes=about)
-            if not span.get_span_context().is_valid:  # there is nobody to tell
-                return operation(*args, **kwargs)
-            # What an error says, and the frames that it came through, may know a key.
-            with use_span(
-                span, end_on_exit=True, record_exception=False, set_status_on_exception=False
-            ):
-                return _described(span, server, operation, args, kwargs)
+        def end(call: StoreCall) -> None:
+            context.detach(token)
+            span.set_attribute(_OUTCOME, call.outcome)
+            if call.error:  # its class only: what it says, and its frames, may hold a key
+                span.set_attribute("error.type", call.error)
+                span.set_status(StatusCode.ERROR)
+            span.end()
 
-        return traced
+        return end
 
-    return observer
-
-
-def _described(
-    span: Span,
-    server: Callable[[], dict[str, str | int]],
-    operation: Operation,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    if not span.is_recording():
-        return operation(*args, **kwargs)
-    span.set_attributes(server())
-    try:
-        answer = operation(*args, **kwargs)
-    except BaseException as error:
-        span.set_attribute("error.type", type(error).__name__)
-        span.set_attribute(_OUTCOME, outcome_of_error(error))
-        span.set_status(StatusCode.ERROR)
-        raise
-    span.set_attribute(_OUTCOME, outcome_of(answer))
-    return answer
+    return begin
 
 
-def _server_of(store: Any) -> Callable[[], dict[str, str | int]]:
-    """Says where the store's server is just now, if there is one only: a failover moves it."""
-    if not isinstance(store, Networked):
-        return dict
-    reference = weakref.ref(store)  # the store will hold the observer that holds this
+def _ignore(call: StoreCall) -> None:
+    """Where no span was begun."""
 
-    def whereabouts() -> dict[str, str | int]:
-        alive = reference()
-        servers = list(alive.states()) if alive is not None else []
-        return _address(servers[0]) if len(servers) == 1 else {}
 
-    return whereabouts
+def _server_of(store: Networked) -> dict[str, str | int]:
+    """Where the store's server is just now, if there is only one: a failover moves it."""
+    servers = list(store.states())
+    return _address(servers[0]) if len(servers) == 1 else {}
 
 
 def _address(server: str) -> dict[str, str | int]:

@@ -7,7 +7,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
-from statistics import linear_regression
 from typing import Any, NamedTuple
 
 from .errors import StoreUnavailable
@@ -18,7 +17,6 @@ from .figures import Stats, stats_of
 FRESH_FOR = 5.0
 #: Seconds that the trend looks back at most, and at least.
 TREND_OVER = (60.0, 900.0)
-_LEAST_POINTS = 3
 
 
 class Reading(NamedTuple):
@@ -83,14 +81,15 @@ class Readings:
 
 
 def full_in(totals: Sequence[tuple[float, int]], cap: int) -> float | None:
-    """Seconds until there are *cap* sessions, by the straight line through *totals*.
+    """Seconds until there are *cap* sessions, if their number grows as between the two ends.
 
     :param totals: times in seconds, rising, each with the number of sessions then.
     """
-    times, counts = [at for at, _ in totals], [count for _, count in totals]
-    if counts and counts[-1] >= cap:
-        return 0.0
-    if len(times) < _LEAST_POINTS or times[-1] - times[0] < TREND_OVER[0]:
+    if not totals:
         return None
-    slope = linear_regression(times, counts).slope
-    return (cap - counts[-1]) / slope if slope > 0 else inf
+    (start, before), (now, count) = totals[0], totals[-1]
+    if count >= cap:
+        return 0.0
+    if now - start < TREND_OVER[0]:
+        return None
+    return (cap - count) * (now - start) / (count - before) if count > before else inf

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -142,9 +142,8 @@ class Reaper:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, store: Store, steering: Steering, neighbours: Neighbours) -> None:
+    def __init__(self, app: Any, steering: Steering, neighbours: Neighbours) -> None:
         self._app = weakref.ref(app)
-        self._store = store
         self._steering = steering
         self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
@@ -220,9 +219,10 @@ class Reaper:
 
     def _parts(self) -> list[Any]:
         """The parts of the store, in any order: processes of a fleet begin at different ones."""
-        if not isinstance(self._store, Sharded):
-            return [self._store]
-        parts = self._store.parts()
+        store = self._steering.store
+        if not isinstance(store, Sharded):
+            return [store]
+        parts = store.parts()
         return random.sample(parts, len(parts))  # nosec B311  # no secret, an order
 
     def _is_our_turn(self, part: object) -> bool:
@@ -241,7 +241,7 @@ class Reaper:
             return  # the app's own, not started: what is added there would only pile up
         # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
         # that was set back its wait may be hours; or the job was removed from the app's own.
-        when = {} if first else {"next_run_time": datetime.now(timezone.utc)}
+        when = {} if first else {"next_run_time": datetime.now(UTC)}
         try:
             self._scheduler = own or _process_scheduler()
             if self._scheduler is None:
@@ -259,7 +259,7 @@ class Reaper:
     def _schedule(self, **when: Any) -> None:
         self._scheduler.add_job(
             _run,
-            IntervalTrigger(seconds=self._seconds, timezone=timezone.utc),
+            IntervalTrigger(seconds=self._seconds, timezone=UTC),
             args=[weakref.ref(self)],
             id=self._id,
             name="Flask-SafeSession purge",
@@ -353,7 +353,7 @@ def _process_scheduler() -> BackgroundScheduler | None:
 def _start_scheduler() -> None:
     global _scheduler  # noqa: PLW0603  # one a process is the point
     executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
-    made = BackgroundScheduler(daemon=True, timezone=timezone.utc, executors=executors)
+    made = BackgroundScheduler(daemon=True, timezone=UTC, executors=executors)
     try:
         made.start()
     finally:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from copy import deepcopy
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from flask.sessions import SessionMixin
 
@@ -291,7 +291,7 @@ class Session(SessionMixin):
     def __ror__(self, other: Any) -> Any:
         return dict(other) | self._use() if isinstance(other, MutableMapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Session:  # noqa: PYI034  # typing.Self is for 3.11
+    def __ior__(self, other: Any) -> Self:
         self.update(other)
         return self
 
@@ -408,7 +408,7 @@ class Session(SessionMixin):
 
 def as_datetime(milliseconds: int) -> datetime:
     """A store's time as an aware UTC datetime."""
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def is_empty(data: dict[Any, Any]) -> bool:

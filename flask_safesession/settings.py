@@ -52,8 +52,8 @@ class Settings:
     :param shards: in how many parts a shared store is.
     :param wait_replicas: replicas that have to confirm the end of a session.
     :param record_client: note the address and the browser of users' sessions.
-    :param renew_interval: milliseconds after which a session that is used gets a new ID.
-    :param renew_grace: milliseconds for which its old one still works.
+    :param renew_interval: milliseconds after which a session that is used gets a new secret.
+    :param renew_grace: milliseconds for which the one before it is still good.
     :param on_outage: what a request sees whose session cannot be loaded.
     """
 

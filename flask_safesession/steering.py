@@ -100,7 +100,10 @@ class Steering:
         self.settings: Settings = own.settings
         self.tuned: Tuned | None = None
         self._app = weakref.ref(app)
-        self._store = store
+        #: Where the sessions are, as it was opened.
+        self.opened: Store = store
+        #: The same as the app calls it: metrics and traces put an observed one in its place.
+        self.store: Store = store
         #: The app's own settings, and how they were given.
         self.own: Own = own
         self._seen = b""
@@ -111,9 +114,9 @@ class Steering:
 
         :raises StoreUnavailable: the store did not answer.
         """
-        if isinstance(self._store, Steerable):
+        if isinstance(self.store, Steerable):
             with self._lock:
-                self._adopt(self._store.document(DOCUMENT))
+                self._adopt(self.store.document(DOCUMENT))
 
     def tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
@@ -140,18 +143,18 @@ class Steering:
     ) -> Tuned:
         if not changes and not reset:
             raise ConfigError([f"nothing is to be changed: give one of {', '.join(TUNABLE)}"])
-        if not isinstance(self._store, Steerable):
+        if not isinstance(self.store, Steerable):
             raise ConfigError(["the store keeps no settings: see `Steerable` in stores/base.py"])
         for _ in range(_TRIES):
-            found = self._store.document(DOCUMENT)
+            found = self.store.document(DOCUMENT)
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
             settings = self.own.under(overrides)
             tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
             if dry_run:
-                ends = count_ends(self._store, self.settings, settings, found.now)
+                ends = count_ends(self.store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
-            if self._store.keep(DOCUMENT, _dumps(tuned), found.document):
+            if self.store.keep(DOCUMENT, _dumps(tuned), found.document):
                 self.look()
                 return self.tuned or tuned
         raise StoreUnavailable("others keep changing the settings")

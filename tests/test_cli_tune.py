@@ -1,4 +1,4 @@
-"""``flask safesession tune`` and ``top``: to steer a fleet from a shell, and to watch it."""
+"""``flask safesession tune`` and ``stats --watch``: steer and watch a fleet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 import pytest
 
 from flask_safesession import StoreUnavailable
-from flask_safesession.cli import top as top_module
+from flask_safesession.cli import watch as watch_module
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis
 
@@ -171,21 +171,21 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert there.store.document("tuning").document == b""
 
 
-# -- top ----------------------------------------------------------------------------------------
+# -- stats --watch ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Between two looks nothing is waited for; how long it would have been."""
     made: list[float] = []
-    monkeypatch.setattr(top_module, "sleep", made.append)
+    monkeypatch.setattr(watch_module, "sleep", made.append)
     return made
 
 
 def test_each_look_is_one_line_of_json(deploy: Deploy, pauses: list[float]) -> None:
     there = deploy()
     there.fill(3, user="ada")
-    lines = run(there.app, "top", "--json", "--count", "3", "--interval", "5").out.splitlines()
+    lines = run(there.app, "stats", "--watch", "5", "--json", "--count", "3").out.splitlines()
     looks = [json.loads(line) for line in lines]
     assert [look["sessions"] for look in looks] == [3, 3, 3]
     assert looks[0].keys() >= {"cap", "due", "by_tier", "servers", "growth_per_second"}
@@ -205,7 +205,7 @@ def test_a_look_is_one_census(
         return census(store, rules)
 
     monkeypatch.setattr(type(there.store), "census", counted)
-    said = run(there.app, "top", "--json", "--count", "4")
+    said = run(there.app, "stats", "--watch", "--json", "--count", "4")
     assert asked == ["census"] * 4
     growth = [json.loads(line)["growth_per_second"] for line in said.out.splitlines()]
     assert growth[0] == 0
@@ -216,7 +216,7 @@ def test_a_look_is_one_census(
 def test_the_live_view_shows_the_numbers(deploy: Deploy, pauses: list[float]) -> None:
     there = deploy(max_sessions=10)
     there.fill(8)
-    said = run(there.app, "top", "--count", "2")
+    said = run(there.app, "stats", "--watch", "--count", "2")
     assert said.code == 0
     assert "8 of 10 (80.0%)" in said.out
     assert "anonymous" in said.out
@@ -236,13 +236,13 @@ def test_a_store_that_goes_away_is_shown_and_asked_again(
         return census(store, rules)
 
     monkeypatch.setattr(type(there.store), "census", flaky)
-    said = run(there.app, "top", "--json", "--count", "3")
+    said = run(there.app, "stats", "--watch", "--json", "--count", "3")
     looks = [json.loads(line) for line in said.out.splitlines()]
     assert [look.get("error") for look in looks] == [None, "no answer", None]
     assert said.code == 0
     for options in ([], ["--json"]):
         answers = iter([False])
-        said = run(there.app, "top", "--count", "1", *options)
+        said = run(there.app, "stats", "--watch", "--count", "1", *options)
         assert "no answer" in said.out
         assert said.out.endswith("\n")
         assert said.code == 1
@@ -255,27 +255,33 @@ def test_ctrl_c_ends_it_quietly(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(top_module, "sleep", interrupt)
-    said = run(deploy().app, "top", *json_option)
+    monkeypatch.setattr(watch_module, "sleep", interrupt)
+    said = run(deploy().app, "stats", "--watch", *json_option)
     assert said.code == 0
     assert "Aborted" not in said.out + said.err
 
 
-def test_without_rich_it_says_what_to_install(
+def test_without_rich_the_lines_of_stats_are_printed_at_each_look(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    monkeypatch.setattr(top_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(watch_module, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rich.live", None)
-    there = deploy()
-    said = run(there.app, "top", "--count", "1")
-    assert (said.code, said.out) == (1, "")
-    assert "top needs rich: pip install 'Flask-SafeSession[top]'" in said.err
-    assert run(there.app, "top", "--count", "1", "--json").code == 0
+    there = deploy(max_sessions=10)
+    there.fill(8)
+    once = run(there.app, "stats").out
+    said = run(there.app, "stats", "--watch", "--count", "2")
+    assert said.code == 0
+    assert said.out == f"{once}+0.0 a second\n" * 2
+    assert pauses == [2]
 
 
-@pytest.mark.parametrize("options", [["--interval", "0"], ["--count", "0"], ["--interval", "x"]])
-def test_a_wrong_option_of_top_is_a_usage_error(deploy: Deploy, options: list[str]) -> None:
-    assert run(deploy().app, "top", *options).code == 2
+@pytest.mark.parametrize(
+    "options",
+    [["--watch", "0"], ["--watch", "x"], ["--watch", "--count", "0"], ["--count", "1"]],
+    ids=" ".join,
+)
+def test_a_wrong_option_of_stats_is_a_usage_error(deploy: Deploy, options: list[str]) -> None:
+    assert run(deploy().app, "stats", *options).code == 2
 
 
 # -- all of them --------------------------------------------------------------------------------
@@ -283,7 +289,7 @@ def test_a_wrong_option_of_top_is_a_usage_error(deploy: Deploy, options: list[st
 
 def test_every_command_speaks_json_and_has_a_help_text(make_app: MakeApp) -> None:
     group: Any = make_app().cli.commands["safesession"]
-    assert set(group.commands) >= {"list", "show", "end", "tune", "top", "purge", "stats", "check"}
+    assert set(group.commands) >= {"list", "show", "end", "tune", "purge", "stats", "check"}
     for name, command in group.commands.items():
         assert any("--json" in option.opts for option in command.params), name
         assert isinstance(command, click.Command)

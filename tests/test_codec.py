@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
 from functools import cached_property
@@ -152,12 +152,12 @@ def test_every_kind_of_value_comes_back_as_it_was_and_has_one_spelling(
             "frozenset": [frozenset(), frozenset({frozenset({1}), b"x"})],
             "datetime": [datetime.min, datetime.max, datetime(2024, 2, 29, 1, 2, 3, 4, fold=1)],
             "aware": [
-                datetime(2024, 1, 1, tzinfo=timezone.utc),
+                datetime(2024, 1, 1, tzinfo=UTC),
                 datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-5, microseconds=1))),
                 datetime(1850, 1, 1, tzinfo=timezone(timedelta(seconds=3208))),
             ],
             "date": [date.min, date.max],
-            "time": [time.min, time.max, time(1, fold=1), time(1, tzinfo=timezone.utc)],
+            "time": [time.min, time.max, time(1, fold=1), time(1, tzinfo=UTC)],
             "timedelta": [timedelta.min, timedelta.max, timedelta(0), timedelta(microseconds=-1)],
             "uuid": UUID(int=5),
             "decimal": [Decimal(text) for text in ("0", "-0", "1.10", "1E+9", "NaN", "-Infinity")],

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -698,7 +698,7 @@ def test_a_store_that_is_nearly_full_is_told(mount: Mount, cap: int, kind: str, 
 
 
 def test_what_happened_is_counted_by_the_minute(app: Flask, ada: FlaskClient) -> None:
-    with travel(datetime(2030, 1, 2, 3, 4, 30, tzinfo=timezone.utc), tick=False):
+    with travel(datetime(2030, 1, 2, 3, 4, 30, tzinfo=UTC), tick=False):
         carl = signed_in(app, "carl")
         ada.post("/watch/end", data={"handle": handle_of(carl), "token": token_on(ada)})
         page = ada.get("/watch/figures").text

@@ -91,6 +91,11 @@ def site(make_app: MakeApp, kit: StoreKit) -> Site:
         session.clear()
         return ""
 
+    @app.get("/new")
+    def regenerate() -> str:
+        session.regenerate()
+        return ""
+
     @app.get("/data")
     def data() -> dict[str, Any]:
         return dict(session)
@@ -190,6 +195,18 @@ def test_after_a_minute_it_gets_an_id_of_its_own(site: Site, dead: FlaskClient) 
     site.store.take()
     assert site.data(dead) == {"cart": 1}
     assert site.store.take() == ["load"]
+
+
+def test_a_form_works_although_the_response_with_the_new_id_was_lost(
+    site: Site, dead: FlaskClient
+) -> None:
+    token = dead.get("/token").text
+    site.kit.advance(MINUTE)
+    assert "Set-Cookie" in site.late(dead).get("/data").headers  # never reaches the browser
+    assert dead.get("/token").text == token
+    form = {"token": token, "user": "ann"}
+    assert dead.post("/in", data=form).status_code == 200
+    assert site.data(dead) == {"token": token, "user_id": "ann"}
 
 
 def test_a_new_id_that_cannot_be_stored_is_no_failure(site: Site, dead: FlaskClient) -> None:
@@ -341,3 +358,26 @@ def test_an_old_cookie_for_another_path_beside_the_newest_ends_nothing(
         both = f"session={old}; session={cookie_of(client)}"
         response = client.get("/data", headers={"Cookie": both})
         assert response.json == {"cart": 1}
+
+
+@pytest.mark.parametrize("before", [[], ["/set/late"]], ids=["nothing", "a stand-in"])
+def test_a_late_logout_ends_the_session_that_goes_on_under_another_id(
+    site: Site, before: list[str]
+) -> None:
+    client = site.member()
+    late = site.late(client)
+    client.get("/new")
+    for path in [*before, "/out"]:
+        late.get(path)
+    assert site.data(client) == {}
+    assert site.data(late) == {}
+
+
+def test_a_late_logout_leaves_a_newer_sign_in_alone(site: Site) -> None:
+    client = site.browser()
+    client.get("/set/private")
+    late = site.late(client)
+    assert site.sign_in(client) == 200
+    for path in ("/set/late", "/out"):
+        late.get(path)
+    assert site.data(client)["user_id"] == "ann"

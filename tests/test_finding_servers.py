@@ -61,7 +61,7 @@ class Asked:
 
 def watch(*named: str | Exception | None) -> tuple[_Watch, list[Asked]]:
     asked = [Asked(number, name) for number, name in enumerate(named)]
-    return _Watch("main", cast(list[Connections], asked), None), asked
+    return _Watch("main", cast(list[Connections], asked)), asked
 
 
 def find(watch: _Watch, *masters: str, error: Exception | None = None) -> list[str]:
@@ -160,10 +160,10 @@ class Node:
 class Nodes(dict[str, Node]):
     """A cluster of such nodes, found by their names; and what gives access to them."""
 
-    def __init__(self, seed: str, **options: Any) -> None:
+    def __init__(self, seed: str) -> None:
         host, _, port = seed.partition(":")
         access: Any = self
-        self.cluster = Cluster([(host, int(port))], access, print, **options)
+        self.cluster = Cluster([(host, int(port))], access, print)
 
     def __missing__(self, name: str) -> Node:
         return self.setdefault(name, Node(name))
@@ -213,13 +213,13 @@ def test_a_node_that_names_nobody_for_the_slot_is_not_believed() -> None:
     assert nodes.ask() == "c:3"
 
 
-def test_addresses_are_mapped_wherever_they_are_told() -> None:
-    nodes = Nodes("a:1", remap=lambda address: (address[0].upper(), address[1]))
-    nodes["a:1"].slots = nodes["B:2"].slots = all_on(entry(b"b", 2))
-    nodes["B:2"].next = [AskError("1 c:3"), MovedError("1 d:4")]
-    assert nodes.ask() == "C:3"
-    assert nodes["C:3"].got == [(("ASKING",), PING)]
-    assert nodes.ask() == "D:4"
+def test_a_call_is_sent_on_to_whom_the_nodes_name() -> None:
+    nodes = Nodes("a:1")
+    nodes["a:1"].slots = nodes["b:2"].slots = all_on(entry(b"b", 2))
+    nodes["b:2"].next = [AskError("1 c:3"), MovedError("1 d:4")]
+    assert nodes.ask() == "c:3"
+    assert nodes["c:3"].got == [(("ASKING",), PING)]
+    assert nodes.ask() == "d:4"
 
 
 def test_who_moved_without_a_name_is_looked_up() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import flask_login
@@ -119,7 +119,7 @@ def remembered_for(client: FlaskClient) -> timedelta:
     found = client.get_cookie("remember_token")
     assert found is not None
     assert found.expires is not None
-    return found.expires - datetime.now(timezone.utc)
+    return found.expires - datetime.now(UTC)
 
 
 def safe_of(app: Flask) -> SafeSession:

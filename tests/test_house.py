@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(["note", "unverified"], 1),
     **dict.fromkeys(["expiry", "codec", "refusal", "values", "identity", "scratch", "stores"], 2),
     **dict.fromkeys(["keys", "limits", "settings", "steering", "foresight", "neighbours"], 3),
-    **dict.fromkeys(["session", "saving", "users", "reaper", "observing"], 3),
+    **dict.fromkeys(["session", "change", "saving", "users", "reaper", "observing"], 3),
     **dict.fromkeys(["figures", "readings", "interface", "transport", "failure"], 4),
     **dict.fromkeys(["lost_settings", "collisions", "doctor", "cli"], 4),
     **dict.fromkeys(["dashboard", "heartbeat", "extension", "testing", "__init__"], 5),

@@ -980,3 +980,19 @@ def test_info_tells_what_is_known(app: Flask, client: FlaskClient) -> None:
     assert (known["user"], known["new"], known["tier"]) == ("7", False, "default")
     assert len(known["handle"]) == 18
     assert known["handle"] not in (cookie_of(client) or "")
+
+
+def test_an_exception_from_before_the_session_was_opened_stays_the_one_that_counts(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a time limit of greenlets raises it, wherever a request happens to be."""
+
+    class OutOfTime(BaseException):
+        pass
+
+    def interrupted(*_: object) -> None:
+        raise OutOfTime
+
+    monkeypatch.setattr(app.session_interface, "open_session", interrupted)
+    with pytest.raises(OutOfTime):
+        client.get("/read")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
@@ -157,7 +157,7 @@ def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
 ) -> None:
     store, rules = MemoryStore(), make_rules(idle=HOUR)
     key = add(store, rules)
-    with time_machine.travel(datetime.now(timezone.utc) + step):
+    with time_machine.travel(datetime.now(UTC) + step):
         answer = store.load(key, rules, slide=True)
         assert isinstance(answer, Live)
         assert answer.record.last_active - answer.record.created < MINUTE
@@ -166,7 +166,7 @@ def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
 
 def test_the_wall_clock_does_not_move_the_stores_clock() -> None:
     before = store_clock()
-    with time_machine.travel(datetime(2001, 1, 1, tzinfo=timezone.utc)):
+    with time_machine.travel(datetime(2001, 1, 1, tzinfo=UTC)):
         assert 0 <= store_clock() - before < MINUTE
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import flask_login
 import pytest
 from flask import Flask, session
+from prometheus_client import CollectorRegistry
 
-from flask_safesession import StoreUnavailable
+from flask_safesession import StoreUnavailable, prometheus
 from flask_safesession.events import SessionCreated, SessionEnded, SessionRotated
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import AppKit, FakeClock
@@ -382,6 +383,21 @@ def test_a_server_that_is_down_is_seen_to_be(make_app: Callable[..., Flask], ser
             assert {*safe.servers().values()} == {"open"}
         assert {*safe.servers().values()} == {"closed"}
     app.extensions["safesession"].store.close()
+
+
+def test_an_app_with_metrics_is_tested_like_any_other(app: Flask) -> None:
+    registry = CollectorRegistry()
+    prometheus.instrument(app.extensions["tested.safe"], registry)
+    with AppKit(app) as kit:
+        client = kit.sign_in(7)
+        kit.travel("29m")
+        assert client.get("/").text == "7"
+        with kit.outage():
+            assert client.get("/").status_code == 503
+        kit.travel("31m")
+        assert client.get("/").text == "None"
+    labels = {"flask_app": app.name, "operation": "load", "outcome": "unavailable"}
+    assert registry.get_sample_value("safesession_store_call_seconds_count", labels) == 1
 
 
 def test_time_passes_for_a_store_of_ones_own_as_one_says(make_app: Callable[..., Flask]) -> None:

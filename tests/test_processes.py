@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timezone
+from datetime import UTC
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +92,6 @@ LOCKS: dict[str, Callable[[State], Any]] = {
     "scheduler of the process": lambda _: reaper._lock,
     "jobs of the scheduler": lambda _: reaper._scheduler._jobstores_lock,  # type: ignore[union-attr]
     "breaker": lambda state: _server(state).breaker._lock,
-    "pybreaker": lambda state: _server(state).breaker._circuit._lock,
     "the only connection": lambda state: _server(state)._own.free,
 }
 
@@ -140,7 +139,7 @@ def test_fault_26_a_child_can_let_its_app_go_whatever_the_parents_scheduler_was_
 def test_fault_26_a_child_leaves_a_scheduler_alone_that_runs_in_its_parent(
     make_app: MakeApp, any_server: Server, prefix: str
 ) -> None:
-    own = BackgroundScheduler(timezone=timezone.utc)
+    own = BackgroundScheduler(timezone=UTC)
     own.start()
     app = make_site(make_app, store=any_server.url, key_prefix=prefix, scheduler=own)
     client = app.test_client()
@@ -154,7 +153,7 @@ def test_fault_26_a_child_leaves_a_scheduler_alone_that_runs_in_its_parent(
 def test_fault_26_a_child_that_starts_the_apps_own_scheduler_has_its_job_there(
     make_app: MakeApp,
 ) -> None:
-    own = BackgroundScheduler(timezone=timezone.utc)
+    own = BackgroundScheduler(timezone=UTC)
     app = make_site(make_app, scheduler=own)
     app.test_client().get("/write/parent")
 

@@ -160,6 +160,7 @@ def line(*counts: int, every: float = 30.0) -> list[tuple[float, int]]:
         (line(10, 20), None),
         (line(10, 20, 30, every=29.9), None),
         (line(10, 20, 30), 210),
+        (line(10, 12, 30), 210),
         (line(10, 10, 10), inf),
         (line(30, 20, 10), inf),
         (line(100), 0),
@@ -167,7 +168,7 @@ def line(*counts: int, every: float = 30.0) -> list[tuple[float, int]]:
     ],
     ids=str,
 )
-def test_the_cap_is_reached_where_the_line_goes(
+def test_the_cap_is_reached_where_the_growth_since_the_first_count_goes(
     totals: list[tuple[float, int]], seconds: float | None
 ) -> None:
     found: Any = full_in(totals, 100)

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ def jobs() -> list[Any]:
 
 def run_soon(app: Flask) -> None:
     """Let the scheduler think that it is time."""
-    job_of(app).modify(next_run_time=datetime.now(timezone.utc))
+    job_of(app).modify(next_run_time=datetime.now(UTC))
 
 
 def fill(store: MemoryStore, rules: Rules, count: int, user: object = None) -> None:
@@ -161,12 +161,12 @@ def test_the_first_request_starts_the_job_and_later_ones_no_other(make_app: Make
 def test_the_job_comes_round_by_its_interval_in_utc_late_or_not(serve: MakeApp) -> None:
     job = job_of(serve(check_interval="90s"))
     assert job.trigger.interval == timedelta(seconds=90)
-    assert job.trigger.timezone is timezone.utc
+    assert job.trigger.timezone is UTC
     assert job.coalesce is True
     assert job.misfire_grace_time is None
     assert job.max_instances == 1
     assert job.next_run_time.utcoffset() == timedelta()
-    left = job.next_run_time - datetime.now(timezone.utc)
+    left = job.next_run_time - datetime.now(UTC)
     assert timedelta(seconds=60) < left <= timedelta(seconds=90)
 
 
@@ -187,7 +187,7 @@ def test_first_requests_at_the_same_moment_all_succeed(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of them must not find a job half made."""
-    scheduler = BackgroundScheduler(timezone=timezone.utc)
+    scheduler = BackgroundScheduler(timezone=UTC)
     scheduler.start()
     adding, go_on = threading.Event(), threading.Event()
     add_job = scheduler.add_job
@@ -324,7 +324,7 @@ def test_a_purge_in_progress_does_not_hold_up_the_exit() -> None:
 
 @pytest.fixture
 def own_scheduler() -> Iterator[BackgroundScheduler]:
-    scheduler = BackgroundScheduler(timezone=timezone.utc)
+    scheduler = BackgroundScheduler(timezone=UTC)
     scheduler.start()
     yield scheduler
     if scheduler.running:
@@ -345,7 +345,7 @@ def test_the_job_can_be_one_of_the_apps_own_scheduler(
 
 
 def test_the_apps_own_scheduler_may_be_started_later(serve: MakeApp, store: WatchedStore) -> None:
-    scheduler = BackgroundScheduler(timezone=timezone.utc)
+    scheduler = BackgroundScheduler(timezone=UTC)
     app = serve(store=store, scheduler=scheduler, check_interval="10ms")
     scheduler.start()
     try:
@@ -386,7 +386,7 @@ def test_a_scheduler_that_the_app_has_shut_down_fails_no_request(
 def test_a_scheduler_that_never_starts_in_this_process_gathers_no_jobs(
     serve: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = BackgroundScheduler(timezone=timezone.utc)
+    scheduler = BackgroundScheduler(timezone=UTC)
     app = serve(scheduler=scheduler)
     for hours in (3, 6, 9):
         pass_hours(monkeypatch, hours)
@@ -480,7 +480,7 @@ def test_a_wall_clock_that_was_set_back_does_not_stop_the_job(
 ) -> None:
     app = serve(store=store)
     due = job_of(app).next_run_time
-    with time_machine.travel(datetime.now(timezone.utc) - timedelta(days=1)):
+    with time_machine.travel(datetime.now(UTC) - timedelta(days=1)):
         visit(app)
         assert job_of(app).next_run_time == due  # a day and an hour from now: it would wait so long
         pass_hours(monkeypatch, 2.1)

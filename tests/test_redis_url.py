@@ -163,8 +163,24 @@ def test_the_number_of_connections_is_for_the_servers_and_not_for_sentinels() ->
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_a_value_that_is_none_is_told_with_what_would_be_one(name: str) -> None:
-    assert PARAMETERS[name].values in problem(url_with(name))
+def test_an_empty_value_is_refused(name: str) -> None:
+    assert ": give " in problem(url_with(name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("db=-1", "a whole number from 0"),
+        ("max_connections=0", "a whole number from 1"),
+        ("ssl_check_hostname=2", "yes or no"),
+        ("client_name=a%20b", "a name in ASCII without spaces"),
+        ("ssl_cert_reqs=never", "required or optional or none"),
+        ("ssl_min_version=1.1", "1.2 or 1.3"),
+        ("ssl_ca_certs=", "a value, or leave it out"),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_what_would_be_one(wrong: str, right: str) -> None:
+    assert problem(f"rediss://h?{wrong}").endswith(f": give {right}")
 
 
 @pytest.mark.parametrize(
@@ -376,8 +392,12 @@ def test_settings_and_the_reader_know_the_same_schemes() -> None:
 # -- clients --------------------------------------------------------------------------------------
 
 
-def of_sentinel(**options: Any) -> Any:
-    return Sentinel([("localhost", 1)], **options)  # type: ignore[no-untyped-call]
+def of_sentinel() -> Any:
+    return Sentinel([("localhost", 1)])  # type: ignore[no-untyped-call]
+
+
+def of_a_cluster() -> RedisCluster:
+    return RedisCluster.__new__(RedisCluster)  # making one asks its nodes
 
 
 def on_another_pool() -> redis.Redis:
@@ -393,9 +413,10 @@ def on_another_pool() -> redis.Redis:
         (lambda: fakeredis.FakeRedis(single_connection_client=True), "make it without"),
         (redis.asyncio.Redis, "that is not"),
         (lambda: of_sentinel().master_for("s", redis_class=redis.asyncio.Redis), "that is not"),
-        (of_sentinel, r"give its master_for\(...\)"),
-        (lambda: of_sentinel().slave_for("s"), r"give master_for\(...\)"),
-        (lambda: of_sentinel(min_other_sentinels=1).master_for("s"), "Sentinel without"),
+        (of_sentinel, r"give its URL, redis\+sentinel://HOST:26379,HOST:26379/SERVICE"),
+        (lambda: of_sentinel().master_for("main"), r"redis\+sentinel://HOST:26379,HOST:26379/main"),
+        (lambda: of_sentinel().slave_for("main"), r"redis\+sentinel://HOST:26379,HOST:26379/main"),
+        (of_a_cluster, r"give its URL, redis\+cluster://HOST:PORT,HOST:PORT"),
         (valkey.Valkey, "valkey://"),
         (fakeredis.FakeValkey, "valkey://"),
         (on_another_pool, "give a redis.Redis client"),
@@ -403,8 +424,8 @@ def on_another_pool() -> redis.Redis:
         (object, "give a redis.Redis client"),
     ],
     ids=[
-        "single connection", "asyncio", "asyncio by Sentinel", "Sentinel", "replicas",
-        "other Sentinels", "valkey-py", "fake valkey-py", "pool", "OCSP", "something else",
+        "single connection", "asyncio", "asyncio by Sentinel", "Sentinel", "master",
+        "replicas", "cluster", "valkey-py", "fake valkey-py", "pool", "OCSP", "something else",
     ],
 )  # fmt: skip
 def test_a_client_that_cannot_be_used_is_refused_with_the_mend(make: Any, mend: str) -> None:

@@ -36,7 +36,7 @@ COMMANDS = [
     ["check"],
     ["purge"],
     ["purge", "--dry-run"],
-    ["top", "--count", "1"],
+    ["stats", "--watch", "--count", "1"],
     ["tune"],
     ["tune", "--idle-timeout", EVIL],
     ["tune", "--tier", EVIL, f"{EVIL}=5m"],
@@ -142,7 +142,7 @@ def test_the_error_of_a_server_reaches_no_terminal(make_app: MakeApp) -> None:
             raise StoreUnavailable(f"the server said {EVIL}")
 
     app = make_app(store=Broken())
-    for command in (["stats"], ["purge"], ["top", "--count", "1"], ["end", "--all"]):
+    for command in (["stats"], ["purge"], ["stats", "--watch", "--count", "1"], ["end", "--all"]):
         said = run(app, *command)
         assert said.code == 1
         assert "the server said" in said.out + said.err

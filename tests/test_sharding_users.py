@@ -66,8 +66,8 @@ def test_while_a_slot_is_moved_reads_go_on_and_write_nothing(
     store.create(key, draft, RULES)
     run = store._shards[0]._run
 
-    def moving(script: Any, names: Any, args: Any, while_moving: Any = None, **how: Any) -> Any:
-        return run(script, names, while_moving or args, **how)
+    def moving(script: Any, names: Any, args: Any, reading: Any = None, **how: Any) -> Any:
+        return run(script, names, reading or args, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(store._shards[0], "_run", moving)

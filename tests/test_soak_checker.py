@@ -288,6 +288,73 @@ def test_a_write_on_a_session_that_is_gone_begins_a_new_one() -> None:
     assert kinds(SIGNED_IN, OUT, begun, read("B", 3, ONE)) == {"another session's data"}
 
 
+# -- what stands in for a session that is over ----------------------------------------------------
+
+BEGUN = x(WRITE, 2, sent="A", writes=ONE)  # it found nothing, and was given no cookie
+
+
+def stood_in(start: float, data: Mapping[str, str], **more: Any) -> Exchange:
+    """Ann comes with the cookie of the session that is over, and has this in another one."""
+    return x(READ, start, sent="A", data=data, **more)
+
+
+def test_what_is_written_with_a_dead_cookie_stays_with_it() -> None:
+    assert kinds(SIGNED_IN, OUT, BEGUN, stood_in(3, ONE)) == set()
+    assert kinds(SIGNED_IN, OUT, BEGUN, stood_in(3, {})) == {"lost write"}
+    more = x(WRITE, 3, sent="A", data=ONE, writes={"b": "ann/3"})
+    assert kinds(SIGNED_IN, OUT, BEGUN, more, stood_in(4, {**ONE, "b": "ann/3"})) == set()
+    assert kinds(SIGNED_IN, OUT, BEGUN, more, stood_in(4, ONE)) == {"lost write"}
+    over = x(WRITE, 3, sent="A", data=ONE, writes=TWO)
+    assert kinds(SIGNED_IN, OUT, BEGUN, over, stood_in(4, TWO)) == set()
+
+
+def test_what_stands_in_for_a_session_shows_that_this_is_over() -> None:
+    assert kinds(SIGNED_IN, BEGUN, stood_in(3, ONE)) == {"signed out"}
+    assert kinds(SIGNED_IN, OUT, BEGUN, read("A", 3, ONE)) >= {"ended came back"}
+    assert kinds(
+        SIGNED_IN, x(LOGOUT, 1, sent="A", **REFUSED), BEGUN, read("A", 3), faults=STOP
+    ) == {"ended came back"}
+
+
+def test_what_stood_in_for_a_session_ends_as_others_do() -> None:
+    out = x(LOGOUT, 3, sent="A", data=ONE)
+    assert kinds(SIGNED_IN, OUT, BEGUN, out, stood_in(4, {})) == set()
+    assert kinds(SIGNED_IN, OUT, BEGUN, out, stood_in(4, {}), stood_in(5, ONE)) == {
+        "ended came back"
+    }
+    assert kinds(SIGNED_IN, OUT, BEGUN, stood_in(13, {})) == set()  # it was idle for too long
+    next_one = x(WRITE, 13, sent="A", writes=TWO)
+    assert (
+        kinds(SIGNED_IN, OUT, BEGUN, next_one, stood_in(14, TWO), x(HEALTH, 15, sent="A")) == set()
+    )
+    assert kinds(SIGNED_IN, OUT, BEGUN, stood_in(4, {}), faults=[Fault("flood", 2, 3)]) == set()
+
+
+def test_a_login_takes_along_what_stood_in_for_the_session() -> None:
+    again = replace(login("B", 3), sent="A", rotated=True, data=ONE)
+    assert kinds(SIGNED_IN, OUT, BEGUN, again, read("B", 4, ONE), stood_in(4, {})) == set()
+    assert kinds(SIGNED_IN, OUT, BEGUN, again, read("B", 4)) == {"lost write"}
+    mine = {"c": "ann/0"}
+    before = write("A", 0.5, writes=mine)
+    back = read("B", 4, {**ONE, **mine})
+    assert "another session's data" in kinds(SIGNED_IN, before, OUT, BEGUN, again, back)
+
+
+def test_a_write_that_failed_may_have_gone_to_either() -> None:
+    first = x(WRITE, 0, got="A", writes=ONE)
+    failed = x(WRITE, 1, sent="A", data=None, writes=TWO, status=503, retry_after=True)
+    assert kinds(first, failed, stood_in(2, TWO), faults=STOP) == set()
+    assert kinds(first, failed, stood_in(2, ONE), stood_in(3, TWO), faults=STOP) == set()
+    assert kinds(SIGNED_IN, OUT, failed, stood_in(2, TWO), faults=STOP) == set()
+
+
+def test_what_stands_in_for_a_session_may_get_a_cookie_also_when_it_is_read() -> None:
+    calls = (("load", 0.1), ("load", 0.1), ("rotate", 0.1))
+    taken = stood_in(4, ONE, got="B", rotated=True, calls=calls)
+    assert kinds(SIGNED_IN, OUT, BEGUN, taken, x(READ, 5, sent="B", data=ONE)) == set()
+    assert kinds(SIGNED_IN, read("A", 1, calls=calls[:2])) == {"more store calls than promised"}
+
+
 # -- what is not there ----------------------------------------------------------------------------
 
 
@@ -327,9 +394,9 @@ def test_as_many_newer_sessions_of_the_user_as_are_allowed_are_a_reason() -> Non
     assert kinds(SIGNED_IN, *others, gone) == {"signed out"}
 
 
-def test_a_login_that_failed_may_have_left_a_session_until_that_was_idle_for_too_long() -> None:
+def test_a_login_that_failed_may_have_left_a_session_that_stays_for_longer() -> None:
     failed = [x(LOGIN, at, **REFUSED) for at in (1, 2)]
-    for seen, reason in ((1 + STUCK + 10, True), (3 + STUCK + 10, False)):
+    for seen, reason in ((1 + STUCK, True), (3 + STUCK, False)):
         used = [read("A", at) for at in range(1, int(seen) + 1)]
         gone = x(READ, seen + 1, sent="A")
         found = kinds(SIGNED_IN, *failed, *used, gone, faults=STOP)
@@ -339,22 +406,37 @@ def test_a_login_that_failed_may_have_left_a_session_until_that_was_idle_for_too
 def test_a_newer_session_counts_for_as_long_as_any_of_its_ids_may_live() -> None:
     newer = [login("B", 1), login("C", 1)]
     turn = x(REGENERATE, 1.5, sent="C", got="D", rotated=True, data=IN)
-    seen, gone = read("A", 3), x(READ, 5, sent="A")
-    assert kinds(SIGNED_IN, *newer, turn, seen, gone) == set()
+    seen, later, gone = read("A", 3), read("B", 4), x(READ, 5, sent="A")
+    assert kinds(SIGNED_IN, *newer, turn, seen, later, read("D", 4), gone) == set()
     out = x(LOGOUT, 2, sent="D", data=IN)
-    assert kinds(SIGNED_IN, *newer, turn, out, seen, gone) == {"signed out"}
+    assert kinds(SIGNED_IN, *newer, turn, out, seen, later, gone) == {"signed out"}
     lost = x(REGENERATE, 1.5, sent="C", **REFUSED)  # it may go on as nobody knows what
     empty = x(READ, 2, sent="C")
-    assert kinds(SIGNED_IN, *newer, lost, empty, seen, gone, faults=STOP) == set()
-    failed = x(READ, 1.5, sent="C", **REFUSED)
-    assert kinds(SIGNED_IN, *newer, failed, out, turn, seen, gone, faults=STOP) == {"signed out"}
+    assert kinds(SIGNED_IN, *newer, lost, empty, seen, later, gone, faults=STOP) == set()
+    failed = [x(READ, 1.5, sent="C", **REFUSED), out, turn]
+    assert kinds(SIGNED_IN, *newer, *failed, seen, later, gone, faults=STOP) == {"signed out"}
 
 
-def test_a_newer_session_that_must_have_timed_out_does_not_count() -> None:
-    newer = [login("B", 1), login("C", 1), read("B", 2), read("C", 2)]
-    for seen, found in ((11, set()), (13, {"signed out"})):
-        used = [read("A", at) for at in range(1, seen + 1)]
-        assert kinds(SIGNED_IN, *newer, *used, x(READ, 15, sent="A")) == found
+def test_sessions_that_were_used_later_are_a_reason_and_those_before_are_not() -> None:
+    newer, gone = [login("B", 1), login("C", 1), login("D", 1)], x(READ, 5, sent="A")
+    used = [read(cookie, 3) for cookie in "BC"]
+    assert kinds(SIGNED_IN, *newer, read("A", 2), *used, gone) == set()
+    assert kinds(SIGNED_IN, *newer, *used, read("A", 4), gone) == {"signed out"}
+    older = [login("B", 0), login("C", 0)]
+    assert kinds(*older, login("A", 1), read("A", 2), *used, gone) == set()
+
+
+def test_of_two_sessions_the_one_whose_cookie_never_came_back_goes_first() -> None:
+    older = [login("B", 1), login("C", 1), read("B", 2), read("C", 2)]
+    for at, found in ((11, set()), (13, {"signed out"})):  # by then they must have timed out
+        assert kinds(*older, login("A", at), x(READ, at + 1, sent="A")) == found
+
+
+def test_a_login_that_made_no_session_does_not_count() -> None:
+    again = [x(LOGIN, at, sent="B", data=IN) for at in (2, 3)]  # within a minute of the first
+    newer = [login("B", 1), *again, read("B", 4)]
+    assert kinds(SIGNED_IN, *newer, x(READ, 5, sent="A")) == {"signed out"}
+    assert kinds(SIGNED_IN, x(LOGIN, 1, sent="A", data=IN), read("A", 2)) == set()
 
 
 def test_logins_before_and_after_are_no_reason() -> None:

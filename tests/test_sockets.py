@@ -26,7 +26,7 @@ from werkzeug.serving import make_server
 
 from flask_safesession import session
 from flask_safesession.errors import StoreUnavailable, UndeliverableSignIn
-from flask_safesession.events import session_ended, session_lost, session_replayed
+from flask_safesession.events import session_ended, session_lost, session_replayed, store_failed
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
@@ -385,13 +385,19 @@ def test_the_end_that_an_event_finds_is_reported_though_it_saves_nothing(
     assert reasons == ["idle"]
 
 
-@pytest.mark.parametrize("failing", ["load", "commit"])
+@pytest.mark.parametrize(("failing", "operation"), [("load", "load"), ("commit", "save")])
 def test_an_event_whose_change_cannot_be_stored_is_an_error(
-    user: Visitor, store: CountingStore, failing: str
+    app: Flask, user: Visitor, store: CountingStore, failing: str, operation: str
 ) -> None:
+    failed: list[str] = []
+
+    def note(sender: Flask, event: Any) -> None:
+        failed.append(event.operation)
+
     store.failing = {failing}
-    with pytest.raises(StoreUnavailable):
+    with store_failed.connected_to(note, app), pytest.raises(StoreUnavailable):
         user.event(put(typed=1))
+    assert failed == [operation]
     store.failing = set()
     assert user.get() == {"user_id": 7, "cart": ["pear"]}
 
@@ -508,6 +514,15 @@ def test_an_event_that_restores_a_user_without_a_session_is_dropped_silently(
     assert caplog.records == []
 
 
+def test_an_event_that_restores_a_user_inside_of_something_drops_it(make_app: MakeApp) -> None:
+    app = make_app(user_key="account.id")
+    visitor = Visitor(app, with_events(app, manage_session=False))
+    visitor.get(put(cart=1))
+    visitor.connect()
+    visitor.event(put(account={"id": 7}, _fresh=False))
+    assert visitor.get() == {"cart": 1}
+
+
 def test_login_user_in_an_event_is_an_error(remembered: Visitor) -> None:
     remembered.http.delete_cookie("remember_token")
     remembered.connect()
@@ -592,6 +607,20 @@ def test_a_save_by_hand_before_the_first_use_seals_nothing(
     assert caplog.records == []
 
 
+def test_a_save_by_hand_that_fails_in_a_view_is_the_responses_to_admit(
+    visitor: Visitor, store: CountingStore
+) -> None:
+    visitor.get(put(cart=1))
+    went_on: list[bool] = []
+    fail: Work = lambda: store.failing.add("commit")  # noqa: E731
+    work = each(save_by_hand, put(cart=2), fail, save_by_hand, lambda: went_on.append(True))
+    response = visitor.http.get("/", environ_overrides={"tested.work": work})
+    assert response.status_code == 503
+    assert went_on
+    store.failing = set()
+    assert visitor.get() == {"cart": 1}
+
+
 @pytest.mark.parametrize("is_known", [True, False], ids=["with a session", "without one"])
 def test_a_save_by_hand_in_a_stream_makes_no_session_and_no_new_id(
     app: Flask, visitor: Visitor, *, is_known: bool
@@ -629,6 +658,23 @@ def test_a_save_by_hand_that_fails_in_a_stream_is_an_error(
     app.add_url_rule("/stream", "stream", stream)
     visitor.get(put(cart=1))
     assert visitor.http.get("/stream").text == "refused"
+
+
+def test_what_is_written_after_the_end_of_a_sockets_view_is_noticed(
+    app: Flask, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stream() -> Response:
+        def body() -> Iterator[str]:
+            session["late"] = 1
+            yield "written"
+
+        session["cart"] = 2
+        return Response(stream_with_context(body()))
+
+    app.add_url_rule("/stream", "stream", stream)
+    visitor.get(put(cart=1))
+    assert visitor.http.get("/stream", headers=UPGRADE).text == "written"
+    assert "written after its response was built" in caplog.text
 
 
 def test_an_error_page_in_place_of_a_response_sets_no_cookie_for_a_stand_in(
@@ -735,18 +781,22 @@ class Browser:
             client.send(flask.json.dumps(message))
             return flask.json.loads(client.receive(timeout=PATIENCE))
 
-        yield ask
-        client.close()
-        client.thread.join(PATIENCE)
+        try:
+            yield ask
+        finally:
+            client.close()
+            client.thread.join(PATIENCE)
 
     @contextlib.contextmanager
     def events(self, transport: str) -> Iterator[Callable[..., Any]]:
         """A connection of Socket.IO's; what it gives sends an event for its answer."""
         client = socketio.Client(reconnection=False)
         client.connect(self._url, headers={"Cookie": self.cookie}, transports=[transport])
-        yield lambda name, *arguments: client.call(name, arguments, timeout=PATIENCE)
-        client.disconnect()
-        client.wait()
+        try:
+            yield lambda name, *arguments: client.call(name, arguments, timeout=PATIENCE)
+        finally:
+            client.disconnect()
+            client.wait()
 
     def close(self) -> None:
         self._pages.close()
@@ -793,8 +843,8 @@ def under_gunicorn(store: servers.Server, prefix: str, folder: Path) -> Iterator
 
 
 @pytest.fixture
-def site(clock: FakeClock) -> Flask:
-    return make_site(store=MemoryStore(clock), renew_interval="10m")
+def site(store: CountingStore) -> Flask:
+    return make_site(store=store, renew_interval="10m")
 
 
 @pytest.fixture
@@ -877,6 +927,15 @@ def test_a_socket_can_store_what_it_wrote_while_it_is_open(browser: Browser) -> 
             ask("put", "typed", number)
             assert ask("save") == {"saved": True}
             assert browser.get("/look")["typed"] == number
+
+
+def test_a_socket_learns_that_its_change_could_not_be_stored(
+    browser: Browser, store: CountingStore
+) -> None:
+    with browser.socket() as ask:
+        ask("put", "typed", 1)
+        store.failing = {"commit"}
+        assert ask("save") == {"saved": False}
 
 
 def test_a_socket_that_saves_by_force_sees_what_pages_have_changed_and_ended(

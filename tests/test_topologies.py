@@ -109,7 +109,8 @@ def test_a_server_that_is_no_master_is_not_used(
 ) -> None:
     port, wrong = trio.sentinels[0].port, trio.replicas()[0].port
     store = open_store(f"redis+sentinel://127.0.0.1:{port}/main", prefix)
-    store._caller.topology._watch._remap = lambda address: (address[0], wrong)  # type: ignore[attr-defined]
+    watch: Any = store._caller.topology._watch  # type: ignore[attr-defined]
+    watch._named = lambda told: iter([(watch._order[0], ("127.0.0.1", wrong))])
     with pytest.raises(StoreUnavailable, match="it is no master but a slave"):
         add(store)
 

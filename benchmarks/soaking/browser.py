@@ -55,7 +55,7 @@ class Browsers:
         try:
             port = self._dice.choice(self._ports)
             answer = await asyncio.wait_for(_exchange(port, kind, cookie, body), PATIENCE)
-        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
             answer = None
         made = Exchange(number, kind, user, start, monotonic(), None, cookie, wanted)
         if answer is not None:

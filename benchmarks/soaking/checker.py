@@ -26,7 +26,7 @@ from .history import (
     History,
     Violation,
 )
-from .lives import Life, Write, lives_of
+from .lives import Found, Life, Write, ends, lives_of
 from .state import check_samples
 
 STUCK = 5.0
@@ -39,7 +39,9 @@ ROUNDING = 0.05
 
 def check(history: History) -> list[Violation]:
     """All that must not be."""
-    return [*_Sessions(history).violations(), *check_answers(history), *check_samples(history)]
+    sessions = _Sessions(history)
+    answers = check_answers(history, sessions.is_over)
+    return [*sessions.violations(), *answers, *check_samples(history)]
 
 
 class _Sessions:
@@ -70,22 +72,32 @@ class _Sessions:
             life = self._lives.get(x.sent or "")
             if x.data:
                 yield from self._whose(x, life)
-            if life is None:
-                continue
-            if x.served:
-                yield from self._ended(x, life)
-                yield from self._values(x, life)
-            elif x.data is not None:
-                yield from self._gone(x, life, "signed out", "nothing was there any more")
-            if x.lost:
-                yield from self._gone(x, life, "dropped", "a change was dropped")
+            if life is not None:
+                yield from self._found(x, life)
+
+    def _found(self, x: Exchange, life: Life) -> Iterator[Violation]:
+        found = life.stand_ins.found(x)
+        if found is Found.OWN and x.served:
+            yield from self._ended(x, life)
+            yield from self._values(x, life)
+        elif found in (Found.NOTHING, Found.STAND_IN):
+            yield from self._gone(x, life, "signed out", "it was not there any more")
+            yield from self._stood_in(x, life)
+        if found is Found.OWN and x.lost:
+            yield from self._gone(x, life, "dropped", "a change was dropped")
+
+    def is_over(self, x: Exchange) -> bool:
+        """Whether *x* came with the cookie of a session that is over, so that it costs more."""
+        life = self._lives.get(x.sent or "")
+        found = life.stand_ins.found(x) if life else Found.NOTHING
+        return bool(x.sent) and found is not Found.OWN
 
     # -- whose data it is -----------------------------------------------------------------------
 
     def _whose(self, x: Exchange, life: Life | None) -> Iterator[Violation]:
-        known = life.story.writes if life else {}
+        known = (life.story.writes, life.stand_ins.writes) if life else ()
         for key, value in (x.data or {}).items():
-            if key == TIER_KEY or (life and any(w.value == value for w in known.get(key, ()))):
+            if key == TIER_KEY or any(w.value == value for of in known for w in of.get(key, ())):
                 continue
             owner = self._owners.get(value)
             if owner is None:
@@ -130,6 +142,40 @@ class _Sessions:
                 text = f"{key} = {data.get(key)!r}, but {later[-1]} was there before: {x}"
                 yield Violation("lost write", text, self._lost_by_failover(life, x))
 
+    def _stood_in(self, x: Exchange, life: Life) -> Iterator[Violation]:
+        """What stands in for a session loses nothing, and what it has lost does not come back."""
+        stand_ins, data = life.stand_ins, x.data or {}
+        for key, writes in stand_ins.writes.items():
+            for write in (w for w in writes if w.value in stand_ins.certain):
+                is_there = data.get(key) == write.value
+                if is_there and (by := self._missed(x, life, key, write)):
+                    yield Violation("ended came back", f"{write} was gone for {by}: {x}")
+                if is_there or write.sure >= x.start or self._is_past(x, life, write, writes):
+                    continue
+                if self._first("lost", id(write)):
+                    text = f"{key}: {write} was there: {x}"
+                    yield Violation("lost write", text, self._lost_by_failover(life, x))
+
+    def _missed(self, x: Exchange, life: Life, key: str, write: Write) -> Exchange | None:
+        """A request before *x* that did not find what was there already."""
+        before = (u for u in life.uses if u.done and write.sure < u.start and u.end < x.start)
+        told = (u for u in before if life.stand_ins.found(u) in (Found.NOTHING, Found.STAND_IN))
+        return next((u for u in told if (u.data or {}).get(key) != write.value), None)
+
+    def _is_past(self, x: Exchange, life: Life, write: Write, writes: list[Write]) -> bool:
+        """Whether *write* may have been overwritten, or what it went to may have ended."""
+        uses = [u for u in life.uses if u is not x and u.start < x.end]
+        if any(w is not write and w.end > write.start and w.start < x.end for w in writes):
+            return True
+        if any((ends(u) or u.got) and _latest(u) > write.start for u in uses):
+            return True
+        found = (u for u in uses if u.end <= x.start and u.served and u.kind != PEEK)
+        seen = max(
+            [write.start, *(u.start for u in found if write.value in (u.data or {}).values())]
+        )
+        stays = self._limits.idle[STRANGER] - self._limits.touch[STRANGER]
+        return x.end + ROUNDING > seen + stays or self._is_crowded(seen, x)
+
     # -- what is not there ----------------------------------------------------------------------
 
     def _gone(self, x: Exchange, life: Life, kind: str, what: str) -> Iterator[Violation]:
@@ -144,7 +190,7 @@ class _Sessions:
         yield Violation(kind, f"{what}, without a reason: {x}", self._lost_by_failover(life, x))
 
     def _someone_ended_it(self, x: Exchange, life: Life) -> bool:
-        if any(u is not x and u.kind in ENDING and u.start < x.end for u in life.uses):
+        if any(u is not x and ends(u) and u.start < x.end for u in life.uses):
             return True
         before = life.predecessor
         while before is not None:
@@ -155,27 +201,47 @@ class _Sessions:
 
     def _timed_out(self, x: Exchange, life: Life) -> bool:
         idle, touch = self._limits.idle[life.tier], self._limits.touch[life.tier]
-        by_age = life.clock.start + self._limits.lifetime[life.tier]
+        by_age = life.begun + self._limits.lifetime[life.tier]
         return x.end + ROUNDING > min(by_age, self._seen(x, life) + idle - touch)
 
     def _seen(self, x: Exchange, life: Life) -> float:
         """When a request that surely was before *x* began, and found the session."""
+        return max(self._came_back(x, life), default=life.birth.start)
+
+    def _came_back(self, x: Exchange, life: Life) -> list[float]:
+        """When requests began that surely were before *x*, and used the session."""
         before = (u for u in life.uses if u.end <= x.start and u.served and u.kind != PEEK)
-        return max((u.start for u in before), default=life.birth.start)
+        return [u.start for u in before if life.stand_ins.found(u) is Found.OWN]
 
     def _made_room_for_the_same_user(self, x: Exchange, life: Life) -> bool:
-        """Whether the user may have had too many newer sessions: the oldest goes."""
+        """Whether the user may have had too many sessions that stay for longer than this one."""
         if life.tier == STRANGER:
             return False
         seen = self._seen(x, life)
-        newer = (y for y in self._logins[x.user] if y.end > life.clock.start and y.start < x.end)
-        held = sum(y is not life.clock and not self._is_over(y, seen) for y in newer)
-        return held >= self._limits.per_user
+        others = (y for y in self._logins[x.user] if y is not life.clock and y.start < x.end)
+        stay = (y for y in others if self._stays_longer(y, x, life))
+        return sum(not self._is_over(y, seen) for y in stay) >= self._limits.per_user
+
+    def _stays_longer(self, login: Exchange, x: Exchange, life: Life) -> bool:
+        """Whether that session may be evicted after *life*.
+
+        Those whose cookie never came back go first, the oldest of them before the others; then
+        the one that was not used for the longest.
+        """
+        its = self._lives.get(login.got or "")
+        lives = [one for one in its.story.lives if one.clock is login] if its else []
+        uses = [u for one in lives for u in (one.birth, *one.uses)]
+        never_back = not self._came_back(x, life)
+        noted = self._seen(x, life) - self._limits.touch[life.tier]
+        used_later = max((_latest(u) for u in (login, *uses)), default=login.end) > noted
+        return used_later or (never_back and any(one.uses for one in lives))
 
     def _is_over(self, login: Exchange, at: float) -> bool:
         """Whether no session of *login* can have been left at that time."""
         life = self._lives.get(login.got or "")
-        if not login.done or life is None:
+        if login.done and life is None:
+            return True  # it has made none
+        if life is None:
             return _latest(login) + max(self._limits.idle.values()) < at
         return all(self._is_dead(one, at) for one in life.story.lives if one.clock is login)
 
@@ -189,8 +255,11 @@ class _Sessions:
         """Strangers are evicted for others while the store is full."""
         if life.tier != STRANGER:
             return False
+        return self._is_crowded(self._seen(x, life), x)
+
+    def _is_crowded(self, seen: float, x: Exchange) -> bool:
+        """Whether anonymous sessions were evicted between then and *x*."""
         stays = self._limits.idle[STRANGER] + STUCK
-        seen = self._seen(x, life)
         return any(crowd.start < x.end and crowd.end + stays > seen for crowd in self._crowds)
 
     def _lost_by_failover(self, life: Life, x: Exchange) -> bool:

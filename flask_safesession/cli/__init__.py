@@ -1,6 +1,6 @@
 """``flask safesession …``: look after the sessions of an app from a shell."""
 
-from . import maintenance, people, top, tuning
+from . import maintenance, people, tuning
 from .group import commands
 
-__all__ = ["commands", "maintenance", "people", "top", "tuning"]
+__all__ = ["commands", "maintenance", "people", "tuning"]

@@ -17,6 +17,7 @@ from ..reaper import announce, audit, purge_steps, relimit
 from ..settings import MAX_BATCH
 from ..text import printable
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+from .watch import text_of, watch
 
 # A full round over the store; only a store of some hundred million sessions has more slices.
 _FULL_ROUND = 1_000_000
@@ -53,21 +54,27 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
 
 
 @commands.command()
+@click.option(
+    "--watch",
+    "interval",
+    type=click.FloatRange(0.1),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Look again every 2 seconds, or so many, until Ctrl-C.",
+)
+@click.option("--count", type=click.IntRange(1), help="With --watch: stop after so many looks.")
 @as_json_option
 @on_store
-def stats(state: Any, as_json: bool) -> None:
+def stats(state: Any, interval: float | None, count: int | None, as_json: bool) -> None:
     """Show how many sessions there are, against the cap and by tier, and how the servers are."""
+    if interval is not None:
+        watch(state, interval, count, as_json)
+        return
+    if count is not None:
+        raise click.UsageError("--count is for --watch: give both, or neither")
     found = stats_of(state.store, settings_of(state))
-    lines = [
-        f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
-        *(f"  {printable(tier)}: {count}" for tier, count in found.by_tier.items()),
-        f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
-        *(
-            f"server {printable(name)}: circuit {circuit}"
-            for name, circuit in found.servers.items()
-        ),
-    ]
-    say(as_json, found._asdict(), "\n".join(lines), note=note_of_memory(state))
+    say(as_json, found._asdict(), text_of(found), note=note_of_memory(state))
 
 
 @commands.command()

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -193,7 +193,7 @@ def _now(state: Any) -> datetime:
         if isinstance(state.store, Steerable)
         else time.time()
     )
-    return datetime.fromtimestamp(now, timezone.utc)
+    return datetime.fromtimestamp(now, UTC)
 
 
 def _idle(info: SessionInfo, now: datetime) -> float:

@@ -6,7 +6,7 @@ made of its: other delimiters, globals, extensions, or no escaping at all.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +24,7 @@ def render(template: str, **context: Any) -> str:
 
 def now() -> datetime:
     """The time for display: no session ends by this process's clock."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +65,7 @@ def clock(seconds: float) -> str:
     >>> clock(72_900)
     '20:15'
     """
-    return utc(datetime.fromtimestamp(seconds, timezone.utc))[11:16]
+    return utc(datetime.fromtimestamp(seconds, UTC))[11:16]
 
 
 def spell(seconds: float) -> str:
@@ -87,7 +87,7 @@ def spell(seconds: float) -> str:
 def utc(moment: datetime) -> str:
     """A moment for a reader: date and time of day.
 
-    >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc))
+    >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     '2030-01-02 03:04:05'
     """
-    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..events import StoreFailed, StorePurged
@@ -40,8 +40,8 @@ class Runs:
         return list(reversed(self._kept.copy()))
 
     def _note(self, _app: Any, event: StorePurged) -> None:
-        self._kept.append(Run(datetime.now(timezone.utc), event))
+        self._kept.append(Run(datetime.now(UTC), event))
 
     def _note_failure(self, _app: Any, event: StoreFailed) -> None:
         if event.operation == _PURGE:
-            self._kept.append(Run(datetime.now(timezone.utc), None))
+            self._kept.append(Run(datetime.now(UTC), None))

@@ -6,7 +6,7 @@ import functools
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
-from time import perf_counter, time
+from time import time
 from typing import Any, NamedTuple
 
 from flask import Flask
@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .. import events
 from ..expiry import ANONYMOUS_TIER
-from ..observing import Observer, Operation, observe, outcome_of, outcome_of_error
+from ..observing import Hook, StoreCall, observe
 from ..stores.base import Networked
 
 #: The label that says which app it is.
@@ -96,7 +96,7 @@ class Counts:
     def add(self, app: Flask) -> None:
         """Count what happens in *app* from now on."""
         state = app.extensions["safesession"]
-        observe(state.store, self._observer(app.name), key=self)
+        observe(state.steering, self._hook(app.name), key=self)
         for kind in _COUNTED:
             kind.signal.connect(self._count, sender=app)
         events.store_purged.connect(self._take_purge, sender=app)
@@ -154,27 +154,15 @@ class Counts:
         del event  # the store knows of all its servers
         self.look_at_circuits(app)
 
-    def _observer(self, app: str) -> Observer:
-        def observer(name: str, operation: Operation) -> Operation:
-            return _timed(operation, lambda outcome: self._calls.labels(app, name, outcome).observe)
+    def _hook(self, app: str) -> Hook:
+        @functools.cache
+        def series(operation: str, outcome: str) -> Callable[[float], None]:
+            return self._calls.labels(app, operation, outcome).observe
 
-        return observer
+        def ended(call: StoreCall) -> None:
+            series(call.operation, call.outcome)(call.seconds)
 
-
-def _timed(operation: Operation, series: Callable[[str], Callable[[float], None]]) -> Operation:
-    by_outcome = functools.cache(series)
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        start = perf_counter()
-        try:
-            answer = operation(*args, **kwargs)
-        except BaseException as error:
-            by_outcome(outcome_of_error(error))(perf_counter() - start)
-            raise
-        by_outcome(outcome_of(answer))(perf_counter() - start)
-        return answer
-
-    return timed
+        return lambda _: ended
 
 
 def _bounded(label: str, value: str) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from ..events import Event
 from ..expiry import Policy
 from ..record import Draft, Record
+from ..tokens import NO_USER
 
 #: How long an explicit end is remembered, in milliseconds.
 TOMBSTONE_TTL = 60_000
@@ -336,8 +337,9 @@ class Terms(NamedTuple):
 
     :param expected: the stamp that the session must have; ``None``: whatever is in flight.
     :param restart: both clocks start anew (a sign-in); otherwise the session keeps its age.
-    :param reason: for the tombstone of the old key. With ``rotated`` the tombstone also has the new
-        key and its user; an end without an expected stamp follows it unless it was a sign-in.
+    :param reason: for the tombstone of the old key. With ``rotated``, and for a sign-in with any
+        reason, the tombstone also has the new key and its user; an end without an expected stamp
+        follows it unless it was a sign-in.
     :param slide: the idle time starts anew; a passive view's does not.
     """
 
@@ -345,6 +347,10 @@ class Terms(NamedTuple):
     restart: bool
     reason: str
     slide: bool = True
+
+    def leads_on(self, user: str) -> bool:
+        """Whether the tombstone says where the session went, which is *user*'s now."""
+        return self.reason == ROTATED or (self.restart and user != NO_USER)
 
 
 @runtime_checkable

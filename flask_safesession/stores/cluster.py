@@ -20,7 +20,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError
 
 from .breaker import Notify
 from .connections import Command, Connections, deadline, remaining, was_sent
-from .topology import Access, Address, Remap
+from .topology import Access, Address
 
 _SLOTS = 16384
 # How often a call is sent on.
@@ -51,22 +51,14 @@ class Cluster:
     :param seeds: addresses of some nodes.
     :param access: how to get into each of them.
     :param notify: told when a node's circuit breaker opens and closes.
-    :param remap: as redis-py's ``address_remap``.
     """
 
     guarded = True
 
-    def __init__(
-        self,
-        seeds: Sequence[Address],
-        access: Access,
-        notify: Notify,
-        remap: Remap | None = None,
-    ) -> None:
+    def __init__(self, seeds: Sequence[Address], access: Access, notify: Notify) -> None:
         self._seeds = tuple(seeds)
         self._access = access
         self._notify = notify
-        self._remap = remap or _as_told
         self._nodes: dict[Address, _Node] = {}
         self._slots: list[_Node | None] = []
         self._turn = _Turn()
@@ -81,7 +73,7 @@ class Cluster:
             except MovedError as error:
                 node, ahead = self._moved(slot, node, error), _NOTHING
             except AskError as error:  # the slot is on its way: for this time only
-                node, ahead = self._node(self._address(error.host, error.port, node)), _ASKING
+                node, ahead = self._node(_address(error.host, error.port, node)), _ASKING
             except (ClusterDownError, *_LOST) as error:
                 other = self._other(slot, node)
                 if other is None or (careful and _may_be_done(error)):
@@ -125,7 +117,7 @@ class Cluster:
         """Who has the slot, as *node* says, who had it. There may be more that has changed."""
         self._look(slot, node)
         if error.host != _UNKNOWN:
-            self._slots[slot] = self._node(self._address(error.host, error.port, node))
+            self._slots[slot] = self._node(_address(error.host, error.port, node))
         return self._slots[slot] or node
 
     def _node(self, address: Address) -> _Node:
@@ -134,10 +126,6 @@ class Cluster:
             node = _Node(address[0], self._access.to(address, self._notify))
             node = self._nodes.setdefault(address, node)  # somebody may have been faster
         return node
-
-    def _address(self, host: str, port: int, told_by: _Node) -> Address:
-        """Where a node is; one that knows no host of its own is where its neighbour is."""
-        return self._remap((host or told_by.host, port))
 
     # -- the map --------------------------------------------------------------------------------
 
@@ -215,7 +203,7 @@ class Cluster:
         if host == _UNKNOWN.encode() and more:
             host = dict(zip(more[0][::2], more[0][1::2], strict=True)).get(b"ip", host)
         text = (host or b"").decode()
-        return None if text == _UNKNOWN else self._address(text, port, told_by)
+        return None if text == _UNKNOWN else _address(text, port, told_by)
 
 
 class _Turn:
@@ -244,8 +232,9 @@ class _Turn:
         self._at = time.monotonic() + _LOOK_INTERVAL
 
 
-def _as_told(address: Address) -> Address:
-    return address
+def _address(host: str, port: int, told_by: _Node) -> Address:
+    """Where a node is; one that knows no host of its own is where its neighbour is."""
+    return host or told_by.host, port
 
 
 def _may_be_done(error: redis.RedisError) -> bool:

@@ -15,7 +15,6 @@ from .admission import Leaving, Victims, for_one_more, over_the_cap
 from .base import (
     CORRUPT,
     REVOKED,
-    ROTATED,
     AuditStep,
     Census,
     Conflict,
@@ -145,8 +144,8 @@ class Engine:
             fresh = _moved(record, draft, terms, now)
             live = _admit(t, new, fresh, rules, now, there, Leaving(key, record))
             ending = Ending(terms.reason)
-            if terms.reason == ROTATED:
-                ending = Ending(ROTATED, draft.stamp, new, draft.user, terms.restart)
+            if terms.leads_on(draft.user):
+                ending = Ending(terms.reason, draft.stamp, new, draft.user, terms.restart)
             # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
             leave_tombstone(t, key, draft.user or record.user, ending, now)
             return live

@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 class RedisStore:
     """The store behind every URL but ``memory://``.
 
-    :param given: a URL, or a ready redis-py client. A client's address and credentials are used;
+    :param given: a URL, or a ready ``redis.Redis``. A client's address and credentials are used;
         time-outs, retries and decoding are the store's own, so the client itself is not touched.
     :param prefix: what the keys begin with. Apps with the same prefix share sessions and cap.
     :param timeout: seconds that one call may take, reconnects and retries included.
@@ -323,11 +323,11 @@ class RedisStore:
                 return old
             created = old.record.created
             last_active = 0 if terms.slide else old.record.last_active
-        goes_on = f"{new}{int(terms.restart)}{draft.user}" if terms.reason == ROTATED else ""
         made = self._create_or_withdraw(new, draft, rules, created, last_active)
         if not isinstance(made, Live):
             return made
         try:
+            goes_on = _goes_on(new, draft, terms)
             ended = shard.end(key, draft.stamp, terms.reason, terms.expected, goes_on)
         except StoreUnavailable:
             self._withdraw(new)
@@ -344,7 +344,10 @@ class RedisStore:
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """A logout that keeps data: it holds whatever becomes of the rest."""
-        ended = self.end(key, draft.stamp, terms.reason, None)
+        goes_on = _goes_on(new, draft, terms)
+        ended: Live | Gone | Conflict = self._follow(
+            key, lambda at, k: at.end(k, draft.stamp, terms.reason, None, goes_on)
+        )
         if not _is_over(ended):
             return ended
         created = ended.record.created if isinstance(ended, Live) and not terms.restart else 0
@@ -367,6 +370,11 @@ class RedisStore:
         """Take back a session whose ID nobody has been told; left over, it ends as idle."""
         with suppress(StoreUnavailable):
             self.end(key, new_stamp(), _WITHDRAWN, None)
+
+
+def _goes_on(new: str, draft: Draft, terms: Terms) -> str:
+    """Where a session goes from one shard, as :meth:`.shard.Shard.end` has it."""
+    return f"{new}{int(terms.restart)}{draft.user}" if terms.leads_on(draft.user) else ""
 
 
 class _Part(NamedTuple):

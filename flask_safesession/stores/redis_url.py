@@ -18,9 +18,10 @@ from urllib.parse import unquote
 import redis
 
 from ..errors import ConfigError
+from ..events import Event
 from .breaker import Notify
 from .cluster import Cluster
-from .redis_clients import ignore, topology_of_client
+from .redis_clients import topology_of_client
 from .sentinel import Sentinel
 from .timed import timed
 from .topology import Access, Address, Standalone, Topology
@@ -69,13 +70,17 @@ def topology_of(given: object, notify: Notify) -> Topology:
     place = read_url(given)
     access = place.access
     if place.how == SENTINEL:
-        sentinels = [place.sentinels.to(address, ignore) for address in place.addresses]
+        sentinels = [place.sentinels.to(address, _ignore) for address in place.addresses]
         return Sentinel(place.name, sentinels, access, notify)
     if place.how == _CLUSTER:
         return Cluster(place.addresses, access, notify)
     if place.how == _UNIX:
         return Standalone(access.by(timed(access.kind), place.name, notify, path=place.name))
     return Standalone(access.to(place.addresses[0], notify))
+
+
+def _ignore(event: Event) -> None:
+    """A Sentinel that is down is not a store that is down: nothing is reported."""
 
 
 def read_url(url: str) -> Place:

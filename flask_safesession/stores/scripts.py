@@ -111,23 +111,28 @@ class Caller:
         args: tuple[Any, ...],
         *,
         repeatable: bool = True,
-        while_moving: tuple[Any, ...] | None = None,
+        reading: tuple[Any, ...] | None = None,
     ) -> Any:
         """The answer of *script*.
 
         :param repeatable: it recognises its own repetition.
-        :param while_moving: what it gets in the place of *args* while a cluster moves the slot to
-            another node; ``None``: it is not to be run then.
+        :param reading: what it gets in the place of *args* where nothing can be written: while a
+            cluster moves the slot to another node, and where no server is a master any more.
+            ``None``: it is not to be run then.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
+        left = False
 
         def send() -> Any:
+            nonlocal left
             try:
                 return self._send(script, keys, args, careful=not repeatable)[0]
-            except TryAgainError:
-                if while_moving is None:
+            except (TryAgainError, ReadOnlyError) as error:
+                # A server that is no master any more is left first, for the one that is.
+                is_first, left = isinstance(error, ReadOnlyError) and not left, True
+                if reading is None or is_first:
                     raise
-                return self._send(script, keys, while_moving, guarded=False)[0]
+                return self._send(script, keys, reading, guarded=False)[0]
 
         return self.call(send, repeatable=repeatable)
 

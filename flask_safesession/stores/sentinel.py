@@ -18,7 +18,7 @@ from redis.sentinel import MasterNotFoundError
 from .breaker import Notify
 from .connections import Command, Connections, deadline, remaining
 from .timed import timed
-from .topology import Access, Address, Remap, spelled
+from .topology import Access, Address, spelled
 
 # The master is there and will not have us, whoever names it.
 _ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
@@ -33,20 +33,14 @@ class Sentinel:
     :param sentinels: connections to each of them.
     :param access: how to get into the master.
     :param notify: told when the master's circuit breaker opens and closes.
-    :param remap: turns the addresses that Sentinels name into those to connect to.
     """
 
     guarded = False
 
     def __init__(
-        self,
-        service: str,
-        sentinels: Sequence[Connections],
-        access: Access,
-        notify: Notify,
-        remap: Remap | None = None,
+        self, service: str, sentinels: Sequence[Connections], access: Access, notify: Notify
     ) -> None:
-        self._watch = _Watch(service, sentinels, remap)
+        self._watch = _Watch(service, sentinels)
         name = f"{sentinels[0].server}/{service}"
         self._master = access.by(_of_master(access.kind), name, notify, watch=self._watch)
 
@@ -71,9 +65,8 @@ class Sentinel:
 class _Watch:
     """Finds the master. ``moved``: it is another one than the last time."""
 
-    def __init__(self, service: str, sentinels: Sequence[Connections], remap: Remap | None) -> None:
+    def __init__(self, service: str, sentinels: Sequence[Connections]) -> None:
         self._service = service
-        self._remap = remap
         # Who is asked first stands first. Replaced as a whole, so that no lock is needed.
         self._order = tuple(sentinels)
         self._master: Address | None = None
@@ -125,8 +118,7 @@ class _Watch:
             if not answer:
                 told.append(f"{sentinel.server} does not know it")
                 continue
-            address = (answer[0].decode(), int(answer[1]))
-            yield sentinel, self._remap(address) if self._remap else address
+            yield sentinel, (answer[0].decode(), int(answer[1]))
 
     def _without(self, sentinel: Connections) -> list[Connections]:
         return [other for other in self._order if other is not sentinel]

@@ -89,7 +89,7 @@ class Shard:
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
         limits = self._wire(rules)[1]
-        answer = self._run(_LOAD, (self._name(key),), (limits[slide],), while_moving=(limits[2],))
+        answer = self._run(_LOAD, (self._name(key),), (limits[slide],), reading=(limits[2],))
         try:
             if isinstance(answer, bytes):
                 return dated(answer)

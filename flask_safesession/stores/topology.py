@@ -6,7 +6,7 @@ sessions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -18,8 +18,6 @@ from .timed import ours, timed
 
 #: Host and port.
 Address: TypeAlias = tuple[str, int]
-#: What turns an address as servers tell it into one that can be reached.
-Remap: TypeAlias = Callable[[Address], Address]
 
 
 class Access(NamedTuple):

@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Callable, Container, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 #: What a URL has to be about for some parameters to mean anything: a network, Sentinels.
@@ -18,20 +18,16 @@ _LACKING = {
 }
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_REQS = {name: name for name in ("required", "optional", "none")}
+
+#: Reads the text of a value; raises ``ValueError`` with what would be one.
+_Check: TypeAlias = Callable[[str], Any]
 
 
-class _Parameter(NamedTuple):
-    """How a value is read (``ValueError``: it is none), what values there are, what it needs."""
-
-    read: Callable[[str], Any]
-    values: str
-    needs: str = ""
-
-
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int) -> _Check:
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
-            raise ValueError
+            raise ValueError(f"a whole number from {least}")
         return int(text)
 
     return read
@@ -39,78 +35,70 @@ def _whole(least: int) -> Callable[[str], int]:
 
 def _switch(text: str) -> bool:
     if text.lower() not in (*_YES, *_NO):
-        raise ValueError
+        raise ValueError("yes or no")
     return text.lower() in _YES
 
 
 def _text(text: str) -> str:
     if not text:
-        raise ValueError
+        raise ValueError("a value, or leave it out")
     return text
 
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError
+        raise ValueError("a name in ASCII without spaces")
     return text
 
 
-def _one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
+def _one_of(choices: Mapping[str, Any], prefix: str = "") -> _Check:
     def read(text: str) -> Any:
-        if text.lower() not in choices:
-            raise ValueError
-        return choices[text.lower()]
+        found = choices.get(text.lower().removeprefix(prefix))
+        if found is None:
+            raise ValueError(" or ".join(choices))
+        return found
 
     return read
 
 
-_REQS = {name: name for name in ("none", "optional", "required")}
-_TLS_VERSIONS = {**_VERSIONS, **{f"tlsv{name}": version for name, version in _VERSIONS.items()}}
-
-#: By name.
-PARAMETERS: dict[str, _Parameter] = {
-    "db": _Parameter(_whole(0), "the number of a database"),
-    "username": _Parameter(_text, "a user of the server's ACL"),
-    "password": _Parameter(_text, "that user's password"),
-    "client_name": _Parameter(_name, "a name without spaces, for CLIENT LIST"),
-    "max_connections": _Parameter(_whole(1), "a whole number above zero"),
-    "socket_keepalive": _Parameter(_switch, "yes or no", TCP),
-    "ssl_ca_certs": _Parameter(_text, "a file with certificates to trust"),
-    "ssl_ca_path": _Parameter(_text, "a folder with certificates to trust"),
-    "ssl_certfile": _Parameter(_text, "a file with the client's certificate"),
-    "ssl_keyfile": _Parameter(_text, "a file with the client's key"),
-    "ssl_password": _Parameter(_text, "the password of the key"),
-    "ssl_cert_reqs": _Parameter(_one_of(_REQS), "required, optional or none"),
-    "ssl_check_hostname": _Parameter(_switch, "yes or no"),
-    "ssl_min_version": _Parameter(_one_of(_TLS_VERSIONS), "1.2 or 1.3"),
-    "ssl_ciphers": _Parameter(_text, "ciphers as OpenSSL names them"),
-    "sentinel_username": _Parameter(_text, "a user of the Sentinels' ACL", SENTINEL),
-    "sentinel_password": _Parameter(_text, "that user's password", SENTINEL),
-    "sentinel_ssl": _Parameter(_switch, "yes or no", SENTINEL),
+#: How the value of each parameter is read.
+PARAMETERS: dict[str, _Check] = {
+    "db": _whole(0),
+    "username": _text,
+    "password": _text,
+    "client_name": _name,
+    "max_connections": _whole(1),
+    "socket_keepalive": _switch,
+    "ssl_ca_certs": _text,
+    "ssl_ca_path": _text,
+    "ssl_certfile": _text,
+    "ssl_keyfile": _text,
+    "ssl_password": _text,
+    "ssl_cert_reqs": _one_of(_REQS),
+    "ssl_check_hostname": _switch,
+    "ssl_min_version": _one_of(_VERSIONS, "tlsv"),
+    "ssl_ciphers": _text,
+    "sentinel_username": _text,
+    "sentinel_password": _text,
+    "sentinel_ssl": _switch,
 }
-
-_LIMIT = "SAFESESSION_STORE_TIMEOUT limits every call as a whole"
-_AGAIN = f"the store tries again by itself, where it does no harm, and {_LIMIT}"
-_BYTES = "sessions are bytes"
-_MASTERS = "sessions are read where they are written"
-_FINDS = "the store keeps itself informed of the nodes"
-#: Parameters of redis-py that are the store's own business, and why.
-OURS: dict[str, str] = {
-    **dict.fromkeys(["socket_timeout", "socket_connect_timeout", "timeout"], _LIMIT),
-    **dict.fromkeys(["retry", "retry_on_timeout", "retry_on_error"], _AGAIN),
-    **dict.fromkeys(["decode_responses", "encoding", "encoding_errors"], _BYTES),
-    **dict.fromkeys(["protocol", "legacy_responses"], "the store speaks RESP2"),
-    **dict.fromkeys(["read_from_replicas", "readonly", "load_balancing_strategy"], _MASTERS),
-    **dict.fromkeys(["require_full_coverage", "skip_full_coverage_check"], _FINDS),
-    **dict.fromkeys(["reinitialize_steps", "dynamic_startup_nodes"], _FINDS),
-    **dict.fromkeys(["is_master", "check_connection", "min_other_sentinels"], _FINDS),
-    "cluster_error_retry_attempts": _AGAIN,
-    "single_connection_client": "the store has as many connections as it has calls at once",
-    "health_check_interval": "the store looks at a connection that was idle before it uses it",
-    "ssl": "rediss and valkeys at the beginning of the URL say that",
-    "service_name": "it stands as a path: redis+sentinel://host:port/service",
-    **dict.fromkeys(["host", "port", "path", "unix_socket_path"], "it stands before the ?"),
+_REFUSED = {
+    "SAFESESSION_STORE_TIMEOUT limits every call as a whole, repetitions included": (
+        "socket_timeout socket_connect_timeout timeout retry retry_on_timeout retry_on_error"
+        " cluster_error_retry_attempts"
+    ),
+    "the part of the URL before the ? says that": (
+        "ssl service_name host port path unix_socket_path"
+    ),
+    "the store sets that itself": (
+        "decode_responses encoding encoding_errors protocol legacy_responses read_from_replicas"
+        " readonly load_balancing_strategy require_full_coverage skip_full_coverage_check"
+        " reinitialize_steps dynamic_startup_nodes is_master check_connection min_other_sentinels"
+        " single_connection_client health_check_interval"
+    ),
 }
+#: Parameters of redis-py that are not for the URL, and why.
+OURS: dict[str, str] = {name: why for why, names in _REFUSED.items() for name in names.split()}
 
 
 def read_parameters(query: str, about: Container[str]) -> tuple[dict[str, Any], list[str]]:
@@ -126,13 +114,12 @@ def read_parameters(query: str, about: Container[str]) -> tuple[dict[str, Any], 
         elif problem := _why_not(name, about):
             problems.append(problem)
         else:
-            parameter = PARAMETERS[name]
             try:
-                values[name] = parameter.read(text)
-            except ValueError:
+                values[name] = PARAMETERS[name](text)
+            except ValueError as error:
                 # With an @, it may be the rest of a password that has a ? in it.
                 shown = "***" if "password" in name or "@" in text else text
-                problems.append(f"?{name}={shown}: give {parameter.values}")
+                problems.append(f"?{name}={shown}: give {error}")
     return values, problems
 
 
@@ -140,7 +127,7 @@ def _why_not(name: str, about: Container[str]) -> str | None:
     if name in OURS:
         return f"?{name}= is not for the URL: leave it out, {OURS[name]}"
     if name in PARAMETERS:
-        needs = PARAMETERS[name].needs
+        needs = _needs(name)
         is_so = not needs or needs in about
         return None if is_so else f"?{name}= means nothing here: {_LACKING[needs]}"
     if not re.fullmatch(r"\w{1,40}", name, re.ASCII):  # it may be a piece of a password
@@ -148,6 +135,12 @@ def _why_not(name: str, about: Container[str]) -> str | None:
     near = get_close_matches(name, PARAMETERS, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PARAMETERS)}"
     return f"?{name}= is unknown: {hint}"
+
+
+def _needs(name: str) -> str:
+    if name.startswith("sentinel_"):
+        return SENTINEL
+    return TCP if name == "socket_keepalive" else ""
 
 
 def tls_options(values: Mapping[str, Any]) -> dict[str, Any]:

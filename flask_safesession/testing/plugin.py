@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -49,11 +49,11 @@ class AppKit:
         #: What has happened to sessions since the test began: payloads of the signals, in order.
         self.events: list[Event] = []
         self._state = state
-        self._store: Store = state.store
+        self._store: Store = state.steering.opened
         self._given = advance
         self._clock: Clock | None = None
 
-    def __enter__(self) -> AppKit:  # noqa: PYI034  # typing.Self is for 3.11
+    def __enter__(self) -> Self:
         self._clock = clock_of(self._store, self._given)
         for kind in get_args(Event):
             kind.signal.connect(self._receive, self.app)

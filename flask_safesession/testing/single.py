@@ -420,6 +420,18 @@ class SingleSessionContract(ContractBase):
         assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Gone)
         assert self.look(kit, new, rules) is not None
 
+    def test_a_sign_in_for_another_reason_leads_on_and_no_end_follows_it(
+        self, kit: StoreKit
+    ) -> None:
+        rules, new = make_rules(), new_key()
+        key = self.add(kit, rules)
+        draft, terms = make_draft(user=3, rules=rules), Terms(None, restart=True, reason="logout")
+        self.live(kit.store.rotate(key, new, draft, rules, terms))
+        moved = Gone("logout", buried=True, successor=new, user=user_tag(3))
+        assert kit.store.load(key, rules, slide=True) == moved
+        assert isinstance(kit.store.end(key, new_stamp(), "logout", None), Gone)
+        assert self.look(kit, new, rules) is not None
+
     def test_a_restart_starts_both_clocks_anew(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)

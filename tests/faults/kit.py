@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -47,6 +49,7 @@ _SIGNALS = (
     events.session_rotated,
     events.session_ended,
     events.session_lost,
+    events.session_replayed,
     events.store_failed,
     events.store_state_changed,
     events.replicas_missing,
@@ -291,6 +294,13 @@ AFTER: dict[str, dict[str, Any]] = {
     "/logout": {},
     "/empty": {},
 }
+
+
+def commands_of_the_docs() -> list[str]:
+    """Returns the commands that the page of stores lists; those of connecting are the last."""
+    page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text("utf-8")
+    [lists] = re.findall(r"and these commands:\s*`([^`]*)`[^`]*`([^`]*)`", page)
+    return " ".join(lists).lower().split()
 
 
 # -- what is in the server ----------------------------------------------------------------------

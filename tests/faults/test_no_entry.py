@@ -17,6 +17,7 @@ from .kit import (
     OpenSite,
     age,
     assert_whole,
+    commands_of_the_docs,
     good,
     outage,
     read,
@@ -27,12 +28,7 @@ from .kit import (
 pytestmark = pytest.mark.faults
 
 
-# As the documentation of stores has them.
-COMMANDS = """EVALSHA EVAL TIME GET GETRANGE SET SETRANGE PEXPIRE PERSIST EXISTS UNLINK RENAME
-    ZADD ZREM ZRANGE
-    ZREVRANGE ZRANGEBYSCORE ZREVRANGEBYSCORE ZREMRANGEBYSCORE ZREMRANGEBYRANK ZCARD ZCOUNT
-    ZSCORE ZSCAN SCAN LINDEX LPOP RPUSH HGET HSET HSETNX HDEL HKEYS HGETALL WAIT INFO
-    HELLO AUTH SELECT CLIENT""".lower().split()
+COMMANDS = commands_of_the_docs()
 DOCUMENTED = ["on", ">secret", "~{safesession:*}:*", "-@all", *(f"+{name}" for name in COMMANDS)]
 
 

@@ -55,17 +55,21 @@ def test_fault_19_a_foreign_key_is_a_stranger_and_stays_as_it_is(
     steady.ask("DEL", name)
     steady.ask(verb, name, *args)
     before = steady.ask("DUMP", name)
+    site.take_events()
     for path in ("/read", "/renew", "/logout", "/empty", "/add/fig", "/login/ann"):
         client = site.visitor(like=member)
         good(client, path)
         assert steady.ask("DUMP", name) == before, path
-        assert (cookie_of(client) != cookie_of(member)) == (path == "/login/ann"), path
-    assert "corrupt" in reasons(site)
+        assert (cookie_of(client) != cookie_of(member)) == (path == "/login/ann")
+        if path == "/add/fig":
+            assert read(client) == {"cart": ["fig"]}
+    assert reasons(site) == ["corrupt"], "once"
+    assert read(client) == {"user_id": "ann", "cart": ["fig"]}
     assert read(other) == {**ANN, "user_id": "bob"}
     for _ in range(2):
         site.safe.purge()
     assert steady.ask("DUMP", name) == before
-    assert site.safe.count() == 2, "the stand-in became the login"
+    assert site.safe.count() == 2
     assert name[-18:] not in entries(steady)
     assert site.take_events(StoreFailed) == []
 
@@ -111,6 +115,7 @@ def test_fault_19_an_index_of_the_wrong_type_is_a_503_and_stays_as_it_is(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
+    read(member)  # the next use is not noted, so that no index is needed
     kinds = {name.decode().partition("}:")[2][:2] for name in steady.ask("KEYS", "*")}
     assert {"t:", "u:", "ti"} <= kinds
     for name in [n for n in steady.ask("KEYS", "*") if b":s:" not in n]:
@@ -199,12 +204,13 @@ def test_fault_20_a_damaged_session_is_told_and_followed_by_a_new_one(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
+    read(member)  # the next use is not noted
     before = cookie_of(member)
     read(member)  # the first use is recorded always: now nothing is to be written
     ((name, raw),) = records(steady).items()
     steady.ask("SET", name, damage(raw))
     good(member, "/add/fig")
-    assert cookie_of(member) == before, "it may be that of a newer login by now"
+    assert cookie_of(member) == before, "another session stands in for it"
     assert reasons(site) == ["corrupt"]
     assert read(member) == {"cart": ["fig"]}
     assert steady.ask("GET", name) == damage(raw), "who knows what it is"

@@ -14,7 +14,7 @@ from flask_safesession.events import ReplicasMissing, replicas_missing
 from flask_safesession.stores.base import Gone, Live, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
-from flask_safesession.tokens import new_stamp, user_tag
+from flask_safesession.tokens import new_stamp
 
 from .. import proxy as proxies
 from .. import servers
@@ -98,14 +98,13 @@ def test_fault_13_a_confirmed_end_stays_an_end_when_the_replica_is_promoted(
     rotated, _ = add(store)
     assert isinstance(store.end(key, new_stamp(), "logout", None), Live)
     new = new_key()
-    terms = Terms(None, True, "rotated")
-    assert isinstance(store.rotate(rotated, new, make_draft(user=1), RULES, terms), Live)
+    terms, draft = Terms(None, True, "rotated"), make_draft(user=1)
+    assert isinstance(store.rotate(rotated, new, draft, RULES, terms), Live)
     assert told == []
     pair.cut_off()
     promoted = pair.promote()
     assert at(promoted, key) == Gone("logout", buried=True)
-    went = Gone("rotated", buried=True, successor=new, user=user_tag(1))
-    assert at(promoted, rotated) == went
+    assert at(promoted, rotated) == Gone("rotated", buried=True, successor=new, user=draft.user)
     assert isinstance(at(promoted, new), Live)
 
 

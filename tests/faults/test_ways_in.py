@@ -1,39 +1,28 @@
-"""Getting into servers: users and passwords, TLS, announced addresses, and ready clients."""
+"""Getting into servers: users and passwords, TLS, and announced addresses."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import redis
-from redis.sentinel import Sentinel
 
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.redis import RedisStore
 
 from .. import fleets, servers
 from ..test_connections import answering
-from .test_cluster import RULES, add, audited, first_of, prefix_on, slot, use
+from .kit import commands_of_the_docs
+from .test_cluster import RULES, add, audited, prefix_on, slot, use
 
 pytestmark = pytest.mark.faults
 
 SECRET = "p@ss:w/or?d#%"
-# What docs/stores.md asks for, and nothing else.
-ALLOWED = (
-    "EVALSHA EVAL TIME GET GETRANGE SET SETRANGE PEXPIRE PERSIST EXISTS UNLINK RENAME ZADD ZREM"
-    " ZRANGE"
-    " ZREVRANGE ZRANGEBYSCORE ZREVRANGEBYSCORE ZREMRANGEBYSCORE ZREMRANGEBYRANK ZCARD ZCOUNT ZSCORE"
-    " ZSCAN SCAN LINDEX LPOP RPUSH HGET HSET HSETNX HDEL HKEYS HGETALL INFO"
-    " HELLO AUTH SELECT CLIENT ROLE CLUSTER ASKING"
-)
-USER = f"on >{SECRET} ~{{app:0}}:* -@all " + " ".join(
-    f"+{command.lower()}" for command in ALLOWED.split()
-)
+ALLOWED = [*commands_of_the_docs(), "role", "cluster", "asking"]
+USER = f"on >{SECRET} ~{{app:0}}:* -@all " + " ".join(f"+{command}" for command in ALLOWED)
 
 
 @pytest.fixture
@@ -149,67 +138,6 @@ def test_sentinels_with_tls(
         whole(open_store(trio.url))
         trio.failover()
         whole(open_store(trio.url))
-
-
-# -- ready clients --------------------------------------------------------------------------------
-
-
-def test_a_client_of_sentinel_is_used_without_its_ways(
-    sentinel_trio: fleets.Trio, open_store: Callable[..., RedisStore]
-) -> None:
-    addresses = [("127.0.0.1", sentinel.port) for sentinel in sentinel_trio.sentinels]
-    manager: Any = Sentinel(addresses, socket_timeout=30)  # type: ignore[no-untyped-call]
-    client = manager.master_for("main", decode_responses=True, socket_timeout=60)
-    store = open_store(client)
-    whole(store)
-    sentinel_trio.failover()
-    whole(store)
-    client.close()
-
-
-def test_a_forced_address_is_that_of_a_client_of_sentinel(
-    sentinel_trio: fleets.Trio, open_store: Callable[..., RedisStore]
-) -> None:
-    if "force_master_ip" not in signature(Sentinel).parameters:
-        pytest.skip("redis-py has it since release 5.1")
-    addresses = [("127.0.0.1", sentinel.port) for sentinel in sentinel_trio.sentinels]
-    manager: Any = Sentinel(addresses, force_master_ip="127.0.0.9")  # type: ignore[no-untyped-call]
-    with pytest.raises(StoreUnavailable, match=r"names 127\.0\.0\.9:"):
-        add(open_store(manager.master_for("main")))
-
-
-def test_a_client_of_a_cluster_is_used_without_its_ways(
-    cluster_six: fleets.Cluster, open_store: Callable[..., RedisStore]
-) -> None:
-    client = redis.RedisCluster.from_url(first_of(cluster_six.url), decode_responses=True)
-    for master in cluster_six.masters():
-        whole(open_store(client, prefix_on(cluster_six, master)))
-    client.close()
-
-
-def test_an_address_map_of_a_client_of_a_cluster_is_followed(
-    kind: str, tmp_path: Path, open_store: Callable[..., RedisStore]
-) -> None:
-    with fleets.cluster(kind, tmp_path, 2, 0, proxied=True) as two:
-        back = {two.nodes.port(server): server.port for server in two.servers}
-        client = redis.RedisCluster(
-            host="127.0.0.1",
-            port=two.servers[0].port,
-            address_remap=lambda address: (address[0], back.get(address[1], address[1])),
-        )
-        before = [two.nodes.proxy(server).connections for server in two.servers]
-        source, target = two.masters()
-        prefix = prefix_on(two, source)
-        store = open_store(client, prefix)
-        whole(store)
-        number = two.slot_of(slot(prefix))
-        two.begin_move(number, target)
-        two.move_keys(number)
-        store.load("A" * 18, RULES, slide=True)  # ASK
-        two.finish_move(number)
-        whole(store)  # MOVED
-        assert [two.nodes.proxy(server).connections for server in two.servers] == before
-        client.close()
 
 
 # -- addresses that nodes announce ----------------------------------------------------------------

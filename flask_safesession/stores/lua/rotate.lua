@@ -23,7 +23,9 @@ r.absolute, r.generation = r.created + r.absolute, current
 local found = admit(p, key, ARGV[4], r, now, read_rules(5), {key = old, r = leaving})
 if found[1] == LIVE then
   remove(p, old, leaving)
-  local goes_on = ARGV[3] == 'rotated' and key .. (ARGV[2] == '1' and '1' or '0') .. r.user or nil
+  local restart = ARGV[2] == '1'
+  local leads_on = ARGV[3] == 'rotated' or (restart and r.user ~= '')
+  local goes_on = leads_on and key .. (restart and '1' or '0') .. r.user or nil
   -- That of a sign-in is the user's: a flood of anonymous ones does not push it out.
   bury(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], goes_on)
 end

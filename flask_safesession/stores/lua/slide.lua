@@ -5,8 +5,8 @@ local r, other = parse(raw)
 local now = clock()
 
 -- A master that takes no writes (its memory or disk is full, its replicas are gone) can still be read. One
--- that is no master any more must not be. While a cluster moves the slot, what else is needed may be on
--- the other node: the record is read, and nothing is written.
+-- that is no master any more is left for the one that is; only if there is none, it is read. While a cluster
+-- moves the slot, what else is needed may be on the other node: the record is read, and nothing is written.
 local writes = way ~= '-'
 if writes then
   local refused = redis.pcall('UNLINK', p .. ':none')

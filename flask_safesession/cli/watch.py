@@ -1,4 +1,4 @@
-"""``top``: how many sessions there are, as it changes."""
+"""The view of ``stats --watch``: how many sessions there are, as it changes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 
 from ..errors import StoreUnavailable
 from ..figures import Stats, stats_of
-from ..text import printable
-from .group import commands, json_of, note_of_memory, on_store, settings_of
+from ..text import printable, printable_lines
+from .group import json_of, note_of_memory, settings_of
 
 _Look = tuple["Stats | StoreUnavailable", float]
 _BAR = 40
@@ -21,30 +21,38 @@ _BAR = 40
 _FILLING, _NEARLY_FULL = 0.8, 0.95
 
 
-@commands.command()
-@click.option(
-    "--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="In seconds."
-)
-@click.option("--count", type=click.IntRange(1), help="Stop after so many looks.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each look.")
-@on_store
-def top(state: Any, interval: float, count: int | None, as_json: bool) -> None:
-    """Watch how many sessions there are, against the cap and by tier. Ctrl-C ends it.
+def watch(state: Any, interval: float, count: int | None, as_json: bool) -> None:
+    """Shows the figures until Ctrl-C; on screen with rich, otherwise as lines.
 
-    Each look costs what `stats` costs.
+    :param interval: seconds between two looks.
+    :param count: stop after so many looks; ``None``: never.
+    :param as_json: print one JSON object for each look.
     """
     if note := note_of_memory(state):
         click.echo(note, err=True)
     last: list[Stats | StoreUnavailable] = []
     looks = _noted(_looks(state, interval, count), last)
     with suppress(KeyboardInterrupt):
-        if as_json:
-            for look in looks:
-                click.echo(json_of(_described(look)))
+        if not as_json and find_spec("rich") is not None:
+            _show(looks)
         else:
-            _watch(looks)
+            for look in looks:
+                text = json_of(_described(look)) if as_json else printable_lines(_lines(*look))
+                click.echo(text)
     if last and isinstance(last[0], StoreUnavailable):
         raise SystemExit(1)
+
+
+def text_of(found: Stats) -> str:
+    """The figures as lines of text."""
+    return "\n".join(
+        [
+            f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
+            *(f"  {printable(tier)}: {count}" for tier, count in found.by_tier.items()),
+            f"{found.due} due, the oldest for {found.overdue_seconds:.1f} s",
+            *(f"server {printable(name)}: circuit {it}" for name, it in found.servers.items()),
+        ]
+    )
 
 
 def _noted(looks: Iterator[_Look], last: list[Stats | StoreUnavailable]) -> Iterator[_Look]:
@@ -81,11 +89,18 @@ def _described(look: _Look) -> dict[str, Any]:
     return {**found._asdict(), "growth_per_second": round(growth, 3)}
 
 
-def _watch(looks: Iterator[_Look]) -> None:
-    if find_spec("rich") is None:
-        raise click.ClickException(
-            "top needs rich: pip install 'Flask-SafeSession[top]'; or use top --json"
-        )
+def _lines(found: Stats | StoreUnavailable, growth: float) -> str:
+    """One look without rich."""
+    if isinstance(found, StoreUnavailable):
+        return printable(_failed(found))
+    return f"{text_of(found)}\n{growth:+.1f} a second"
+
+
+def _failed(error: StoreUnavailable) -> str:
+    return f"The session store cannot be used: {error}"
+
+
+def _show(looks: Iterator[_Look]) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -98,12 +113,12 @@ def _watch(looks: Iterator[_Look]) -> None:
 
 
 def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
-    """What is to be seen."""
+    """One look with rich."""
     from rich.table import Table
     from rich.text import Text
 
     if isinstance(found, StoreUnavailable):
-        return Text(printable(f"The session store cannot be used: {found}"), style="bold red")
+        return Text(printable(_failed(found)), style="bold red")
     share = found.sessions / found.cap
     filled = min(_BAR, round(share * _BAR))
     style = "red" if share >= _NEARLY_FULL else "yellow" if share >= _FILLING else "green"
