@@ -115,9 +115,9 @@ def redis_kit(client: Any, prefix: str) -> StoreKit:
     return StoreKit(store, lambda ms: age_redis(client, ms, prefix), exact_clock=False)
 
 
-def sqlite_kit(folder: Path) -> StoreKit:
+def sqlite_kit(folder: Path, number: int = 0) -> StoreKit:
     clock = FakeClock()
-    store = SqliteStore(folder / "sessions.sqlite3", timeout=5, clock=clock)
+    store = SqliteStore(folder / f"sessions{number}.sqlite3", timeout=5, clock=clock)
     return StoreKit(store, clock.advance)
 
 

@@ -82,9 +82,10 @@ class Connections:
         with self._explained():
             connection = self._take()
             try:
-                return self._patiently(
+                found: tuple[bytes, int] | None = self._patiently(
                     lambda: connection.execute(self._sql["load"], (key,)).fetchone()
                 )
+                return found
             finally:
                 self._give(connection)
 

@@ -170,7 +170,10 @@ class SqlTables:
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`..tables.Tables.ending`."""
         row = self._one("ending", key, kind, now)
-        return None if row is None else Ending(*row[:4], sign_in=bool(row[4]))
+        if row is None:
+            return None
+        reason, stamp, successor, user, sign_in = row
+        return Ending(reason, stamp, successor, user, bool(sign_in))
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
         """See :meth:`..tables.Tables.put_ending`."""
