@@ -9,8 +9,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,25 +50,12 @@ class Connections:
         self._start()
         _all.add(self)
 
-    @contextmanager
-    def transaction(self, *, writes: bool, durable: bool) -> Iterator[None]:
+    def transaction(self, *, writes: bool, durable: bool) -> _Transaction:
         """See :meth:`.tables.Connections.transaction`.
 
         :raises StoreUnavailable: the file cannot be used, with what to do.
         """
-        with self._explained():
-            connection = self._take()
-            try:
-                self._begin(connection, writes=writes, durable=durable)
-                self._local.connection = connection
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-            finally:
-                self._local.connection = None
-                self._give(connection)
+        return _Transaction(self, writes=writes, durable=durable)
 
     def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
         """See :meth:`.tables.Connections.execute`."""
@@ -79,26 +67,32 @@ class Connections:
 
         :raises StoreUnavailable: as :meth:`transaction`.
         """
-        with self._explained():
-            connection = self._take()
-            try:
-                found: tuple[bytes, int] | None = self._patiently(
-                    lambda: connection.execute(self._sql["load"], (key,)).fetchone()
-                )
-                return found
-            finally:
-                self._give(connection)
+        connection = self._take()
+        try:
+            found: tuple[bytes, int] | None
+            found = connection.execute(self._sql["load"], (key,)).fetchone()
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._unavailable(error) from error
+        else:
+            return found
+        finally:
+            self._give(connection)
+        with self.transaction(writes=False, durable=False):
+            found = self.execute(self._sql["load"], (key,)).fetchone()
+            return found
 
     def checkpoint(self) -> None:
         """Move the write-ahead log to the file. Does nothing while others are in the way."""
-        with self._explained():
-            connection = self._take()
-            try:
-                for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
-                    with suppress(sqlite3.OperationalError):
-                        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-            finally:
-                self._give(connection)
+        connection = self._take()
+        try:
+            for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
+                connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._unavailable(error) from error
+        finally:
+            self._give(connection)
 
     def close(self) -> None:
         """Close all connections that are not in use."""
@@ -113,19 +107,41 @@ class Connections:
         self._start()
 
     def _start(self) -> None:
-        self._idle: deque[_Connection] = deque()
+        self._idle: deque[Any] = deque()
         self._local = threading.local()
         self._process = os.getpid()
 
     # -- transactions ---------------------------------------------------------------------------
 
-    def _begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
-        if writes and connection.durable is not durable:
-            # FULL syncs the log at each commit: what was committed survives a power failure.
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            connection.durable = durable
-        statement = "BEGIN IMMEDIATE" if writes else "BEGIN"
-        self._patiently(lambda: connection.execute(statement))
+    def begin(self, *, writes: bool, durable: bool) -> sqlite3.Connection:
+        """Begin the transaction of this thread; returns its connection."""
+        connection = self._take()
+        try:
+            if writes and connection.durable is not durable:
+                # FULL syncs the log at each commit, so that it survives a power failure.
+                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                connection.durable = durable
+            self._patiently(partial(_begin, connection, "IMMEDIATE" if writes else ""))
+        except BaseException as error:
+            self._give(connection)
+            if isinstance(error, sqlite3.Error):
+                raise self._unavailable(error) from error
+            raise
+        self._local.connection = connection
+        return connection
+
+    def finish(self, connection: sqlite3.Connection, error: BaseException | None) -> None:
+        """Commit, or undo everything because of *error*."""
+        self._local.connection = None
+        try:
+            if error is None:
+                connection.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = failure
+        finally:
+            self._give(connection)
+        if isinstance(error, sqlite3.Error):
+            raise self._unavailable(error) from error
 
     def _patiently(self, work: Callable[[], _T]) -> _T:
         """Returns the result of *work*, tried again while another process is in the way."""
@@ -139,12 +155,8 @@ class Connections:
             time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {_explain(error)}") from error
+    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._path}: {_explain(error)}")
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -152,13 +164,16 @@ class Connections:
         if self._process != os.getpid():
             self.start_anew()  # uWSGI runs no hooks at a fork
         try:
-            return self._idle.pop()
+            connection: _Connection = self._idle.pop()
         except IndexError:
             return self._open()
+        return connection
 
-    def _give(self, connection: _Connection) -> None:
+    def _give(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            _roll_back(connection)
         if connection.in_transaction or len(self._idle) >= _KEPT:
-            connection.close()  # which undoes what is not committed
+            connection.close()
         else:
             self._idle.append(connection)
 
@@ -166,7 +181,7 @@ class Connections:
         # Only a file that is not there: closing one that is would drop SQLite's locks on it.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
+        connection: _Connection = sqlite3.connect(
             self._path,
             timeout=0,
             isolation_level=None,
@@ -175,7 +190,7 @@ class Connections:
             cached_statements=len(self._sql) + 10,
         )
         try:
-            self._patiently(lambda: self._set_up(connection))
+            self._patiently(partial(self._set_up, connection))
         except BaseException:
             connection.close()
             raise
@@ -215,11 +230,45 @@ class Connections:
             raise
 
 
+class _Transaction:
+    """A ``with`` block. One that an exception leaves without its end is undone when it is freed."""
+
+    __slots__ = ("_connection", "_connections", "_durable", "_writes")
+
+    def __init__(self, connections: Connections, *, writes: bool, durable: bool) -> None:
+        self._connections = connections
+        self._writes = writes
+        self._durable = durable
+        self._connection: sqlite3.Connection | None = None
+
+    def __enter__(self) -> None:
+        self._connection = self._connections.begin(writes=self._writes, durable=self._durable)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._connections.finish(connection, error)
+
+    def __del__(self) -> None:
+        # A signal handler or a greenlet's time-out may raise before __exit__ has begun.
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _begin(connection: sqlite3.Connection, kind: str) -> None:
+    connection.execute(f"BEGIN {kind}")
+    if not kind:
+        # Only the first query takes the snapshot, for which it may have to wait.
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
 def _roll_back(connection: sqlite3.Connection) -> None:
-    # An error may have rolled back already; what stays open is closed.
-    if connection.in_transaction:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
+    with suppress(sqlite3.Error):  # what stays open is closed
+        connection.execute("ROLLBACK")
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

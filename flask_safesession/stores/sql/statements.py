@@ -81,7 +81,6 @@ STATEMENTS: dict[str, str] = {
     # -- sessions
     "load": """SELECT record, (SELECT generation FROM "{p}_meta")
         FROM "{p}_sessions" WHERE key = ?""",
-    "read": 'SELECT record FROM "{p}_sessions" WHERE key = ?',
     "head": 'SELECT key, substr(record, 1, ?) FROM "{p}_sessions" WHERE key = ?',
     "insert": """INSERT INTO "{p}_sessions"
         (generation, tier_group, deadline, owner, place, record, key)

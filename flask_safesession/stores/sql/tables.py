@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
@@ -43,16 +44,20 @@ class SqlTables:
         self._connections = connections
         self._execute = connections.execute
         self._sql = statements(prefix)
+        self._seen = threading.local()  # of the transaction of a thread
 
     def transaction(
         self, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
         """See :meth:`..tables.Tables.transaction`."""
+        self._seen.generation = None
         return self._connections.transaction(writes=writes, durable=durable)
 
     def generation(self) -> int:
         """See :meth:`..tables.Tables.generation`."""
-        found: int = self._one("generation")[0]
+        found: int | None = self._seen.generation
+        if found is None:
+            found = self._seen.generation = self._one("generation")[0]
         return found
 
     def begin_generation(self, stamp: str) -> None:
@@ -61,13 +66,17 @@ class SqlTables:
             number = (self.generation() + 1) % GENERATIONS
             self._run("begin_generation", number, stamp)
             self._run("uncount", _GROUPS)
+            self._seen.generation = number
 
     # -- sessions -------------------------------------------------------------------------------
 
     def read(self, key: str) -> Record | None:
         """See :meth:`..tables.Tables.read`."""
-        row = self._one("read", key)
-        return None if row is None else loads(row[0])
+        row = self._one("load", key)
+        if row is None:
+            return None
+        raw, self._seen.generation = row
+        return loads(raw)
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
         """See :meth:`..tables.Tables.put`. The indexes change only where they have to."""
