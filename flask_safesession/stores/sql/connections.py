@@ -31,6 +31,7 @@ _CHECKPOINT_PAGES = 10_000
 
 class _Connection(sqlite3.Connection):
     durable = True  # as SQLite begins
+    user: object = None  # the transaction that it is in
 
 
 class Connections:
@@ -67,7 +68,7 @@ class Connections:
 
         :raises StoreUnavailable: as :meth:`transaction`.
         """
-        connection = self._take()
+        connection = self.take()
         try:
             found: tuple[bytes, int] | None
             found = connection.execute(self._sql["load"], (key,)).fetchone()
@@ -84,7 +85,7 @@ class Connections:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log to the file. Does nothing while others are in the way."""
-        connection = self._take()
+        connection = self.take()
         try:
             for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
                 connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
@@ -113,32 +114,28 @@ class Connections:
 
     # -- transactions ---------------------------------------------------------------------------
 
-    def begin(self, *, writes: bool, durable: bool) -> sqlite3.Connection:
-        """Begin the transaction of this thread; returns its connection."""
-        connection = self._take()
+    def begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
+        """Begin the transaction of this thread on *connection*."""
         try:
             if writes and connection.durable is not durable:
                 # FULL syncs the log at each commit, so that it survives a power failure.
                 connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 connection.durable = durable
             self._patiently(partial(_begin, connection, "IMMEDIATE" if writes else ""))
+            self._local.connection = connection
         except BaseException as error:
-            self._give(connection)
-            if isinstance(error, sqlite3.Error):
-                raise self._unavailable(error) from error
+            self.finish(connection, error)
             raise
-        self._local.connection = connection
-        return connection
 
-    def finish(self, connection: sqlite3.Connection, error: BaseException | None) -> None:
+    def finish(self, connection: _Connection, error: BaseException | None) -> None:
         """Commit, or undo everything because of *error*."""
-        self._local.connection = None
         try:
             if error is None:
                 connection.execute("COMMIT")
         except sqlite3.Error as failure:
             error = failure
         finally:
+            self._local.connection = None
             self._give(connection)
         if isinstance(error, sqlite3.Error):
             raise self._unavailable(error) from error
@@ -160,21 +157,33 @@ class Connections:
 
     # -- connections ----------------------------------------------------------------------------
 
-    def _take(self) -> _Connection:
+    def take(self) -> _Connection:
+        """Returns a connection that nobody uses.
+
+        :raises StoreUnavailable: the file cannot be opened, with what to do.
+        """
         if self._process != os.getpid():
             self.start_anew()  # uWSGI runs no hooks at a fork
         try:
             connection: _Connection = self._idle.pop()
         except IndexError:
+            pass
+        else:
+            return connection
+        try:
             return self._open()
-        return connection
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
 
-    def _give(self, connection: sqlite3.Connection) -> None:
+    def _give(self, connection: _Connection) -> None:
         if connection.in_transaction:
             _roll_back(connection)
         if connection.in_transaction or len(self._idle) >= _KEPT:
             connection.close()
         else:
+            connection.user = None
             self._idle.append(connection)
 
     def _open(self) -> _Connection:
@@ -233,25 +242,27 @@ class Connections:
 class _Transaction:
     """A ``with`` block. One that an exception leaves without its end is undone when it is freed."""
 
-    __slots__ = ("_connection", "_connections", "_durable", "_writes")
+    __slots__ = ("_connection", "_connections", "_durable", "_token", "_writes")
 
     def __init__(self, connections: Connections, *, writes: bool, durable: bool) -> None:
         self._connections = connections
         self._writes = writes
         self._durable = durable
-        self._connection: sqlite3.Connection | None = None
+        self._token = object()
+        self._connection: _Connection | None = None
 
     def __enter__(self) -> None:
-        self._connection = self._connections.begin(writes=self._writes, durable=self._durable)
+        self._connection = connection = self._connections.take()
+        connection.user = self._token
+        self._connections.begin(connection, writes=self._writes, durable=self._durable)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._connections.finish(connection, error)
+        if self._connection is not None:
+            self._connections.finish(self._connection, error)
 
     def __del__(self) -> None:
-        # A signal handler or a greenlet's time-out may raise before __exit__ has begun.
-        if self._connection is not None:
+        # A signal handler or a greenlet's time-out may have raised before __exit__ has begun.
+        if self._connection is not None and self._connection.user is self._token:
             self._connection.close()
 
 
