@@ -18,11 +18,11 @@ from unittest import mock
 import click
 import redis
 
-from flask_safesession.settings import read_settings
+from flask_safesession.config.settings import read_settings
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Rules, Terms
-from flask_safesession.stores.connections import Command, Connections
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.tokens import new_stamp
+from flask_safesession.stores.redis.servers.connections import Command, Connections
 
 from .machine import describe
 from .population import IDLE, draft, fill, key, mean_payload, settings

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from flask_safesession import SafeSession
 from flask_safesession.dashboard import dashboard
-from flask_safesession.observing import Ended, observe
+from flask_safesession.instrumentation.hooks import Ended, observe
 from flask_safesession.stores.base import Store
 
 from .children import in_child

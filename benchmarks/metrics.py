@@ -89,7 +89,7 @@ def _app(store: str, watched: str) -> Flask:
 
 
 def _with_metrics(safe: SafeSession) -> None:
-    from flask_safesession import prometheus
+    from flask_safesession.instrumentation import prometheus
 
     prometheus.instrument(safe)
 
@@ -97,13 +97,13 @@ def _with_metrics(safe: SafeSession) -> None:
 def _with_spans(safe: SafeSession) -> None:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from flask_safesession import opentelemetry
+    from flask_safesession.instrumentation import opentelemetry
 
     opentelemetry.instrument(safe, TracerProvider())
 
 
 def _with_api(safe: SafeSession) -> None:
-    from flask_safesession import opentelemetry
+    from flask_safesession.instrumentation import opentelemetry
 
     opentelemetry.instrument(safe)
 

@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any
 from unittest import mock
 
-from flask_safesession.codec import encode
-from flask_safesession.expiry import DEFAULT_TIER
-from flask_safesession.record import Draft
-from flask_safesession.settings import Settings, read_settings
+from flask_safesession.config.settings import Settings, read_settings
+from flask_safesession.model.codec import encode
+from flask_safesession.model.policy import DEFAULT_TIER
+from flask_safesession.model.record import Draft
+from flask_safesession.model.tokens import NO_USER, SessionID, new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import Live, Rules, Store
-from flask_safesession.stores.connections import Command, Connections, deadline
-from flask_safesession.tokens import NO_USER, SessionID, new_stamp, tier_tag, user_tag
+from flask_safesession.stores.redis.servers.connections import Command, Connections, deadline
 
 from . import data
 

@@ -6,8 +6,8 @@ import statistics
 from dataclasses import dataclass
 from time import perf_counter
 
-from flask_safesession.reaper import purge_steps
-from flask_safesession.settings import Settings
+from flask_safesession.admin.purge import purge_steps
+from flask_safesession.config.settings import Settings
 from flask_safesession.stores.base import Store
 
 from .population import IDLE, MINUTE, fill, settings

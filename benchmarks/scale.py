@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from time import perf_counter_ns
 
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Live
-from flask_safesession.tokens import new_stamp
 
 from .population import draft, fill, key, mean_payload, settings
 from .stage import Stage, stage

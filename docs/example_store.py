@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flask_safesession import StoreFull
-from flask_safesession.record import Draft, Record, limited, record_from, touched
+from flask_safesession.model.record import Draft, Record, limited, record_from, touched
+from flask_safesession.model.tokens import NO_USER, tier_tag
 from flask_safesession.stores.base import (
     EVICTED,
     MAX_EVICTIONS,
@@ -27,7 +28,6 @@ from flask_safesession.stores.base import (
     Taken,
     Terms,
 )
-from flask_safesession.tokens import NO_USER, tier_tag
 
 Victims = dict[str, str]  # storage key to reason
 

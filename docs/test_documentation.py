@@ -19,8 +19,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import flask_safesession
 from docs import timelines
 from flask_safesession import SafeSession, Session, events
-from flask_safesession.keys import DEFAULTS
-from flask_safesession.settings import read_settings
+from flask_safesession.config.reading import DEFAULTS
+from flask_safesession.config.settings import read_settings
 from flask_safesession.stores import base
 
 DOCS = Path(__file__).parent
@@ -185,7 +185,7 @@ def test_the_pictures_show_what_the_store_does(name: str) -> None:
 
 def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None:
     [listed] = re.findall(r"`(EVALSHA .+?)`", (DOCS / "stores.md").read_text("utf-8"), re.DOTALL)
-    scripts = (ROOT / "flask_safesession/stores/lua").glob("*.lua")
+    scripts = (ROOT / "flask_safesession/stores/redis/lua").glob("*.lua")
     called = {
         command
         for script in scripts
@@ -196,8 +196,8 @@ def test_the_commands_that_an_acl_has_to_allow_are_those_that_are_sent() -> None
 
 
 def test_the_table_of_keys_has_every_kind_that_is_written() -> None:
-    stores = ROOT / "flask_safesession/stores"
-    files = [*stores.glob("lua/*.lua"), stores / "shard.py", stores / "redis.py"]
+    stores = ROOT / "flask_safesession/stores/redis"
+    files = [*stores.glob("lua/*.lua"), stores / "shard.py", stores / "store.py"]
     code = "".join(path.read_text("utf-8") for path in files)
     written = set(re.findall(r"(?:p \.\. '|%s|self\.slot\}|prefix\}:0\}\}):(\w+)", code)) - {"none"}
     page = (DOCS / "stores.md").read_text("utf-8")

@@ -20,8 +20,8 @@ from markupsafe import Markup
 from werkzeug.datastructures import CombinedMultiDict, ImmutableDict, ImmutableMultiDict, MultiDict
 from werkzeug.local import LocalProxy
 
-from flask_safesession.codec import decode, encode
-from flask_safesession.values import KEPT
+from flask_safesession.model.codec import decode, encode
+from flask_safesession.model.values import KEPT
 
 PAGE = (Path(__file__).parent / "values.md").read_text("utf-8")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from flask_safesession.expiry import Limits, Policy
-from flask_safesession.record import Record
+from flask_safesession.model.policy import Limits, Policy
+from flask_safesession.model.record import Record
 from flask_safesession.stores.base import Cap, Live, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, make_draft, new_key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .client import Client
 from .errors import (
     ConfigError,
     NotFresh,
@@ -11,9 +10,12 @@ from .errors import (
     StoreFull,
     StoreUnavailable,
     TooManySessions,
+    UndeliverableSignIn,
 )
 from .extension import SafeSession, session
-from .session import Session, SessionInfo
+from .model.note import Client
+from .web.info import SessionInfo
+from .web.session import Session
 
 __all__ = [
     "Client",
@@ -27,5 +29,6 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "TooManySessions",
+    "UndeliverableSignIn",
     "session",
 ]

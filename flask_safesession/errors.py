@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import click
 from werkzeug.exceptions import Conflict, Forbidden, ServiceUnavailable
 
-from .text import printable
+from .model.text import printable
 
 #: What clients are told to wait before they try again, in seconds.
 RETRY_AFTER = 5

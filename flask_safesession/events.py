@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from blinker import NamedSignal, Namespace
 
-from .text import printable
+from .model.text import printable
 
 logger: logging.Logger = logging.getLogger("flask_safesession")
 

@@ -15,24 +15,26 @@ from typing import Any, TypeVar, cast
 import flask
 from flask import Flask, current_app, has_app_context, has_request_context
 
-from . import cli, collisions, users
-from .client import label_of
+from .admin import cli, directory
+from .admin.directory import Page
+from .admin.lost_settings import Takeover, report_lost_settings
+from .admin.neighbours import Neighbours
+from .admin.purge import PurgeReport, Reaper, purge
+from .admin.stats import Stats, stats_of
+from .config.overrides import Own, Steering, Tuned
+from .config.reading import MEMORY_URL, SQLITE_URL
+from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable, name_of
 from .events import Event, emit, logger
-from .expiry import milliseconds
-from .figures import Stats, stats_of
-from .interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
-from .keys import MEMORY_URL, SQLITE_URL
-from .lost_settings import Takeover, report_lost_settings
-from .neighbours import Neighbours
-from .reaper import PurgeReport, Reaper, purge
-from .session import Session, SessionInfo
-from .settings import Settings
-from .steering import Own, Steering, Tuned
+from .model.policy import milliseconds
+from .model.tokens import new_stamp
 from .stores.base import Networked, Steerable, Store
 from .stores.memory import MemoryStore
-from .tokens import new_stamp
-from .users import Page
+from .web import collisions
+from .web.client import label_of
+from .web.info import SessionInfo
+from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
+from .web.session import Session
 
 #: The session of the current request: the same proxy as :data:`flask.session`, with our types.
 session: Session = cast(Session, flask.session)
@@ -116,7 +118,7 @@ class SafeSession:
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, reaper.wake)
+        interface = SafeSessionInterface(steering, reaper.wake, directory.end_user)
         interface.install(app)
         app.session_interface = interface
         flask.request_tearing_down.connect(report_unstored, app)
@@ -266,7 +268,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]
-        return users.sessions_of(state.store, state.settings, user, _current_handle(state))
+        return directory.sessions_of(state.store, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
         """Some of all sessions, tier by tier, those that end last first.
@@ -276,12 +278,12 @@ class SafeSession:
         :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
         """
         state = self._state()[1]
-        return users.browse(state.store, state.settings, tier, after, limit)
+        return directory.browse(state.store, state.settings, tier, after, limit)
 
     def find(self, handle: str) -> SessionInfo | None:
         """The session with that handle, without using it; ``None`` if there is none."""
         state = self._state()[1]
-        return users.find(state.store, state.settings, handle)
+        return directory.find(state.store, state.settings, handle)
 
     def end(self, handle: str) -> bool:
         """End the session with that handle, whatever is in flight; whether there was one.
@@ -290,7 +292,7 @@ class SafeSession:
         ``sessions_of(user)``.
         """
         app, state = self._state()
-        return users.end(app, state.store, state.settings, handle)
+        return directory.end(app, state.store, state.settings, handle)
 
     def end_user(self, user: Any, keep: str | None = None) -> int:
         """End all sessions of *user* in one step; how many there were.
@@ -301,14 +303,14 @@ class SafeSession:
         :raises ValueError: *keep* is no handle.
         """
         app, state = self._state()
-        return users.end_user(app, state.store, state.settings, user, keep)
+        return directory.end_user(app, state.store, state.settings, user, keep)
 
     def end_all(self) -> None:
         """End all sessions there are, of users and of strangers, in one step.
 
         The purge removes them, and sends ``session_ended`` for each.
         """
-        users.owning(self._state()[1].store).end_all(new_stamp())
+        directory.owning(self._state()[1].store).end_all(new_stamp())
 
     def _state(self) -> tuple[Flask, State]:
         """The app to act on, and its state: never an app that this extension was not given.
@@ -359,7 +361,7 @@ def _open_store(app: Flask, settings: Settings) -> Store:
     if not isinstance(given, str) and hasattr(given, "census"):
         return cast(Store, given)
     # Imported here: apps on memory do not pay for redis-py.
-    from .stores.redis import RedisStore
+    from .stores.redis.store import RedisStore
 
     return RedisStore(
         given,

@@ -11,10 +11,10 @@ from flask import Flask, Response, make_response, request
 from werkzeug.datastructures import Headers
 
 from flask_safesession import SafeSession, session
+from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, StoreKit
-from flask_safesession.tokens import SessionID, unsign
 
 from .counting import CountingStore
 

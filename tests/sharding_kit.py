@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask_safesession.expiry import DEFAULT_TIER
-from flask_safesession.record import Draft
+from flask_safesession.model.policy import DEFAULT_TIER
+from flask_safesession.model.record import Draft
+from flask_safesession.model.tokens import new_id, new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp, tier_tag, user_tag
 
 RULES = make_rules(total=10_000)
 Make = Callable[..., RedisStore]

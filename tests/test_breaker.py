@@ -11,8 +11,8 @@ import redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError
 
 from flask_safesession.events import StoreStateChanged
-from flask_safesession.stores import breaker as module
-from flask_safesession.stores.breaker import (
+from flask_safesession.stores.remote import breaker as module
+from flask_safesession.stores.remote.breaker import (
     FAILURES,
     PROBE_INTERVAL,
     Breaker,

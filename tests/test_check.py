@@ -17,7 +17,8 @@ import pytest
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
-from flask_safesession import SafeSession, doctor, session
+from flask_safesession import SafeSession, session
+from flask_safesession.admin import check as doctor
 from flask_safesession.stores.base import Finding
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from flask_safesession import StoreUnavailable
-from flask_safesession.cli import watch as watch_module
+from flask_safesession.admin.cli import watch as watch_module
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis
 

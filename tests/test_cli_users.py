@@ -14,9 +14,9 @@ from flask import Flask, session
 from markupsafe import Markup
 from werkzeug.datastructures import MultiDict
 
-from flask_safesession.codec import encode
 from flask_safesession.events import session_ended
-from flask_safesession.note import Note, dumps
+from flask_safesession.model.codec import encode
+from flask_safesession.model.note import Note, dumps
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
-from flask_safesession import client
-from flask_safesession.client import Client, describe_client
+from flask_safesession.model.note import Client
+from flask_safesession.web import client
+from flask_safesession.web.client import describe_client
 
 WINDOWS = "Mozilla/5.0 (Windows NT 10.0; Win64; x64"
 WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
@@ -157,5 +158,5 @@ def test_headers_that_were_seen_are_remembered_and_not_without_end() -> None:
 
 
 def test_ua_parser_is_imported_only_when_a_client_is_described() -> None:
-    code = "import sys, flask_safesession.client; sys.exit('ua_parser' in sys.modules)"
+    code = "import sys, flask_safesession.web.client; sys.exit('ua_parser' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -38,7 +38,7 @@ from werkzeug.datastructures import (
 )
 from werkzeug.local import LocalProxy
 
-from flask_safesession.codec import (
+from flask_safesession.model.codec import (
     MAX_DEPTH,
     UndecodableError,
     decode,
@@ -660,7 +660,7 @@ def test_a_proxy_is_stored_as_what_it_stands_for(value: object) -> None:
 # -- one spelling -------------------------------------------------------------------------------
 
 IN_ANOTHER_PROCESS = """
-from flask_safesession.codec import encode
+from flask_safesession.model.codec import encode
 words = [f"word {n}" for n in range(50)]
 pairs = frozenset(frozenset({a, b}) for a in words[:9] for b in words[:9])
 print(encode({"set": set(words), "frozen": frozenset(words), "nested": pairs}).hex())
@@ -911,7 +911,7 @@ def test_bytes_nested_deeper_are_undecodable(kind: str, levels: int) -> None:
 
 IN_A_SMALL_THREAD = """
 import sys, threading
-from flask_safesession.codec import UndecodableError, decode, encode
+from flask_safesession.model.codec import UndecodableError, decode, encode
 import msgpack
 
 def run():

@@ -13,8 +13,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from flask_safesession import SafeSession, session
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.tokens import new_stamp
 
 KEY, OTHER_KEY = "k" * 32, "o" * 32
 

@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import redis
 
-from flask_safesession.stores import connections as module
-from flask_safesession.stores import timed
-from flask_safesession.stores.breaker import FAILURES
-from flask_safesession.stores.connections import Connections, deadline, remaining, was_sent
-from flask_safesession.stores.topology import Access
+from flask_safesession.stores.redis.servers import connections as module
+from flask_safesession.stores.redis.servers import timed
+from flask_safesession.stores.redis.servers.connections import (
+    Connections,
+    deadline,
+    remaining,
+    was_sent,
+)
+from flask_safesession.stores.redis.servers.standalone import Access
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import together
 
 from . import proxy as proxies

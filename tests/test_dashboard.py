@@ -22,7 +22,7 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, runs, views
 from flask_safesession.dashboard.minutes import Minute, Minutes
 from flask_safesession.events import SessionCreated, SessionEnded, StoreFailed, emit
-from flask_safesession.session import as_datetime
+from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 

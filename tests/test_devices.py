@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 import example.watch
 from example import create_app
 from example.people import DEMO_PASSWORDS
-from flask_safesession.session import as_datetime
+from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 

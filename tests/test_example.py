@@ -21,7 +21,7 @@ from example.people import DEMO_PASSWORDS
 from example.sessions import safe
 from flask_safesession import StoreUnavailable
 from flask_safesession.heartbeat import TEXTS
-from flask_safesession.session import as_datetime
+from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 

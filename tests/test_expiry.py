@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_safesession.expiry import (
+from flask_safesession.model.policy import (
     ANONYMOUS_TIER,
     DEFAULT_TIER,
     MAX_DURATION,
@@ -19,7 +19,7 @@ from flask_safesession.expiry import (
     Policy,
     milliseconds,
 )
-from flask_safesession.tokens import tier_tag
+from flask_safesession.model.tokens import tier_tag
 
 SHORT, LONG, USUAL = Limits(1, 2, 0), Limits(3, 4, 0), Limits(5, 6, 0)
 

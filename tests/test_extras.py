@@ -15,7 +15,7 @@ sys.modules[module] = None
 import flask_safesession
 
 try:
-    __import__(f"flask_safesession.{part}")
+    __import__(f"flask_safesession.instrumentation.{part}")
 except ModuleNotFoundError as error:
     print(error)
 """

@@ -19,10 +19,10 @@ from redis.exceptions import (
 )
 from redis.sentinel import MasterNotFoundError
 
-from flask_safesession.stores.cluster import Cluster
-from flask_safesession.stores.connections import Connections, deadline, remaining
-from flask_safesession.stores.sentinel import _Watch
-from flask_safesession.stores.topology import Address, spelled
+from flask_safesession.stores.redis.servers.cluster import Cluster
+from flask_safesession.stores.redis.servers.connections import Connections, deadline, remaining
+from flask_safesession.stores.redis.servers.sentinel import _Watch
+from flask_safesession.stores.redis.servers.standalone import Address, spelled
 
 PING = ("PING",)
 LOST = redis.ConnectionError("lost")

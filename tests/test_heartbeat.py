@@ -20,9 +20,9 @@ from flask_login import LoginManager, UserMixin, login_user
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.heartbeat import TEXTS, heartbeat
+from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis
-from flask_safesession.tokens import user_tag
 
 OURS = {"X-Heartbeat": "1"}
 MINUTE = 60

@@ -14,10 +14,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, SessionTooLarge, StoreFull, StoreUnavailable, session
-from flask_safesession.interface import SafeSessionInterface
+from flask_safesession.model.tokens import new_id, sign
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
-from flask_safesession.tokens import new_id, sign
+from flask_safesession.web.interface import SafeSessionInterface
 
 from .counting import CountingStore
 

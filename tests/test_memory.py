@@ -25,8 +25,9 @@ from flask import Flask
 from sortedcontainers import sortedlist
 
 from flask_safesession import StoreFull, TooManySessions, events, session
-from flask_safesession.expiry import DEFAULT_TIER, Limits
-from flask_safesession.record import Draft, Record, dumps, loads
+from flask_safesession.model.policy import DEFAULT_TIER, Limits
+from flask_safesession.model.record import Draft, Record, dumps, loads
+from flask_safesession.model.tokens import NO_USER, user_tag
 from flask_safesession.stores import (
     admission,
     endings,
@@ -48,7 +49,6 @@ from flask_safesession.stores.base import (
 from flask_safesession.stores.memory import MemoryStore, store_clock
 from flask_safesession.stores.memory_tables import _parts as parts
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
-from flask_safesession.tokens import NO_USER, user_tag
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE

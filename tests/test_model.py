@@ -32,8 +32,9 @@ from hypothesis.stateful import (
 )
 
 from flask_safesession.errors import StoreFull
-from flask_safesession.expiry import ANONYMOUS_TIER, DEFAULT_TIER, Limits
-from flask_safesession.record import Draft
+from flask_safesession.model.policy import ANONYMOUS_TIER, DEFAULT_TIER, Limits
+from flask_safesession.model.record import Draft
+from flask_safesession.model.tokens import new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import (
     TOLD,
     TOLD_FOR,
@@ -55,7 +56,6 @@ from flask_safesession.testing import (
     new_key,
 )
 from flask_safesession.testing.tampering import clock_of
-from flask_safesession.tokens import new_stamp, tier_tag, user_tag
 
 from .conftest import SERVERS, redis_kit, sqlite_kit
 

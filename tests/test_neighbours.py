@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_safesession import ConfigError, SafeSession, neighbours, session
+from flask_safesession import ConfigError, SafeSession, session
+from flask_safesession.admin import neighbours
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
-from flask_safesession.unverified import INTERVAL, Unverified
+from flask_safesession.web.unverified import INTERVAL, Unverified
 
 from . import servers
 
@@ -343,7 +344,7 @@ NONE_OF_OURS = ["", "x", SIGNED[:-1], SIGNED + "x", "eyJhIjoxfQ.Zx1.abc", "s" * 
 def test_a_cookie_that_another_key_signed_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_safesession.transport.report_unverified", Unverified().report)
+    monkeypatch.setattr("flask_safesession.web.transport.report_unverified", Unverified().report)
     apps = [Flask("shop"), Flask("shop")]
     for app, key in zip(apps, (OLD, NEW), strict=True):
         app.secret_key = key

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_safesession import note as notes
-from flask_safesession.note import Note, Secret, judge
-from flask_safesession.record import MAX_NOTE
+from flask_safesession.model import note as notes
+from flask_safesession.model.note import Note, Secret, judge
+from flask_safesession.model.record import MAX_NOTE
 
 GRACE = 10_000
 FIRST, SECOND, THIRD, FOURTH = (bytes([n]) * 12 for n in range(1, 5))

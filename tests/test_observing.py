@@ -12,8 +12,9 @@ import pytest
 from flask import Flask
 
 from flask_safesession import session
+from flask_safesession.config.overrides import Steering
 from flask_safesession.errors import StoreFull, StoreUnavailable, TooManySessions
-from flask_safesession.observing import (
+from flask_safesession.instrumentation.hooks import (
     OPERATIONS,
     OUTCOMES,
     Ended,
@@ -23,7 +24,6 @@ from flask_safesession.observing import (
     outcome_of,
     outcome_of_error,
 )
-from flask_safesession.steering import Steering
 from flask_safesession.stores import base
 from flask_safesession.stores.base import (
     Auditing,

@@ -19,7 +19,8 @@ from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import SpanKind, StatusCode
 
-from flask_safesession import ConfigError, SafeSession, StoreUnavailable, opentelemetry, session
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
+from flask_safesession.instrumentation import opentelemetry
 
 from .counting import CountingStore
 from .servers import Server, free_port

@@ -23,8 +23,8 @@ from flask.views import MethodView, View
 from werkzeug.test import TestResponse
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
+from flask_safesession.config.settings import read_settings
 from flask_safesession.events import StoreFailed, store_failed
-from flask_safesession.settings import read_settings
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 

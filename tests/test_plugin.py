@@ -15,8 +15,9 @@ import pytest
 from flask import Flask, session
 from prometheus_client import CollectorRegistry
 
-from flask_safesession import StoreUnavailable, prometheus
+from flask_safesession import StoreUnavailable
 from flask_safesession.events import SessionCreated, SessionEnded, SessionRotated
+from flask_safesession.instrumentation import prometheus
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import AppKit, FakeClock
 

@@ -21,11 +21,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_safesession import reaper, session
+from flask_safesession import session
+from flask_safesession.admin import purge as reaper
+from flask_safesession.admin.purge import PurgeReport
 from flask_safesession.extension import State
-from flask_safesession.reaper import PurgeReport
-from flask_safesession.stores import connections
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis.servers import connections
 
 from . import proxy, servers
 from .servers import Server, poll

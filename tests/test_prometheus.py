@@ -21,16 +21,10 @@ from flask import Flask
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from flask_safesession import (
-    ConfigError,
-    SafeSession,
-    StoreUnavailable,
-    events,
-    prometheus,
-    session,
-)
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable, events, session
 from flask_safesession.events import emit
-from flask_safesession.prometheus.counts import CALL_BUCKETS, _Times
+from flask_safesession.instrumentation import prometheus
+from flask_safesession.instrumentation.prometheus.counts import CALL_BUCKETS, _Times
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
@@ -519,7 +513,7 @@ def test_where_files_are_shared_a_registry_more_counts_nothing_twice(tmp_path: P
 TWO_REGISTRIES = """
 from flask import Flask, session
 from flask_safesession import SafeSession
-from flask_safesession.prometheus import instrument
+from flask_safesession.instrumentation.prometheus import instrument
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 

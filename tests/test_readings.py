@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from flask_safesession.admin.readings import FRESH_FOR, TREND_OVER, Readings, full_in
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.readings import FRESH_FOR, TREND_OVER, Readings, full_in
 from flask_safesession.stores.base import Census, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key

@@ -23,13 +23,14 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
-from flask_safesession import SafeSession, StoreUnavailable, reaper, session
+from flask_safesession import SafeSession, StoreUnavailable, session
+from flask_safesession.admin import purge as reaper
+from flask_safesession.admin.purge import PurgeReport, Reaper, audit, purge, purge_steps
 from flask_safesession.events import session_ended, store_failed, store_purged
-from flask_safesession.reaper import PurgeReport, Reaper, audit, purge, purge_steps
+from flask_safesession.model.tokens import tier_tag, user_tag
 from flask_safesession.stores.base import AuditStep, PurgeStep, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
-from flask_safesession.tokens import tier_tag, user_tag
 
 from .servers import Server
 from .test_memory import PATIENCE, in_child
@@ -286,7 +287,8 @@ EXIT = """
 import threading
 from datetime import datetime, timezone
 from flask import Flask
-from flask_safesession import SafeSession, reaper
+from flask_safesession import SafeSession
+from flask_safesession.admin import purge as reaper
 from flask_safesession.stores.memory import MemoryStore
 
 purging = threading.Event()

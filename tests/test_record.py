@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_safesession.expiry import MAX_DURATION
-from flask_safesession.record import (
+from flask_safesession.model.policy import MAX_DURATION
+from flask_safesession.model.record import (
     MAX_NOTE,
     Draft,
     Record,
@@ -20,7 +20,7 @@ from flask_safesession.record import (
     record_from,
     touched,
 )
-from flask_safesession.tokens import NO_USER, new_stamp, tier_tag, user_tag
+from flask_safesession.model.tokens import NO_USER, new_stamp, tier_tag, user_tag
 
 STAMPS = st.text("abcXYZ019_-", min_size=7, max_size=7)
 # Eleven hexadecimal digits of milliseconds last until the year 2527.

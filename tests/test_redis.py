@@ -15,12 +15,12 @@ import redis
 from flask import Flask
 
 from flask_safesession import StoreUnavailable, session
-from flask_safesession.record import dumps_draft
+from flask_safesession.model.record import dumps_draft
+from flask_safesession.model.tokens import NO_USER, new_stamp
 from flask_safesession.stores.base import Conflict, Gone, Live, Rules, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
-from flask_safesession.tokens import NO_USER, new_stamp
 
 from . import proxy as proxies
 from . import servers

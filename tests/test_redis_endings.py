@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from flask_safesession.stores import base, shard
+from flask_safesession.model.tokens import new_id, new_stamp, user_tag
+from flask_safesession.stores import base
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.scripts import Script
+from flask_safesession.stores.redis import RedisStore, shard
+from flask_safesession.stores.redis.scripts import Script
 from flask_safesession.testing import age_redis, make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from . import servers
 from .sharding_kit import index_of
@@ -78,7 +78,7 @@ def load(store: RedisStore, key: str) -> object:
 
 
 def test_the_scripts_have_the_limits_of_all_stores() -> None:
-    folder = resources.files("flask_safesession.stores") / "lua"
+    folder = resources.files("flask_safesession.stores.redis") / "lua"
     text = "".join((folder / f"_{part}.lua").read_text() for part in ("common", "admission"))
     for name in ("MAX_TOMBSTONES", "MAX_TOMBSTONES_OF_USER", "MAX_EVICTIONS", "TOMBSTONE_TTL"):
         assert constant(name) in text

@@ -13,8 +13,7 @@ import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
 
-from flask_safesession import saving, session, tokens
-from flask_safesession.codec import encode
+from flask_safesession import session
 from flask_safesession.events import (
     SessionEnded,
     SessionLost,
@@ -24,12 +23,15 @@ from flask_safesession.events import (
     session_lost,
     session_merged,
 )
-from flask_safesession.record import Draft
-from flask_safesession.session import merge, own_changes
+from flask_safesession.model import tokens
+from flask_safesession.model.codec import encode
+from flask_safesession.model.record import Draft
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit, make_rules
-from flask_safesession.tokens import new_stamp
+from flask_safesession.web import saving
+from flask_safesession.web.session import merge, own_changes
 
 from .counting import CountingStore
 from .security_kit import overwrite, raw

@@ -28,10 +28,10 @@ from itsdangerous import Signer
 from redis.connection import AbstractConnection
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
-from flask_safesession.record import header_length
+from flask_safesession.model.record import header_length
+from flask_safesession.model.tokens import KEY_LENGTH, is_handle, new_id, sign, unsign
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit
-from flask_safesession.tokens import KEY_LENGTH, is_handle, new_id, sign, unsign
 
 from .security_kit import (
     KEY,
@@ -140,7 +140,7 @@ def _ids_of_a_fork(number: int) -> set[str]:
 def _ids_of_a_new_process(number: int) -> set[str]:
     code = (
         "import random; random.seed(0)\n"
-        "from flask_safesession.tokens import new_id\n"
+        "from flask_safesession.model.tokens import new_id\n"
         f"for _ in range({number}): print(new_id().reveal())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -164,7 +164,7 @@ def test_a_collision_of_ids_is_refused_and_overwrites_nothing(
     taken = site.visit(login("first")).cookie
     mine = [site.visit(write("a", 1)).cookie] if rotating else []
     draws = [site.sid(taken), new_id()]
-    monkeypatch.setattr("flask_safesession.saving.new_id", lambda _bucket="": draws.pop(0))
+    monkeypatch.setattr("flask_safesession.web.saving.new_id", lambda _bucket="": draws.pop(0))
     second = site.visit(login("second"), *mine).cookie
     assert draws == []
     assert second != taken
@@ -248,7 +248,7 @@ def test_no_verification_failure_falls_through_to_another_decoder(
     memory_site: Site, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr("flask_safesession.interface.decode", decoded.append)
+    monkeypatch.setattr("flask_safesession.web.interface.decode", decoded.append)
     assert memory_site.visit(read, HOSTILE[kind]()).value == {}
     assert decoded == []
 

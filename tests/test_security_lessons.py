@@ -20,7 +20,7 @@ import redis
 from flask import Flask, Response
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
-from flask_safesession.record import header_length
+from flask_safesession.model.record import header_length
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 

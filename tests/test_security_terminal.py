@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask, session
 
-from flask_safesession import StoreUnavailable, note
-from flask_safesession.codec import encode
+from flask_safesession import StoreUnavailable
+from flask_safesession.model import note
+from flask_safesession.model.codec import encode
+from flask_safesession.model.tokens import tier_tag
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key
-from flask_safesession.tokens import tier_tag
 
 from . import servers
 from .test_cli import MakeApp, Said, run

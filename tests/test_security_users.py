@@ -12,9 +12,9 @@ from flask import Flask
 
 from flask_safesession import NotFresh, SafeSession, session
 from flask_safesession.events import session_replayed
+from flask_safesession.model.tokens import new_id, new_stamp
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.testing import StoreKit, make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp
 
 from . import servers
 from .conftest import redis_kit

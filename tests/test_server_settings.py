@@ -11,9 +11,9 @@ import pytest
 
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.redis_url import topology_of
-from flask_safesession.stores.scripts import Caller
-from flask_safesession.stores.server_settings import findings
+from flask_safesession.stores.redis.check import findings
+from flask_safesession.stores.redis.scripts import Caller
+from flask_safesession.stores.redis.url import topology_of
 
 from . import fleets, servers
 from .conftest import REAL

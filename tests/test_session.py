@@ -11,7 +11,8 @@ import pytest
 from flask.sessions import SessionMixin
 
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.session import Loaded, Session, SessionInfo, is_empty
+from flask_safesession.web.info import SessionInfo
+from flask_safesession.web.session import Loaded, Session, is_empty
 
 
 class Loader:

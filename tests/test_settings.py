@@ -20,10 +20,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession
-from flask_safesession.expiry import Limits
-from flask_safesession.identity import UserKey
-from flask_safesession.keys import DEFAULTS
-from flask_safesession.settings import Settings, hide_password, read_settings
+from flask_safesession.config.reading import DEFAULTS
+from flask_safesession.config.settings import Settings, hide_password, read_settings
+from flask_safesession.model.identity import UserKey
+from flask_safesession.model.policy import Limits
 from flask_safesession.stores.base import Cap
 from flask_safesession.stores.memory import MemoryStore
 

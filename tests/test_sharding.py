@@ -10,12 +10,12 @@ import pytest
 from flask import Flask
 
 from flask_safesession import ConfigError, StoreFull, StoreUnavailable, session
-from flask_safesession.stores import connections
+from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Gone, Live, Taken, Terms
-from flask_safesession.stores.layout import MAX_SHARDS, shard_of
-from flask_safesession.stores.shard import Shard
+from flask_safesession.stores.redis.layout import MAX_SHARDS, shard_of
+from flask_safesession.stores.redis.servers import connections
+from flask_safesession.stores.redis.shard import Shard
 from flask_safesession.testing import make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from . import servers
 from .sharding_kit import RULES, Make, add, index_of, payload

@@ -13,11 +13,11 @@ import redis
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.events import SessionEnded, session_ended
-from flask_safesession.stores import connections
+from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Live, Terms
-from flask_safesession.stores.layout import shard_of
+from flask_safesession.stores.redis.layout import shard_of
+from flask_safesession.stores.redis.servers import connections
 from flask_safesession.testing import make_draft, make_rules
-from flask_safesession.tokens import new_id, new_stamp, user_tag
 
 from . import servers
 from .sharding_kit import RULES, Make, add, payload

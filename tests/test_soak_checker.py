@@ -353,6 +353,8 @@ def test_what_stands_in_for_a_session_may_get_a_cookie_also_when_it_is_read() ->
     taken = stood_in(4, ONE, got="B", rotated=True, calls=calls)
     assert kinds(SIGNED_IN, OUT, BEGUN, taken, x(READ, 5, sent="B", data=ONE)) == set()
     assert kinds(SIGNED_IN, read("A", 1, calls=calls[:2])) == {"more store calls than promised"}
+    failed = x(READ, 4, sent="A", calls=calls[:2], **REFUSED)
+    assert kinds(SIGNED_IN, OUT, BEGUN, failed, faults=STOP) == set()
 
 
 # -- what is not there ----------------------------------------------------------------------------

@@ -24,14 +24,14 @@ import pytest
 from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable, session
-from flask_safesession.expiry import DEFAULT_TIER
-from flask_safesession.settings import read_settings
+from flask_safesession.config.settings import read_settings
+from flask_safesession.model.policy import DEFAULT_TIER
+from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores import admission, endings, engine, relimiting
 from flask_safesession.stores.base import Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
-from flask_safesession.tokens import user_tag
 
 from . import test_memory
 from .sites.running import run_greenlets

@@ -18,7 +18,9 @@ import fakeredis
 import pytest
 from flask import Flask
 
-from flask_safesession import ConfigError, SafeSession, StoreUnavailable, foresight, reaper
+from flask_safesession import ConfigError, SafeSession, StoreUnavailable
+from flask_safesession.admin import purge as reaper
+from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore

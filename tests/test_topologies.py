@@ -11,7 +11,7 @@ import redis
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.redis_url import topology_of
+from flask_safesession.stores.redis.url import topology_of
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from . import fleets, servers

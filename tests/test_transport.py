@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from flask_safesession import transport
+from flask_safesession.web import transport
 
 _PIECES = [
     "session",

@@ -87,10 +87,10 @@ class _Sessions:
             yield from self._gone(x, life, "dropped", "a change was dropped")
 
     def is_over(self, x: Exchange) -> bool:
-        """Whether *x* came with the cookie of a session that is over, so that it costs more."""
+        """Whether *x* came with the cookie of a session that is, or may be, over: it costs more."""
         life = self._lives.get(x.sent or "")
         found = life.stand_ins.found(x) if life else Found.NOTHING
-        return bool(x.sent) and found is not Found.OWN
+        return bool(x.sent) and (found is not Found.OWN or not x.done)
 
     # -- whose data it is -----------------------------------------------------------------------
 

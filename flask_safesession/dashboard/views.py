@@ -10,12 +10,12 @@ import flask
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
+from ..admin.stats import Stats
 from ..errors import StoreUnavailable
-from ..expiry import ANONYMOUS_TIER
 from ..extension import SafeSession
-from ..figures import Stats
-from ..session import SessionInfo
+from ..model.policy import ANONYMOUS_TIER
 from ..stores.base import Owning
+from ..web.info import SessionInfo
 from .chart import chart_of
 from .csrf import is_token_of, new_token
 from .minutes import Minutes

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..errors import StoreFull, TooManySessions
-from ..expiry import ANONYMOUS_TIER
-from ..record import Record
-from ..tokens import NO_USER, tier_tag
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Record
+from ..model.tokens import NO_USER, tier_tag
 from .base import EVICTED, MAX_EVICTIONS, Cap, Rules
 from .tables import Tables, group_of, read_heads
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event
-from ..expiry import Policy
-from ..record import Draft, Record
-from ..tokens import NO_USER
+from ..model.policy import Policy
+from ..model.record import Draft, Record
+from ..model.tokens import NO_USER
 
 #: How long an explicit end is remembered, in milliseconds.
 TOMBSTONE_TTL = 60_000

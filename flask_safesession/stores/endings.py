@@ -7,8 +7,8 @@ kept of others.
 
 from __future__ import annotations
 
-from ..record import Record
-from ..tokens import NO_USER
+from ..model.record import Record
+from ..model.tokens import NO_USER
 from .base import (
     MAX_TOMBSTONES,
     MAX_TOMBSTONES_OF_USER,

@@ -7,9 +7,9 @@ two in step.
 
 from __future__ import annotations
 
-from ..expiry import ANONYMOUS_TIER
-from ..record import Draft, Record, limited, record_from, touched
-from ..tokens import NO_USER, tier_tag
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Draft, Record, limited, record_from, touched
+from ..model.tokens import NO_USER, tier_tag
 from . import relimiting
 from .admission import Leaving, Victims, for_one_more, over_the_cap
 from .base import (

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from sortedcontainers import SortedList
 
-from ..expiry import ANONYMOUS_TIER
-from ..record import GENERATIONS, Record, dumps, glance, loads
-from ..tokens import KEY_LENGTH, NO_USER
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import GENERATIONS, Record, dumps, glance, loads
+from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import LISTED, REVOKED, Removed
 from .tables import KINDS, Ending, Entry, group_of
 

@@ -10,9 +10,9 @@ import json
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, Policy
-from ..record import Record, limited
-from ..tokens import tier_tag
+from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, Policy
+from ..model.record import Record, limited
+from ..model.tokens import tier_tag
 from .base import RelimitStep
 from .tables import Entry, Tables
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple, Protocol
 
-from ..expiry import ANONYMOUS_TIER
-from ..record import Record, loads
-from ..tokens import NO_USER
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Record, loads
+from ..model.tokens import NO_USER
 from .base import Listed, Removed
 
 #: Kinds of what is kept of sessions that are over: tombstones of anonymous and of users' sessions,

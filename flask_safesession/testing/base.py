@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..expiry import DEFAULT_TIER
-from ..record import Draft, Record
+from ..model.policy import DEFAULT_TIER
+from ..model.record import Draft, Record
+from ..model.tokens import new_id, new_stamp, user_tag
 from ..stores.base import Live, Rules, Terms
-from ..tokens import new_id, new_stamp, user_tag
 from .kit import StoreKit, make_draft, new_key
 
 

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..expiry import DEFAULT_TIER, Limits, Policy
-from ..record import Draft
+from ..model.policy import DEFAULT_TIER, Limits, Policy
+from ..model.record import Draft
+from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
 from ..stores.base import Cap, Rules, Store
-from ..tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
 
 MINUTE = 60_000
 

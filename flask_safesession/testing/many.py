@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import StoreFull
-from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, Limits
+from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, Limits
 from ..stores.base import Rules
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ..errors import TooManySessions
-from ..expiry import DEFAULT_TIER, Limits
+from ..model.policy import DEFAULT_TIER, Limits
+from ..model.tokens import new_stamp, tier_tag, user_tag
 from ..stores.base import LISTED, Gone, Owning, Removed, Rules, Terms
-from ..tokens import new_stamp, tier_tag, user_tag
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, together
 

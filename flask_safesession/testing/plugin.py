@@ -13,13 +13,14 @@ from typing import Any, Literal, Self, TypeVar, cast, get_args
 from flask import Flask
 from flask.testing import FlaskClient
 
+from ..config.settings import Settings
 from ..events import Event, SessionEnded, emit
-from ..expiry import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
-from ..interface import SafeSessionInterface
-from ..session import Session, SessionInfo
-from ..settings import Settings
+from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
+from ..model.tokens import new_stamp
 from ..stores.base import REVOKED, Gone, Live, Rules, Store
-from ..tokens import new_stamp
+from ..web.info import SessionInfo
+from ..web.interface import SafeSessionInterface
+from ..web.session import Session
 from .tampering import Clock, clock_of, down
 
 _E = TypeVar("_E")

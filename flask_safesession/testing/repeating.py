@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..model.tokens import new_stamp, user_tag
 from ..stores.base import Conflict, Gone, Owning, Terms
-from ..tokens import new_stamp, user_tag
 from .base import ContractBase, used_after
 from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..expiry import DEFAULT_TIER, Limits
+from ..model.policy import DEFAULT_TIER, Limits
+from ..model.tokens import new_stamp, tier_tag, user_tag
 from ..stores.base import Conflict, Gone, Live, Taken, Terms
-from ..tokens import new_stamp, tier_tag, user_tag
 from .base import ContractBase, used_after
 from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together
 

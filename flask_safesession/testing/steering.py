@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..expiry import DEFAULT_TIER, Limits
+from ..model.policy import DEFAULT_TIER, Limits
 from ..stores.base import Relimiting, Rules, Steerable
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_rules, together

@@ -47,7 +47,7 @@ def clock_of(store: Store, advance: Callable[[int], None] | None) -> Clock:
     if advance is not None:
         return Clock(advance, _nothing)
     # Imported here: apps on memory do not pay for redis-py.
-    from ..stores.redis import RedisStore
+    from ..stores.redis.store import RedisStore
 
     if isinstance(store, RedisStore):
         return Clock(partial(_age, store), _nothing)

@@ -34,7 +34,7 @@ from werkzeug.serving import make_server
 
 import example.watch
 from example import create_app
-from flask_safesession.session import as_datetime
+from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from flask_safesession.dashboard import pages
-from flask_safesession.session import as_datetime
+from flask_safesession.model.policy import as_datetime
 from flask_safesession.testing import FakeClock
 
 from .looking import DESKTOP, PHONE, fits, note_hosts, same_visitor, violations

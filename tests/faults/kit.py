@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
-from flask_safesession.stores.breaker import FAILURES
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import _AGE
 
 from .. import servers

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from flask_safesession.events import ReplicasMissing
-from flask_safesession.stores import scripts
+from flask_safesession.stores.redis import scripts
 
 from .. import servers
 from .kit import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flask_safesession.events import StoreFailed, StoreStateChanged
-from flask_safesession.stores.breaker import PROBE_INTERVAL
+from flask_safesession.stores.remote.breaker import PROBE_INTERVAL
 from flask_safesession.testing.kit import together
 
 from .. import proxy as proxies

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from flask_safesession.errors import StoreUnavailable
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Gone, Live, Rules, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
-from flask_safesession.tokens import new_stamp
 
 from .. import fleets, servers
 from ..test_memory import in_child

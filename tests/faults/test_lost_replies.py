@@ -10,8 +10,8 @@ import redis
 
 from flask_safesession import session
 from flask_safesession.stores.base import Live
-from flask_safesession.stores.connections import Connections
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis.servers.connections import Connections
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from .. import servers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flask_safesession.events import StoreFailed
-from flask_safesession.stores.breaker import FAILURES
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import together
 
 from .. import proxy as proxies

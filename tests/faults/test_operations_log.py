@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from flask_safesession import ConfigError
-from flask_safesession.stores.breaker import FAILURES
-from flask_safesession.stores.connections import deadline
-from flask_safesession.tokens import new_id, sign
+from flask_safesession.model.tokens import new_id, sign
+from flask_safesession.stores.redis.servers.connections import deadline
+from flask_safesession.stores.remote.breaker import FAILURES
 
 from .. import fleets, servers
 from .kit import Site, good, outage, read, unavailable

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from flask import Flask
 
-from flask_safesession import reaper
+from flask_safesession.admin import purge as reaper
 
 from .. import proxy
 from ..servers import Server, poll

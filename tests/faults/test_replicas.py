@@ -11,10 +11,10 @@ from flask import Flask
 
 from flask_safesession import session
 from flask_safesession.events import ReplicasMissing, replicas_missing
+from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Gone, Live, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
-from flask_safesession.tokens import new_stamp
 
 from .. import proxy as proxies
 from .. import servers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_safesession.stores.breaker import FAILURES, PROBE_INTERVAL
+from flask_safesession.stores.remote.breaker import FAILURES, PROBE_INTERVAL
 from flask_safesession.testing.kit import together
 
 from .. import servers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flask_safesession.events import SessionEnded, SessionLost, StoreFailed
-from flask_safesession.record import loads
+from flask_safesession.model.record import loads
 
 from .. import servers
 from .kit import (

@@ -8,7 +8,8 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response
 
-from flask_safesession import SafeSession, reaper, session
+from flask_safesession import SafeSession, session
+from flask_safesession.admin import purge as reaper
 
 views = Blueprint("site", __name__)
 
@@ -60,7 +61,7 @@ def make_app() -> Flask:
     )
     made.register_blueprint(views)
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        from flask_safesession import prometheus
+        from flask_safesession.instrumentation import prometheus
 
         made.add_url_rule("/metrics", "metrics", prometheus.instrument(safe).page)
         made.add_url_rule("/purge", "purge", lambda: safe.purge()._asdict())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ConfigError
-from ...record import loads
+from ...model.record import loads
 from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
 from ..engine import Engine, lease, used
 from .connections import Connections

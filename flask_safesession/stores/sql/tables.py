@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
-from ...expiry import ANONYMOUS_TIER
-from ...record import GENERATIONS, Record, dumps, loads
-from ...tokens import NO_USER
+from ...model.policy import ANONYMOUS_TIER
+from ...model.record import GENERATIONS, Record, dumps, loads
+from ...model.tokens import NO_USER
 from ..base import CORRUPT, LISTED, REVOKED, Removed
 from ..tables import Ending, Entry
 from .statements import statements

@@ -1,0 +1,1 @@
+"""Looking after sessions from outside a request."""

@@ -1,0 +1,6 @@
+"""``flask safesession …``: look after the sessions of an app from a shell."""
+
+from . import maintenance, sessions, tune
+from .group import commands
+
+__all__ = ["commands", "maintenance", "sessions", "tune"]

@@ -1,0 +1,69 @@
+"""The group of commands, and what they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from ...config.settings import Settings
+from ...errors import StoreUnavailable
+from ...model.text import printable, printable_lines
+
+commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
+
+#: The option that all commands have.
+as_json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
+)
+
+
+def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand the app's state to *command*; a store that is down is a message, not a traceback."""
+
+    @wraps(command)
+    def guarded(**options: Any) -> Any:
+        try:
+            return command(current_app.extensions["safesession"], **options)
+        except StoreUnavailable as error:
+            text = printable(f"The session store cannot be used: {error}")
+            raise click.ClickException(text) from error
+        except click.ClickException as error:
+            vars(error)["message"] = printable_lines(error.message)  # a constant, to type checkers
+            raise
+
+    return guarded
+
+
+def settings_of(state: Any) -> Settings:
+    """The settings that the fleet goes by."""
+    state.steering.look()
+    settings: Settings = state.settings
+    return settings
+
+
+def say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> None:
+    """Print *result* as JSON, or *text*; a *note* beside it."""
+    if as_json:
+        click.echo(json_of(result | ({"note": note} if note else {})))
+        return
+    click.echo(printable_lines(text))
+    if note:
+        click.echo(note, err=True)
+
+
+def json_of(result: dict[str, Any]) -> str:
+    """*result* as JSON in ASCII: the only control character that it leaves as it is, is DEL."""
+    return json.dumps(result).replace("\x7f", "\\u007f")
+
+
+def note_of_memory(state: Any) -> str:
+    """What to say where another process cannot be seen."""
+    if state.store.shared:
+        return ""
+    return "The store is in memory: this command cannot see the sessions of the running server."

@@ -1,0 +1,113 @@
+"""``purge``, ``stats`` and ``check``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import click
+from flask import current_app
+
+from ...config.settings import MAX_BATCH
+from ...model.text import printable
+from ..check import NAMES, findings
+from ..purge import announce, audit, purge_steps, relimit
+from ..stats import stats_of
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+from .watch import text_of, watch
+
+# A full round over the store; only a store of some hundred million sessions has more slices.
+_FULL_ROUND = 1_000_000
+# Sessions from which on a purge shows its progress.
+_LONG = 1000
+
+
+@commands.command()
+@click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions a step removes at most.")
+@click.option("--dry-run", is_flag=True, help="Only say how many sessions are due.")
+@as_json_option
+@on_store
+def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
+    """Remove the sessions that are due, and mend the index."""
+    settings = settings_of(state)
+    due = state.store.census(settings.rules).due
+    if dry_run:
+        say(as_json, {"due": due}, f"{due} sessions are due.", note=note_of_memory(state))
+        return
+    if batch is not None:
+        settings = replace(settings, purge_batch=batch)
+    relimit(state.store, settings)
+    removed = trimmed = 0
+    with _progress(due, shown=due >= _LONG and not as_json) as advance:
+        for step in purge_steps(state.store, settings):
+            announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
+            removed, trimmed = removed + step.due, trimmed + step.trimmed
+            advance(step.due)
+    # The first may go on where the job has stopped in the middle; the second sees everything.
+    mended = sum(audit(state.store, settings, _FULL_ROUND) for _ in range(2))
+    result = {"due": removed, "trimmed": trimmed, "mended": mended}
+    text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
+    say(as_json, result, text, note=note_of_memory(state))
+
+
+@commands.command()
+@click.option(
+    "--watch",
+    "interval",
+    type=click.FloatRange(0.1),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Look again every 2 seconds, or so many, until Ctrl-C.",
+)
+@click.option("--count", type=click.IntRange(1), help="With --watch: stop after so many looks.")
+@as_json_option
+@on_store
+def stats(state: Any, interval: float | None, count: int | None, as_json: bool) -> None:
+    """Show how many sessions there are, against the cap and by tier, and how the servers are."""
+    if interval is not None:
+        watch(state, interval, count, as_json)
+        return
+    if count is not None:
+        raise click.UsageError("--count is for --watch: give both, or neither")
+    found = stats_of(state.store, settings_of(state))
+    say(as_json, found._asdict(), text_of(found), note=note_of_memory(state))
+
+
+@commands.command()
+@click.option(
+    "--ignore",
+    type=click.Choice(NAMES),
+    metavar="NAME",
+    multiple=True,
+    help="A finding, by its name, that is as it should be; as often as needed.",
+)
+@as_json_option
+@on_store
+def check(state: Any, ignore: tuple[str, ...], as_json: bool) -> None:
+    """Audit the deployment: keys, cookie flags, processes, the store's settings.
+
+    Exits with 1 when there is a finding that is not ignored.
+    """
+    found = [one for one in findings(current_app, state) if one.name not in ignore]
+    text = "\n".join(f"- {printable(one.text)} [{one.name}]" for one in found) or "No findings."
+    result = {"findings": [one._asdict() for one in found]}
+    say(as_json, result, text, note=note_of_memory(state))
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+def _ignore(done: int) -> None:
+    """Where no progress is shown."""
+
+
+@contextmanager
+def _progress(length: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    if not shown:
+        yield _ignore
+        return
+    with click.progressbar(length=length, label="Purging", file=sys.stderr) as bar:
+        yield bar.update

@@ -1,0 +1,287 @@
+"""``list``, ``show`` and ``end``: whose sessions there are. Handles only, never IDs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import click
+from flask import current_app
+
+from ...config.overrides import DOCUMENT
+from ...model.codec import UndecodableError, decode
+from ...model.policy import milliseconds
+from ...model.text import printable
+from ...model.tokens import KEY_LENGTH, new_stamp
+from ...stores.base import Live, Owning, Steerable
+from ...web.info import SessionInfo
+from .. import directory
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+
+# Sessions that the store is asked for at once.
+_PAGE = 200
+# A handle may begin with a dash.
+_DASHES = {"ignore_unknown_options": True}
+# Bits of a number that is shown in digits; Python writes at least 640 of them.
+_LONGEST_NUMBER = 2000
+_HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
+
+
+def _handle(context: Any, option: Any, value: str | None) -> str | None:
+    """A session's handle, as lists and logs have it."""
+    del context, option
+    if value is not None and not _HANDLE.fullmatch(value):
+        raise click.BadParameter(f"{printable(value)!r} is no handle: `list` shows them")
+    return value
+
+
+def _name(context: Any, option: Any, value: str | None) -> str | None:
+    """A user; a variable of a script that is not set names nobody."""
+    del context, option
+    if value == "":
+        raise click.BadParameter("it is empty: name a user")
+    return value
+
+
+def _duration(context: Any, option: Any, value: str | None) -> int | None:
+    """A duration, in milliseconds."""
+    del context, option
+    try:
+        return None if value is None else milliseconds(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{printable(value)!r}: {error}") from error
+
+
+@commands.command("list")
+@click.option("--user", callback=_name, help="Only this user's, newest first.")
+@click.option("--tier", help="Only of this tier (anonymous: of strangers).")
+@click.option("--idle-over", callback=_duration, help="Only those unused for so long: 20m, 2h.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+@as_json_option
+@on_store
+def list_sessions(
+    state: Any,
+    user: str | None,
+    tier: str | None,
+    idle_over: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List live sessions: whose, how long unused, how long they have left."""
+    settings, now = settings_of(state), _now(state)
+    _check_tier(settings, tier)
+    found = _of_user(state, user, tier) if user is not None else _all(state, tier)
+    idle = (one for one in found if idle_over is None or _idle(one, now) * 1000 >= idle_over)
+    listed = list(islice(idle, limit + 1))
+    more, listed = len(listed) > limit, listed[:limit]
+    result = {"sessions": [_described(one, now) for one in listed], "more": more}
+    text = _table(listed, now) if listed else "No sessions."
+    say(
+        as_json,
+        result,
+        text + ("\nThere are more: --limit." if more else ""),
+        note_of_memory(state),
+    )
+
+
+@commands.command(context_settings=_DASHES)
+@click.argument("handle", callback=_handle)
+@click.option("--data", "with_data", is_flag=True, help="Also what the app has stored in it.")
+@as_json_option
+@on_store
+def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
+    """Show one session, without using it: its idle time goes on."""
+    settings, now = settings_of(state), _now(state)
+    info = directory.find(state.store, settings, handle)
+    if info is None:
+        raise click.ClickException("No live session has this handle.")
+    result = _described(info, now)
+    if with_data:
+        result["data"] = _data(state, handle)
+    lines = [f"{name}: {_shown(value)}" for name, value in result.items() if value is not None]
+    say(as_json, result, "\n".join(lines), note_of_memory(state))
+
+
+@commands.command(context_settings=_DASHES)
+@click.argument("handle", callback=_handle, required=False)
+@click.option("--user", callback=_name, help="All sessions of this user.")
+@click.option("--keep", callback=_handle, help="With --user: but not the one with this handle.")
+@click.option("--all", "everybody", is_flag=True, help="All sessions there are; asks first.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@as_json_option
+@on_store
+def end(
+    state: Any,
+    handle: str | None,
+    user: str | None,
+    keep: str | None,
+    everybody: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """End one session, all of a user, or all there are. Exits with 1 if there was none."""
+    if (handle is not None) + (user is not None) + everybody != 1:
+        raise click.UsageError("Give one of: a handle, --user, --all.")
+    if (keep and user is None) or (yes and not everybody):
+        raise click.UsageError("--keep goes with --user, and --yes with --all.")
+    settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
+    if everybody:
+        ended = _end_all(state, sure=yes)
+    elif user is not None:
+        _owning(state)
+        ended = directory.end_user(app, state.store, settings, user, keep)
+    else:
+        ended = int(directory.end(app, state.store, settings, str(handle)))
+    text = f"Ended {ended} session{'' if ended == 1 else 's'}."
+    say(as_json, {"ended": ended}, text, note_of_memory(state))
+    if not ended:
+        raise click.exceptions.Exit(1)
+
+
+def _end_all(state: Any, *, sure: bool) -> int:
+    count: int = state.store.census(state.settings.rules).total
+    if not sure:
+        question = f"End all {count} sessions, of users and of strangers?"
+        click.confirm(question, abort=True, err=True)
+    _owning(state).end_all(new_stamp())
+    return count
+
+
+def _of_user(state: Any, user: str, tier: str | None) -> Iterator[SessionInfo]:
+    _owning(state)
+    found = directory.sessions_of(state.store, state.settings, user, None)
+    return (one._replace(user=user) for one in found if tier in (None, one.tier))
+
+
+def _all(state: Any, tier: str | None) -> Iterator[SessionInfo]:
+    _owning(state)
+    after: str | None = None
+    while True:
+        page = directory.browse(state.store, state.settings, tier, after, _PAGE)
+        yield from page.sessions
+        after = page.next
+        if after is None:
+            return
+
+
+def _owning(state: Any) -> Owning:
+    try:
+        return directory.owning(state.store)
+    except TypeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _check_tier(settings: Any, tier: str | None) -> None:
+    names = {"anonymous", *settings.rules.policy.order}
+    if tier is not None and tier not in names:
+        raise click.BadParameter(
+            f"{printable(tier)!r} is no tier; there are {', '.join(sorted(names))}",
+            param_hint="--tier",
+        )
+
+
+def _now(state: Any) -> datetime:
+    """The store's clock, where it can be asked."""
+    now = (
+        state.store.document(DOCUMENT).now / 1000
+        if isinstance(state.store, Steerable)
+        else time.time()
+    )
+    return datetime.fromtimestamp(now, UTC)
+
+
+def _idle(info: SessionInfo, now: datetime) -> float:
+    return max(0.0, (now - info.last_active).total_seconds()) if info.last_active else 0.0
+
+
+def _left(info: SessionInfo, now: datetime) -> float:
+    return max(0.0, (info.expires_at - now).total_seconds()) if info.expires_at else 0.0
+
+
+def _described(info: SessionInfo, now: datetime) -> dict[str, Any]:
+    times = (info.created_at, info.last_active, info.expires_at)
+    created, active, expires = (at and at.isoformat(timespec="milliseconds") for at in times)
+    return {
+        "handle": info.handle,
+        "user": info.user,
+        "tier": info.tier,
+        "created_at": created,
+        "last_active": active,
+        "expires_at": expires,
+        "idle_seconds": round(_idle(info, now), 1),
+        "left_seconds": round(_left(info, now), 1),
+        "client": info.client and info.client._asdict(),
+        "last_client": info.last_client and info.last_client._asdict(),
+    }
+
+
+def _table(listed: Iterable[SessionInfo], now: datetime) -> str:
+    rows: list[tuple[str, ...]] = [("HANDLE", "TIER", "IDLE", "LEFT", "CREATED", "CLIENT")]
+    for one in listed:
+        created = f"{one.created_at:%Y-%m-%d %H:%M:%S}" if one.created_at else ""
+        client = one.last_client and f"{one.last_client.address} {one.last_client.agent}"
+        spans = (_span(_idle(one, now)), _span(_left(one, now)))
+        row = (one.handle, one.tier, *spans, created, client or "")
+        rows.append(tuple(map(printable, row)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _span(seconds: float) -> str:
+    """A time span in its two largest units."""
+    rest, parts = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        if rest >= size or (unit == "s" and not parts):
+            parts.append(f"{rest // size}{unit}")
+        rest %= size
+    return "".join(parts[:2])
+
+
+def _data(state: Any, handle: str) -> Any:
+    answer = state.store.load(handle, state.settings.rules, slide=False)
+    if not isinstance(answer, Live):
+        raise click.ClickException("The session has just ended.")
+    try:
+        return _as_json(decode(answer.record.payload))
+    except UndecodableError as error:
+        raise click.ClickException(f"The data cannot be read: {error}") from error
+
+
+def _as_json(value: Any) -> Any:
+    """*value* as JSON has it; what JSON does not know as Python shows it."""
+    if isinstance(value, dict):
+        return _as_object(dict(dict.items(value)))
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return hex(value)  # Python refuses to write it in digits
+    known = isinstance(value, (str, int)) or value is None
+    return value if known or (isinstance(value, float) and isfinite(value)) else _spelled(value)
+
+
+def _as_object(data: dict[Any, Any]) -> Any:
+    """A dict as an object; as a list of pairs where two keys would look the same."""
+    pairs = [(k if isinstance(k, str) else _spelled(k), _as_json(v)) for k, v in data.items()]
+    shown = dict(pairs)
+    return shown if len(shown) == len(pairs) else [list(pair) for pair in pairs]
+
+
+def _spelled(value: Any) -> str:
+    """*value* as Python shows it, for the kinds that JSON does not have."""
+    try:
+        return repr(value)
+    except ValueError:  # a number in it that Python refuses to write in digits
+        return f"<{type(value).__name__} with a number that is too long>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return printable(value or "")
+    return printable(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,108 @@
+"""``tune``: other settings for the whole fleet, while it runs."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+import click
+
+from ...config.overrides import Tuned, shown
+from ...model.text import printable
+from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+
+# What gives a setting back to each app's own.
+_OWN = "own"
+
+
+@commands.command()
+@click.option("--idle-timeout", help="A duration, such as 20m; `own`: each app's own again.")
+@click.option("--lifetime", help="Likewise.")
+@click.option(
+    "--tier",
+    "tiers",
+    type=(str, str),
+    multiple=True,
+    metavar="NAME LIMIT",
+    help="Such as: admin idle_timeout=5m; admin own.",
+)
+@click.option("--max-sessions", help="How many there may be; `own`.")
+@click.option("--check-interval", help="A duration; `own`.")
+@click.option("--reset", is_flag=True, help="Give back all that is not named.")
+@click.option("--by", help="Who it is; otherwise whoever runs this command.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, count the sessions that would end.")
+@as_json_option
+@on_store
+def tune(
+    state: Any,
+    tiers: tuple[tuple[str, str], ...],
+    reset: bool,
+    by: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **asked: str | None,
+) -> None:
+    """Change settings of all processes on the store; without options, show what was changed.
+
+    Each process goes by them within a check interval. Shorter limits also hold for sessions that
+    exist.
+    """
+    settings_of(state)
+    changes: dict[str, Any] = {name: _value(text) for name, text in asked.items() if text}
+    if tiers:
+        changes["tiers"] = _tiers(tiers)
+    if changes or reset:
+        by = by or _whoever_runs_this()
+        tuned = state.steering.tune(changes, by=by, reset=reset, dry_run=dry_run)
+    else:
+        tuned = state.steering.tuned
+    say(as_json, _described(tuned), _told(tuned), note_of_memory(state))
+
+
+def _value(text: str) -> str | None:
+    return None if text == _OWN else text
+
+
+def _tiers(given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    tiers: dict[str, Any] = {}
+    for name, text in given:
+        limit, separator, value = text.partition("=")
+        if text == _OWN:
+            tiers[name] = None
+        elif not separator:
+            raise click.BadParameter(
+                f"{printable(text)!r}: write idle_timeout=5m, lifetime=1h or own",
+                param_hint="--tier",
+            )
+        else:
+            tiers[name] = {**(tiers.get(name) or {}), limit: value}
+    return tiers
+
+
+def _whoever_runs_this() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user without a name
+        return None
+
+
+def _described(tuned: Tuned | None) -> dict[str, Any]:
+    if tuned is None:
+        return {"settings": {}, "by": None, "at": None, "revision": 0}
+    told: dict[str, Any] = {
+        "settings": dict(tuned.settings),
+        "by": tuned.by,
+        "at": tuned.at.isoformat(timespec="milliseconds"),
+        "revision": tuned.revision,
+    }
+    return told if tuned.would_end is None else {**told, "would_end": tuned.would_end}
+
+
+def _told(tuned: Tuned | None) -> str:
+    if tuned is None:
+        return "Each app goes by its own settings."
+    settings = printable(shown(tuned.settings)) or "each app's own settings"
+    if tuned.would_end is not None:
+        return f"With {settings} {tuned.would_end} sessions would end."
+    who = f" by {printable(tuned.by)}" if tuned.by else ""
+    return f"Revision {tuned.revision}{who}, {tuned.at:%Y-%m-%d %H:%M:%S} UTC: {settings}"

@@ -1,0 +1,121 @@
+"""Whose sessions are whose: to list, to describe and to end them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..config.settings import Settings
+from ..errors import name_of
+from ..events import SessionEnded, emit
+from ..model import note as notes
+from ..model.identity import named_user
+from ..model.note import Note
+from ..model.policy import ANONYMOUS_TIER
+from ..model.tokens import NO_USER, is_handle, new_stamp
+from ..stores.base import REVOKED, Gone, Listed, Live, Owning, Store
+from ..web.info import SessionInfo, described
+
+
+class Page(NamedTuple):
+    """Some sessions. ``next`` says where to go on; ``None`` at the end."""
+
+    sessions: list[SessionInfo]
+    next: str | None
+
+
+def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
+    policy, record = settings.rules.policy, one.record
+    is_anonymous = record.user == NO_USER and ANONYMOUS_TIER in policy.tiers
+    tier = ANONYMOUS_TIER if is_anonymous else policy.name_of(record.tier)
+    try:
+        note = notes.loads(record.note)
+    except ValueError:  # a list also shows what cannot be read, so that it can be ended
+        note = Note()
+    return described(one.key, record, note, user, tier)
+
+
+def owning(store: Store) -> Owning:
+    """*store*, if it knows whose sessions are whose.
+
+    :raises TypeError: it does not.
+    """
+    if not isinstance(store, Owning):
+        raise TypeError(
+            f"{name_of(type(store))} does not know whose sessions are whose: give it the methods of"
+            " flask_safesession.stores.base.Owning"
+        )
+    return store
+
+
+def sessions_of(
+    store: Store, settings: Settings, user: Any, current: str | None
+) -> list[SessionInfo]:
+    """The live sessions of *user*, newest first; one script call, whatever the store holds."""
+    listed = owning(store).sessions_of(named_user(user))
+    found = (_listed(one, settings, user) for one in listed)
+    return [info._replace(current=info.handle == current) for info in found]
+
+
+def browse(
+    store: Store, settings: Settings, tier: str | None, after: str | None, limit: int
+) -> Page:
+    """Up to *limit* sessions, tier by tier, those that end last first.
+
+    :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
+    """
+    tiers = [tier] if tier else [ANONYMOUS_TIER, *settings.rules.policy.order]
+    begin, _, last = (after or f"{tiers[0]}|").partition("|")
+    if begin not in tiers or limit < 1:
+        raise ValueError(f"browse(): {after!r} is not where a page ended, or {limit} is below one")
+    found: list[SessionInfo] = []
+    for name in tiers[tiers.index(begin) :]:
+        page = owning(store).page(name, last, limit - len(found))
+        found += [_listed(one, settings) for one in page.sessions]
+        if len(found) >= limit or page.next:
+            return Page(found, f"{name}|{page.next}" if page.next else _after(tiers, name))
+        last = ""
+    return Page(found, None)
+
+
+def _after(tiers: list[str], name: str) -> str | None:
+    following = tiers[tiers.index(name) + 1 :]
+    return f"{following[0]}|" if following else None
+
+
+def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
+    """The session with that handle, without using it."""
+    if not is_handle(handle):
+        return None
+    found = owning(store).look(handle)
+    return None if found is None else _listed(found, settings)
+
+
+def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
+    """End the session with that handle, whatever is in flight; whether there was one."""
+    if not is_handle(handle):
+        return False
+    answer = store.end(handle, new_stamp(), REVOKED, None)
+    if not isinstance(answer, Live):
+        return isinstance(answer, Gone) and answer.repeated
+    _announce(app, settings, [Listed(answer.key or handle, answer.record)])
+    return True
+
+
+def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | None) -> int:
+    """End all sessions of *user* in one step, but for *keep*; how many there were.
+
+    :raises ValueError: *keep* is not a handle, or *user* is nobody.
+    """
+    if keep is not None and not is_handle(keep):
+        raise ValueError(f"keep is {keep!r}, which is no handle: nothing was ended")
+    tag = named_user(user)
+    ended = owning(store).end_user(tag, new_stamp(), REVOKED, keep or "")
+    _announce(app, settings, ended)
+    return len(ended)
+
+
+def _announce(app: Any, settings: Settings, ended: Iterable[Listed]) -> None:
+    for one in ended:
+        tier = settings.rules.policy.name_of(one.record.tier)
+        emit(app, SessionEnded(one.key, REVOKED, tier))

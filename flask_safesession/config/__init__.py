@@ -1,0 +1,1 @@
+"""What an app asked for, checked, and what changes while it runs."""

@@ -1,0 +1,168 @@
+"""How long sessions may last and how many there may be, as the keys of ``app.config`` say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..model.policy import DEFAULT_TIER, Limits, Policy, milliseconds
+from ..stores.base import Cap
+from .reading import PREFIX, Keys, positive
+
+_MAX_TOUCH = 60_000
+_SMALLEST_CAP = 2
+_TIER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_LIMITS = ("idle_timeout", "lifetime")
+
+
+def read_policy(keys: Keys) -> Policy | None:
+    """When sessions end; ``None`` where *keys* has a problem with that."""
+    return _PolicyReader(keys).policy()
+
+
+class _Span(NamedTuple):
+    """A duration in milliseconds, and the setting that it is from, as it was written."""
+
+    length: int
+    setting: str
+    text: str
+
+
+class _Spans(NamedTuple):
+    """What one tier is allowed, in the words of the settings."""
+
+    idle: _Span
+    lifetime: _Span
+
+
+class _PolicyReader:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        given = keys.get("TOUCH_INTERVAL")
+        self._touch = None if given is None else keys.duration_or_zero("TOUCH_INTERVAL")
+
+    def policy(self) -> Policy | None:
+        kind = self._keys.choice("EXPIRY", "sliding", "fixed", "tiered")
+        default = self._default(fixed=kind == "fixed")
+        tiers = self._tiers(kind, default)
+        if default is None:
+            return None
+        self._check_touch([default, *tiers.values()])
+        limits = {name: self._limits(spans) for name, spans in tiers.items()}
+        return Policy(kind, self._limits(default), limits)
+
+    def _default(self, *, fixed: bool) -> _Spans | None:
+        lifetime, idle = self._own("LIFETIME"), self._own("IDLE_TIMEOUT")
+        if not lifetime.length or not idle.length:
+            return None
+        if fixed or not self._keys.is_set("IDLE_TIMEOUT"):
+            idle = lifetime if fixed else min(idle, lifetime)
+        return self._checked(_Spans(idle, lifetime))
+
+    def _own(self, name: str) -> _Span:
+        return _Span(self._keys.duration(name), PREFIX + name, self._keys.shown(name))
+
+    def _checked(self, spans: _Spans) -> _Spans:
+        idle, lifetime = spans
+        if idle.length > lifetime.length:
+            self._keys.problems.append(
+                f"{idle.setting} is {idle.text}, longer than {lifetime.setting} ({lifetime.text}):"
+                " shorten the one or extend the other"
+            )
+        return spans
+
+    def _check_touch(self, tiers: list[_Spans]) -> None:
+        shortest = min(spans.idle for spans in tiers)
+        if self._touch is not None and self._touch >= shortest.length:
+            mend = (
+                f"it must be shorter than {shortest.setting} ({shortest.text}), otherwise use would"
+                " not keep a session alive"
+            )
+            self._keys.complain("TOUCH_INTERVAL", mend)
+
+    def _limits(self, spans: _Spans) -> Limits:
+        idle = spans.idle.length
+        touch = min(idle // 60, _MAX_TOUCH) if self._touch is None else self._touch
+        return Limits(idle, spans.lifetime.length, touch)
+
+    def _tiers(self, kind: str, default: _Spans | None) -> dict[str, _Spans]:
+        tiers = self._keys.get("TIERS")
+        if not isinstance(tiers, Mapping):
+            mend = 'give a dict of names to {"idle_timeout": …, "lifetime": …}'
+            self._keys.complain("TIERS", mend)
+            return {}
+        if tiers and kind in ("sliding", "fixed"):
+            self._keys.problems.append(
+                f"{PREFIX}TIERS is set, but {PREFIX}EXPIRY is {kind!r}: set it to 'tiered'"
+            )
+        if kind == "tiered" and not tiers:
+            self._keys.problems.append(f"{PREFIX}EXPIRY is 'tiered', but {PREFIX}TIERS is empty")
+        read = ((name, self._tier(name, tier, default)) for name, tier in tiers.items())
+        return {name: limits for name, limits in read if limits is not None}
+
+    def _tier(self, name: object, tier: object, default: _Spans | None) -> _Spans | None:
+        where, problems = f"{PREFIX}TIERS[{name!r}]", self._keys.problems
+        if not isinstance(name, str) or not _TIER_NAME.fullmatch(name):
+            problems.append(f"{where}: name tiers with letters, digits and _ . : - only")
+            return None
+        if not isinstance(tier, Mapping) or not tier or not set(tier) <= set(_LIMITS):
+            problems.append(
+                f'{where} is {tier!r}: give {{"idle_timeout": …, "lifetime": …}}, or one of them'
+            )
+            return None
+        read = {key: self._limit(f"{where}[{key!r}]", value) for key, value in tier.items()}
+        if default is None or not all(span.length for span in read.values()):
+            return None
+        lifetime = read.get("lifetime", default.lifetime)
+        return self._checked(_Spans(read.get("idle_timeout", lifetime), lifetime))
+
+    def _limit(self, setting: str, value: object) -> _Span:
+        length = 0
+        try:
+            length = milliseconds(value)
+        except ValueError as error:
+            self._keys.problems.append(f"{setting} is {value!r}: give a duration ({error})")
+        return _Span(length, setting, repr(value))
+
+
+def read_cap(keys: Keys, default: int, shards: int) -> Cap:
+    """How many sessions there may be: *default* in all, if nothing is said."""
+    total = keys.number("MAX_SESSIONS", default)
+    per_user, per_tier = _per_user(keys)
+    refuse = keys.choice("WHEN_USER_FULL", "evict-oldest", "reject") == "reject"
+    evict = keys.choice("WHEN_FULL", "evict", "reject") == "evict"
+    if total < _SMALLEST_CAP * shards:
+        each = "" if shards == 1 else f" for each of {shards} shards"
+        mend = (
+            f"give 2 at least{each}, one for a user and one for a visitor who is about to sign in"
+        )
+        keys.complain("MAX_SESSIONS", mend, total if keys.get("MAX_SESSIONS") is None else None)
+    cap = Cap.of(total, per_user, evict=evict)._replace(per_tier=per_tier, refuse=refuse)
+    if keys.is_set("MAX_SESSIONS_PER_USER"):
+        return cap
+    # Under a small cap the default would let one account push out all the others.
+    users = cap.share(shards).users
+    return cap._replace(per_user=min(per_user, max(1, users // 2)))
+
+
+def _per_user(keys: Keys) -> tuple[int, dict[str, int]]:
+    """How many sessions a user may have; and of each tier, if the tiers differ."""
+    given = keys.get("MAX_SESSIONS_PER_USER")
+    if not given or not isinstance(given, Mapping):
+        return keys.number("MAX_SESSIONS_PER_USER", 100), {}
+    numbers: dict[str, int] = {}
+    for tier, value in given.items():
+        try:
+            numbers[tier] = positive(value)
+        except (TypeError, ValueError):
+            keys.problems.append(
+                f"{PREFIX}MAX_SESSIONS_PER_USER[{tier!r}] is {value!r}: give a whole number"
+                " above zero"
+            )
+        if tier not in (DEFAULT_TIER, *(keys.get("TIERS") or ())):
+            keys.problems.append(
+                f"{PREFIX}MAX_SESSIONS_PER_USER has {tier!r}, which is no tier: give one of"
+                f" {PREFIX}TIERS, or {DEFAULT_TIER!r}"
+            )
+    return numbers.get(DEFAULT_TIER, 100), numbers

@@ -1,0 +1,263 @@
+"""Settings that are changed while the fleet runs.
+
+The store keeps one small document with the settings that go over each app's own, who gave them, and
+a number that grows. Each process looks at it when it starts and once a check interval, and goes by
+it from then on. A process that cannot (its own settings contradict, a newer version wrote it) says
+so once, and stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError, StoreUnavailable
+from ..events import SettingsTuned, emit, logger
+from ..model.policy import as_datetime, milliseconds, spelled
+from ..stores.base import Document, Steerable, Store
+from .dry_run import count_ends
+from .reading import DEFAULTS, PREFIX
+from .settings import Settings, read_settings
+
+#: What can be changed while the fleet runs.
+TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
+
+#: The name of the document in the store.
+DOCUMENT = "tuning"
+
+_VERSION = 1
+_LONGEST_NAME = 100
+# How often a document that others change just then is read again.
+_TRIES = 20
+
+
+class Tuned(NamedTuple):
+    """Settings that go over each app's own, in the whole fleet.
+
+    :param settings: as they were given.
+    :param by: who gave them last.
+    :param at: when, by the store's clock.
+    :param revision: how often they were changed.
+    :param would_end: of a dry run, how many live sessions these settings would end; else ``None``.
+    """
+
+    settings: Mapping[str, Any]
+    by: str | None
+    at: datetime
+    revision: int
+    would_end: int | None = None
+
+
+@dataclass(frozen=True)
+class Own:
+    """An app's own settings, and how they were given."""
+
+    settings: Settings
+    given: Mapping[str, Any] = field(repr=False)  # a URL may hold a password
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Own:
+        """What is in *config*, with *arguments* on top, as :func:`.settings.read_settings` has it.
+
+        :raises ConfigError: with every problem that was found.
+        """
+        settings = read_settings(config, arguments)
+        known = {name: PREFIX + name for name in DEFAULTS if PREFIX + name in config}
+        given = {name.lower(): config[key] for name, key in known.items()}
+        return cls(settings, {**given, **{name.lower(): arguments[name] for name in arguments}})
+
+    def under(self, overrides: Mapping[str, Any]) -> Settings:
+        """The settings with *overrides* on top.
+
+        A process without a purge job does not get one from others.
+
+        :raises ConfigError: with every problem that was found.
+        """
+        if not overrides:
+            return self.settings
+        merged = {**self.given, **overrides}
+        if "tiers" in overrides:
+            merged["tiers"] = _merged_tiers(self.given.get("tiers") or {}, overrides["tiers"])
+        if self.settings.check_interval is None:
+            merged["check_interval"] = None
+        return read_settings({}, merged)
+
+
+class Steering:
+    """The settings that one app goes by just now, and how they are changed.
+
+    It does not hold the app.
+    """
+
+    def __init__(self, app: Any, store: Store, own: Own) -> None:
+        self.settings: Settings = own.settings
+        self.tuned: Tuned | None = None
+        self._app = weakref.ref(app)
+        #: Where the sessions are, as it was opened.
+        self.opened: Store = store
+        #: The same as the app calls it: metrics and traces put an observed one in its place.
+        self.store: Store = store
+        #: The app's own settings, and how they were given.
+        self.own: Own = own
+        self._seen = b""
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        """Go by what the store keeps.
+
+        :raises StoreUnavailable: the store did not answer.
+        """
+        if isinstance(self.store, Steerable):
+            with self._lock:
+                self._adopt(self.store.document(DOCUMENT))
+
+    def tune(
+        self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
+    ) -> Tuned:
+        """Change the settings of the whole fleet, and go by them here at once.
+
+        :param changes: of :data:`TUNABLE`; ``None`` gives a setting back to each app's own.
+        :param reset: forget what was given before.
+        :raises ConfigError: with every problem that was found; nothing is changed then.
+        :raises StoreUnavailable: the store did not answer.
+        """
+        try:
+            _check_name(by)
+            return self._tune(changes, by=by, reset=reset, dry_run=dry_run)
+        except ConfigError as error:
+            raise ConfigError(error.problems, "The settings cannot be changed") from error
+
+    def forked(self) -> None:
+        """In a child: the parent's lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+
+    def _tune(
+        self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
+    ) -> Tuned:
+        if not changes and not reset:
+            raise ConfigError([f"nothing is to be changed: give one of {', '.join(TUNABLE)}"])
+        if not isinstance(self.store, Steerable):
+            raise ConfigError(["the store keeps no settings: see `Steerable` in stores/base.py"])
+        for _ in range(_TRIES):
+            found = self.store.document(DOCUMENT)
+            before = _last(found, reset=reset)
+            overrides = _changed({} if reset else before.settings, changes)
+            settings = self.own.under(overrides)
+            tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
+            if dry_run:
+                ends = count_ends(self.store, self.settings, settings, found.now)
+                return tuned._replace(would_end=ends)
+            if self.store.keep(DOCUMENT, _dumps(tuned), found.document):
+                self.look()
+                return self.tuned or tuned
+        raise StoreUnavailable("others keep changing the settings")
+
+    def _adopt(self, found: Document) -> None:
+        """Go by what was *found*, if it is news; what cannot be used is told of once."""
+        if found.document == self._seen:
+            return
+        self._seen = found.document
+        try:
+            tuned = _loads(found)
+            settings = self.own.under(tuned.settings)
+        except ConfigError as error:
+            logger.error(
+                "the settings that the store keeps are not used here: %s", "; ".join(error.problems)
+            )
+            return
+        self.settings, self.tuned = settings, tuned if found.document else None
+        event = SettingsTuned(tuned.revision, tuned.by, shown(tuned.settings))
+        if (app := self._app()) is not None:
+            emit(app, event)
+
+
+def shown(settings: Mapping[str, Any]) -> str:
+    """*settings* as one line; empty if there are none."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in sorted(settings.items()))
+
+
+def _merged_tiers(own: Any, tiers: Any) -> Any:
+    """An app's own tiers, with what was given for some of them."""
+    if not isinstance(tiers, Mapping) or not isinstance(own, Mapping):
+        return tiers
+    if unknown := [name for name in tiers if name not in own]:
+        names = ", ".join(map(repr, own)) or "none"
+        raise ConfigError(
+            [f"tiers: {name!r} is no tier of this app (it has {names})" for name in unknown]
+        )
+    return {
+        name: {**limits, **tiers[name]}
+        if isinstance(tiers.get(name), Mapping)
+        else tiers.get(name, limits)
+        for name, limits in own.items()
+    }
+
+
+def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides that *changes* make of those *before*, as they can be written down."""
+    if unknown := sorted(set(changes) - set(TUNABLE)):
+        raise ConfigError([f"{name} cannot be changed while the fleet runs" for name in unknown])
+    given = {name: _plain(value) for name, value in changes.items()}
+    tiers = given.get("tiers")
+    if isinstance(tiers, dict):
+        known = {**before.get("tiers", {}), **{k: v for k, v in tiers.items() if v is not None}}
+        given["tiers"] = {name: v for name, v in known.items() if tiers.get(name, v) is not None}
+    return {name: value for name, value in {**before, **given}.items() if value not in (None, {})}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        with suppress(ValueError):  # what is wrong with it is told with all the rest
+            return spelled(milliseconds(value))
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(of) for name, of in value.items()}
+    return value if isinstance(value, (str, int, float)) or value is None else repr(value)
+
+
+def _dumps(tuned: Tuned) -> bytes:
+    told = {"revision": tuned.revision, "by": tuned.by, "settings": tuned.settings}
+    document = {"version": _VERSION, **told}
+    return json.dumps(document).encode("ascii")
+
+
+def _loads(found: Document) -> Tuned:
+    """The settings in a document.
+
+    :raises ConfigError: it was written by a newer version, or is none of ours.
+    """
+    if not found.document:
+        return Tuned({}, None, as_datetime(found.written), 0)
+    try:
+        document = json.loads(found.document)
+        if document["version"] != _VERSION:
+            raise ConfigError(["a newer version of Flask-SafeSession wrote them: use that one"])
+        settings, revision = dict(document["settings"]), int(document["revision"])
+        by = document["by"] and str(document["by"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(["they cannot be read: run `flask safesession tune --reset`"]) from error
+    if unknown := sorted(set(settings) - set(TUNABLE)):
+        raise ConfigError([f"{name} is not to be changed while the fleet runs" for name in unknown])
+    return Tuned(settings, by, as_datetime(found.written), revision)
+
+
+def _last(found: Document, *, reset: bool) -> Tuned:
+    """What is to be changed; a document that nobody can read may be reset."""
+    try:
+        return _loads(found)
+    except ConfigError:
+        if not reset:
+            raise
+        return Tuned({}, None, as_datetime(found.written), 0)
+
+
+def _check_name(by: object) -> None:
+    usable = isinstance(by, str) and by.isprintable() and 0 < len(by) <= _LONGEST_NAME
+    if by is not None and not usable:
+        raise ConfigError([f"by is {by!r}: give a name of {_LONGEST_NAME} characters at most"])

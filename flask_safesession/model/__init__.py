@@ -1,0 +1,1 @@
+"""Pure values: IDs, records, notes, durations and the bytes of a session."""

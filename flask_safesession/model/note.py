@@ -1,0 +1,173 @@
+"""The note of a record: what is known of a session beside its data, and which secrets open it.
+
+A renewal puts a new secret into the note by an ordinary commit. The session keeps its key, and
+there are no links. What can go wrong, and what then happens:
+
+- *The response with the new secret is lost, or slow.* The browser goes on with the one before
+  (``base``). Until the new one (``cur``) was presented, the older ones are good, and after the
+  grace another secret takes the place of the one that nobody has presented; the one that it
+  replaces (``prev``) may still arrive.
+- *Parallel requests carry the one before.* It is good for the grace.
+- *A secret comes back that was replaced.* A slow upload does that, and so does a thief. The first
+  time nothing is served, and the time is noted; the second time, later than the grace after that,
+  the session ends.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgpack
+
+
+class Client(NamedTuple):
+    """A visitor's address, and a short name of the browser.
+
+    :param address: as ``request.remote_addr`` has it, empty where that is unknown. Behind a proxy
+        this is the visitor's only with Werkzeug's ``ProxyFix``.
+    :param agent: such as ``"Firefox 128 on Windows"``; what the visitor's browser says it is.
+    """
+
+    address: str
+    agent: str
+
+
+class Note(NamedTuple):
+    """What a record's note says. Times are milliseconds since the session was made.
+
+    :param cur: digest of the newest secret; empty: the session has no cookie of its own.
+    :param base: of the one that was presented last.
+    :param prev: of one more that may still be on its way.
+    :param since: when *cur* was made; 0: with the session.
+    :param strike: when a replaced secret came back for the first time; 0: never.
+    :param permanent: the browser's cookie outlives the browser.
+    :param owes_id: a response that could not deliver a cookie owed a new ID.
+    :param deleted: the browser's cookie was deleted, since nothing was left in the session.
+    :param client: address and browser at the sign-in, and at the last use.
+    """
+
+    cur: bytes = b""
+    base: bytes = b""
+    prev: bytes = b""
+    since: int = 0
+    strike: int = 0
+    permanent: bool = False
+    owes_id: bool = False
+    deleted: bool = False
+    client: tuple[str, ...] = ()
+
+    @property
+    def clients(self) -> tuple[Client | None, Client | None]:
+        """From where the session was begun, and used last."""
+        if not self.client:
+            return None, None
+        return Client(*self.client[:2]), Client(*self.client[2:])
+
+    @property
+    def is_presented(self) -> bool:
+        """Whether the newest secret came back from the browser, or is the session's first."""
+        return self.base == self.cur
+
+
+class Secret(Enum):
+    """What a presented secret may do."""
+
+    CURRENT = "the newest one"
+    OLDER = "within the grace"
+    STRANDED = "the response with the newest one was lost"
+    REPLACED = "a replaced one, for the first time"
+    REPLACED_AGAIN = "a replaced one, once more and later than the grace"
+    REFUSED = "a replaced one, within the grace after the first time"
+
+
+#: Secrets that open the session.
+GOOD = frozenset({Secret.CURRENT, Secret.OLDER, Secret.STRANDED})
+
+
+def first_note(digest: bytes, *, permanent: bool = False) -> Note:
+    """Returns the note of a session whose cookie is being set for the first time."""
+    return Note(cur=digest, base=digest, permanent=permanent)
+
+
+def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
+    """Returns what the secret with that *digest* may do.
+
+    :param age: milliseconds since the session was made.
+    :param grace: milliseconds for which a secret that was replaced is still good.
+    """
+    if digest == note.cur:
+        return Secret.CURRENT
+    if digest in (note.base, note.prev):
+        if age - note.since <= grace:
+            return Secret.OLDER
+        if not note.is_presented:
+            return Secret.STRANDED
+    if not note.strike:
+        return Secret.REPLACED
+    return Secret.REPLACED_AGAIN if age - note.strike > grace else Secret.REFUSED
+
+
+def presented(note: Note) -> Note:
+    """Returns *note* once its newest secret was presented."""
+    return note if note.is_presented else note._replace(base=note.cur, prev=note.base)
+
+
+def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
+    """Returns *note* with a new secret.
+
+    :param by: the digest of the secret that was presented.
+    :param digest: that of the new one.
+    :param age: milliseconds since the session was made.
+    """
+    stranded = b"" if note.is_presented else note.cur
+    return note._replace(cur=digest, base=by, prev=stranded, since=age)
+
+
+_CLIENT_PARTS = (0, 4)
+_FLAGS = ("permanent", "owes_id", "deleted")
+
+
+def dumps(note: Note) -> bytes:
+    """Returns the bytes of *note*: a msgpack map of what is not as usual."""
+    parts: dict[str, Any] = {}
+    if note.since or note.prev or not note.is_presented:
+        parts["s"] = [note.cur, note.base, note.prev, note.since]
+    elif note.cur:
+        parts["s"] = note.cur
+    if note.strike:
+        parts["t"] = note.strike
+    if flags := sum(1 << n for n, name in enumerate(_FLAGS) if getattr(note, name)):
+        parts["f"] = flags
+    if note.client:
+        parts["c"] = note.client
+    return msgpack.packb(parts, unicode_errors="replace") if parts else b""
+
+
+def loads(raw: bytes) -> Note:
+    """The reverse of :func:`dumps`.
+
+    :raises ValueError: it is not a note.
+    """
+    if not raw:
+        return Note()
+    try:
+        parts = msgpack.unpackb(raw, unicode_errors="replace")
+        found = parts.get("s", b"")
+        cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
+        flags = {name: bool(parts.get("f", 0) >> n & 1) for n, name in enumerate(_FLAGS)}
+        client = tuple(map(str, parts.get("c", ())))
+        return _checked(Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags))
+    except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
+        raise ValueError("not a session's note") from error
+
+
+def _checked(note: Note) -> Note:
+    kinds: list[tuple[Any, type]] = [(digest, bytes) for digest in (note.cur, note.base, note.prev)]
+    kinds += [(note.since, int), (note.strike, int)]
+    if (
+        not all(isinstance(part, kind) for part, kind in kinds)
+        or len(note.client) not in _CLIENT_PARTS
+    ):
+        raise ValueError("not a session's note")
+    return note

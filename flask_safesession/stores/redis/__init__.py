@@ -1,0 +1,5 @@
+"""Sessions on Redis or Valkey."""
+
+from .store import RedisStore
+
+__all__ = ["RedisStore"]

@@ -1,0 +1,147 @@
+"""What ``flask safesession check`` finds in the settings of Redis and Valkey servers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ...errors import StoreUnavailable
+from ..base import Finding
+from .scripts import Caller
+from .servers.connections import Connections
+from .servers.standalone import Standalone
+
+_OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
+_LOOPBACK = ("127.", "localhost", "::1", "[::1]", "/")
+# Seconds by which the clocks of two servers may differ; the way there and back is in it.
+_APART = 1.0
+
+
+class _Told(NamedTuple):
+    """What one server has told: INFO, whether it saves snapshots, how far its clock is ahead."""
+
+    info: Mapping[str, str]
+    saves: bool
+    ahead: float
+
+
+def findings(caller: Caller, replicas: int) -> list[Finding]:
+    """Returns a finding for each setting that should be changed, server by server.
+
+    :param replicas: how many have to confirm the end of a session.
+    :raises StoreUnavailable: the only server does not answer; of several, that is a finding.
+    """
+    servers = caller.topology.servers()
+    alone = isinstance(caller.topology, Standalone)
+    found, clocks = list[Finding](), dict[str, float]()
+    for server in servers:
+        try:
+            told = _ask(caller, server)
+        except StoreUnavailable as error:
+            if len(servers) == 1:
+                raise
+            text = f"{server.server}: cannot be used: {error}"
+            found.append(Finding("server-unavailable", text))
+            continue
+        clocks[server.server] = told.ahead
+        where = f"{server.server}: " if len(servers) > 1 else ""
+        of_one = (*_of_server(told), *_of_replicas(told.info, replicas, alone=alone))
+        found += [Finding(name, where + text) for name, text in (*of_one, *_of_network(server))]
+    return found + list(_of_clocks(clocks))
+
+
+def _ask(caller: Caller, server: Connections) -> _Told:
+    raw, (seconds, micros) = caller.call(lambda: server.exchange(("INFO",), ("TIME",)))
+    # Ahead of a clock that does not step; only differences between servers mean something.
+    ahead = int(seconds) + int(micros) / 1_000_000 - time.monotonic()
+    return _Told(_parsed(raw), _saves_snapshots(caller, server), ahead)
+
+
+def _of_server(told: _Told) -> Iterator[Finding]:
+    info = told.info
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = info.get(f"{kind}_version", "0")
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST[kind]:
+        yield Finding(
+            "server-version",
+            f"the server is version {version}: Redis 6.2 or Valkey 7.2 is the oldest",
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield Finding(
+            "eviction-policy",
+            f"maxmemory-policy is {policy}: the server will drop sessions behind our back, users'"
+            " first or last as it likes; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap",
+        )
+    if info.get("maxmemory") == "0":
+        yield Finding(
+            "no-memory-limit",
+            "maxmemory is not set: other data on this server can take all its memory",
+        )
+    if info.get("aof_enabled") != "1" and not told.saves:
+        yield Finding(
+            "no-persistence", "persistence is off: a restart of the server signs everybody out"
+        )
+    if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
+        yield Finding(
+            "failed-save",
+            "the server could not save its data the last time: look at its disk and its log",
+        )
+
+
+def _of_replicas(info: Mapping[str, str], wanted: int, *, alone: bool) -> Iterator[Finding]:
+    if info.get("role", "master") != "master":
+        yield Finding(
+            "replica",
+            "the server is a replica, which takes no writes: name its master, or its Sentinels",
+        )
+        return
+    online = sum("state=online" in value for name, value in info.items() if name[:5] == "slave")
+    if online < wanted:
+        yield Finding(
+            "missing-replicas",
+            f"SAFESESSION_WAIT_REPLICAS is {wanted}, and {online} are connected: logins and"
+            " logouts wait for them in vain; connect more, or lower it",
+        )
+    elif online == 0 and not alone:
+        yield Finding(
+            "missing-replicas",
+            "no replica is connected: if this server is lost, so are its sessions",
+        )
+
+
+def _of_network(server: Connections) -> Iterator[Finding]:
+    if not server.encrypted and not server.server.startswith(_LOOPBACK):
+        yield Finding(
+            "not-encrypted", "the connection is not encrypted: use rediss:// (TLS) across a network"
+        )
+
+
+def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
+    """*clocks*: by how many seconds each server's is ahead."""
+    if not clocks:
+        return
+    first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
+    apart = clocks[last] - clocks[first]
+    if apart > _APART:
+        yield Finding(
+            "clocks-apart",
+            f"the clocks of {first} and {last} are {apart:.0f} s apart: what moves between them"
+            " ends early or late by that; run NTP on both",
+        )
+
+
+def _saves_snapshots(caller: Caller, server: Connections) -> bool:
+    """Whether the server saves snapshots; also yes where it will not say."""
+    try:
+        answer: Any = caller.call(lambda: server.exchange(("CONFIG", "GET", "save"))[0])
+    except StoreUnavailable:  # CONFIG is forbidden on most managed servers
+        return True
+    return bool(answer[1:2] != [b""])
+
+
+def _parsed(raw: bytes) -> dict[str, str]:
+    """The answer of INFO: lines of names and values."""
+    lines = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}

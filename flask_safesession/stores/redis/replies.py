@@ -1,0 +1,150 @@
+"""How rules go to the scripts, and how their answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any
+
+from ...errors import StoreFull, StoreUnavailable, TooManySessions
+from ...model.policy import DEFAULT_TIER
+from ...model.record import Draft, loads
+from ...model.tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
+from ..base import (
+    CORRUPT,
+    EVICTED,
+    REVOKED,
+    UNKNOWN,
+    Conflict,
+    Gone,
+    Listed,
+    Live,
+    Removed,
+    Rules,
+    Taken,
+)
+
+
+class Status(IntEnum):
+    """The first element of every answer, as in ``lua/_common.lua``."""
+
+    UNKNOWN = 0
+    LIVE = 1
+    BURIED = 2
+    DUE = 3
+    FOREIGN = 4
+    NEWER = 5
+    CONFLICT = 6
+    TAKEN = 7
+    FULL = 8
+    ENDED = 9
+    UNSURE = 10
+    TOO_MANY = 11
+
+
+# How the scripts list those who were removed.
+_PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
+_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
+# Hexadecimal digits of the store's time before a record.
+_NOW = 11
+
+
+def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
+    """A live session: the store's time and the record in one string.
+
+    :param rest: what follows the header, where *raw* ends with it.
+    :param more: of the answer.
+    :raises ValueError: it is no record.
+    """
+    return Live(loads(raw[_NOW:], rest), int(raw[:_NOW], 16), **more)
+
+
+def gone(status: int, rest: list[Any]) -> Gone:
+    """What an answer says of a session that is not there.
+
+    What is unknown has the key that was looked for last as its successor: it may be elsewhere.
+
+    :raises StoreUnavailable: it is there, and cannot be read by this version.
+    """
+    if status == Status.FOREIGN:
+        return Gone(CORRUPT)
+    if status == Status.NEWER:
+        raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
+    text = [part.decode("ascii", "replace") if isinstance(part, bytes) else part for part in rest]
+    if status == Status.ENDED:
+        return Gone(text[0], told=True)
+    if status == Status.DUE:
+        return Gone(text[0], tier=text[1], told=bool(text[2]))
+    if status == Status.BURIED:
+        reason, _, successor, user, *again = text
+        return Gone(reason, buried=True, repeated=bool(again), successor=successor, user=user)
+    return Gone(UNKNOWN, successor=text[0] if text else "")
+
+
+def refused(status: int, rest: list[Any]) -> Gone | Conflict:
+    """Returns why nothing was done."""
+    if status != Status.CONFLICT:
+        return gone(status, rest)
+    try:
+        return Conflict(dated(rest[0]).record)
+    except ValueError:
+        return Gone(CORRUPT)
+
+
+def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken:
+    """What an admission made.
+
+    :raises StoreFull: no room.
+    :raises TooManySessions: no room for one more of this user.
+    """
+    if status == Status.TAKEN:
+        return Taken()
+    if status == Status.FULL:
+        raise StoreFull(rules.cap.total)
+    if status == Status.TOO_MANY:
+        raise TooManySessions
+    raw, total, removed = rest
+    made = draft.note + draft.payload if total else None  # else it is repeated, and as it is now
+    return dated(raw, made, removed=removals(removed), total=total)
+
+
+def theirs(answer: list[Any]) -> list[Listed]:
+    """Returns a user's sessions."""
+    return listed(zip(answer[1::2], answer[2::2], strict=True))
+
+
+def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
+    """The sessions whose keys and first bytes these are, as far as they can be read."""
+    found = []
+    for key, raw in pairs:
+        with suppress(ValueError):
+            found.append(Listed(key.decode(), loads(raw)))
+    return found
+
+
+def removals(packed: bytes) -> tuple[Removed, ...]:
+    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
+    text = packed.decode("ascii", "replace")
+    pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
+    return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
+
+
+def limit_rows(rules: Rules) -> bytes:
+    """The limits of each tier, as scripts take them."""
+    policy = rules.policy
+    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
+        (tier_tag(n), t) for n, t in policy.tiers.items()
+    ]
+    rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
+    return "".join(rows).encode("ascii")
+
+
+def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
+    """The caps and the order of tiers, as scripts take them."""
+    cap = rules.cap
+    order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
+    own = "".join(f"|{tier_tag(tier)}{n:09d}" for tier, n in cap.per_tier.items())
+    per_user = f"{cap.per_user:09d}{own}".encode("ascii")
+    caps = (cap.total, cap.users, per_user, int(cap.evict), int(cap.refuse))
+    return caps + tuple(part.encode("ascii") for part in order)

@@ -1,0 +1,1 @@
+"""Where the servers are, and the connections to them."""

@@ -1,0 +1,1 @@
+"""One request: its session, its cookie, and the response."""

@@ -1,0 +1,91 @@
+"""The response to a request whose session could not be loaded or stored: it claims no success."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+
+import flask
+from flask import Flask, Response
+
+from ..errors import RETRY_AFTER, StoreFull, StoreUnavailable
+from .session import Session
+
+# What the page that is replaced leaves to the one in its place: who may read it, and how it is
+# protected. All else said what the page had done, and some of it acts on the browser (cookies,
+# Clear-Site-Data, Refresh, HX-Redirect): after a logout that failed it would look like one.
+_KEPT = frozenset(
+    {
+        "strict-transport-security",
+        "content-security-policy",
+        "x-content-type-options",
+        "x-frame-options",
+        "referrer-policy",
+        "x-request-id",
+    }
+)
+_KEPT_PREFIX = "access-control-"
+
+
+def admit(app: Flask, session: Session, response: Response, error: Exception) -> None:
+    """Let *response* claim no success for what was not stored.
+
+    Where the session was only read, the view's page stays.
+    """
+    if session._was_written() and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        _answer(app, response, error)
+    elif isinstance(error, StoreUnavailable) and sys.exc_info()[1] is error:
+        # Flask asks no handler for what an after_request function raises, and makes it a 500.
+        with suppress(StoreUnavailable):  # there is no handler, or it did not want it
+            _answer(app, response, error)
+    unavailable = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    if unavailable and "Retry-After" not in response.headers:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+
+
+def _answer(app: Flask, response: Response, error: Exception) -> None:
+    _replace(response, _handled(app, error))
+    claims_success = response.status_code < HTTPStatus.BAD_REQUEST
+    if isinstance(error, (StoreUnavailable, StoreFull)) and claims_success:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _handled(app: Flask, error: Exception) -> Response:
+    """The app's response to *error*, as if a view had raised it.
+
+    :raises Exception: *error* itself, where the app has no handler for it.
+    """
+    try:
+        raise error  # noqa: TRY301  # handlers expect the exception that is being handled
+    except Exception:  # noqa: BLE001  # and it is raised again where there is none
+        handle: Any = app.handle_user_exception
+        # Flask after 3.1 passes the context first.
+        takes_context = len(inspect.signature(handle).parameters) > 1
+        proxy: Any = flask.globals.app_ctx
+        context = [proxy._get_current_object()] if takes_context else []
+        return app.make_response(handle(*context, error))
+
+
+def _replace(response: Response, by: Response) -> None:
+    """Make *response* say what *by* says. Flask has it already and takes no other."""
+    if hasattr(old := response.response, "close"):
+        old.close()
+    kept = [(name, v) for name, v in response.headers if _is_kept(name, by)]
+    response.headers.clear()
+    response.headers.extend(by.headers)
+    response.headers.extend(kept)
+    response.status = by.status
+    response.response = by.response
+    response.direct_passthrough = by.direct_passthrough
+    response._on_close.extend(by._on_close)
+
+
+def _is_kept(name: str, by: Response) -> bool:
+    """Whether a header of the page that is replaced stays; what *by* has itself counts first."""
+    lowered = name.lower()
+    if lowered == "vary":  # both may depend on something
+        return True
+    return (lowered in _KEPT or lowered.startswith(_KEPT_PREFIX)) and name not in by.headers

@@ -1,0 +1,143 @@
+"""The cookie of a session, and the headers of a response that go with it.
+
+Nothing here asks the store or knows what a session holds.
+"""
+
+from __future__ import annotations
+
+import re
+from math import ceil
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface
+from werkzeug.http import dump_header, parse_cache_control_header, parse_set_header
+from werkzeug.sansio.http import parse_cookie
+
+from ..model.tokens import Verified, sign, unsign
+from . import collisions
+from .saving import Saved
+from .session import Session, is_permanent
+from .unverified import report_unverified
+
+# Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
+_LONGEST_HEADER = 64 * 1024
+# IDs of one request that are worth a store call. A browser sends one, two after a change of path or
+# domain. Forged ones do not count: else a neighbouring host could hide the real one behind them.
+_MOST_IDS = 4
+# A dot and the signature. Anything shorter is forged, and not worth hashing.
+_SHORTEST_VALUE = 44
+# What lets shared caches keep a response (RFC 9111, 5.2.2); also a "private" for single headers.
+_FOR_SHARED_CACHES = frozenset({"public", "s-maxage", "private"})
+# RFC 9213, and what Akamai, Fastly, LiteSpeed and nginx had before it.
+_TARGETED = re.compile(
+    r".+-cache-control|surrogate-control|edge-control|x-accel-expires", re.IGNORECASE
+)
+
+
+def verified(app: Flask, request: Request, name: str) -> list[Verified]:
+    """Returns the first distinct IDs, in the header's order, in cookies of that *name* that verify.
+
+    Forged cookies count for nothing, however many there are.
+    """
+    if not (found := values(request, name)):
+        return []
+    key = app.secret_key or ""
+    fallbacks = [old for old in app.config.get("SECRET_KEY_FALLBACKS") or () if old]
+    distinct: dict[str, Verified] = {}
+    for value in dict.fromkeys(found):
+        good = unsign(value, key, fallbacks) if len(value) > _SHORTEST_VALUE else None
+        if good is not None:
+            distinct.setdefault(good.sid.reveal(), good)
+            if len(distinct) == _MOST_IDS:
+                break
+    if not distinct:
+        report_unverified(found)
+    return list(distinct.values())
+
+
+def values(request: Request, name: str) -> list[str]:
+    """Returns what cookies of that *name* hold, by Werkzeug's rules, in the header's order."""
+    header: str = request.environ.get("HTTP_COOKIE", "")
+    if name not in header:
+        return []
+    if len(header) > _LONGEST_HEADER:
+        header = header[:_LONGEST_HEADER].rpartition(";")[0]
+    if '"' in header:
+        return parse_cookie(header).getlist(name)
+    # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
+    pairs = (cookie.partition("=") for cookie in header.split(";"))
+    return [value.strip(" \t") for key, _, value in pairs if key.strip(" \t") == name]
+
+
+def answer_cookie(
+    interface: SessionInterface, app: Flask, session: Session, response: Response, saved: Saved
+) -> None:
+    """Set or delete the browser's cookie, in place of one that an earlier save has set.
+
+    The response is for this browser alone, also where it deletes the cookie: a shared cache that
+    ignores ``Vary`` would sign out all its visitors.
+    """
+    name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
+    if session._cookie_line in lines:
+        response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
+    attributes = _attributes(app, interface)
+    if saved.sid is None:
+        response.delete_cookie(name, **attributes)
+    else:
+        value, age = sign(saved.sid, app.secret_key or ""), max_age(app, session)
+        response.set_cookie(name, value, max_age=age, **attributes)
+        collisions.note_sent(app, value, attributes["domain"], attributes["path"])
+    session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
+    keep_out_of_shared_caches(response)
+
+
+def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
+    return {
+        "domain": interface.get_cookie_domain(app),
+        "path": interface.get_cookie_path(app),
+        "secure": interface.get_cookie_secure(app),
+        "httponly": interface.get_cookie_httponly(app),
+        "samesite": interface.get_cookie_samesite(app),
+        "partitioned": interface.get_cookie_partitioned(app),
+    }
+
+
+def max_age(app: Flask, session: Session) -> int | None:
+    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
+    loaded = session._loaded
+    if loaded.stored is None or not is_permanent(loaded.data):
+        return None
+    left = (loaded.stored.record.absolute - loaded.now) / 1000
+    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
+
+
+def vary_by_cookie(response: Response) -> None:
+    """Add ``Cookie`` to what the response varies by. ``*`` says more, and stays."""
+    given = response.headers.getlist("Vary")
+    if not given:  # the usual case, without building a set for it
+        response.headers.add("Vary", "Cookie")
+        return
+    varied = parse_set_header(", ".join(given))
+    if "*" not in varied:
+        varied.add("Cookie")
+    response.headers["Vary"] = varied.to_header()
+
+
+def keep_out_of_shared_caches(response: Response) -> None:
+    """Let no shared cache keep the response: ``no-store``, or the app's own policy as ``private``.
+
+    Headers that overrule ``Cache-Control`` at a content delivery network or a proxy go.
+    """
+    headers = response.headers
+    for name in {name for name, _ in headers if _TARGETED.fullmatch(name)}:
+        headers.remove(name)
+    if "Cache-Control" not in headers and "Expires" not in headers:
+        headers["Cache-Control"] = "no-store"
+        return
+    given = parse_cache_control_header(", ".join(headers.getlist("Cache-Control")))
+    policy = {name.lower(): value for name, value in given.items()}
+    policy = {name: value for name, value in policy.items() if name not in _FOR_SHARED_CACHES}
+    if "no-store" not in policy:
+        policy["private"] = None
+    headers["Cache-Control"] = dump_header(policy)
