@@ -17,7 +17,7 @@ collect_ignore = ["_build"]
 
 
 def prepare(namespace: dict[str, Any]) -> None:
-    """Let ``Flask(__name__)`` in a page find a name, a folder, and in ``os.environ`` a secret key."""
+    """Let ``Flask(__name__)`` in a page find a name, ``os.environ`` a secret key, and a folder."""
     namespace["__name__"] = "page"
     namespace["folder"] = tempfile.mkdtemp()
     os.environ["SECRET_KEY"] = secrets.token_hex()

@@ -484,6 +484,20 @@ def test_the_file_system_is_that_of_the_longest_mount(
     assert inspecting._file_system_of(Path("/etc/x.db")) == "ext4"
 
 
+def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = add(store)
+    store.purge(RULES, 10)
+    for name in (path, *path.parent.glob("*-wal"), *path.parent.glob("*-shm")):
+        name.rename(name.with_name(f"old-{name.name}"))
+    later = time.monotonic() + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert store.load(key, RULES, slide=True) == Gone("unknown")
+    assert is_live(store, add(store))
+    assert is_live(SqliteStore(path.with_name(f"old-{path.name}")), key)
+
+
 # -- exceptions in the middle -------------------------------------------------------------------
 
 OURS = (sqlite, tables, connections, engine, endings, admission, relimiting)

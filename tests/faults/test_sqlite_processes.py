@@ -128,10 +128,10 @@ engine._admit = without
 """,
     "creates that take turns without a lock": """
 from flask_safesession.stores.sql import connections
-begin = connections._begin
-def free(connection, kind):
+
+def free(connection):
     connection.execute("PRAGMA busy_timeout=5000")
-connections._begin = free
+connections._begin_to_write = connections._begin_to_read = free
 finish = connections.Connections.finish
 def only_give(self, connection, error):
     self._local.connection = None

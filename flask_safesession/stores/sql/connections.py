@@ -11,14 +11,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...errors import ConfigError, StoreUnavailable
 from .statements import SCHEMA, SCHEMA_VERSION, named, statements
-
-_T = TypeVar("_T")
 
 # Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
 _FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
@@ -108,6 +105,9 @@ class Connections:
         self._start()
 
     def _start(self) -> None:
+        self._opening = threading.Lock()
+        self._file = (0, 0)
+        self._look_at = 0.0
         self._idle: deque[Any] = deque()
         self._local = threading.local()
         self._process = os.getpid()
@@ -121,7 +121,7 @@ class Connections:
                 # FULL syncs the log at each commit, so that it survives a power failure.
                 connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 connection.durable = durable
-            self._patiently(partial(_begin, connection, "IMMEDIATE" if writes else ""))
+            self._patiently(_begin_to_write if writes else _begin_to_read, connection)
             self._local.connection = connection
         except BaseException as error:
             self.finish(connection, error)
@@ -138,17 +138,20 @@ class Connections:
             self._local.connection = None
             self._give(connection)
         if isinstance(error, sqlite3.Error):
+            self._look_at = 0.0
             raise self._unavailable(error) from error
 
-    def _patiently(self, work: Callable[[], _T]) -> _T:
-        """Returns the result of *work*, tried again while another process is in the way."""
+    def _patiently(self, work: Callable[[_Connection], object], connection: _Connection) -> None:
+        """Do *work* on *connection*, again and again while another process is in the way."""
         until, wait = time.monotonic() + self._timeout, _FIRST_WAIT
         while True:
             try:
-                return work()
+                work(connection)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise
+            else:
+                return
             time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -164,14 +167,24 @@ class Connections:
         """
         if self._process != os.getpid():
             self.start_anew()  # uWSGI runs no hooks at a fork
+        if time.monotonic() >= self._look_at:
+            self._look_again()
         try:
             connection: _Connection = self._idle.pop()
         except IndexError:
-            pass
-        else:
-            return connection
+            return self._try_to_open()
+        return connection
+
+    def _look_again(self) -> None:
+        """Once a second: a file that was moved away or replaced is used no longer."""
+        self._look_at = time.monotonic() + 1
+        if _identity(self._path) != self._file:
+            self.close()
+
+    def _try_to_open(self) -> _Connection:
         try:
-            return self._open()
+            with self._opening:
+                return self._open()
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
         except sqlite3.Error as error:
@@ -190,6 +203,7 @@ class Connections:
         # Only a file that is not there: closing one that is would drop SQLite's locks on it.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        self._file = _identity(self._path)
         connection: _Connection = sqlite3.connect(
             self._path,
             timeout=0,
@@ -199,7 +213,7 @@ class Connections:
             cached_statements=len(self._sql) + 10,
         )
         try:
-            self._patiently(partial(self._set_up, connection))
+            self._patiently(self._set_up, connection)
         except BaseException:
             connection.close()
             raise
@@ -266,20 +280,31 @@ class _Transaction:
             self._connection.close()
 
 
-def _begin(connection: sqlite3.Connection, kind: str) -> None:
-    connection.execute(f"BEGIN {kind}")
-    if not kind:
+def _begin_to_write(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _begin_to_read(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+    try:
         # Only the first query takes the snapshot, for which it may have to wait.
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except BaseException:
-            _roll_back(connection)
-            raise
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except BaseException:
+        _roll_back(connection)
+        raise
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     with suppress(sqlite3.Error):  # what stays open is closed
         connection.execute("ROLLBACK")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
