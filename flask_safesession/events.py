@@ -217,6 +217,19 @@ Event = (
 )
 
 
+class Once:
+    """Logs each message once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, name: str, text: str, level: int = logging.WARNING) -> None:
+        """Log *text*, unless a message of that *name* was logged before."""
+        if name not in self._said:
+            self._said.add(name)
+            logger.log(level, "%s", text)
+
+
 def emit(app: Any, event: Event) -> None:
     """Log *event* and send its signal. A receiver that fails is logged and harms nobody."""
     signal = event.signal

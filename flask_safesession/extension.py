@@ -17,9 +17,10 @@ from flask import Flask, current_app, has_app_context, has_request_context
 
 from .admin import cli, directory
 from .admin.directory import Page
+from .admin.job import PurgeJob
 from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
-from .admin.purge import PurgeReport, Reaper, purge
+from .admin.purge import PurgeReport, purge
 from .admin.stats import Stats, stats_of
 from .config.overrides import Own, Steering, Tuned
 from .config.reading import MEMORY_URL, SQLITE_URL
@@ -48,7 +49,7 @@ class State:
     """What one app has of the extension, at ``app.extensions["safesession"]``."""
 
     steering: Steering
-    reaper: Reaper
+    job: PurgeJob
     takeover: Takeover
     #: Where the sessions are: apps of one process with equal places share them.
     place: Hashable = field(repr=False)  # a URL may hold a password
@@ -112,13 +113,13 @@ class SafeSession:
         if not _is_command():
             _begin(store, steering, neighbours)
         report_lost_settings(app.config, own)
-        reaper, place = Reaper(app, steering, neighbours), _place_of(own.settings, store)
-        state = State(steering, reaper, Takeover(app), place)
+        job, place = PurgeJob(app, steering, neighbours), _place_of(own.settings, store)
+        state = State(steering, job, Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, reaper.wake, directory.end_user)
+        interface = SafeSessionInterface(steering, job.wake, directory.end_user)
         interface.install(app)
         app.session_interface = interface
         flask.request_tearing_down.connect(report_unstored, app)
@@ -194,7 +195,7 @@ class SafeSession:
         }
         changes = {name: value for name, value in asked.items() if value is not ...}
         tuned = state.steering.tune(changes, by=by, reset=reset, dry_run=dry_run)
-        state.reaper.adopt()
+        state.job.adopt()
         return tuned
 
     def tuned(self) -> Tuned | None:

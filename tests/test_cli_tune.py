@@ -67,7 +67,7 @@ def test_the_fleet_is_tuned_from_a_shell(deploy: Deploy) -> None:
         said.out,
     )
     assert idle_of(server) == 30
-    server.app.extensions["safesession"].reaper.run()
+    server.app.extensions["safesession"].job.run()
     assert (idle_of(server), server.rules.cap.total) == (10, 500)
 
 

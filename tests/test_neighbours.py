@@ -50,8 +50,8 @@ class Fleet:
         """A run of the purge job, a minute later."""
         self.clock.advance(MINUTE)
         state = app.extensions["safesession"]
-        state.reaper._neighbours._next = 0.0
-        state.reaper.run()
+        state.job._neighbours._next = 0.0
+        state.job.run()
 
     def warnings(self) -> list[str]:
         """What was logged since the last time."""
@@ -178,7 +178,7 @@ def test_a_minute_has_to_pass_before_a_process_looks_again(fleet: Fleet) -> None
     app = fleet.start(OLD)
     before = fleet.store.document("apps")
     fleet.clock.advance(5 * MINUTE)
-    app.extensions["safesession"].reaper.run()
+    app.extensions["safesession"].job.run()
     assert fleet.store.document("apps").written == before.written
     fleet.come_round(app)
     assert fleet.store.document("apps").written > before.written

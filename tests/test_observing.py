@@ -135,7 +135,7 @@ def test_requests_the_purge_job_and_commands_are_observed(make_app: MakeApp) -> 
     app.test_client().get("/")
     assert notes.begun == ["create"]
     notes.begun.clear()
-    app.extensions["safesession"].reaper.run()
+    app.extensions["safesession"].job.run()
     assert {"document", "purge", "audit"} <= {*notes.begun}
     notes.begun.clear()
     app.test_cli_runner().invoke(args=["safesession", "stats"])

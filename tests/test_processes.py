@@ -22,7 +22,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_safesession import session
-from flask_safesession.admin import purge as reaper
+from flask_safesession.admin import job as purge_job
 from flask_safesession.admin.purge import PurgeReport
 from flask_safesession.extension import State
 from flask_safesession.stores.redis import RedisStore
@@ -89,9 +89,9 @@ def test_fault_25_a_child_keeps_no_connection_of_its_parents_not_even_one_in_use
 # Locks of this library and of those it uses. A thread that is not in the child may hold any.
 LOCKS: dict[str, Callable[[State], Any]] = {
     "memory store": lambda state: state.store._tables.lock,  # type: ignore[attr-defined]
-    "job": lambda state: state.reaper._running,
-    "scheduler of the process": lambda _: reaper._lock,
-    "jobs of the scheduler": lambda _: reaper._scheduler._jobstores_lock,  # type: ignore[union-attr]
+    "job": lambda state: state.job._running,
+    "scheduler of the process": lambda _: purge_job._lock,
+    "jobs of the scheduler": lambda _: purge_job._scheduler._jobstores_lock,  # type: ignore[union-attr]
     "breaker": lambda state: _server(state).breaker._lock,
     "the only connection": lambda state: _server(state)._own.free,
 }
@@ -105,14 +105,14 @@ def test_fault_26_a_child_that_was_forked_while_a_lock_was_held_works_with_its_o
     app = make_site(make_app, store=store, key_prefix=prefix)
     app.test_client().get("/write/parent")
     assert app.test_client().get("/jobs").json == {"jobs": 1}
-    parents = reaper._scheduler
+    parents = purge_job._scheduler
 
     def child() -> list[Any]:
         one = app.test_client()
         one.get("/write/child")
         mine = one.get("/read").json
         jobs = one.get("/jobs").json
-        return [mine, jobs, reaper._scheduler is parents, state_of(app).reaper.run()]
+        return [mine, jobs, purge_job._scheduler is parents, state_of(app).job.run()]
 
     with held(LOCKS[name](state_of(app))):
         mine, jobs, is_the_parents, report = in_child(child)
@@ -132,8 +132,8 @@ def test_fault_26_a_child_can_let_its_app_go_whatever_the_parents_scheduler_was_
         apps.clear()
         return gc.collect() and 1
 
-    assert reaper._scheduler
-    with held(reaper._scheduler._jobstores_lock):
+    assert purge_job._scheduler
+    with held(purge_job._scheduler._jobstores_lock):
         assert in_child(child)
 
 
@@ -185,7 +185,7 @@ def test_fault_26_a_child_that_was_forked_during_an_outage_finds_out_for_itself(
 def test_an_app_works_under_uwsgi_without_threads_and_the_log_says_what_is_missing(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reaper, "_scheduler", None)
+    monkeypatch.setattr(purge_job, "_scheduler", None)
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=False))
     app = make_site(make_app)
     client = app.test_client()
@@ -318,8 +318,8 @@ def write(value: str) -> str:
 
 def _jobs(app: Flask) -> list[Any]:
     """The jobs of this app: those of other tests' apps may be there still."""
-    found = reaper._scheduler.get_jobs() if reaper._scheduler else []
-    return [job for job in found if job.id == state_of(app).reaper._id]
+    found = purge_job._scheduler.get_jobs() if purge_job._scheduler else []
+    return [job for job in found if job.id == state_of(app).job._id]
 
 
 def state_of(app: Flask) -> State:

@@ -207,7 +207,7 @@ def test_the_job_counts_each_shard_and_a_purge_by_hand_is_one_call(
     make_app: MakeApp, any_server: Server, prefix: str
 ) -> None:
     measured = Measured(make_app(store=any_server.url, key_prefix=prefix, shards=4))
-    measured.app.extensions["safesession"].reaper.run()
+    measured.app.extensions["safesession"].job.run()
     assert measured.calls("purge") == 4
     measured.safe.purge()
     assert measured.calls("purge") == 5

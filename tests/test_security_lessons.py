@@ -535,7 +535,7 @@ def test_a_corrupt_record_harms_neither_the_visitor_who_sweeps_it_nor_the_purge(
     answer = shared_site.visit(login("somebody else"))  # removes what is due on its way
     assert answer.status == 200
     assert shared_site.visit(read, answer.cookie).value == {"user_id": "somebody else"}
-    shared_site.app.extensions["safesession"].reaper.run()
+    shared_site.app.extensions["safesession"].job.run()
     assert shared_site.count() == 1
 
 

@@ -19,7 +19,7 @@ import pytest
 from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable
-from flask_safesession.admin import purge as reaper
+from flask_safesession.admin import job as purge_job
 from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
@@ -65,7 +65,7 @@ class Process:
 
     def come_round(self) -> Any:
         """One run of the purge job."""
-        return self.state.reaper.run()
+        return self.state.job.run()
 
     def fill(self, count: int, *, user: str | None = None, tier: str = "default") -> None:
         rules = self.state.settings.rules
@@ -205,7 +205,7 @@ def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -
     here, there = memory.start(check_interval="1h"), memory.start()
     there.safe.reconfigure(idle_timeout="10m")
     with here.state.steering._lock:
-        here.state.reaper._forked()
+        here.state.job._forked()
         assert not here.state.steering._lock.locked()
         here.state.steering.look()
     assert here.limits == (10, 720)
@@ -650,14 +650,14 @@ def test_those_who_never_stop_changing_are_given_up_on(
 
 @pytest.fixture
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(reaper, "_scheduler", None)
+    monkeypatch.setattr(purge_job, "_scheduler", None)
     yield
-    if reaper._scheduler is not None:
-        reaper._scheduler.shutdown(wait=True)
+    if purge_job._scheduler is not None:
+        purge_job._scheduler.shutdown(wait=True)
 
 
 def job_of(process: Process) -> Any:
-    of = process.state.reaper
+    of = process.state.job
     return of._scheduler.get_job(of._id)
 
 
@@ -679,7 +679,7 @@ def test_the_job_comes_round_as_often_as_it_is_told(memory: Fleet) -> None:
 def test_one_that_has_not_begun_begins_with_what_it_is_told(memory: Fleet) -> None:
     here = memory.start(check_interval="1h")
     here.safe.reconfigure(check_interval="20m")
-    assert here.state.reaper._scheduler is None
+    assert here.state.job._scheduler is None
     here.app.test_client().get("/")
     assert job_of(here).trigger.interval == timedelta(minutes=20)
 
@@ -692,7 +692,7 @@ def test_a_process_without_a_job_does_not_get_one(memory: Fleet) -> None:
     cron.app.test_client().get("/")
     assert cron.limits == (10, 720)
     assert cron.state.settings.check_interval is None
-    assert cron.state.reaper._scheduler is None
+    assert cron.state.job._scheduler is None
 
 
 # -- the store's part ----------------------------------------------------------------------------

@@ -21,6 +21,8 @@ FS_PAA = "fs_paa"
 TYPICAL_KEYS = ("user", "username", "userinfo", "identity.id", "logged_in", "account")
 
 _SCALARS = (str, int, UUID, bytes, Decimal)
+# What users are nearly always: not worth to be encoded to know what they will be.
+_USUAL = frozenset({str, int})
 _MISSING = object()
 
 
@@ -66,7 +68,8 @@ def identify(data: Mapping[Any, Any], user_key: UserKey, tier_key: str, policy: 
 
 def is_user(value: object) -> bool:
     """Whether *value* can be a user: a scalar. ``True`` says that there is one, but not which."""
-    value = plain(value)
+    if type(value) not in _USUAL:
+        value = plain(value)
     return isinstance(value, _SCALARS) and not isinstance(value, bool)
 
 
@@ -89,7 +92,10 @@ def named_user(user: object) -> str:
 
 def is_nobody(value: object) -> bool:
     """Whether *value* under a user key says that there is no user. ``0`` is one."""
-    value = plain(value)
+    if value is None:
+        return True
+    if type(value) not in _USUAL:
+        value = plain(value)
     return value is None or value is False or (isinstance(value, str) and not value)
 
 

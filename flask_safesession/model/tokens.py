@@ -137,7 +137,12 @@ def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) 
 
 def user_tag(user: object) -> str:
     """The digest that stands for a user in the store; the same on every machine and key."""
-    return _digest("user", str(user), USER_TAG_LENGTH)
+    return _user_tag(str(user))
+
+
+@lru_cache(maxsize=1024)
+def _user_tag(user: str) -> str:
+    return _digest("user", user, USER_TAG_LENGTH)
 
 
 @lru_cache(maxsize=256)

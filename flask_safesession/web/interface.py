@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -30,22 +29,18 @@ from ..errors import (
     TooManySessions,
     UndeliverableSignIn,
 )
-from ..events import SessionEnded, StoreFailed, emit, logger
-from ..model import note as notes
-from ..model.codec import decode
+from ..events import Once, StoreFailed, emit, logger
 from ..model.identity import TYPICAL_KEYS
-from ..model.note import GOOD, Note, Secret
-from ..model.record import Draft, Record
-from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
-from ..stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
-from . import collisions, transport
+from ..stores.base import Store
+from . import transport
 from .change import Delivery, whose
 from .client import describe_client
 from .info import SessionInfo, info_of
+from .loading import Loader
 from .outage import admit
-from .saving import MAX_STAND_INS, Saved, end_stolen, ends, save
+from .saving import Saved, save
 from .scratch import Scratch
-from .session import Loaded, Session, Stored, Suspect
+from .session import Loaded, Session
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
@@ -54,12 +49,6 @@ EXEMPT = "_safesession_exempt"
 
 # Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Where a socket keeps the key of the session that its handshake was served.
-_SOCKET_KEY = "flask_safesession.key"
-# Corrupt records that were reported by this process: each is reported once.
-_REPORTED = 1000
-# Tries of noting that a replaced secret came back, should others write at that moment.
-_TRIES = 3
 
 
 class SafeSessionInterface(SessionInterface):
@@ -77,8 +66,8 @@ class SafeSessionInterface(SessionInterface):
         self._wake = wake
         self._end_user = end_user
         self._nearly_full = False
-        self._said: set[str] = set()
-        self._corrupt: OrderedDict[str, None] = OrderedDict()
+        self._say = Once()
+        self.loader = Loader(steering, self._say)
 
     @property
     def _settings(self) -> Settings:
@@ -157,7 +146,8 @@ class SafeSessionInterface(SessionInterface):
         self._warn_of_processes(request)
         try:
             slide = not (is_view and _is_marked(app, request, PASSIVE))
-            return self.find(app, request, session, slide=slide)
+            name = self.get_cookie_name(app)
+            return self.loader.find(app, request, session, name, slide=slide)
         except StoreUnavailable as error:
             session._note(StoreFailed("load", str(error)))
             if not self._may_be_a_stranger(request, session):
@@ -177,154 +167,8 @@ class SafeSessionInterface(SessionInterface):
         not say that it worked.
         """
         lenient = self._settings.on_outage == READONLY and request.method in _SAFE_METHODS
-        is_page = session._dispatched and not _is_socket(request)
+        is_page = session._dispatched and not transport.is_socket(request)
         return lenient and is_page and _is_of_this_request(session)
-
-    def find(self, app: Flask, request: Request, session: Session, *, slide: bool) -> Loaded:
-        """The session behind the cookies of *request*.
-
-        :raises StoreUnavailable: the store did not answer.
-        """
-        over, name = Loaded({}, slide=slide), self.get_cookie_name(app)
-        known = transport.verified(app, request, name)
-        for verified in known:
-            found = self._look_up(request, verified, session, slide=slide)
-            if found.stored is not None:
-                return found
-            ended, is_known = over.ended or found.ended, over.is_known or found.is_known
-            suspect = over.suspect or found.suspect
-            first = over if over.dead is not None else found
-            over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
-        if over.suspect is not None and self._judge(request, session, over.suspect):
-            over = over._replace(ended=over.ended or REPLAYED)
-        if not over.is_known:
-            values = partial(transport.values, request, name)
-            collisions.watch(app, request, values, verified=bool(known))
-        return over if over.dead is None else self._stand_in(over, over.dead, session)
-
-    def _look_up(
-        self, request: Request, verified: Verified, session: Session, *, slide: bool
-    ) -> Loaded:
-        sid = verified.sid
-        over = Loaded({}, dead=sid, slide=slide)
-        answer = self._store.load(sid.key, self._settings.rules, slide=slide)
-        if isinstance(answer, Gone):
-            self._report_end(session, sid.key, answer)
-            rotated, known = answer.buried and answer.reason == ROTATED, answer.reason != UNKNOWN
-            return over._replace(rotated=rotated, ended=answer.to_be_told, is_known=known)
-        over = over._replace(is_known=True)
-        try:
-            stored, data = self._read(session, sid.key, answer)
-        except ValueError:
-            return over
-        age, grace = answer.now - stored.record.created, self._settings.renew_grace
-        secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
-        if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            return over._replace(suspect=Suspect(stored, secret, age))
-        _resolve(request, session, sid.key)
-        return Loaded(
-            data,
-            stored._replace(sid=sid, secret=secret),
-            stale=not verified.current,
-            slide=slide,
-            now=answer.now,
-        )
-
-    def _stand_in(self, over: Loaded, dead: SessionID, session: Session) -> Loaded:
-        """The session that stands in for an ID that is over; new, if there is none yet."""
-        for number in range(MAX_STAND_INS):
-            key = dead.stand_in(number)
-            answer = self._store.load(key, self._settings.rules, slide=over.slide)
-            found = over._replace(stand_in=number)
-            if isinstance(answer, Gone):
-                self._report_end(session, key, answer)
-                if not answer.buried:
-                    return found
-                if (key := answer.successor) and not answer.user:
-                    # It has an ID of its own, whose response may be lost or on its way.
-                    answer = self._store.load(key, self._settings.rules, slide=over.slide)
-            if isinstance(answer, Live):
-                with suppress(ValueError):
-                    stored, data = self._read(session, key, answer)
-                    stored = stored._replace(stand_in=key == dead.stand_in(number))
-                    return found._replace(data=data, stored=stored, now=answer.now)
-        return over._replace(stand_in=MAX_STAND_INS)
-
-    def _read(self, session: Session, key: str, answer: Live) -> tuple[Stored, dict[Any, Any]]:
-        """What is stored under *key*, filed as its data says, and these data.
-
-        :raises ValueError: it cannot be read.
-        """
-        record = answer.record
-        try:
-            note, data = notes.loads(record.note), decode(record.payload)
-        except ValueError:
-            tier = self._settings.rules.policy.name_of(record.tier)
-            self._report_corrupt(session, key, tier)
-            raise
-        who = whose(data, self._settings)
-        if who.refused:
-            self._say("user", f"{who.refused}. It counts as no user", logging.WARNING)
-        if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
-            record = self._refile(key, record, who.user_tag, who.tier)
-        return Stored(key, record, note, who), data
-
-    def _refile(self, key: str, record: Record, user: str, tier: str) -> Record:
-        """File a session anew whose user or tier was read otherwise when it was stored.
-
-        It is bookkeeping: where it cannot be done now, the next load tries again.
-        """
-        limits = self._settings.rules.policy.limits(tier)
-        draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
-        with suppress(StoreUnavailable):
-            answer = self._store.refile(key, draft, record.stamps[0])
-            if isinstance(answer, Live):
-                return answer.record
-        return record
-
-    def _judge(self, request: Request, session: Session, suspect: Suspect) -> bool:
-        """A replaced secret came back: note it, or end the session; whether its visitor is shown.
-
-        Only where the browser has no better cookie: it may keep an old one for another path.
-        Sockets judge nobody: their handshake's cookie stays as it was.
-        """
-        stored, secret, age = suspect
-        if not session._dispatched or _is_socket(request):
-            return False
-        if secret is Secret.REPLACED:
-            self._note_strike(stored, max(1, age))
-        if secret is not Secret.REPLACED_AGAIN:
-            return False
-        events = list(end_stolen(self._store, self._settings, stored.key))
-        for event in events:
-            session._note(event)
-        return bool(events) and stored.record.user != NO_USER
-
-    def _note_strike(self, stored: Stored, age: int) -> None:
-        """Note that a replaced secret came back; if that cannot be, nobody is reported."""
-        note, record = stored.note, stored.record
-        with suppress(StoreUnavailable, ValueError):
-            for _ in range(_TRIES):
-                draft = _same(record, note._replace(strike=age))
-                answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
-                if not isinstance(answer, Conflict):
-                    return
-                record, note = answer.record, notes.loads(answer.record.note)
-
-    def _report_end(self, session: Session, key: str, answer: Gone) -> None:
-        if answer.reason == CORRUPT:
-            self._report_corrupt(session, key, self._settings.rules.policy.name_of(answer.tier))
-            return
-        for event in ends(key, answer, self._settings):
-            session._note(event)
-
-    def _report_corrupt(self, session: Session, key: str, tier: str) -> None:
-        """Report once what cannot be read: it stays until it is due, and is met at every use."""
-        if key not in self._corrupt:
-            self._corrupt[key] = None
-            if len(self._corrupt) > _REPORTED:
-                self._corrupt.popitem(last=False)
-            session._note(SessionEnded(key, CORRUPT, tier))
 
     def _describe(self, session: Session) -> SessionInfo:
         loaded, data = session._loaded, session._data or {}
@@ -353,16 +197,10 @@ class SafeSessionInterface(SessionInterface):
                 logging.WARNING,
             )
 
-    def _say(self, name: str, text: str, level: int = logging.WARNING) -> None:
-        """Log *text*, once."""
-        if name not in self._said:
-            self._said.add(name)
-            logger.log(level, "%s", text)
-
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, app: Flask, session: Session, response: Response, *, responding: bool) -> None:
-        is_socket = flask.has_request_context() and _is_socket(flask.request)
+        is_socket = flask.has_request_context() and transport.is_socket(flask.request)
         is_final = responding or not _is_of_this_request(session)
         later = session._dispatched and not is_final and not is_socket
         deliverable = is_final and not is_socket
@@ -470,7 +308,7 @@ def _is_marked(app: Flask, request: Request, mark: str) -> bool:
 
 
 def _is_of_this_request(session: Session) -> bool:
-    return flask.has_request_context() and _behind_proxy(flask.session) is session
+    return flask.has_request_context() and _current() is session
 
 
 def _is_answered(session: Session, *, responding: bool) -> bool:
@@ -479,38 +317,10 @@ def _is_answered(session: Session, *, responding: bool) -> bool:
     There is none for an event of Socket.IO's, for a save by hand in a socket or a stream, and for a
     test's ``session_transaction()``.
     """
-    follows = session._dispatched and not session._saved and not _is_socket(flask.request)
-    return _is_of_this_request(session) and (responding or follows)
-
-
-def _is_socket(request: Request) -> bool:
-    """Whether *request* opens a WebSocket: its response is not one that delivers a cookie."""
-    upgrade = request.environ.get("HTTP_UPGRADE", "").lower() == "websocket"
-    return upgrade or bool(getattr(request.url_rule, "websocket", False))
-
-
-def _is_resolved(request: Request, session: Session, key: str) -> bool:
-    """Whether the handshake of this socket was served that session."""
-    return not session._dispatched and request.environ.get(_SOCKET_KEY) == key
-
-
-def _resolve(request: Request, session: Session, key: str) -> None:
-    """Let later events of a socket have the session that its handshake's cookie led to."""
-    if not session._dispatched:
-        request.environ[_SOCKET_KEY] = key
-
-
-def _same(record: Record, note: Note) -> Draft:
-    """*record* once more, with another note."""
-    return Draft(
-        new_stamp(),
-        record.idle,
-        record.absolute - record.created,
-        record.tier,
-        record.user,
-        record.payload,
-        notes.dumps(note),
-    )
+    if not _is_of_this_request(session):
+        return False
+    follows = session._dispatched and not session._saved
+    return responding or (follows and not transport.is_socket(flask.request))
 
 
 def _behind_proxy(session: Any) -> Any:
@@ -518,8 +328,12 @@ def _behind_proxy(session: Any) -> Any:
     return session._get_current_object() if isinstance(session, LocalProxy) else session
 
 
+# Asked several times a request, also where nobody uses the session.
+_current: Callable[[], Any] = flask.session._get_current_object  # type: ignore[attr-defined]
+
+
 def _own_session() -> Session | None:
-    session = _behind_proxy(flask.session)
+    session = _current()
     return session if isinstance(session, Session) else None
 
 

@@ -63,7 +63,7 @@ from ..stores.base import (
     Terms,
 )
 from .change import MINUTE, Change, Delivery
-from .session import FLASHES, Loaded, Session, Stored, is_empty
+from .session import FLASHES, Loaded, Session, Stored, is_empty, is_permanent
 
 _REFUSALS: dict[type[Exception], str] = {
     StoreFull: "full",
@@ -114,7 +114,21 @@ def save(session: Session, store: Store, settings: Settings, delivery: Delivery)
     loaded = session._loaded
     if loaded.stored is None and not session._data and not (session._cleared and loaded.rotated):
         return NOTHING
+    if loaded.stored is not None and _is_only_read(session, loaded.stored, settings, delivery):
+        return NOTHING
     return _Save(session, store, settings, delivery).run()
+
+
+def _is_only_read(session: Session, stored: Stored, settings: Settings, delivery: Delivery) -> bool:
+    """Whether nothing is to be stored, decided by the least that tells: most requests read."""
+    note, interval = stored.note, settings.renew_interval
+    age = session._loaded.now - stored.record.created
+    is_due = interval is not None and age - note.since >= interval
+    plain = note.is_presented and stored.secret is not Secret.STRANDED and not is_due
+    settled = plain and not (stored.stand_in or note.owes_id or note.deleted or delivery.client)
+    if session._is_marked() or not settled or is_permanent(session._data or {}) != note.permanent:
+        return False
+    return encode(session._data or {}, stored.record.payload) == stored.record.payload
 
 
 class _Save:

@@ -218,6 +218,11 @@ class Session(SessionMixin):
             self._signed_in = self._signed_in or self._in_unsafe_view
             self._unsigned = "" if self._signed_in else key
 
+    def _is_marked(self) -> bool:
+        """Whether the request did more than read, but for changes inside of values."""
+        asked = self._forced or self._regenerated or self._cleared or self._confirmed
+        return asked or self._changed or bool(self._assigned)
+
     def _is_confirmed(self) -> bool:
         """Whether the user was asked again: by us, by Flask-Login or by Flask-Security."""
         # Flask-Login's login_user assigns its own key, too, whatever the app calls the user.

@@ -141,3 +141,9 @@ def keep_out_of_shared_caches(response: Response) -> None:
     if "no-store" not in policy:
         policy["private"] = None
     headers["Cache-Control"] = dump_header(policy)
+
+
+def is_socket(request: Request) -> bool:
+    """Whether *request* opens a WebSocket: its response is not one that delivers a cookie."""
+    upgrade = request.environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+    return upgrade or bool(getattr(request.url_rule, "websocket", False))

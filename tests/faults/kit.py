@@ -79,7 +79,7 @@ class Site:
 
     def close(self) -> None:
         """Nothing of it shall come to the next test, which may be on the same server."""
-        leave = self.app.extensions["safesession"].reaper._leaving
+        leave = self.app.extensions["safesession"].job._leaving
         if leave is not None:
             leave()
         self.store.close()

@@ -155,7 +155,7 @@ def test_fault_17_somebodys_long_script_is_a_503_and_is_left_alone(
         for path in FIRSTS:
             outage(site.visitor(), path)
         outage(open_site(own.url).visitor(like=members["/read"]), "/read")
-        assert site.app.extensions["safesession"].reaper.run() is None
+        assert site.app.extensions["safesession"].job.run() is None
         assert set(site.safe.servers().values()) == {"closed"}, "it does answer"
     assert ["kill" in text.lower() for text in ended] == [True]
     assert [read(member) for member in members.values()] == [ANN] * len(members)
@@ -183,7 +183,7 @@ def test_fault_18_forgotten_scripts_are_not_noticed(
         forget()
         good(site.visitor(), path)
     site.during = bool
-    for call in (site.safe.count, site.safe.purge, site.app.extensions["safesession"].reaper.run):
+    for call in (site.safe.count, site.safe.purge, site.app.extensions["safesession"].job.run):
         forget()
         assert call() is not None
     assert site.errors() == ""

@@ -80,7 +80,7 @@ def test_fault_22_a_worker_with_a_wrong_clock_ends_nothing_early_and_keeps_nothi
                 good(client, "/add/fig")
                 good(client, "/renew")
                 good(client, "/swap/pear")
-            site.app.extensions["safesession"].reaper.run()
+            site.app.extensions["safesession"].job.run()
             age(steady, IDLE - MINUTE)
         assert read(late) == {}
         ended = [event.reason for event in site.take_events(SessionEnded)]

@@ -64,7 +64,7 @@ def test_fault_32_after_a_flush_all_are_strangers_and_everything_goes_on(
     steady.ask("FLUSHDB")
     assert site.safe.count() == 0
     assert [read(member) for member in members] == [{}] * 8
-    assert site.app.extensions["safesession"].reaper.run() is not None
+    assert site.app.extensions["safesession"].job.run() is not None
     for member in members:
         good(member, "/login/ann")
     assert site.safe.count() == 8

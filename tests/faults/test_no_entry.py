@@ -43,7 +43,7 @@ def test_fault_29_the_documented_permissions_are_enough(
             good(site.member(), path)
         age(own, 60_000)
         good(site.member(), "/read")
-        assert site.app.extensions["safesession"].reaper.run() is not None
+        assert site.app.extensions["safesession"].job.run() is not None
         assert site.command("stats")["sessions"] == len(records(own))
         assert site.errors() == ""
         assert_whole(site, own)

@@ -221,7 +221,7 @@ def use(site: Site) -> None:
     assert read(member) == {**ANN, "cart": ["pear", "fig"]}
     assert site.command("purge")["mended"] == 0
     assert site.command("stats")["sessions"] == 1
-    assert site.app.extensions["safesession"].reaper.run() is not None
+    assert site.app.extensions["safesession"].job.run() is not None
     assert site.store.inspect() == []
 
 

@@ -375,8 +375,8 @@ def test_a_store_that_fills_up_looks_as_the_page_says(scene: Scene) -> None:
 
 def test_a_purge_without_a_server_looks_as_the_page_says(scene: Scene) -> None:
     site = scene.open("redis://127.0.0.1:1/0", check_interval="1h")
-    reaper = site.app.extensions["safesession"].reaper
-    assert [reaper.run(), reaper.run()] == [None, None]
+    job = site.app.extensions["safesession"].job
+    assert [job.run(), job.run()] == [None, None]
     assert seen(scene, "store-failed operation=purge")
     assert sum("operation=purge" in line for line in scene.lines) == 1
 

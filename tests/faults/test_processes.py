@@ -13,7 +13,7 @@ import psutil
 import pytest
 from flask import Flask
 
-from flask_safesession.admin import purge as reaper
+from flask_safesession.admin import job as purge_job
 
 from .. import proxy
 from ..servers import Server, poll
@@ -94,14 +94,14 @@ def test_fault_26_a_hundred_children_of_a_busy_process_work(
                 return
             client.get(f"/write/{number}")
             if number < 2:
-                state_of(app).reaper.run()
+                state_of(app).job.run()
             turns[number] = turn
 
     def child() -> list[Any]:
         client = app.test_client()
         client.get(f"/write/{os.getpid()}")
         job = client.get("/jobs").json
-        report = state_of(app).reaper.run()
+        report = state_of(app).job.run()
         return [client.get("/read").json == {"mine": str(os.getpid())}, job, report is not None]
 
     users = [threading.Thread(target=use, args=[number]) for number in range(len(turns))]
@@ -118,7 +118,7 @@ def test_fault_26_a_hundred_children_of_a_busy_process_work(
         stop.set()
         for user in users:
             user.join()
-    assert reaper._scheduler
+    assert purge_job._scheduler
 
 
 @pytest.mark.parametrize("when", ["early", "late"])

@@ -175,7 +175,7 @@ def test_fault_15_the_purge_job_goes_on_at_maxmemory(
     member = site.member()
     due = len(records(own)) - 1  # the newcomer has removed a few
     own.ask("CONFIG", "SET", "maxmemory", 1)
-    report = site.app.extensions["safesession"].reaper.run()
+    report = site.app.extensions["safesession"].job.run()
     assert (report.due, report.mended) == (due, 0)
     assert site.safe.count() == 1
     assert read(member) == ANN

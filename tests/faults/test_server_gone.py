@@ -84,10 +84,10 @@ def test_fault_01_the_job_says_it_once_and_the_commands_say_what_to_look_at(
     kept: servers.Server, open_site: OpenSite
 ) -> None:
     site = open_site(kept.url, check_interval="1h")
-    reaper = site.app.extensions["safesession"].reaper
+    job = site.app.extensions["safesession"].job
     member = site.member()
     kept.kill()
-    assert [reaper.run() for _ in range(3)] == [None] * 3
+    assert [job.run() for _ in range(3)] == [None] * 3
     assert [event.operation for event in site.take_events(StoreFailed)] == ["purge"]
     for command in ("purge", "stats", "check"):
         result = site.app.test_cli_runner().invoke(args=["safesession", command])
@@ -96,7 +96,7 @@ def test_fault_01_the_job_says_it_once_and_the_commands_say_what_to_look_at(
     with pytest.raises(StoreUnavailable):
         site.safe.count()
     kept.restart()
-    servers.poll("the job", reaper.run)
+    servers.poll("the job", job.run)
     assert site.safe.count() == 1
     assert read(member) == ANN
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response
 
 from flask_safesession import SafeSession, session
-from flask_safesession.admin import purge as reaper
+from flask_safesession.admin import job as purge_job
 
 views = Blueprint("site", __name__)
 
@@ -42,7 +42,7 @@ def keys() -> dict[str, Any]:
 def process() -> dict[str, Any]:
     """The purge jobs here, and the threads that wait for their time."""
     names = [thread.name for thread in threading.enumerate()]
-    scheduler: Any = reaper._scheduler
+    scheduler: Any = purge_job._scheduler
     return {"jobs": len(scheduler.get_jobs()), "schedulers": names.count("APScheduler")}
 
 

@@ -10,8 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ...admin.readings import Reading, Readings
-from ...admin.stats import Stats
+from ...admin.stats import Reading, Readings, Stats
 from ...config.settings import Settings
 from ...model.policy import ANONYMOUS_TIER
 from .counts import APP, Counts

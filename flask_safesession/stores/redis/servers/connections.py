@@ -143,7 +143,8 @@ class _Own:
     def __init__(self, server: str, limit: int | None, notify: Notify) -> None:
         self.process = os.getpid()
         self.idle: deque[tuple[float, Any]] = deque()
-        self.busy: set[Any] = set()
+        # By call: two calls follow each other on one connection.
+        self.busy: dict[object, Any] = {}
         self.free = _Slots(limit) if limit else None
         self.breaker = Breaker(server, notify)
 
@@ -159,7 +160,7 @@ class _Own:
     def leave(self) -> None:
         """Close a forked child's copies of all sockets; the parent's own stay as they are."""
         self.close()
-        for connection in self.busy:
+        for connection in self.busy.values():
             connection.disconnect()
 
 
@@ -219,7 +220,8 @@ class Connections:
 
     def _exchange(self, own: _Own, commands: tuple[Command, ...], careful: bool) -> list[Any]:
         connection = self._get(own, careful=careful)
-        own.busy.add(connection)
+        call = object()
+        own.busy[call] = connection
         try:
             _connect(connection)
             replies, error = _talk(connection, commands)
@@ -228,14 +230,14 @@ class Connections:
             # way, and must not be given to another request (CVE-2023-28858).
             connection.disconnect()
             own.close()  # the others may be as dead
+            del own.busy[call]
             raise
-        finally:
-            own.busy.discard(connection)
         if isinstance(error, redis.ReadOnlyError):
             connection.disconnect()  # it is no master any more: connect to who is
             own.close()
         else:
             _put_back(own.idle, connection)
+        del own.busy[call]  # last: a child that is forked here finds it all the same
         if error is not None:
             raise error
         return replies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -50,6 +51,10 @@ _KEPT = frozenset(
 _PARSER = getattr(redis.cluster, "ClusterParser", None)
 # A wait of no time at all would be none: the socket would not block.
 _LEAST = 0.001
+# Seconds for which a fork waits for connections that are being made.
+_PATIENCE = 0.2
+# One entry a connection that is being made: its socket is known to its thread alone.
+_connecting: set[object] = set()
 
 
 def ours(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +100,28 @@ class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py'
             super().connect()
 
     def _connect(self) -> Any:
-        sock = super()._connect()
+        made = object()
+        _connecting.add(made)
+        try:
+            sock = super()._connect()
+        finally:
+            _connecting.discard(made)
         return _Cut(sock) if isinstance(sock, socket.socket) else sock
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         self.connect()
         super().send_packed_command(command, check_health)
+
+
+def _let_connect() -> None:
+    """Before a fork: let new sockets get to where the child finds its copies, and closes them."""
+    until = time.monotonic() + _PATIENCE
+    while _connecting and time.monotonic() < until:
+        time.sleep(_LEAST)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_connect, after_in_child=_connecting.clear)
 
 
 def _left() -> float:

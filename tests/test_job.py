@@ -24,8 +24,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
 from flask_safesession import SafeSession, StoreUnavailable, session
-from flask_safesession.admin import purge as reaper
-from flask_safesession.admin.purge import PurgeReport, Reaper, audit, purge, purge_steps
+from flask_safesession.admin import job as purge_job
+from flask_safesession.admin.job import PurgeJob
+from flask_safesession.admin.purge import PurgeReport, audit, purge, purge_steps
 from flask_safesession.events import session_ended, store_failed, store_purged
 from flask_safesession.model.tokens import tier_tag, user_tag
 from flask_safesession.stores.base import AuditStep, PurgeStep, Rules
@@ -48,10 +49,10 @@ class MakeApp(Protocol):
 @pytest.fixture(autouse=True)
 def own_process_scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test begins without a scheduler in the process, and leaves none."""
-    monkeypatch.setattr(reaper, "_scheduler", None)
+    monkeypatch.setattr(purge_job, "_scheduler", None)
     yield
-    if reaper._scheduler is not None:
-        reaper._scheduler.shutdown(wait=False)
+    if purge_job._scheduler is not None:
+        purge_job._scheduler.shutdown(wait=False)
 
 
 class WatchedStore(MemoryStore):
@@ -103,8 +104,8 @@ def visit(app: Flask) -> int:
     return app.test_client().get("/").status_code
 
 
-def reaper_of(app: Flask) -> Reaper:
-    found: Reaper = app.extensions["safesession"].reaper
+def purge_job_of(app: Flask) -> PurgeJob:
+    found: PurgeJob = app.extensions["safesession"].job
     return found
 
 
@@ -114,13 +115,13 @@ def safe_of(app: Flask) -> SafeSession:
 
 
 def job_of(app: Flask) -> Any:
-    of = reaper_of(app)
+    of = purge_job_of(app)
     return of._scheduler.get_job(of._id)
 
 
 def jobs() -> list[Any]:
     """The jobs of the process's own scheduler."""
-    return [] if reaper._scheduler is None else list(reaper._scheduler.get_jobs())
+    return [] if purge_job._scheduler is None else list(purge_job._scheduler.get_jobs())
 
 
 def run_soon(app: Flask) -> None:
@@ -147,7 +148,7 @@ def test_neither_init_nor_a_command_starts_the_job(make_app: MakeApp) -> None:
     with app.app_context():
         safe_of(app).purge()
         safe_of(app).count()
-    assert reaper._scheduler is None
+    assert purge_job._scheduler is None
 
 
 def test_the_first_request_starts_the_job_and_later_ones_no_other(make_app: MakeApp) -> None:
@@ -173,7 +174,7 @@ def test_the_job_comes_round_by_its_interval_in_utc_late_or_not(serve: MakeApp) 
 
 def test_without_an_interval_there_is_no_job(serve: MakeApp) -> None:
     serve(check_interval=None)
-    assert reaper._scheduler is None
+    assert purge_job._scheduler is None
 
 
 def test_the_job_runs_again_and_again(serve: MakeApp, store: WatchedStore) -> None:
@@ -204,7 +205,7 @@ def test_first_requests_at_the_same_moment_all_succeed(
     # As two requests that have both seen that it is time to look.
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(
-        reaper, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep)
+        purge_job, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep)
     )
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -225,7 +226,7 @@ def test_first_requests_at_the_same_moment_all_succeed(
 
 def test_several_apps_have_one_scheduler_and_a_job_each(serve: MakeApp) -> None:
     apps = [serve() for _ in range(3)]
-    assert len({id(reaper_of(app)._scheduler) for app in apps}) == 1
+    assert len({id(purge_job_of(app)._scheduler) for app in apps}) == 1
     assert {job.id for job in jobs()} == {job_of(app).id for app in apps}
     assert len(jobs()) == 3
 
@@ -245,7 +246,7 @@ def test_the_job_goes_when_the_last_reference_to_its_app_goes(serve: MakeApp) ->
 
 def test_a_job_whose_app_is_just_gone_does_nothing(make_app: MakeApp, store: WatchedStore) -> None:
     app = make_app(store=store)
-    of = reaper_of(app)
+    of = purge_job_of(app)
     del app
     assert of.run() is None
     assert store.purges == []
@@ -260,7 +261,7 @@ def test_the_job_runs_on_a_daemon_thread_of_its_own(serve: MakeApp, store: Watch
     assert store.purging.wait(PATIENCE)
     [thread] = store.purges
     assert thread.daemon
-    assert thread not in (threading.main_thread(), reaper_of(app)._scheduler._thread)
+    assert thread not in (threading.main_thread(), purge_job_of(app)._scheduler._thread)
 
 
 def test_a_purge_in_progress_holds_up_no_other_app(serve: MakeApp, store: WatchedStore) -> None:
@@ -279,7 +280,7 @@ def test_two_runs_of_one_job_never_overlap(serve: MakeApp, store: WatchedStore) 
     app = serve(store=store)
     run_soon(app)
     assert store.purging.wait(PATIENCE)
-    assert reaper_of(app).run() is None
+    assert purge_job_of(app).run() is None
     assert len(store.purges) == 1
 
 
@@ -288,7 +289,7 @@ import threading
 from datetime import datetime, timezone
 from flask import Flask
 from flask_safesession import SafeSession
-from flask_safesession.admin import purge as reaper
+from flask_safesession.admin import job as purge_job
 from flask_safesession.stores.memory import MemoryStore
 
 purging = threading.Event()
@@ -302,7 +303,7 @@ app = Flask(__name__)
 app.secret_key = "a key for tests that is long enough"
 SafeSession(app, store=Slow(), check_interval="1h")
 app.test_client().get("/")
-[job] = reaper._scheduler.get_jobs()
+[job] = purge_job._scheduler.get_jobs()
 job.modify(next_run_time=datetime.now(timezone.utc))
 assert purging.wait({wait})
 print("leaving")
@@ -341,7 +342,7 @@ def test_the_job_can_be_one_of_the_apps_own_scheduler(
     app = serve(store=store, scheduler=given)
     [job] = own_scheduler.get_jobs()
     assert "SafeSession" in job.name
-    assert reaper._scheduler is None
+    assert purge_job._scheduler is None
     run_soon(app)
     assert store.purging.wait(PATIENCE)
 
@@ -424,7 +425,7 @@ class _Database(MemoryJobStore):  # type: ignore[misc]  # APScheduler has no typ
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What uWSGI shows its apps where it runs no threads."""
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=False))
-    reaper._report_no_threads.cache_clear()
+    purge_job._report_no_threads.cache_clear()
 
 
 def test_a_server_without_threads_is_reported_once_with_what_to_do(
@@ -474,7 +475,7 @@ def test_a_scheduler_that_cannot_start_is_reported_once_and_blames_no_setting_no
 def pass_hours(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     """Let time pass for the reapers' monotonic clock, and for nobody else."""
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + hours * 3600, sleep=time.sleep)
-    monkeypatch.setattr(reaper, "time", later)
+    monkeypatch.setattr(purge_job, "time", later)
 
 
 def test_a_wall_clock_that_was_set_back_does_not_stop_the_job(
@@ -496,7 +497,7 @@ def test_a_job_that_comes_round_is_left_alone(
     app = serve(store=store)
     due = job_of(app).next_run_time
     pass_hours(monkeypatch, 1.5)
-    reaper_of(app).run()
+    purge_job_of(app).run()
     pass_hours(monkeypatch, 3)
     app.test_client().get("/")
     assert job_of(app).next_run_time == due
@@ -509,13 +510,13 @@ def test_after_a_fork_the_child_has_its_own_job_and_the_parents_goes_on(
     serve: MakeApp, store: WatchedStore
 ) -> None:
     app = serve(store=store)
-    parents = reaper._scheduler
+    parents = purge_job._scheduler
 
     def child() -> list[Any]:
         before = len(jobs())
         visit(app)
         run_soon(app)
-        return [before, len(jobs()), reaper._scheduler is parents, store.purging.wait(PATIENCE)]
+        return [before, len(jobs()), purge_job._scheduler is parents, store.purging.wait(PATIENCE)]
 
     assert in_child(child) == [0, 1, False, True]
     assert not store.purging.is_set()
@@ -535,7 +536,7 @@ def test_a_child_that_was_forked_during_a_purge_can_purge(
     def child() -> list[Any]:
         store.may_go_on = threading.Event()
         store.may_go_on.set()
-        return list(reaper_of(app).run() or [])
+        return list(purge_job_of(app).run() or [])
 
     assert in_child(child) == [0, 0, 0]
     store.may_go_on.set()
@@ -557,7 +558,7 @@ def test_a_failing_store_is_reported_once_and_so_is_its_return(
     with store_failed.connected_to(receive):
         store.down = True
         for _ in range(3):
-            assert reaper_of(app).run() is None
+            assert purge_job_of(app).run() is None
         assert told == [(app, "purge", "the store is down")]
         [record] = caplog.records
         assert record.levelno == logging.ERROR
@@ -567,11 +568,11 @@ def test_a_failing_store_is_reported_once_and_so_is_its_return(
         store.down = False
         caplog.clear()
         for _ in range(2):
-            assert reaper_of(app).run() == PurgeReport()
+            assert purge_job_of(app).run() == PurgeReport()
         assert [r.getMessage() for r in caplog.records] == ["the store answers the purge job again"]
 
         store.down = True
-        reaper_of(app).run()
+        purge_job_of(app).run()
         assert len(told) == 2
 
 
@@ -607,7 +608,7 @@ def test_of_several_workers_one_has_the_lease_for_an_interval(
     client = server.client()
     lease = f"{{{prefix}:0}}:lease:purge"
     for _ in range(2):
-        reports = [reaper_of(app).run() for app in apps]
+        reports = [purge_job_of(app).run() for app in apps]
         assert reports == [PurgeReport(), None, None]
         # A little less than the hour, so that the next turn finds it free.
         left = client.pttl(lease)
@@ -615,7 +616,7 @@ def test_of_several_workers_one_has_the_lease_for_an_interval(
         assert 50 * MINUTE < left < 60 * MINUTE
         client.delete(lease)
         apps.append(apps.pop(0))
-    assert reaper_of(apps[0]).run() == PurgeReport()
+    assert purge_job_of(apps[0]).run() == PurgeReport()
     assert safe_of(apps[1]).purge() == PurgeReport()  # asked for: whoever's turn it is
     close(apps, client)
 
@@ -628,7 +629,7 @@ def test_workers_at_the_same_moment_agree_on_one(
         for _ in range(8)
     ]
     with ThreadPoolExecutor(8) as pool:
-        reports = list(pool.map(lambda app: reaper_of(app).run(), apps))
+        reports = list(pool.map(lambda app: purge_job_of(app).run(), apps))
     assert sum(report is not None for report in reports) == 1
     close(apps)
 
@@ -662,7 +663,7 @@ def test_a_run_removes_what_is_due_and_says_why(make_app: MakeApp) -> None:
         ended.append((sender, event.handle == old, event.reason, event.tier))
 
     with session_ended.connected_to(receive):
-        report = reaper_of(app).run()
+        report = purge_job_of(app).run()
     assert report == PurgeReport(due=6)
     assert report.removed == 6
     assert ended.count((app, True, "lifetime", "default")) == 1
@@ -684,7 +685,7 @@ def test_a_run_trims_to_a_cap_that_was_lowered(
         reasons.append(event.reason)
 
     with session_ended.connected_to(receive):
-        assert reaper_of(app).run() == PurgeReport(trimmed=30)
+        assert purge_job_of(app).run() == PurgeReport(trimmed=30)
     assert reasons == ["evicted"] * 30
     assert safe_of(app).count() == 20
     [record] = caplog.records
@@ -700,7 +701,7 @@ def test_a_run_that_finds_nothing_to_do_says_nothing(
 ) -> None:
     caplog.set_level(logging.INFO, "flask_safesession")
     app = make_app()
-    assert reaper_of(app).run() == PurgeReport()
+    assert purge_job_of(app).run() == PurgeReport()
     assert caplog.records == []
 
 
@@ -719,7 +720,7 @@ def test_a_run_sends_what_it_did_when_it_is_over(make_app: MakeApp) -> None:
         assert 0 < event.seconds < PATIENCE
 
     with store_purged.connected_to(receive):
-        assert reaper_of(app).run() == PurgeReport(due=5, trimmed=1)
+        assert purge_job_of(app).run() == PurgeReport(due=5, trimmed=1)
         assert safe_of(app).purge() == PurgeReport()
     assert told == [(app, 5, 1, 0), (app, 0, 0, 0)]
 
@@ -737,7 +738,7 @@ def test_a_receiver_that_fails_does_not_stop_the_run(
         raise ZeroDivisionError
 
     with session_ended.connected_to(fail):
-        assert reaper_of(app).run() == PurgeReport(due=3)
+        assert purge_job_of(app).run() == PurgeReport(due=3)
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
         "a receiver of session-ended failed"
     ] * 3
@@ -769,7 +770,7 @@ def test_a_run_is_told_to_the_sessions_own_app_only(make_app: MakeApp) -> None:
         heard.append(event)
 
     with session_ended.connected_to(receive, sender=other):
-        reaper_of(app).run()
+        purge_job_of(app).run()
     assert heard == []
 
 
@@ -913,7 +914,7 @@ def test_an_entry_with_a_wrong_deadline_is_mended(
 
 def test_the_job_mends_as_well(shop: Flask, database: redis.Redis, prefix: str) -> None:
     database.delete(a_record(database, prefix, of_a_user=True))
-    assert reaper_of(shop).run() == PurgeReport(mended=1)
+    assert purge_job_of(shop).run() == PurgeReport(mended=1)
     assert_agreement(shop, database, prefix, 9)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_safesession.admin.readings import FRESH_FOR, TREND_OVER, Readings, full_in
+from flask_safesession.admin.stats import FRESH_FOR, TREND_OVER, Readings, full_in
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Census, Rules
 from flask_safesession.stores.memory import MemoryStore
