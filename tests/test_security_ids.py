@@ -248,7 +248,7 @@ def test_no_verification_failure_falls_through_to_another_decoder(
     memory_site: Site, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr("flask_safesession.web.interface.decode", decoded.append)
+    monkeypatch.setattr("flask_safesession.web.loading.decode", decoded.append)
     assert memory_site.visit(read, HOSTILE[kind]()).value == {}
     assert decoded == []
 
