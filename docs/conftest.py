@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import tempfile
 from typing import Any
 
 from sybil import Sybil
@@ -15,13 +17,15 @@ collect_ignore = ["_build"]
 
 
 def prepare(namespace: dict[str, Any]) -> None:
-    """Let ``Flask(__name__)`` in a page find a name, and ``os.environ`` a secret key."""
+    """Let ``Flask(__name__)`` in a page find a name, ``os.environ`` a secret key, and a folder."""
     namespace["__name__"] = "page"
+    namespace["folder"] = tempfile.mkdtemp()
     os.environ["SECRET_KEY"] = secrets.token_hex()
 
 
 def clean_up(namespace: dict[str, Any]) -> None:
     """Let apps go, and their jobs with them."""
+    shutil.rmtree(namespace["folder"])
     namespace.clear()
     os.environ.pop("SECRET_KEY", None)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import flask
@@ -22,7 +23,7 @@ from .admin.neighbours import Neighbours
 from .admin.purge import PurgeReport, purge
 from .admin.stats import Stats, stats_of
 from .config.overrides import Own, Steering, Tuned
-from .config.reading import MEMORY_URL
+from .config.reading import MEMORY_URL, SQLITE_URL
 from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable, name_of
 from .events import Event, emit, logger
@@ -104,7 +105,7 @@ class SafeSession:
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]
             )
         own = Own.read(app.config, {**self._overrides, **overrides})
-        store = _open_store(own.settings)
+        store = _open_store(app, own.settings)
         if isinstance(store, Networked):
             store.report_to(partial(_emit, weakref.ref(app)))
         steering = Steering(app, store, own)
@@ -352,10 +353,12 @@ def _assigned_in_vain() -> str:
     return getattr(current, "_unsigned", "")
 
 
-def _open_store(settings: Settings) -> Store:
+def _open_store(app: Flask, settings: Settings) -> Store:
     given = settings.store
     if isinstance(given, str) and given.startswith(MEMORY_URL):
         return _open_memory(given.removeprefix(MEMORY_URL))
+    if isinstance(given, str) and given.startswith(SQLITE_URL):
+        return _open_sqlite(app, settings)
     if not isinstance(given, str) and hasattr(given, "census"):
         return cast(Store, given)
     # Imported here: apps on memory do not pay for redis-py.
@@ -368,6 +371,14 @@ def _open_store(settings: Settings) -> Store:
         shards=settings.shards,
         wait_replicas=settings.wait_replicas,
     )
+
+
+def _open_sqlite(app: Flask, settings: Settings) -> Store:
+    from .stores.sql.sqlite import SqliteStore  # others do not pay for it
+    from .stores.sql.url import find_file
+
+    path = find_file(settings.store, app.instance_path)
+    return SqliteStore(path, prefix=settings.key_prefix, timeout=settings.store_timeout)
 
 
 def _open_memory(name: str) -> MemoryStore:
@@ -389,7 +400,8 @@ def _place_of(settings: Settings, store: Store) -> Hashable:
     given = settings.store
     if given is store or not store.shared:
         return id(store)
-    return given if isinstance(given, str) else id(given), settings.key_prefix
+    place = getattr(store, "path", given)  # one URL may be another file in each app
+    return place if isinstance(place, (str, Path)) else id(given), settings.key_prefix
 
 
 def _begin(store: Store, steering: Steering, neighbours: Neighbours) -> None:

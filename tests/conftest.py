@@ -19,6 +19,7 @@ from werkzeug.security import generate_password_hash
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
 from . import environment, servers
@@ -114,12 +115,23 @@ def redis_kit(client: Any, prefix: str) -> StoreKit:
     return StoreKit(store, lambda ms: age_redis(client, ms, prefix), exact_clock=False)
 
 
-@pytest.fixture(params=["memory", "fakeredis", *REAL])
+def sqlite_kit(folder: Path, number: int = 0) -> StoreKit:
+    clock = FakeClock()
+    store = SqliteStore(folder / f"sessions{number}.sqlite3", timeout=5, clock=clock)
+    return StoreKit(store, clock.advance)
+
+
+@pytest.fixture(params=["memory", "sqlite", "fakeredis", *REAL])
 def kit(request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
     """Every store there is."""
     if request.param == "memory":
         clock = FakeClock()
         yield StoreKit(MemoryStore(clock), clock.advance)
+        return
+    if request.param == "sqlite":
+        made = sqlite_kit(request.getfixturevalue("tmp_path"))
+        yield made
+        made.store.close()
         return
     if request.param == "fakeredis":
         client: Any = fakeredis.FakeRedis()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
@@ -14,6 +16,7 @@ from flask_safesession import SafeSession, session
 from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .counting import CountingStore
@@ -143,8 +146,11 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        tables = [vars(table) for table in vars(store._endings).values()]
-        return repr([vars(store), vars(store._shelf), tables]).encode()
+        endings = [vars(kept) for kept in store._tables._endings.values()]
+        return repr([vars(store), vars(store._tables), endings]).encode()
+    if isinstance(store, SqliteStore):
+        tables = sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        return repr([sql(store, f'SELECT * FROM "{name}"') for (name,) in tables]).encode()
     found = []
     every_shard = store._shards[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
@@ -168,6 +174,12 @@ def ask(store: Any, *command: Any) -> Any:
     return reply
 
 
+def sql(store: SqliteStore, statement: str, *parameters: Any) -> list[Any]:
+    """What the file of *store* answers to another program."""
+    with closing(sqlite3.connect(store.path)) as other, other:
+        return other.execute(statement, parameters).fetchall()
+
+
 def name_of(store: Any, key: str) -> str:
     """Under which name a store on Redis keeps the session."""
     name: str = store._shards[store.part_of(key)]._name(key)
@@ -176,18 +188,22 @@ def name_of(store: Any, key: str) -> str:
 
 def raw(store: Any, key: str) -> bytes:
     """The bytes of a record."""
-    found: bytes = (
-        store._shelf.records[key]
-        if isinstance(store, MemoryStore)
-        else ask(store, "GET", name_of(store, key))
-    )
+    found: bytes
+    if isinstance(store, MemoryStore):
+        found = store._tables.records[key]
+    elif isinstance(store, SqliteStore):
+        [(found,)] = sql(store, "SELECT record FROM safesession_sessions WHERE key = ?", key)
+    else:
+        found = ask(store, "GET", name_of(store, key))
     return found
 
 
 def overwrite(store: Any, key: str, value: bytes) -> None:
     """Put *value* in the place of a record, as another program could."""
     if isinstance(store, MemoryStore):
-        store._shelf.records[key] = value
+        store._tables.records[key] = value
+    elif isinstance(store, SqliteStore):
+        sql(store, "UPDATE safesession_sessions SET record = ? WHERE key = ?", value, key)
     else:
         ask(store, "SET", name_of(store, key), value)
 
@@ -195,6 +211,8 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
 def forget(store: Any, key: str) -> None:
     """Take a record out of the store, behind its back."""
     if isinstance(store, MemoryStore):
-        store._shelf.remove(key)
+        store._tables.remove(key)
+    elif isinstance(store, SqliteStore):
+        sql(store, "DELETE FROM safesession_sessions WHERE key = ?", key)
     else:
         ask(store, "DEL", name_of(store, key))

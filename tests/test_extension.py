@@ -406,7 +406,7 @@ def test_memory_under_several_processes_is_warned_about_once(
     for _ in range(3):
         client.get("/all", environ_overrides=many)
     [warning] = warnings_in(caplog)
-    assert "Set SAFESESSION_STORE to a redis:// URL" in warning.getMessage()
+    assert "Set SAFESESSION_STORE to 'sqlite://'" in warning.getMessage()
 
 
 def test_a_shared_store_under_several_processes_is_as_it_should_be(

@@ -188,7 +188,7 @@ def test_an_unknown_id_costs_one_call_more_and_is_never_adopted(
     assert store.take() == ["load", "load", "create"]
     assert client.get("/read").json == {"a": "1"}
     assert store.take() == ["load", "load"]
-    assert list(store.inner._shelf.records) == [unknown.stand_in()]
+    assert list(store.inner._tables.records) == [unknown.stand_in()]
     assert unknown.stand_in() != unknown.key
 
 

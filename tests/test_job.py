@@ -753,7 +753,7 @@ def test_the_store_is_free_between_the_steps_of_a_run(make_app: MakeApp) -> None
     clock.advance(24 * 60 * MINUTE)
     removed = []
     for step in purge_steps(store, settings):
-        assert not store._lock.locked()
+        assert not store._tables.lock.locked()
         removed.append(step.due)
     assert removed == [10, 10, 10, 5]
 

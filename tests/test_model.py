@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import fakeredis
@@ -55,7 +57,7 @@ from flask_safesession.testing import (
 )
 from flask_safesession.testing.tampering import clock_of
 
-from .conftest import SERVERS, redis_kit
+from .conftest import SERVERS, redis_kit, sqlite_kit
 
 MINUTE = 60_000
 # Time that passes before each use, so that no two are at the same moment, and a use is never at the
@@ -68,9 +70,10 @@ TOTAL, PER_USER = 8, 3
 RULES = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS)
 STRICT = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS, evict=False)
 USERS_CAP = RULES.cap.users
-EXAMPLES = {"memory": 100, "fakeredis": 5}
+EXAMPLES = {"memory": 100, "sqlite": 50, "fakeredis": 5}
 
 _prefixes = count()
+_folder = TemporaryDirectory(prefix="safesession-")
 
 
 @dataclass
@@ -618,7 +621,10 @@ def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     def real() -> StoreKit:
         return redis_kit(pool.get(name).client(), f"model{next(_prefixes)}")
 
-    return {"memory": memory, "fakeredis": fake}.get(name, real)
+    def sqlite() -> StoreKit:
+        return sqlite_kit(Path(_folder.name), next(_prefixes))
+
+    return {"memory": memory, "sqlite": sqlite, "fakeredis": fake}.get(name, real)
 
 
 def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
@@ -636,7 +642,7 @@ def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["memory", "fakeredis", *SERVERS])
+@pytest.mark.parametrize("name", ["memory", "sqlite", "fakeredis", *SERVERS])
 def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
     run_stories(kit_for(name, pool), EXAMPLES.get(name, 15))
 

@@ -158,7 +158,7 @@ def test_an_id_that_is_gone_is_no_error(make_app: MakeApp, spans: Spans) -> None
     app = traced(make_app(), spans)
     client = app.test_client()
     client.get("/put/cart/3")
-    app.extensions["safesession"].store._shelf.records.clear()
+    app.extensions["safesession"].store._tables.records.clear()
     spans.take()
     client.get("/read")
     found = spans.take()  # the session, and the one that would stand in for it

@@ -490,7 +490,7 @@ def test_a_host_cookie_as_it_should_be_is_none() -> None:
         "memory://a b",
         f"memory://{'x' * 101}",
         "http://h",
-        "sqlite:///x.db",
+        "postgresql://h",
         "h",
         "two words.",
         "file",

@@ -508,7 +508,7 @@ def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
 def test_a_store_that_lost_everything_gives_the_settings_back(memory: Fleet) -> None:
     here = memory.start()
     here.safe.reconfigure(idle_timeout="10m")
-    here.state.store._documents.clear()
+    here.state.store._tables._documents.clear()
     here.come_round()
     assert (here.limits, here.safe.tuned()) == ((30, 720), None)
 
@@ -744,7 +744,7 @@ def test_a_slice_is_as_large_as_it_is_asked_to_be(memory: Fleet) -> None:
 def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
     here = memory.start()
     here.fill(5)
-    del here.state.store._shelf.records[here.keys[2]]
+    del here.state.store._tables.records[here.keys[2]]
     rules = memory.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.relimit(rules, 10).changed == 4
 

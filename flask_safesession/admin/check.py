@@ -27,7 +27,8 @@ NAMES: tuple[str, ...] = (
     *("second-session-extension", "debug-mode", "memory-of-several-processes", "no-purge-job"),
     *("store-unavailable", "store-layout", "server-unavailable", "server-version"),
     *("eviction-policy", "no-memory-limit", "no-persistence", "failed-save", "replica"),
-    *("missing-replicas", "not-encrypted", "clocks-apart", "store"),
+    *("missing-replicas", "not-encrypted", "clocks-apart"),
+    *("file-mode", "disk-nearly-full", "network-file-system", "store"),
 )
 
 _SHORTEST_KEY = 16
@@ -148,7 +149,7 @@ def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[Findin
         yield Finding(
             "memory-of-several-processes",
             "WEB_CONCURRENCY asks for several processes, and SAFESESSION_STORE is memory://:"
-            " they will not share sessions; use a redis:// URL",
+            " they will not share sessions; use sqlite:// (one machine) or a redis:// URL",
         )
     if settings.check_interval is None:
         yield Finding(

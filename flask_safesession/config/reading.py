@@ -20,6 +20,8 @@ from ..model.policy import milliseconds
 PREFIX = "SAFESESSION_"
 #: The store of one app; with a name behind it, that of all apps of the process which give it.
 MEMORY_URL = "memory://"
+#: The SQLite file in the app's instance folder; with a path behind it, another file.
+SQLITE_URL = "sqlite://"
 
 #: What ``SAFESESSION_ON_OUTAGE`` may be.
 UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"

@@ -16,11 +16,12 @@ from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..stores.base import Rules
 from ..stores.redis.layout import MAX_SHARDS
+from ..stores.sql.url import read_file
 from .limits import read_cap, read_policy
-from .reading import MEMORY_URL, PREFIX, READONLY, UNAVAILABLE, Keys
+from .reading import MEMORY_URL, PREFIX, READONLY, SQLITE_URL, UNAVAILABLE, Keys
 
 _SERVERS = ("redis", "rediss", "valkey", "valkeys")
-#: Schemes of ``SAFESESSION_STORE``, beside :data:`MEMORY_URL`.
+#: Schemes of ``SAFESESSION_STORE``, beside those of memory and of SQLite.
 REDIS_SCHEMES: tuple[str, ...] = (
     *_SERVERS,
     "unix",
@@ -34,6 +35,8 @@ MAX_BATCH = 10_000
 _LONGEST_COOKIE_NAME = 256
 _MEMORY_NAME = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
+_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
+_SLASHES = 3  # more of them, and the path is absolute
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
 
 
@@ -85,7 +88,9 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     store, in_memory = _store(keys)
     policy = read_policy(keys)
     foreign = hasattr(store, "census") and not hasattr(store, "part_of")
-    alone = "is in memory" if in_memory else "is your own" if foreign else ""
+    in_file = isinstance(store, str) and store.startswith(SQLITE_URL)
+    alone = "is in memory" if in_memory else "is one file" if in_file else ""
+    alone = alone or ("is your own" if foreign else "")
     shards = _shards(keys, alone)
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000, shards)
     given = {
@@ -163,25 +168,33 @@ def _store(keys: Keys) -> tuple[Any, bool]:
             shown = hide_password(repr(store))
             keys.complain("STORE", "give a URL, a Store or a redis-py client", shown)
         return store, not getattr(store, "shared", True)
+    shown = repr(hide_password(store))
     scheme, separator, name = store.partition("://")
     in_memory = store.startswith(MEMORY_URL)
     if in_memory and not _MEMORY_NAME.fullmatch(name):
         mend = f"give a name of letters, digits, '.', '_' and '-' after {MEMORY_URL}, or none"
-        keys.complain("STORE", mend, repr(hide_password(store)))
+        keys.complain("STORE", mend, shown)
+    elif store.startswith(SQLITE_URL):
+        keys.checked("STORE", read_file, "give a file")
     elif not in_memory and not (separator and scheme in REDIS_SCHEMES):
-        mend = f"give {MEMORY_URL!r} or a URL that begins with {', '.join(REDIS_SCHEMES)} and ://"
-        meant = _meant(hide_password(store))
-        keys.complain(
-            "STORE", f"did you mean {meant}?" if meant else mend, repr(hide_password(store))
+        mend = (
+            f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with"
+            f" {', '.join(REDIS_SCHEMES)} and ://"
         )
+        meant = _meant(hide_password(store))
+        keys.complain("STORE", f"did you mean {meant}?" if meant else mend, shown)
     elif not in_memory:
-        from ..stores.redis.url import read_url  # apps on memory do not pay for redis-py
-
-        try:
-            read_url(store)
-        except ConfigError as error:
-            keys.problems += error.problems
+        _check_redis(keys, store)
     return store, in_memory
+
+
+def _check_redis(keys: Keys, url: str) -> None:
+    from ..stores.redis.url import read_url  # apps on memory do not pay for redis-py
+
+    try:
+        read_url(url)
+    except ConfigError as error:
+        keys.problems += error.problems
 
 
 def _meant(text: str) -> str:
@@ -190,6 +203,8 @@ def _meant(text: str) -> str:
         return ""
     if re.fullmatch("memory:?/*", text, re.IGNORECASE):
         return MEMORY_URL
+    if file := _NEARLY_A_FILE.fullmatch(text):
+        return SQLITE_URL + ("//" if len(file[1]) > _SLASHES else "/" if file[2] else "") + file[2]
     if text.lower() in _SERVERS:
         return f"{text.lower()}://localhost:6379/0"
     if url := _NEARLY_A_URL.fullmatch(text):

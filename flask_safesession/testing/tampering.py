@@ -15,8 +15,8 @@ from .kit import FakeClock, age_redis
 
 # Of a store's methods, those that go on without its server.
 _LOCAL = frozenset({"close", "from_url", "part_count", "part_of", "prepare", "report_to", "states"})
-# Of a MemoryStore, what is not its content.
-_KEPT = frozenset({"_lock", "_clock"})
+# Of the tables of a MemoryStore, what is not its content.
+_KEPT = frozenset({"lock", "clock"})
 # A server's own expiry is a net under the purge, a little later. A leap in time would land beyond
 # it, and nobody would be told how a session ended.
 _NO_NET = """
@@ -97,17 +97,17 @@ def _cannot(_: int) -> None:
 
 def _borrowed(store: MemoryStore) -> Clock:
     """The clock of *store*, stopped. What is in the store is put back, too."""
-    names = vars(MemoryStore()).keys() - _KEPT
-    with store._lock:
-        theirs = store._clock
-        before = deepcopy({name: vars(store)[name] for name in names})
+    tables = store._tables
+    with tables.lock:
+        theirs = tables.clock
+        before = deepcopy({name: of for name, of in vars(tables).items() if name not in _KEPT})
         clock = theirs if isinstance(theirs, FakeClock) else FakeClock(theirs())
-        store._clock, then = clock, clock.now
+        tables.clock, then = clock, clock.now
 
     def restore() -> None:
-        with store._lock:
-            vars(store).update(before)
-            store._clock, clock.now = theirs, then
+        with tables.lock:
+            vars(tables).update(before)
+            tables.clock, clock.now = theirs, then
 
     return Clock(clock.advance, restore)
 

@@ -193,7 +193,7 @@ class SafeSessionInterface(SessionInterface):
                 "processes",
                 "sessions are kept in memory, but this server runs several processes, which do not"
                 " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
-                " to a redis:// URL",
+                " to 'sqlite://' (one machine) or to a redis:// URL",
                 logging.WARNING,
             )
 

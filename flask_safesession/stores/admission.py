@@ -1,0 +1,164 @@
+"""Which sessions make room for one more: the twin of ``lua/_admission.lua``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..errors import StoreFull, TooManySessions
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Record
+from ..model.tokens import NO_USER, tier_tag
+from .base import EVICTED, MAX_EVICTIONS, Cap, Rules
+from .tables import Tables, group_of, read_heads
+
+#: Keys, each with a reason; ``None``: it is due.
+Victims = dict[str, "str | None"]
+
+#: Due sessions that each creation removes from each tier, at most.
+SWEEP = 3
+
+
+class Leaving(NamedTuple):
+    """A session whose place the new one takes."""
+
+    key: str
+    record: Record
+
+
+def for_one_more(
+    t: Tables, fresh: Record, rules: Rules, now: int, leaving: Leaving | None
+) -> tuple[Victims, int]:
+    """Returns who has to go for *fresh*, and how many sessions there will be then.
+
+    Everything is chosen before anything is removed: a refusal leaves the store as it was.
+
+    :raises TooManySessions: the user has as many as allowed, and the oldest is not to go.
+    :raises StoreFull: the cap is reached, and nobody is to go.
+    """
+    choice = _Choice(t, now, rules.cap.evict, leaving)
+    choice.sweep()
+    if leaving is None or _filed(leaving.record) != _filed(fresh):
+        # Otherwise it is not one more: no cap that was lowered stands in its way.
+        _make_room(choice, fresh, rules)
+    return choice.victims, choice.remaining + 1
+
+
+def over_the_cap(t: Tables, rules: Rules, now: int, limit: int) -> Victims:
+    """Returns live sessions over a cap that was lowered, *limit* at most."""
+    choice = _Choice(t, now, rules.cap.evict, None)
+    if rules.cap.evict:
+        groups = _user_groups(choice.counts, rules)
+        choice.pick(groups, min(limit, choice.remaining_users - rules.cap.users))
+        over = choice.remaining - rules.cap.total
+        choice.pick([ANONYMOUS_TIER, *groups], min(limit - len(choice.victims), over))
+    return choice.victims
+
+
+def _make_room(choice: _Choice, fresh: Record, rules: Rules) -> None:
+    cap, groups = rules.cap, [ANONYMOUS_TIER]
+    if fresh.user != NO_USER:
+        choice.choose_own(fresh, rules)
+        groups += _user_groups(choice.counts, rules)
+        choice.make_room(groups[1:], choice.remaining_users + 1 - cap.users, cap)
+    choice.make_room(groups, choice.remaining + 1 - cap.total, cap)
+
+
+def _filed(record: Record) -> tuple[str, str]:
+    return record.user, record.tier
+
+
+def _user_groups(counts: Mapping[str, int], rules: Rules) -> list[str]:
+    """The groups of users in the order of eviction, tiers no longer configured first."""
+    named = [tier_tag(tier) for tier in rules.policy.order]
+    retired = [name for name in counts if name != ANONYMOUS_TIER and name not in named]
+    return retired + [name for name in named if name in counts]
+
+
+class _Choice:
+    """Chooses who has to go. Changes nothing."""
+
+    def __init__(self, t: Tables, now: int, evict: bool, leaving: Leaving | None) -> None:
+        self.counts: Mapping[str, int] = t.counts()
+        self.victims: Victims = {}
+        #: Sessions, and users' sessions, that neither leave nor are victims.
+        self.remaining: int = sum(self.counts.values())
+        self.remaining_users: int = self.remaining - self.counts.get(ANONYMOUS_TIER, 0)
+        self._t = t
+        self._now = now
+        self._evict = evict
+        self._leaving = leaving.key if leaving else None
+        if leaving is not None:
+            self._count(group_of(leaving.record))
+
+    def sweep(self) -> None:
+        """Choose a few due sessions of every group: the store shrinks without a scheduler, too."""
+        for group in self.counts:
+            for deadline, key in self._t.nearest(group, SWEEP):
+                if deadline > self._now:
+                    break
+                if key != self._leaving:
+                    self._take(key, group, None)
+
+    def choose_own(self, fresh: Record, rules: Rules) -> None:
+        """Choose of the user's own sessions those over that user's cap.
+
+        Of more than :data:`MAX_EVICTIONS`, only so many are looked at, those first that are to be
+        evicted first: a due one after them counts until it is removed.
+        """
+        cap, t, user = rules.cap, self._t, fresh.user
+        allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
+        tier = fresh.tier if cap.per_tier else ""
+        excess = t.count_of(user, tier) + 1 - allowed
+        if excess <= 0:
+            return
+        going = self._going()
+        excess -= sum(t.belongs(key, user, tier) for key in going)
+        if excess <= 0:
+            return
+        heads = t.of_user(user, tier, MAX_EVICTIONS + len(going))
+        met = read_heads([head for head in heads if head[0] not in going][:MAX_EVICTIONS])
+        due = [listed for listed in met if listed.record.deadline <= self._now]
+        excess -= len(due)
+        if cap.refuse and excess > 0:
+            raise TooManySessions
+        live = [listed for listed in met if listed.record.deadline > self._now]
+        for listed in due + live[: max(0, excess)]:
+            reason = None if listed.record.deadline <= self._now else EVICTED
+            self._take(listed.key, group_of(listed.record), reason)
+
+    def make_room(self, groups: Iterable[str], excess: int, cap: Cap) -> None:
+        """Choose *excess* sessions, those nearest their end, tier by tier."""
+        if excess <= 0:
+            return
+        evicted = sum(reason == EVICTED for reason in self.victims.values())
+        # A user's own are evicted even where nobody else's are: they are no reason to admit more.
+        wanted = min(excess, MAX_EVICTIONS - (evicted if self._evict else 0))
+        if wanted > 0 and self.pick(groups, wanted) < wanted:
+            raise StoreFull(cap.total)
+
+    def pick(self, groups: Iterable[str], wanted: int) -> int:
+        """Choose up to *wanted* sessions from these groups in order; returns how many."""
+        found = 0
+        for group in groups:
+            if found >= wanted:
+                break
+            for deadline, key in self._t.nearest(group, wanted - found + len(self._going())):
+                if found >= wanted or (deadline > self._now and not self._evict):
+                    break
+                if key != self._leaving and key not in self.victims:
+                    self._take(key, group, None if deadline <= self._now else EVICTED)
+                    found += 1
+        return found
+
+    def _going(self) -> set[str]:
+        return {*self.victims, *([self._leaving] if self._leaving else [])}
+
+    def _take(self, key: str, group: str, reason: str | None) -> None:
+        """Choose *key*; the *reason* of what is due anyway is ``None``."""
+        self.victims[key] = reason
+        self._count(group)
+
+    def _count(self, group: str) -> None:
+        self.remaining -= 1
+        self.remaining_users -= group != ANONYMOUS_TIER

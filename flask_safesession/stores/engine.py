@@ -1,0 +1,395 @@
+"""Every rule of a store, once, over the :class:`.tables.Tables` of a backend.
+
+Plain sequential code: what is inside one ``with`` block is one atomic step. Memory and SQL are
+backends of it; the Redis store has the same rules in Lua, and the contract and the model keep the
+two in step.
+"""
+
+from __future__ import annotations
+
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import Draft, Record, limited, record_from, touched
+from ..model.tokens import NO_USER, tier_tag
+from . import relimiting
+from .admission import Leaving, Victims, for_one_more, over_the_cap
+from .base import (
+    CORRUPT,
+    REVOKED,
+    AuditStep,
+    Census,
+    Conflict,
+    Document,
+    Gone,
+    Listed,
+    Live,
+    Page,
+    PurgeStep,
+    RelimitStep,
+    Removed,
+    Rules,
+    Taken,
+    Terms,
+    newest_first,
+)
+from .endings import (
+    absent,
+    finish,
+    finish_over,
+    forget,
+    keep_reason,
+    leave_tombstone,
+    resolve,
+    tombstone,
+)
+from .tables import Ending, Entry, Tables, read_heads
+
+
+class Engine:
+    """The operations of a store; see :mod:`.base` for each.
+
+    :param tables: where the sessions are.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    # -- one session ----------------------------------------------------------------------------
+
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """See :meth:`.base.Store.load`."""
+        t = self._tables
+        with t.transaction():
+            now = t.now()
+            record = _find(t, key, now)
+            if isinstance(record, Gone):
+                return record
+            fresh = used(record, rules, now, slide=slide)
+            if fresh.deadline <= now:
+                return finish_over(t, key, fresh, fresh.end_reason, now)
+            if fresh is not record:
+                t.put(key, fresh, record)
+            return Live(fresh, now)
+
+    def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        """See :meth:`.base.Store.create`."""
+        t = self._tables
+        with t.transaction(durable=draft.user != NO_USER):
+            now = t.now()
+            there = _already(t, key, draft, now)
+            if isinstance(there, (Live, Taken)):
+                return there
+            fresh = record_from(
+                draft, created=now, last_active=now, stamps=(), generation=t.generation()
+            )
+            return _admit(t, key, fresh, rules, now, there)
+
+    def commit(
+        self, key: str, draft: Draft, expected: str, *, touch: int | None
+    ) -> Live | Gone | Conflict:
+        """See :meth:`.base.Store.commit`."""
+        t = self._tables
+        with t.transaction():
+            now = t.now()
+            record = _find(t, key, now)
+            if isinstance(record, Gone):
+                return record
+            if draft.stamp in record.stamps:
+                return Live(record, now)
+            if record.stamps[0] != expected or not _is_filed(record, draft):
+                return Conflict(record)
+            fresh = touched(_successor(record, draft), now, touch)
+            t.put(key, fresh, record)
+            return Live(fresh, now)
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict:
+        """See :meth:`.base.Store.refile`. Every user's sessions are here: never ``None``."""
+        t = self._tables
+        with t.transaction():
+            now = t.now()
+            record = _find(t, key, now)
+            if isinstance(record, Gone):
+                return record
+            if _is_filed(record, draft):
+                return Live(record, now)
+            if record.stamps[0] != expected:
+                return Conflict(record)
+            fresh = record._replace(
+                tier=draft.tier,
+                user=draft.user,
+                idle=draft.idle,
+                absolute=record.created + draft.lifetime,
+            )
+            if fresh.deadline <= now:
+                return finish_over(t, key, fresh, fresh.end_reason, now)
+            t.put(key, fresh, record)
+            return Live(fresh, now)
+
+    def rotate(
+        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Live | Gone | Conflict | Taken:
+        """See :meth:`.base.Store.rotate`."""
+        t = self._tables
+        with t.transaction(durable=True):
+            now = t.now()
+            there = _already(t, new, draft, now)
+            if isinstance(there, (Live, Taken)):
+                return there
+            if terms.expected is None:
+                key = resolve(t, key, now)
+            record = _find(t, key, now)
+            if isinstance(record, Gone):
+                return record
+            if terms.expected not in (None, record.stamps[0]):
+                return Conflict(record)
+            fresh = _moved(record, draft, terms, now)
+            live = _admit(t, new, fresh, rules, now, there, Leaving(key, record))
+            ending = Ending(terms.reason)
+            if terms.leads_on(draft.user):
+                ending = Ending(terms.reason, draft.stamp, new, draft.user, terms.restart)
+            # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+            leave_tombstone(t, key, draft.user or record.user, ending, now)
+            return live
+
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None
+    ) -> Live | Gone | Conflict:
+        """See :meth:`.base.Store.end`."""
+        t = self._tables
+        with t.transaction(durable=True):
+            now = t.now()
+            if expected is None:
+                key = resolve(t, key, now)
+            record = _find(t, key, now, stamp)
+            if isinstance(record, Gone):
+                return record
+            if expected not in (None, record.stamps[0]):
+                return Conflict(record)
+            finish(t, key, record, Ending(reason, stamp), now)
+            return Live(record, now, key=key)
+
+    # -- a user's -------------------------------------------------------------------------------
+
+    def look(self, key: str) -> Listed | None:
+        """See :meth:`.base.Owning.look`."""
+        t = self._tables
+        with t.transaction(writes=False):
+            now, generation = t.now(), t.generation()
+            found = _live(read_heads(t.heads([resolve(t, key, now)])), now)
+            return found[0] if found and found[0].record.generation == generation else None
+
+    def sessions_of(self, user: str) -> list[Listed]:
+        """See :meth:`.base.Owning.sessions_of`."""
+        t = self._tables
+        with t.transaction(writes=False):
+            now, heads = t.now(), t.of_user(user)
+        # Others need not wait until thousands have been read.
+        return _live(read_heads(heads), now)
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """See :meth:`.base.Owning.end_user`."""
+        t = self._tables
+        with t.transaction(durable=True):
+            now = t.now()
+            kept = resolve(t, keep, now)
+            ours = _live(read_heads(t.of_user(user)), now)
+            ended = [listed for listed in ours if listed.key != kept]
+            for listed in ended:
+                finish(t, listed.key, listed.record, Ending(reason, stamp), now)
+            return ended
+
+    # -- all of them ----------------------------------------------------------------------------
+
+    def end_all(self, stamp: str) -> None:
+        """See :meth:`.base.Owning.end_all`. What was there is removed by the purge, in steps."""
+        t = self._tables
+        with t.transaction(durable=True):
+            t.begin_generation(stamp)
+
+    def page(self, tier: str, after: str, limit: int) -> Page:
+        """See :meth:`.base.Owning.page`."""
+        t = self._tables
+        group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
+        before = Entry(int(after[:11], 16), after[11:]) if after else None
+        with t.transaction(writes=False):
+            found = t.latest(group, t.now(), limit, before)
+            heads = t.heads(entry.key for entry in found)
+        last = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        return Page(tuple(read_heads(heads)), last)
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """See :meth:`.base.Store.purge`."""
+        t = self._tables
+        with t.transaction():
+            now = t.now()
+            forget(t, now)
+            over = t.take_over(now, limit)
+            for gone, user in over:
+                keep_reason(t, gone.key, user, gone.reason, now)
+            victims = over_the_cap(t, rules, now, limit - len(over))
+            trimmed = _dismiss(t, victims, now)
+            removed = (*(gone for gone, _ in over), *trimmed)
+            more = len(over) + len(victims) >= limit
+            return PurgeStep(len(over), len(trimmed), more, removed)
+
+    def census(self, rules: Rules) -> Census:
+        """See :meth:`.base.Store.census`."""
+        t = self._tables
+        with t.transaction(writes=False):
+            now = t.now()
+            live, due, oldest = {ANONYMOUS_TIER: 0}, 0, now
+            for group, count in t.counts().items():
+                past = t.count_due(group, now)
+                tier = group if group == ANONYMOUS_TIER else rules.policy.name_of(group)
+                live[tier] = live.get(tier, 0) + count - past
+                due += past
+                oldest = min(oldest, *(entry.deadline for entry in t.nearest(group, 1)), now)
+            return Census(live, due, now - oldest)
+
+    def audit(self, rules: Rules, limit: int) -> AuditStep:
+        """Compare index and records in one step, and fix what differs."""
+        del rules, limit
+        return AuditStep(self._tables.repair(), done=True)
+
+    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
+        """See :meth:`.base.Relimiting.relimit`."""
+        t = self._tables
+        with t.transaction():
+            t.now()
+            return relimiting.step(t, rules.policy, limit)
+
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.Steerable.document`."""
+        t = self._tables
+        with t.transaction(writes=False):
+            return Document(*t.document(_named(name)), t.now())
+
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.Steerable.keep`."""
+        t = self._tables
+        with t.transaction():
+            now, (found, _) = t.now(), t.document(_named(name))
+            if found == expected:
+                t.put_document(_named(name), document, now)
+            return found in (expected, document)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def lease(t: Tables, task: str, milliseconds: int) -> bool:
+    """See :meth:`.base.Leasing.lease`."""
+    name = f"lease:{task}"
+    with t.transaction():
+        now = t.now()
+        if t.document(name)[1] > now:
+            return False
+        t.put_document(name, b"1", now + milliseconds)
+        return True
+
+
+def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
+    """Returns *record* itself, or as a load has to change it: used, under limits of today."""
+    limits = rules.policy.limits_by_tag(record.tier)
+    fresh = limited(record, limits.idle, limits.lifetime)
+    if fresh.deadline <= now:
+        return fresh
+    fresh = touched(fresh, now, limits.touch if slide else None)
+    return record if fresh == record else fresh
+
+
+# -- inside a transaction -----------------------------------------------------------------------
+
+
+def _find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
+    """Returns the live session under *key*; *stamp* is that of a call that may be repeated."""
+    try:
+        record = t.read(key)
+    except ValueError:
+        return Gone(CORRUPT)
+    if record is None:
+        return absent(t, key, now, stamp)
+    if record.generation != t.generation():
+        return finish_over(t, key, record, REVOKED, now)
+    if record.deadline <= now:
+        return finish_over(t, key, record, record.end_reason, now)
+    return record
+
+
+def _already(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
+    """Returns what is under *key*, where a session is to be made: this very one, if repeated.
+
+    A tuple: the key is free, but for a session of an older generation that was removed.
+    """
+    try:
+        record = t.read(key)
+    except ValueError:
+        return Taken()
+    if record is None:
+        return Taken() if tombstone(t, key, now) else ()
+    if record.generation != t.generation():
+        return _dismiss(t, {key: REVOKED}, now)
+    return Live(record, now) if draft.stamp in record.stamps else Taken()
+
+
+def _admit(
+    t: Tables,
+    key: str,
+    fresh: Record,
+    rules: Rules,
+    now: int,
+    over: tuple[Removed, ...],
+    leaving: Leaving | None = None,
+) -> Live:
+    victims, total = for_one_more(t, fresh, rules, now, leaving)
+    removed = (*over, *_dismiss(t, victims, now))
+    t.put(key, fresh, None)
+    if leaving is not None:
+        # Not before: whatever interrupts this, the visitor still has a session.
+        t.remove(leaving.key)
+    return Live(fresh, now, removed, total)
+
+
+def _dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
+    removed = []
+    for key, reason in victims.items():
+        if (record := t.remove(key)) is not None:
+            why = reason or record.end_reason
+            keep_reason(t, key, record.user, why, now)
+            removed.append(Removed(key, record.tier, why))
+    return tuple(removed)
+
+
+def _moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
+    """Returns what *record* becomes by a rotation."""
+    fresh = _successor(record, draft)
+    if terms.slide or terms.restart:
+        fresh = fresh._replace(last_active=now)
+    if terms.restart:
+        fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
+    return fresh
+
+
+def _successor(record: Record, draft: Draft) -> Record:
+    """Returns what *record* becomes by *draft*, as old and unused as it was."""
+    return record_from(
+        draft,
+        created=record.created,
+        last_active=record.last_active,
+        stamps=record.stamps[:2],
+        generation=record.generation,
+    )
+
+
+def _is_filed(record: Record, draft: Draft) -> bool:
+    """Whether *record* has the tier and user of *draft*."""
+    return (record.tier, record.user) == (draft.tier, draft.user)
+
+
+def _live(found: list[Listed], now: int) -> list[Listed]:
+    """Returns those that are not due, newest first."""
+    return newest_first(listed for listed in found if listed.record.deadline > now)
+
+
+def _named(document: str) -> str:
+    """Returns the name of a document of an app's, apart from those of the engine."""
+    return f"doc:{document}"

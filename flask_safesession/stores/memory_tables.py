@@ -1,0 +1,343 @@
+"""Sessions and their index in the memory of a process, as the engine's tables."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from heapq import merge
+from itertools import islice
+from typing import Any, TypeAlias
+
+from sortedcontainers import SortedList
+
+from ..model.policy import ANONYMOUS_TIER
+from ..model.record import GENERATIONS, Record, dumps, glance, loads
+from ..model.tokens import KEY_LENGTH, NO_USER
+from .base import LISTED, REVOKED, Removed
+from .tables import KINDS, Ending, Entry, group_of
+
+# Of entries: deadline and key in one object, which costs half of a tuple and is none of the garbage
+# collector's business.
+Bucket: TypeAlias = "SortedList[bytes]"
+
+# Of an entry in the index of users: user and tier tag, then what orders the sessions of a user,
+# which is the place (1 + 11 characters) and the number (11), then the key.
+_ORDER = 20
+_NUMBER = 32
+
+
+class MemoryTables:
+    """See :class:`.tables.Tables`. One lock is the transaction: nothing is undone.
+
+    A signal handler may raise in the middle of a change. Each change is counted when it begins and
+    when it is done; after one that was not, the next call rebuilds the index from the records.
+
+    :param clock: returns the time in milliseconds.
+    """
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock: Callable[[], int] = clock
+        self.lock: threading.Lock = threading.Lock()
+        self.records: dict[str, bytes] = {}
+        self._endings: dict[str, _Endings] = {kind: _Endings() for kind in KINDS}
+        self._documents: dict[str, tuple[bytes, int]] = {}
+        # The records of generations that were ended all at once, and the call that ended the last.
+        self._aside: list[dict[str, bytes]] = []
+        self._ended_by = ""
+        self._generation = 0
+        self._begun = 0
+        self._count = 0
+        # The entry of each user's session in the index of users.
+        self._places: dict[str, bytes] = {}
+        self.reindex()
+
+    def transaction(
+        self, *, writes: bool = True, durable: bool = False
+    ) -> AbstractContextManager[object]:
+        """Returns the lock itself: taking and releasing it cannot be interrupted."""
+        del writes, durable
+        return self.lock
+
+    def now(self) -> int:
+        """See :meth:`.tables.Tables.now`. After an interrupted change it rebuilds the index."""
+        if self._begun != self._done:
+            self.reindex()
+        return self.clock()
+
+    def generation(self) -> int:
+        """See :meth:`.tables.Tables.generation`."""
+        return self._generation
+
+    def begin_generation(self, stamp: str) -> None:
+        """See :meth:`.tables.Tables.begin_generation`. What was there is put aside whole."""
+        if stamp == self._ended_by:
+            return
+        number, aside = (self._generation + 1) % GENERATIONS, [*self._aside, self.records]
+        # Assigned at once, so that no exception comes between.
+        self._aside, self.records, self._generation, self._ended_by, self._begun = (
+            aside,
+            {},
+            number,
+            stamp,
+            self._begun + 1,
+        )
+        self.reindex()
+
+    # -- sessions -------------------------------------------------------------------------------
+
+    def read(self, key: str) -> Record | None:
+        """See :meth:`.tables.Tables.read`."""
+        raw = self.records.get(key)
+        if raw is None and self._aside:
+            raw = next((records[key] for records in self._aside if key in records), None)
+        return None if raw is None else loads(raw)
+
+    def put(self, key: str, fresh: Record, old: Record | None) -> None:
+        """See :meth:`.tables.Tables.put`. The index changes only where it has to."""
+        self._begun += 1
+        self.records[key] = dumps(fresh)
+        before = old and (group_of(old), old.deadline)
+        if before != (group_of(fresh), fresh.deadline):
+            if old is not None:
+                self._bucket(old).discard(_entry_of(old.deadline, key))
+            self._bucket(fresh).add(_entry_of(fresh.deadline, key))
+        self._place(key, fresh, self._places.get(key, b"")[_NUMBER:])
+        self._done += 1
+
+    def remove(self, key: str) -> Record | None:
+        """See :meth:`.tables.Tables.remove`."""
+        raw = self.records.get(key)
+        if raw is None:
+            found = next((records for records in self._aside if key in records), None)
+            return None if found is None else loads(found.pop(key))
+        record = loads(raw)
+        self._begun += 1
+        del self.records[key]
+        self._bucket(record).discard(_entry_of(record.deadline, key))
+        self._displace(key)
+        self._done += 1
+        return record
+
+    def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
+        """See :meth:`.tables.Tables.take_over`."""
+        over = [*islice(self._take_aside(), limit)]
+        for bucket in self.buckets.values():
+            over += self._take_due(bucket, min(limit - len(over), _count_due(bucket, now)))
+        return over
+
+    def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
+        """See :meth:`.tables.Tables.heads`."""
+        found = ((key, self.records.get(key)) for key in keys)
+        return [(key, raw[:LISTED]) for key, raw in found if raw is not None]
+
+    # -- their index ----------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """See :meth:`.tables.Tables.counts`."""
+        return {group: len(bucket) for group, bucket in self.buckets.items()}
+
+    def count_due(self, group: str, now: int) -> int:
+        """See :meth:`.tables.Tables.count_due`."""
+        return _count_due(self.buckets[group], now) if group in self.buckets else 0
+
+    def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
+        """See :meth:`.tables.Tables.nearest`."""
+        bucket = self.buckets.get(group, ())
+        if after is None or not bucket:
+            return [_parts(entry) for entry in bucket[:limit]]
+        entries = bucket.irange(_entry_of(*after), inclusive=(False, True))
+        return [_parts(entry) for entry in islice(entries, limit)]
+
+    def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
+        """See :meth:`.tables.Tables.latest`."""
+        if group not in self.buckets:
+            return []
+        first, last = b"%011x~" % now, before and _entry_of(*before)
+        entries = self.buckets[group].irange(first, last, inclusive=(True, False), reverse=True)
+        return [_parts(entry) for entry in islice(entries, limit)]
+
+    def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
+        """See :meth:`.tables.Tables.of_user`."""
+        tiers = [tier] if tier else [group for group in self.buckets if group != ANONYMOUS_TIER]
+        ranges = (self._range(user + name) for name in tiers)
+        entries = merge(*ranges, key=lambda entry: entry[_ORDER:])
+        keys = (entry[-KEY_LENGTH:].decode("ascii") for entry in entries)
+        return self.heads(keys if limit < 0 else islice(keys, limit))
+
+    def count_of(self, user: str, tier: str = "") -> int:
+        """See :meth:`.tables.Tables.count_of`. Costs two searches."""
+        first = f"{user}{tier}".encode("ascii")
+        return self.users.bisect_right(first + b"~") - self.users.bisect_left(first)
+
+    def belongs(self, key: str, user: str, tier: str = "") -> bool:
+        """See :meth:`.tables.Tables.belongs`."""
+        return self._places.get(key, b"").startswith(f"{user}{tier}".encode("ascii"))
+
+    def repair(self) -> int:
+        """See :meth:`.tables.Tables.repair`."""
+        with self.lock:
+            indexed = sum(map(len, self.buckets.values()))
+            users = indexed - len(self.buckets[ANONYMOUS_TIER])
+            differ = abs(indexed - len(self.records)) + abs(users - len(self.users))
+            differ = max(differ, int(self._begun != self._done))
+            if differ:
+                self.reindex()
+            return differ
+
+    def reindex(self) -> None:
+        """Build the index from the records."""
+        before, self._places = self._places, {}
+        self.buckets: dict[str, Bucket] = {ANONYMOUS_TIER: SortedList()}
+        # One entry a session; a user's sessions of a tier are a range of it, in the order of
+        # eviction.
+        self.users: SortedList[bytes] = SortedList()
+        for key, raw in self.records.items():
+            record = loads(raw[:LISTED])
+            self._bucket(record).add(_entry_of(record.deadline, key))
+            self._place(key, record, before.get(key, b"")[_NUMBER:])
+        self._done = self._begun
+
+    # -- what is kept of sessions that are over, and documents ----------------------------------
+
+    def ending(self, kind: str, key: str, now: int) -> Ending | None:
+        """See :meth:`.tables.Tables.ending`."""
+        return self._endings[kind].get(key, now)
+
+    def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
+        """See :meth:`.tables.Tables.put_ending`."""
+        self._endings[kind].put(key, owner, ending, until)
+
+    def count_endings(self, kind: str, owner: str = NO_USER) -> int:
+        """See :meth:`.tables.Tables.count_endings`."""
+        return self._endings[kind].count(owner)
+
+    def drop_oldest_ending(self, kind: str, owner: str = NO_USER) -> None:
+        """See :meth:`.tables.Tables.drop_oldest_ending`."""
+        self._endings[kind].drop_oldest(owner)
+
+    def forget_endings(self, kind: str, now: int) -> None:
+        """See :meth:`.tables.Tables.forget_endings`."""
+        self._endings[kind].forget(now)
+
+    def document(self, name: str) -> tuple[bytes, int]:
+        """See :meth:`.tables.Tables.document`."""
+        return self._documents.get(name, (b"", 0))
+
+    def put_document(self, name: str, document: bytes, time: int) -> None:
+        """See :meth:`.tables.Tables.put_document`."""
+        self._documents[name] = (document, time)
+
+    def emptied(self) -> MemoryTables:
+        """Returns tables without sessions, by the same clock and with the same documents."""
+        made = MemoryTables(self.clock)
+        made._documents = self._documents
+        return made
+
+    # -- help -----------------------------------------------------------------------------------
+
+    def _take_aside(self) -> Iterator[tuple[Removed, str]]:
+        while self._aside:
+            records = self._aside[0]
+            while records:
+                key, raw = records.popitem()
+                tier, user, _, _ = glance(raw)
+                yield Removed(key, tier.decode("ascii"), REVOKED), user.decode("ascii")
+            del self._aside[0]
+
+    def _take_due(self, bucket: Bucket, count: int) -> Iterator[tuple[Removed, str]]:
+        for _ in range(count):
+            self._begun += 1
+            entry = bucket.pop(0)
+            key = entry[11:].decode("ascii")
+            raw = self.records.pop(key, None)
+            self._displace(key)
+            self._done += 1
+            if raw is not None:
+                tier, user, _, absolute = glance(raw)
+                reason = "lifetime" if absolute == entry[:11] else "idle"
+                yield Removed(key, tier.decode("ascii"), reason), user.decode("ascii")
+
+    def _bucket(self, record: Record) -> Bucket:
+        return self.buckets.setdefault(group_of(record), SortedList())
+
+    def _range(self, prefix: str) -> Iterator[bytes]:
+        first = prefix.encode("ascii")
+        return self.users.irange(first, first + b"~")
+
+    def _place(self, key: str, record: Record, number: bytes) -> None:
+        """Put the session where it belongs among its user's; *number* is that of its entry."""
+        place = _place_of(record)
+        if self._places.get(key, b"")[:_NUMBER] == place:
+            return
+        self._displace(key)
+        if place:
+            if not number:
+                # Sessions that were made in the same millisecond have an order, too.
+                self._count += 1
+                number = f"{self._count:011x}{key}".encode("ascii")
+            self._places[key] = place + number
+            self.users.add(place + number)
+
+    def _displace(self, key: str) -> None:
+        if (entry := self._places.pop(key, None)) is not None:
+            self.users.discard(entry)
+
+
+class _Endings:
+    """What is kept of one kind, in the order in which it was kept."""
+
+    def __init__(self) -> None:
+        # Plain tuples, which are none of the garbage collector's business.
+        self._rows: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
+        self._keys_of: dict[str, dict[str, None]] = {}
+
+    def put(self, key: str, owner: str, ending: Ending, until: int) -> None:
+        self._remove(key)
+        self._rows[key] = (until, owner, *ending)
+        if owner != NO_USER:
+            self._keys_of.setdefault(owner, {})[key] = None
+
+    def get(self, key: str, now: int) -> Ending | None:
+        until, _, *ending = self._rows.get(key, (0, ""))
+        return Ending(*ending) if until > now else None
+
+    def count(self, owner: str) -> int:
+        return len(self._keys_of.get(owner, ()) if owner else self._rows)
+
+    def drop_oldest(self, owner: str) -> None:
+        self._remove(next(iter(self._keys_of[owner] if owner else self._rows)), owner)
+
+    def forget(self, now: int) -> None:
+        while self._rows and next(iter(self._rows.values()))[0] <= now:
+            self._remove(next(iter(self._rows)))
+
+    def _remove(self, key: str, owner: str = NO_USER) -> None:
+        found = self._rows.pop(key, (0, owner))[1]
+        keys = self._keys_of.get(found, {})
+        keys.pop(key, None)
+        if not keys:
+            self._keys_of.pop(found, None)
+
+
+def _entry_of(deadline: int, key: str) -> bytes:
+    """The entry of a session in its bucket: one object of bytes sorts as the pair would."""
+    return b"%011x" % deadline + key.encode("ascii")
+
+
+def _parts(entry: bytes) -> Entry:
+    """The deadline and the key in an entry."""
+    return Entry(int(entry[:11], 16), entry[11:].decode("ascii"))
+
+
+def _count_due(bucket: Bucket, now: int) -> int:
+    return bucket.bisect_right(b"%011x~" % now)
+
+
+def _place_of(record: Record) -> bytes:
+    """What orders a user's sessions; empty for an anonymous session."""
+    if record.user == NO_USER:
+        return b""
+    order = f"1{record.last_active:011x}" if record.is_used else f"0{record.created:011x}"
+    return f"{record.user}{record.tier}{order}".encode("ascii")

@@ -1,0 +1,1 @@
+"""Stores in SQL databases: the engine over tables of rows."""

@@ -1,0 +1,354 @@
+"""Connections to a SQLite file, and its transactions."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, StoreUnavailable
+from .statements import SCHEMA, SCHEMA_VERSION, named, statements
+
+# Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
+_FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
+# Connections that are kept open while nobody uses them.
+_KEPT = 16
+# 4 KiB each: what may wait in the write-ahead log until a commit has to move it to the file. The
+# purge does so before.
+_CHECKPOINT_PAGES = 10_000
+
+
+class _Connection(sqlite3.Connection):
+    durable = True  # as SQLite begins
+    user: object = None  # the transaction that it is in
+
+
+class Connections:
+    """See :class:`.tables.Connections`. A connection is used by one transaction at a time.
+
+    A fork leaves its parent's connections alone: SQLite's locks belong to the process, and closing
+    one here could remove files that the parent uses.
+
+    :param timeout: seconds for which a call waits for other writers.
+    """
+
+    def __init__(self, path: Path, prefix: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._sql = statements(prefix)
+        self._schema = [named(text, prefix) for text in SCHEMA]
+        self._start()
+        _all.add(self)
+
+    def transaction(self, *, writes: bool, durable: bool) -> _Transaction:
+        """See :meth:`.tables.Connections.transaction`.
+
+        :raises StoreUnavailable: the file cannot be used, with what to do.
+        """
+        return _Transaction(self, writes=writes, durable=durable)
+
+    def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """See :meth:`.tables.Connections.execute`."""
+        cursor: sqlite3.Cursor = self._local.connection.execute(statement, parameters)
+        return cursor
+
+    def look_up(self, key: str) -> tuple[bytes, int] | None:
+        """Returns the record under *key* and the current generation, by one query.
+
+        :raises StoreUnavailable: as :meth:`transaction`.
+        """
+        connection = self.take()
+        try:
+            found: tuple[bytes, int] | None
+            found = connection.execute(self._sql["load"], (key,)).fetchone()
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._unavailable(error) from error
+        else:
+            return found
+        finally:
+            self._give(connection)
+        with self.transaction(writes=False, durable=False):
+            found = self.execute(self._sql["load"], (key,)).fetchone()
+            return found
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log to the file. Does nothing while others are in the way."""
+        connection = self.take()
+        try:
+            for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
+                connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._unavailable(error) from error
+        finally:
+            self._give(connection)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        if self._process == os.getpid():
+            while self._idle:
+                with suppress(IndexError):  # another thread was faster
+                    self._idle.pop().close()
+
+    def start_anew(self) -> None:
+        """In a forked child: leave the parent's connections alone for ever."""
+        _leak([*self._idle, getattr(self._local, "connection", None)])
+        self._start()
+
+    def _start(self) -> None:
+        self._opening = threading.Lock()
+        self._file = (0, 0)
+        self._look_at = 0.0
+        self._idle: deque[Any] = deque()
+        self._local = threading.local()
+        self._process = os.getpid()
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
+        """Begin the transaction of this thread on *connection*."""
+        try:
+            if writes and connection.durable is not durable:
+                # FULL syncs the log at each commit, so that it survives a power failure.
+                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                connection.durable = durable
+            self._patiently(_begin_to_write if writes else _begin_to_read, connection)
+            self._local.connection = connection
+        except BaseException as error:
+            self.finish(connection, error)
+            raise
+
+    def finish(self, connection: _Connection, error: BaseException | None) -> None:
+        """Commit, or undo everything because of *error*."""
+        try:
+            if error is None:
+                connection.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = failure
+        finally:
+            self._local.connection = None
+            self._give(connection)
+        if isinstance(error, sqlite3.Error):
+            self._look_at = 0.0
+            raise self._unavailable(error) from error
+
+    def _patiently(self, work: Callable[[_Connection], object], connection: _Connection) -> None:
+        """Do *work* on *connection*, again and again while another process is in the way."""
+        until, wait = time.monotonic() + self._timeout, _FIRST_WAIT
+        while True:
+            try:
+                work(connection)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= until:
+                    raise
+            else:
+                return
+            time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._path}: {_explain(error)}")
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def take(self) -> _Connection:
+        """Returns a connection that nobody uses.
+
+        :raises StoreUnavailable: the file cannot be opened, with what to do.
+        """
+        if self._process != os.getpid():
+            self.start_anew()  # uWSGI runs no hooks at a fork
+        if time.monotonic() >= self._look_at:
+            self._look_again()
+        try:
+            connection: _Connection = self._idle.pop()
+        except IndexError:
+            return self._try_to_open()
+        return connection
+
+    def _look_again(self) -> None:
+        """Once a second: a file that was moved away or replaced is used no longer."""
+        self._look_at = time.monotonic() + 1
+        if _identity(self._path) != self._file:
+            self.close()
+
+    def _try_to_open(self) -> _Connection:
+        try:
+            with self._opening:
+                return self._open()
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
+    def _give(self, connection: _Connection) -> None:
+        if connection.in_transaction:
+            _roll_back(connection)
+        if connection.in_transaction or len(self._idle) >= _KEPT:
+            connection.close()
+        else:
+            connection.user = None
+            self._idle.append(connection)
+
+    def _open(self) -> _Connection:
+        # Only a file that is not there: closing one that is would drop SQLite's locks on it.
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        self._file = _identity(self._path)
+        connection: _Connection = sqlite3.connect(
+            self._path,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
+            cached_statements=len(self._sql) + 10,
+        )
+        try:
+            self._patiently(self._set_up, connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: _Connection) -> None:
+        [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise StoreUnavailable(
+                f"{self._path} cannot have a write-ahead log (its journal is {mode!r}), as on a"
+                " network file system: keep it on a local disk"
+            )
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        try:
+            [version] = connection.execute(self._sql["version"]).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            self._make_tables(connection)
+            return
+        if version != SCHEMA_VERSION:
+            problem = (
+                f"the tables in {str(self._path)!r} are of version {version}, and this is version"
+                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
+                " file"
+            )
+            raise ConfigError([problem])
+
+    def _make_tables(self, connection: _Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in self._schema:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
+class _Transaction:
+    """A ``with`` block. One that an exception leaves without its end is undone when it is freed."""
+
+    __slots__ = ("_connection", "_connections", "_durable", "_token", "_writes")
+
+    def __init__(self, connections: Connections, *, writes: bool, durable: bool) -> None:
+        self._connections = connections
+        self._writes = writes
+        self._durable = durable
+        self._token = object()
+        self._connection: _Connection | None = None
+
+    def __enter__(self) -> None:
+        self._connection = connection = self._connections.take()
+        connection.user = self._token
+        self._connections.begin(connection, writes=self._writes, durable=self._durable)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._connection is not None:
+            self._connections.finish(self._connection, error)
+
+    def __del__(self) -> None:
+        # A signal handler or a greenlet's time-out may have raised before __exit__ has begun.
+        if self._connection is not None and self._connection.user is self._token:
+            self._connection.close()
+
+
+def _begin_to_write(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _begin_to_read(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+    try:
+        # Only the first query takes the snapshot, for which it may have to wait.
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):  # what stays open is closed
+        connection.execute("ROLLBACK")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """Returns SQLite's primary error code; 0: the error is not SQLite's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _explain(error: sqlite3.Error) -> str:
+    fix = {
+        sqlite3.SQLITE_BUSY: (
+            "another program writes to it for longer than SAFESESSION_STORE_TIMEOUT"
+        ),
+        sqlite3.SQLITE_FULL: "make room on the disk",
+        sqlite3.SQLITE_IOERR: "look at the disk, and whether there is room on it",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and the app starts with an empty one",
+        sqlite3.SQLITE_NOTADB: "move it away, and the app starts with an empty one",
+        sqlite3.SQLITE_READONLY: "let the app's user own the file and its folder",
+        sqlite3.SQLITE_CANTOPEN: "look whether the folder is there and the app's user owns it",
+    }.get(_code_of(error))
+    return f"{error}: {fix}" if fix else str(error)
+
+
+def _leak(connections: list[Any]) -> None:
+    """Keep *connections* from ever being closed in this process, also at its exit."""
+    _leaked.extend(connections)
+    with suppress(ImportError):
+        import ctypes
+
+        for connection in connections:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_leaked: list[Any] = []
+
+
+def _after_fork() -> None:
+    for connections in _all:
+        connections.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

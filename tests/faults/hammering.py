@@ -1,0 +1,107 @@
+"""One process of the hammer: does everything to sessions in one SQLite file, and reports what.
+
+Arguments: the file, a number, seconds. Each line that it prints is an act that was answered: what
+was done, and to which key or by which stamp.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+
+from flask_safesession.errors import StoreUnavailable
+from flask_safesession.model.record import Record
+from flask_safesession.model.tokens import new_id, user_tag
+from flask_safesession.stores.base import Live, Terms
+from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.testing import make_draft, make_rules
+
+USERS = (1, 2, 3, 4)
+TOTAL, PER_USER = 60, 4
+RULES = make_rules(total=TOTAL, per_user=PER_USER, idle=1500)
+
+
+class Hammer:
+    """Remembers keys that it has met, and says what was done to them."""
+
+    def __init__(self, path: str, number: int) -> None:
+        self.store = SqliteStore(path, timeout=20)
+        self.random = random.Random(number)
+        self.keys: list[str] = []
+
+    def act(self) -> None:
+        """Does one thing, whichever."""
+        dice = self.random.random()
+        if dice < 0.3 or not self.keys:
+            self.create()
+        elif dice < 0.33:
+            self.store.purge(RULES, 20)
+        elif dice < 0.36:
+            for ended in self.store.end_user(user_tag(self.user()), "stamp--", "revoked", ""):
+                say("ended", ended.key)
+        else:
+            self.use(self.random.choice(self.keys[-20:]))
+
+    def user(self) -> int:
+        return self.random.choice(USERS)
+
+    def create(self) -> None:
+        user = self.user() if self.random.random() < 0.5 else None
+        self.keys.append(new_id("x").key)
+        draft = make_draft(b"0" * self.random.randint(1, 3000), rules=RULES, user=user)
+        self.note(self.store.create(self.keys[-1], draft, RULES), "created")
+
+    def use(self, key: str) -> None:
+        answer = self.store.load(key, RULES, slide=True)
+        if not isinstance(answer, Live):
+            return
+        say("seen", key)
+        dice = self.random.random()
+        if dice < 0.4:
+            self.commit(key, answer.record)
+        elif dice < 0.6:
+            self.rotate(key, answer.record)
+        elif dice < 0.7 and isinstance(self.store.end(key, "stamp--", "logout", None), Live):
+            say("ended", key)
+
+    def commit(self, key: str, record: Record) -> None:
+        draft = make_draft(record.payload[::-1])._replace(tier=record.tier, user=record.user)
+        answer = self.store.commit(key, draft, record.stamps[0], touch=0)
+        if isinstance(answer, Live) and answer.record.stamps[0] == draft.stamp:
+            say("won", key + record.stamps[0])
+
+    def rotate(self, key: str, record: Record) -> None:
+        self.keys.append(new_id("x").key)
+        draft = make_draft(record.payload, rules=RULES, user=self.user())
+        terms = Terms(record.stamps[0], True, "rotated")
+        answer = self.store.rotate(key, self.keys[-1], draft, RULES, terms)
+        if isinstance(answer, Live):
+            say("won", key + record.stamps[0])
+            say("ended", key)
+        self.note(answer, "created")
+
+    def note(self, answer: object, what: str) -> None:
+        if isinstance(answer, Live):
+            say(what, self.keys[-1])
+            for gone in answer.removed:
+                say("ended", gone.key)
+
+
+def say(what: str, of: str) -> None:
+    sys.stdout.write(f"{time.monotonic_ns()} {what} {of}\n")
+    sys.stdout.flush()
+
+
+def main(path: str, number: str, seconds: str) -> None:
+    hammer = Hammer(path, int(number))
+    until = time.monotonic() + float(seconds)
+    while time.monotonic() < until:
+        try:
+            hammer.act()
+        except StoreUnavailable as error:
+            say("failed", str(error).replace(" ", "_"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,238 @@
+"""Several processes on one SQLite file: a hammer with a watcher, killed writers, full disks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flask_safesession.errors import StoreUnavailable
+from flask_safesession.model.tokens import user_tag
+from flask_safesession.stores.base import Live
+from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.testing import make_draft, make_rules, new_key
+
+from ..servers import poll
+from ..sites.running import browse, gunicorn, share_one_session
+from ..test_sqlite import add, assert_sound, is_live
+from .hammering import PER_USER, RULES, TOTAL, USERS
+
+pytestmark = pytest.mark.faults
+PROCESSES = 4
+ROOT = Path(__file__).parents[2]
+
+# What a process says: when, what, and of which session or stamp.
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.sqlite3"
+
+
+def hammer(path: Path, number: int, seconds: float, patch: str = "") -> subprocess.Popen[bytes]:
+    """One process of the hammer; *patch* is run before it begins."""
+    code = f"{patch}\nfrom tests.faults.hammering import main\nimport sys\nmain(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(path), str(number), str(seconds)]
+    with path.with_name(f"said{number}").open("w") as said:  # a pipe would be full
+        return subprocess.Popen(command, stdout=said, cwd=ROOT)
+
+
+def heard(path: Path, processes: dict[int, subprocess.Popen[bytes]]) -> list[Said]:
+    """What all of them said, in the order in which it was."""
+    said: list[Said] = []
+    for number, process in processes.items():
+        if process.wait(120) not in (0, -signal.SIGKILL):
+            said.append((0, "failed", f"process {number}"))
+        text = path.with_name(f"said{number}").read_text()
+        # The last line of a killed one may be torn.
+        for line in text.splitlines()[: None if text.endswith("\n") else -1]:
+            when, what, of = line.split(" ")
+            said.append((int(when), what, of))
+    return sorted(said)
+
+
+def watch(path: Path, done: Callable[[], bool]) -> int:
+    """Look at the caps until *done*; returns how often."""
+    store, looks = SqliteStore(path, timeout=20), 0
+    while not done():
+        live = store.census(RULES)
+        assert live.total + live.due <= TOTAL
+        assert all(len(store.sessions_of(user_tag(user))) <= PER_USER for user in USERS)
+        looks += 1
+    store.close()
+    return looks
+
+
+def find_wrong(said: list[Said]) -> list[str]:
+    """What must not be: a session that was seen after its end, a stamp that two have won."""
+    ended, won, wrong = set(), set(), []
+    for _, what, of in said:
+        if what in ("created", "seen") and of in ended:
+            wrong.append(f"{of} came back")
+        if what == "won" and of in won:
+            wrong.append(f"{of} was won twice")
+        if what == "failed":
+            wrong.append(of)
+        if what == "ended":
+            ended.add(of)
+        if what == "won":
+            won.add(of)
+    return wrong
+
+
+def test_nothing_is_lost_and_no_cap_is_passed_while_processes_hammer_one_file(path: Path) -> None:
+    processes = {number: hammer(path, number, 8) for number in range(PROCESSES)}
+    looks = watch(path, lambda: any(one.poll() is not None for one in processes.values()))
+    said = heard(path, processes)
+    assert looks > 10
+    assert find_wrong(said) == []
+    assert {"created", "seen", "won", "ended"} <= {what for _, what, _ in said}
+    assert len(said) > 1000
+    assert_sound(path)
+
+
+MUTANTS = {
+    "a commit without a look at the stamp": """
+from flask_safesession.stores import engine
+import flask_safesession.model.record as r
+old = engine.Engine.commit
+def commit(self, key, draft, expected, *, touch):
+    t = self._tables
+    with t.transaction(writes=False):
+        t.now()
+        record = t.read(key)
+    return old(self, key, draft, record.stamps[0] if record else expected, touch=touch)
+engine.Engine.commit = commit
+""",
+    "a rotation that leaves the old session": """
+from flask_safesession.stores.sql.tables import SqlTables
+from flask_safesession.stores import engine
+admit = engine._admit
+def without(t, key, fresh, rules, now, over, leaving=None):
+    remove, t.remove = t.remove, lambda key: None
+    try:
+        return admit(t, key, fresh, rules, now, over, leaving)
+    finally:
+        del t.remove
+engine._admit = without
+""",
+    "creates that take turns without a lock": """
+from flask_safesession.stores.sql import connections
+
+def free(connection):
+    connection.execute("PRAGMA busy_timeout=5000")
+connections._begin_to_write = connections._begin_to_read = free
+finish = connections.Connections.finish
+def only_give(self, connection, error):
+    self._local.connection = None
+    self._give(connection)
+connections.Connections.finish = only_give
+""",
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_hammer_notices_a_store_that_is_wrong(path: Path, mutant: str) -> None:
+    """A hammer that finds nothing proves nothing."""
+    SqliteStore(path).census(RULES)
+    processes = {n: hammer(path, n, 5, MUTANTS[mutant]) for n in range(PROCESSES)}
+    wrong: list[str] = []
+    try:
+        watch(path, lambda: any(one.poll() is not None for one in processes.values()))
+    except AssertionError as error:
+        wrong.append(str(error))
+    wrong += find_wrong(heard(path, processes))
+    try:
+        assert_sound(path)
+    except AssertionError as error:
+        wrong.append(str(error))
+    assert wrong
+
+
+def test_writers_that_are_killed_leave_everything_or_nothing(path: Path) -> None:
+    dice = random.Random(1)
+    SqliteStore(path).census(RULES)
+    said: list[Said] = []
+    for number in range(12):
+        victims = {n: hammer(path, n, 60) for n in (2 * number, 2 * number + 1)}
+        poll("writers", lambda: all(map(_has_said, [path] * 2, victims)))  # noqa: B023  # now
+        time.sleep(dice.uniform(0, 0.1))
+        for victim in victims.values():
+            victim.send_signal(signal.SIGKILL)
+        said += heard(path, victims)
+        assert_sound(path)
+    assert len(said) > 500
+    assert find_wrong(said) == []
+    store = SqliteStore(path, timeout=2)
+    ended = {of for _, what, of in said if what == "ended"}
+    assert not any(is_live(store, key) for key in ended)
+    assert is_live(store, add(store))
+
+
+def _has_said(path: Path, number: int) -> bool:
+    return path.with_name(f"said{number}").stat().st_size > 5000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_sessions_can_be_read_and_ended_and_a_freed_one_takes_more(
+    small_disk: Path,
+) -> None:
+    path, rules = small_disk / "sessions.sqlite3", make_rules(total=10_000)
+    store = SqliteStore(path, timeout=2)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 300_000)
+    keys: list[str] = []
+    full = None
+    while full is None:
+        key, draft = new_key(), make_draft(b"x" * 4000, user=len(keys), rules=rules)
+        try:
+            store.create(key, draft, rules)
+            keys.append(key)
+        except StoreUnavailable as error:
+            full = error
+    assert "room" in str(full)
+    assert len(keys) > 50
+    assert all(is_live(store, key) for key in keys)
+    ballast.unlink()
+    assert isinstance(store.end(keys[0], "stamp--", "logout", None), Live)
+    assert isinstance(store.create(new_key(), make_draft(), rules), Live)
+    store.close()
+    assert_sound(path)
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("preload", [True, False])
+def test_fault_25_three_workers_on_one_file_share_sessions(
+    path: Path, prefix: str, tmp_path: Path, kind: str, preload: bool
+) -> None:
+    options = ["--workers", "3", "--worker-class", kind, *(["--preload"] if preload else [])]
+    where: Any = SimpleNamespace(url=f"sqlite:///{path}", port=0)
+    with gunicorn(where, prefix, tmp_path, *options, used=preload) as site:
+        poll("three workers", lambda: len(site.workers()) == 3)
+        browse(site, 5)
+        share_one_session(site)
+        site.stop()
+        log = site.log.read_text()
+    assert "Traceback" not in log
+    assert_sound(path, prefix)
