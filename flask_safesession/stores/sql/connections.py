@@ -34,8 +34,8 @@ class _Connection(sqlite3.Connection):
 class Connections:
     """See :class:`.tables.Connections`. A connection is used by one transaction at a time.
 
-    A fork leaves its parent's connections alone: SQLite's locks belong to the process, and closing
-    one here could remove files that the parent uses.
+    No connection is open while the process forks. SQLite notes in memory what it has locked: a
+    child that inherits such notes believes that it holds locks which are its parent's alone.
 
     :param timeout: seconds for which a call waits for other writers.
     """
@@ -94,18 +94,44 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        if self._process == os.getpid():
-            while self._idle:
-                with suppress(IndexError):  # another thread was faster
-                    self._idle.pop().close()
+        while self._idle:
+            with suppress(IndexError):  # another thread was faster
+                self.discard(self._idle.pop())
 
-    def start_anew(self) -> None:
-        """In a forked child: leave the parent's connections alone for ever."""
-        _leak([*self._idle, getattr(self._local, "connection", None)])
+    def discard(self, connection: _Connection) -> None:
+        """Close a connection, which undoes what it has not committed."""
+        self._opened.discard(connection)
+        connection.close()
+
+    def before_fork(self) -> None:
+        """Close all connections, those of other threads as soon as their transactions are over."""
+        self._opening.acquire()
+        self._forking = True
+        until = time.monotonic() + self._timeout
+        self.close()
+        while self._opened and self._is_free() and time.monotonic() < until:
+            time.sleep(_FIRST_WAIT)
+            self.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Let connections be opened again."""
+        if self._forking:  # otherwise it was made meanwhile
+            self._forking = False
+            self._opening.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin without the connections of other threads that were not to be closed in time."""
+        _leaked.extend(self._opened)
         self._start()
+
+    def _is_free(self) -> bool:
+        """Whether this thread is in no transaction."""
+        return getattr(self._local, "connection", None) is None
 
     def _start(self) -> None:
         self._opening = threading.Lock()
+        self._forking = False
+        self._opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._file = (0, 0)
         self._look_at = 0.0
         self._idle: deque[Any] = deque()
@@ -165,8 +191,9 @@ class Connections:
 
         :raises StoreUnavailable: the file cannot be opened, with what to do.
         """
-        if self._process != os.getpid():
-            self.start_anew()  # uWSGI runs no hooks at a fork
+        if self._process != os.getpid():  # uWSGI runs no hooks at a fork
+            self.close()
+            self.after_fork_in_child()
         if time.monotonic() >= self._look_at:
             self._look_again()
         try:
@@ -194,7 +221,7 @@ class Connections:
         if connection.in_transaction:
             _roll_back(connection)
         if connection.in_transaction or len(self._idle) >= _KEPT:
-            connection.close()
+            self.discard(connection)
         else:
             connection.user = None
             self._idle.append(connection)
@@ -217,6 +244,7 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+        self._opened.add(connection)
         return connection
 
     def _set_up(self, connection: _Connection) -> None:
@@ -277,7 +305,7 @@ class _Transaction:
     def __del__(self) -> None:
         # A signal handler or a greenlet's time-out may have raised before __exit__ has begun.
         if self._connection is not None and self._connection.user is self._token:
-            self._connection.close()
+            self._connections.discard(self._connection)
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:
@@ -331,24 +359,21 @@ def _explain(error: sqlite3.Error) -> str:
     return f"{error}: {fix}" if fix else str(error)
 
 
-def _leak(connections: list[Any]) -> None:
-    """Keep *connections* from ever being closed in this process, also at its exit."""
-    _leaked.extend(connections)
-    with suppress(ImportError):
-        import ctypes
-
-        for connection in connections:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()
-_leaked: list[Any] = []
+_leaked: list[_Connection] = []
 
 
-def _after_fork() -> None:
-    for connections in _all:
-        connections.start_anew()
+def _for_all(step: Callable[[Connections], None]) -> Callable[[], None]:
+    def run() -> None:
+        for connections in list(_all):
+            step(connections)
+
+    return run
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_for_all(Connections.before_fork),
+        after_in_parent=_for_all(Connections.after_fork_in_parent),
+        after_in_child=_for_all(Connections.after_fork_in_child),
+    )
