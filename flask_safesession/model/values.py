@@ -51,7 +51,8 @@ class Unstorable(TypeError):
 
     def __init__(self, value: object, base: type | None = None) -> None:
         super().__init__(f"{class_name(value)} objects cannot be stored")
-        self.value, self.base = value, base
+        self.value: object = value
+        self.base: type | None = base
 
 
 def class_name(value: object) -> str:

@@ -18,7 +18,7 @@ from ..model.identity import FRESH, Identity, identify
 from ..model.note import Note, Secret
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, new_stamp, tier_tag
-from .session import Session, Stored, is_permanent, merge, own_changes
+from .session import Loaded, Session, Stored, is_permanent, merge, own_changes
 
 #: Milliseconds after which a stand-in gets an ID of its own, a sign-in may be repeated, and a
 #: session that only became empty expires.
@@ -57,7 +57,7 @@ class Change:
         self.session = session
         self.settings = settings
         self.delivery = delivery
-        self.loaded = session._loaded
+        self.loaded: Loaded = session._loaded
         self.stored: Stored | None = session._loaded.stored
         self.data: dict[Any, Any] = {} if session._data is None else session._data
         #: The ID that this response is to give a session which another request has made.

@@ -67,7 +67,7 @@ class SafeSessionInterface(SessionInterface):
         self._end_user = end_user
         self._nearly_full = False
         self._say = Once()
-        self.loader = Loader(steering, self._say)
+        self.loader: Loader = Loader(steering, self._say)
 
     @property
     def _settings(self) -> Settings:
