@@ -27,7 +27,7 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable, sessio
 from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.tokens import user_tag
-from flask_safesession.stores import admission, endings, engine, relimiting
+from flask_safesession.stores import admission, endings, engine, relimiting, rules
 from flask_safesession.stores.base import Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
@@ -501,7 +501,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (sqlite, tables, connections, engine, endings, admission, relimiting)
+OURS = (rules, sqlite, tables, connections, engine, endings, admission, relimiting)
 
 
 @pytest.fixture
