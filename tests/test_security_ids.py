@@ -29,7 +29,7 @@ from redis.connection import AbstractConnection
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
 from flask_safesession.model.record import header_length
-from flask_safesession.model.tokens import KEY_LENGTH, is_handle, new_id, sign, unsign
+from flask_safesession.model.tokens import KEY_LENGTH, SessionID, is_handle, new_id, sign, unsign
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit
 
@@ -165,6 +165,7 @@ def test_a_collision_of_ids_is_refused_and_overwrites_nothing(
     mine = [site.visit(write("a", 1)).cookie] if rotating else []
     draws = [site.sid(taken), new_id()]
     monkeypatch.setattr("flask_safesession.web.saving.new_id", lambda _bucket="": draws.pop(0))
+    monkeypatch.setattr(SessionID, "following", lambda *_: draws.pop(0))
     second = site.visit(login("second"), *mine).cookie
     assert draws == []
     assert second != taken

@@ -139,6 +139,15 @@ def test_popitem_takes_the_last() -> None:
         session.popitem()
 
 
+def test_accessed_says_whether_the_session_was_used_and_not_whether_it_was_reached() -> None:
+    session, _ = make({"a": 1})
+    session.accessed = True  # as Flask does, whoever reaches for the object
+    repr(session)
+    assert not session.accessed
+    session.get("a")
+    assert session.accessed
+
+
 def test_modified_says_whether_a_key_was_assigned_or_removed() -> None:
     session, _ = make({"a": [1]})
     seen = []

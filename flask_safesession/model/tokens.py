@@ -71,6 +71,20 @@ class SessionID:
         """Returns an ID of the same session with a new secret."""
         return SessionID(self._text[:_SERIES] + secrets.token_urlsafe(32))
 
+    def following(self, user: str, number: int, key: str | bytes) -> SessionID:
+        """Returns the ID under which *user* goes on from here: its series follows, its secret not.
+
+        Two requests of one browser that sign the same user in find the same session, and each can
+        set its cookie: a browser that drops the first response gets it by the second.
+
+        :param user: the user's tag.
+        :param number: of the stand-in from which it goes on; 0 or more.
+        :param key: the app's secret key, without which nobody finds the series.
+        """
+        text = f"following {number} {user} {self._text}".encode("ascii")
+        series = urlsafe_b64encode(hmac.digest(_derived(key), text, "sha256")[:16])
+        return SessionID(user[:1] + series.decode("ascii").rstrip("=") + secrets.token_urlsafe(32))
+
     def stand_in(self, number: int = 0) -> str:
         """Returns the storage key of the session that stands in for this ID once it is over.
 

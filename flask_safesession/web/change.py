@@ -33,12 +33,14 @@ class Delivery(NamedTuple):
     :param deliverable: it can deliver a cookie.
     :param later: it cannot yet, since this is a save by hand inside a view: what needs a cookie, or
         ends the session, is left to the save that Flask makes.
+    :param key: the app's secret key.
     :param client: from where the request comes, if that is to be noted: address and browser.
     :param say: logs a message once: its name, and the text.
     """
 
     deliverable: bool
     later: bool = False
+    key: str | bytes = b""
     client: tuple[str, str] | None = None
     say: Callable[[str, str], None] = lambda *_: None
 
@@ -58,6 +60,8 @@ class Change:
         self.loaded = session._loaded
         self.stored: Stored | None = session._loaded.stored
         self.data: dict[Any, Any] = {} if session._data is None else session._data
+        #: The ID that this response is to give a session which another request has made.
+        self.given: SessionID | None = None
         self._identity: Identity | None = None
         if session._is_confirmed() and self.data.get(FRESH) is False:
             self.data[FRESH] = True  # a remember-me cookie had brought the user back
@@ -76,6 +80,19 @@ class Change:
     def become(self, data: dict[Any, Any]) -> None:
         """Go on with other data than the request left: merged, or its own part."""
         self.data, self._identity = data, None
+
+    def following_id(self, *, of_stand_in: bool = True) -> SessionID | None:
+        """The ID of a sign-in from the browser's ID: all its requests find the same session.
+
+        :param of_stand_in: go on from what stands in for the browser's ID, if anything does.
+        """
+        stored, loaded = self.stored, self.loaded
+        before = stored.sid if stored is not None and stored.sid is not None else loaded.dead
+        if before is None or not self.who.user_tag or not self.delivery.key:
+            return None
+        stands_in = of_stand_in and stored is not None and stored.stand_in
+        number = loaded.stand_in + 1 if stands_in else 0
+        return before.following(self.who.user_tag, number, self.delivery.key)
 
     def next_stand_in(self) -> None:
         """Leave a stand-in that has ended, too, to those that are over."""
@@ -185,6 +202,9 @@ class Change:
         """The note as it is to be stored, and the ID with a new secret if one is due."""
         note, sid, age = stored.note, stored.sid, self.age(stored.record)
         note = note._replace(client=self._clients(note))
+        if self.given is not None:
+            digest = self.given.secret_digest()
+            return notes.renewed(note, note.base, digest, max(0, age)), self.given
         if sid is None or stored.secret is None:
             return note, sid
         if stored.secret is Secret.CURRENT and not note.is_presented:

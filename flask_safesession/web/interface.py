@@ -204,7 +204,8 @@ class SafeSessionInterface(SessionInterface):
         is_final = responding or not _is_of_this_request(session)
         later = session._dispatched and not is_final and not is_socket
         deliverable = is_final and not is_socket
-        delivery = Delivery(deliverable, later, self._client(session), self._say)
+        key = app.secret_key or ""
+        delivery = Delivery(deliverable, later, key, self._client(session), self._say)
         try:
             saved = save(session, self._store, self._settings, delivery)
         except UndeliverableSignIn as error:

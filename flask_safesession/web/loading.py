@@ -90,7 +90,8 @@ class Loader:
         if isinstance(answer, Gone):
             self._report_end(session, sid.key, answer)
             rotated, known = answer.buried and answer.reason == ROTATED, answer.reason != UNKNOWN
-            return over._replace(rotated=rotated, ended=answer.to_be_told, is_known=known)
+            over = over._replace(rotated=rotated, onward=(answer.successor, answer.user))
+            return over._replace(ended=answer.to_be_told, is_known=known)
         over = over._replace(is_known=True)
         try:
             stored, data = self._read(session, sid.key, answer)

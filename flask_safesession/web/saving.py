@@ -144,6 +144,7 @@ class _Save:
         self._change = Change(session, settings, delivery)
         self._conflicts = 0
         self._tried: SessionID | None = None
+        self._follows = self._looks_onward = True
         self._until = time.monotonic() + settings.store_timeout
 
     def run(self) -> Saved:
@@ -174,7 +175,7 @@ class _Save:
         if change.is_ended(stored):
             return self._end(stored)
         if change.is_sign_in():
-            return self._rotate(stored, restart=True)
+            return None if self._joins_onward() else self._rotate(stored, restart=True)
         return self._store_change(stored)
 
     def _store_change(self, stored: Stored) -> Saved | None:
@@ -191,7 +192,7 @@ class _Save:
             return self._not_delivered()
         dead = self._change.loaded.dead
         if dead is None or self._change.who.user is not None:
-            return self._create()
+            return None if self._joins_onward() else self._create()
         return self._stand_in(dead)
 
     def _go_on_under_new_id(self, stored: Stored) -> Saved | None:
@@ -326,7 +327,8 @@ class _Save:
             raise UndeliverableSignIn
         old, record = stored.key, stored.record
         # A user's sessions are all in one shard; an anonymous one stays in the one where it is.
-        sid = new_id(self._change.who.user_tag[:1] or old[:1])
+        following = self._change.following_id() if restart and self._follows else None
+        sid = following or new_id(self._change.who.user_tag[:1] or old[:1])
         expected, reason = (None, LOGOUT) if force else (record.stamps[0], ROTATED)
         terms = Terms(expected, restart, reason, slide=self._change.loaded.slide)
         payload = encode(self._change.data, record.payload)
@@ -334,6 +336,7 @@ class _Save:
         self._tried = sid
         answer = self._store.rotate(old, sid.key, draft, self._rules, terms)
         if isinstance(answer, Taken):
+            self._follows = False
             return None
         if not isinstance(answer, Live):
             return self._not_done(stored, answer)
@@ -463,18 +466,54 @@ class _Save:
         return self._lost(stored, answer.reason)
 
     def _join(self, stored: Stored, gone: Gone) -> bool:
-        """Go on with the session under its new ID, whose cookie only another response has."""
+        """Go on with the session under the new ID that another request gave it.
+
+        The browser may drop that one's response: where both sign the same user in, as by a double
+        click, this one sets the cookie, too.
+        """
         answer = self._store.load(gone.successor, self._rules, slide=False)
         if isinstance(answer, Gone):
             goes_on = bool(answer.successor) and answer.user == gone.user
             return goes_on and time.monotonic() < self._until and self._join(stored, answer)
+        signs_in = self._change.is_sign_in() or self._session._signed_in
+        following = self._change.following_id() if signs_in else None
+        base, created = stored.record.payload, stored.record.created
+        return self._continue_in(gone.successor, answer.record, base, created, following)
+
+    def _joins_onward(self) -> bool:
+        """Whether a sign-in that found the browser's ID dead goes on where the same user just did.
+
+        A second click whose session is first used when the first one is done. Only its own user's
+        sign-in leads there, and only within a minute.
+        """
+        key, user = self._change.loaded.onward
+        looks, self._looks_onward = self._looks_onward, False
+        if not (looks and key and user and user == self._change.who.user_tag):
+            return False
+        answer, stored = self._store.load(key, self._rules, slide=False), self._change.stored
+        if isinstance(answer, Gone) or answer.now - answer.record.created >= MINUTE:
+            return False
+        base = b"" if stored is None else stored.record.payload
+        following = self._change.following_id(of_stand_in=False)
+        return self._continue_in(key, answer.record, base, 0, following)
+
+    def _continue_in(
+        self, key: str, record: Record, base: bytes, created: int, following: SessionID | None
+    ) -> bool:
+        """Put this request's changes to *base* on top of a session that another request gave an ID.
+
+        :param created: when the session was made that this request had loaded.
+        :param following: the ID that this response may give it.
+        """
+        session = self._session
         with suppress(ValueError):
-            self._change.go_on_from(stored.record.payload, gone.successor, answer.record)
-            session = self._session
+            self._change.go_on_from(base, key, record)
             session._regenerated = session._cleared = False  # what was to end is over
-            if answer.record.created != stored.record.created:  # by a sign-in, which counts as ours
+            if record.created != created:  # by a sign-in, which counts as ours
                 session._signed_in = session._confirmed = False
                 session._assigned.clear()
+            if following is not None and following.key == key:
+                self._change.given = following if self._change.delivery.deliverable else None
             return True
         return False
 

@@ -65,6 +65,7 @@ class Loaded(NamedTuple):
     :param stand_in: how many stand-ins of that ID have ended, too.
     :param is_known: the store has, or remembers, the session of the cookie's ID.
     :param rotated: the cookie's session went on under another ID.
+    :param onward: the key under which it went on, and the tag of its user.
     :param suspect: the live session of which the cookie has a replaced secret.
     :param stale: the cookie was signed with a fallback key.
     :param slide: using it restarts its idle time: the view is not passive.
@@ -79,6 +80,7 @@ class Loaded(NamedTuple):
     stand_in: int = 0
     is_known: bool = False
     rotated: bool = False
+    onward: tuple[str, str] = ("", "")
     suspect: Suspect | None = None
     stale: bool = False
     slide: bool = True
@@ -312,6 +314,15 @@ class Session(SessionMixin):
         self._permanent = bool(value)
         if self._data is not None and bool(self._data.get(PERMANENT)) != self._permanent:
             self._change()[PERMANENT] = self._permanent
+
+    @property
+    def accessed(self) -> bool:
+        """Whether this request has used the session, if only to read it."""
+        return self._data is not None
+
+    @accessed.setter
+    def accessed(self, value: bool) -> None:
+        """Ignored: Flask sets it whenever the object is reached, also by our own hooks."""
 
     @property
     def modified(self) -> bool:

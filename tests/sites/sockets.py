@@ -60,7 +60,8 @@ def make_app(**settings: Any) -> Flask:
     made = Flask("sockets")
     made.secret_key = "a key for tests that is long enough"
     SafeSession(made, check_interval=None, **settings)
-    sio = SocketIO(made, manage_session=False, async_mode="threading")
+    # A client that leaves may wait for the answer to its poll, which is the next ping.
+    sio = SocketIO(made, manage_session=False, async_mode="threading", ping_interval=1)
     sio.on("connect")(lambda _auth: session.get("user_id") and None)
     for name, work in WORK.items():
         sio.on(name)(work)
