@@ -35,6 +35,7 @@ from flask_safesession.stores import (
     memory,
     memory_tables,
     relimiting,
+    rules,
     tables,
 )
 from flask_safesession.stores.base import (
@@ -578,7 +579,7 @@ class Interrupted(Exception):
 
 
 # The steps of the store, and of its indexes.
-OURS = (memory, memory_tables, tables, engine, endings, admission, relimiting, sortedlist)
+OURS = (rules, memory, memory_tables, tables, engine, endings, admission, relimiting, sortedlist)
 STEPS = {module.__file__ for module in OURS}
 
 

@@ -27,11 +27,11 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable, sessio
 from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.tokens import user_tag
-from flask_safesession.stores import admission, endings, engine, relimiting
+from flask_safesession.stores import admission, endings, engine, relimiting, rules
 from flask_safesession.stores.base import Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
-from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
+from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
 
 from . import test_memory
 from .sites.running import run_greenlets
@@ -343,6 +343,17 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     assert store.census(RULES).total == 3
 
 
+def test_a_test_can_turn_the_clock_of_a_file(tmp_path: Path) -> None:
+    app = make_site(tmp_path)
+    client = app.test_client()
+    with AppKit(app) as kit:
+        client.post("/sign-in/ann")
+        kit.travel("31m")
+        assert who(client) is None
+        client.post("/sign-in/bob")
+    assert abs(store_of(app)._tables.now() - sqlite.wall_clock()) < MINUTE
+
+
 def test_times_are_the_machines(store: SqliteStore) -> None:
     live = store.load(add(store), RULES, slide=False)
     assert isinstance(live, Live)
@@ -501,7 +512,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (sqlite, tables, connections, engine, endings, admission, relimiting)
+OURS = (rules, sqlite, tables, connections, engine, endings, admission, relimiting)
 
 
 @pytest.fixture

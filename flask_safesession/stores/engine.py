@@ -8,13 +8,11 @@ two in step.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import Draft, Record, limited, record_from, touched
+from ..model.record import Draft, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from . import relimiting
-from .admission import Leaving, Victims, for_one_more, over_the_cap
+from .admission import Leaving, over_the_cap
 from .base import (
-    CORRUPT,
-    REVOKED,
     AuditStep,
     Census,
     Conflict,
@@ -25,21 +23,21 @@ from .base import (
     Page,
     PurgeStep,
     RelimitStep,
-    Removed,
     Rules,
     Taken,
     Terms,
-    newest_first,
 )
-from .endings import (
-    absent,
-    finish,
-    finish_over,
-    forget,
-    keep_reason,
-    leave_tombstone,
-    resolve,
-    tombstone,
+from .endings import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
+from .rules import (
+    admit,
+    dismiss,
+    find,
+    is_filed,
+    live_ones,
+    make_way,
+    moved,
+    successor,
+    used,
 )
 from .tables import Ending, Entry, Tables, read_heads
 
@@ -60,7 +58,7 @@ class Engine:
         t = self._tables
         with t.transaction():
             now = t.now()
-            record = _find(t, key, now)
+            record = find(t, key, now)
             if isinstance(record, Gone):
                 return record
             fresh = used(record, rules, now, slide=slide)
@@ -75,13 +73,13 @@ class Engine:
         t = self._tables
         with t.transaction(durable=draft.user != NO_USER):
             now = t.now()
-            there = _already(t, key, draft, now)
+            there = make_way(t, key, draft, now)
             if isinstance(there, (Live, Taken)):
                 return there
             fresh = record_from(
                 draft, created=now, last_active=now, stamps=(), generation=t.generation()
             )
-            return _admit(t, key, fresh, rules, now, there)
+            return admit(t, key, fresh, rules, now, there)
 
     def commit(
         self, key: str, draft: Draft, expected: str, *, touch: int | None
@@ -90,14 +88,14 @@ class Engine:
         t = self._tables
         with t.transaction():
             now = t.now()
-            record = _find(t, key, now)
+            record = find(t, key, now)
             if isinstance(record, Gone):
                 return record
             if draft.stamp in record.stamps:
                 return Live(record, now)
-            if record.stamps[0] != expected or not _is_filed(record, draft):
+            if record.stamps[0] != expected or not is_filed(record, draft):
                 return Conflict(record)
-            fresh = touched(_successor(record, draft), now, touch)
+            fresh = touched(successor(record, draft), now, touch)
             t.put(key, fresh, record)
             return Live(fresh, now)
 
@@ -106,10 +104,10 @@ class Engine:
         t = self._tables
         with t.transaction():
             now = t.now()
-            record = _find(t, key, now)
+            record = find(t, key, now)
             if isinstance(record, Gone):
                 return record
-            if _is_filed(record, draft):
+            if is_filed(record, draft):
                 return Live(record, now)
             if record.stamps[0] != expected:
                 return Conflict(record)
@@ -131,18 +129,18 @@ class Engine:
         t = self._tables
         with t.transaction(durable=True):
             now = t.now()
-            there = _already(t, new, draft, now)
+            there = make_way(t, new, draft, now)
             if isinstance(there, (Live, Taken)):
                 return there
             if terms.expected is None:
                 key = resolve(t, key, now)
-            record = _find(t, key, now)
+            record = find(t, key, now)
             if isinstance(record, Gone):
                 return record
             if terms.expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            fresh = _moved(record, draft, terms, now)
-            live = _admit(t, new, fresh, rules, now, there, Leaving(key, record))
+            fresh = moved(record, draft, terms, now)
+            live = admit(t, new, fresh, rules, now, there, Leaving(key, record))
             ending = Ending(terms.reason)
             if terms.leads_on(draft.user):
                 ending = Ending(terms.reason, draft.stamp, new, draft.user, terms.restart)
@@ -159,7 +157,7 @@ class Engine:
             now = t.now()
             if expected is None:
                 key = resolve(t, key, now)
-            record = _find(t, key, now, stamp)
+            record = find(t, key, now, stamp)
             if isinstance(record, Gone):
                 return record
             if expected not in (None, record.stamps[0]):
@@ -174,7 +172,7 @@ class Engine:
         t = self._tables
         with t.transaction(writes=False):
             now, generation = t.now(), t.generation()
-            found = _live(read_heads(t.heads([resolve(t, key, now)])), now)
+            found = live_ones(read_heads(t.heads([resolve(t, key, now)])), now)
             return found[0] if found and found[0].record.generation == generation else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -183,7 +181,7 @@ class Engine:
         with t.transaction(writes=False):
             now, heads = t.now(), t.of_user(user)
         # Others need not wait until thousands have been read.
-        return _live(read_heads(heads), now)
+        return live_ones(read_heads(heads), now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.Owning.end_user`."""
@@ -191,7 +189,7 @@ class Engine:
         with t.transaction(durable=True):
             now = t.now()
             kept = resolve(t, keep, now)
-            ours = _live(read_heads(t.of_user(user)), now)
+            ours = live_ones(read_heads(t.of_user(user)), now)
             ended = [listed for listed in ours if listed.key != kept]
             for listed in ended:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
@@ -226,7 +224,7 @@ class Engine:
             for gone, user in over:
                 keep_reason(t, gone.key, user, gone.reason, now)
             victims = over_the_cap(t, rules, now, limit - len(over))
-            trimmed = _dismiss(t, victims, now)
+            trimmed = dismiss(t, victims, now)
             removed = (*(gone for gone, _ in over), *trimmed)
             more = len(over) + len(victims) >= limit
             return PurgeStep(len(over), len(trimmed), more, removed)
@@ -285,109 +283,6 @@ def lease(t: Tables, task: str, milliseconds: int) -> bool:
             return False
         t.put_document(name, b"1", now + milliseconds)
         return True
-
-
-def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
-    """Returns *record* itself, or as a load has to change it: used, under limits of today."""
-    limits = rules.policy.limits_by_tag(record.tier)
-    fresh = limited(record, limits.idle, limits.lifetime)
-    if fresh.deadline <= now:
-        return fresh
-    fresh = touched(fresh, now, limits.touch if slide else None)
-    return record if fresh == record else fresh
-
-
-# -- inside a transaction -----------------------------------------------------------------------
-
-
-def _find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
-    """Returns the live session under *key*; *stamp* is that of a call that may be repeated."""
-    try:
-        record = t.read(key)
-    except ValueError:
-        return Gone(CORRUPT)
-    if record is None:
-        return absent(t, key, now, stamp)
-    if record.generation != t.generation():
-        return finish_over(t, key, record, REVOKED, now)
-    if record.deadline <= now:
-        return finish_over(t, key, record, record.end_reason, now)
-    return record
-
-
-def _already(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
-    """Returns what is under *key*, where a session is to be made: this very one, if repeated.
-
-    A tuple: the key is free, but for a session of an older generation that was removed.
-    """
-    try:
-        record = t.read(key)
-    except ValueError:
-        return Taken()
-    if record is None:
-        return Taken() if tombstone(t, key, now) else ()
-    if record.generation != t.generation():
-        return _dismiss(t, {key: REVOKED}, now)
-    return Live(record, now) if draft.stamp in record.stamps else Taken()
-
-
-def _admit(
-    t: Tables,
-    key: str,
-    fresh: Record,
-    rules: Rules,
-    now: int,
-    over: tuple[Removed, ...],
-    leaving: Leaving | None = None,
-) -> Live:
-    victims, total = for_one_more(t, fresh, rules, now, leaving)
-    removed = (*over, *_dismiss(t, victims, now))
-    t.put(key, fresh, None)
-    if leaving is not None:
-        # Not before: whatever interrupts this, the visitor still has a session.
-        t.remove(leaving.key)
-    return Live(fresh, now, removed, total)
-
-
-def _dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
-    removed = []
-    for key, reason in victims.items():
-        if (record := t.remove(key)) is not None:
-            why = reason or record.end_reason
-            keep_reason(t, key, record.user, why, now)
-            removed.append(Removed(key, record.tier, why))
-    return tuple(removed)
-
-
-def _moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
-    """Returns what *record* becomes by a rotation."""
-    fresh = _successor(record, draft)
-    if terms.slide or terms.restart:
-        fresh = fresh._replace(last_active=now)
-    if terms.restart:
-        fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
-    return fresh
-
-
-def _successor(record: Record, draft: Draft) -> Record:
-    """Returns what *record* becomes by *draft*, as old and unused as it was."""
-    return record_from(
-        draft,
-        created=record.created,
-        last_active=record.last_active,
-        stamps=record.stamps[:2],
-        generation=record.generation,
-    )
-
-
-def _is_filed(record: Record, draft: Draft) -> bool:
-    """Whether *record* has the tier and user of *draft*."""
-    return (record.tier, record.user) == (draft.tier, draft.user)
-
-
-def _live(found: list[Listed], now: int) -> list[Listed]:
-    """Returns those that are not due, newest first."""
-    return newest_first(listed for listed in found if listed.record.deadline > now)
 
 
 def _named(document: str) -> str:

@@ -142,13 +142,13 @@ class MemoryTables:
         """See :meth:`.tables.Tables.count_due`."""
         return _count_due(self.buckets[group], now) if group in self.buckets else 0
 
-    def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
+    def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterator[Entry]:
         """See :meth:`.tables.Tables.nearest`."""
         bucket = self.buckets.get(group, ())
-        if after is None or not bucket:
-            return [_parts(entry) for entry in bucket[:limit]]
-        entries = bucket.irange(_entry_of(*after), inclusive=(False, True))
-        return [_parts(entry) for entry in islice(entries, limit)]
+        entries = iter(bucket)
+        if after is not None and bucket:
+            entries = bucket.irange(_entry_of(*after), inclusive=(False, True))
+        return map(_parts, islice(entries, limit))
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
         """See :meth:`.tables.Tables.latest`."""

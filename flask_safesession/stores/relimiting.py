@@ -41,7 +41,7 @@ def step(t: Tables, policy: Policy, limit: int) -> RelimitStep:
         here = here._replace(group=_following(t, _FIRST))
     changed = 0
     if here.group is not None:
-        entries = t.nearest(here.group, limit, here.after)
+        entries = list(t.nearest(here.group, limit, here.after))
         changed = sum(_relimit(t, key, here.limits) for _, key in entries)
         more = len(entries) == limit
         group, after = (here.group, entries[-1]) if more else (_following(t, here.group), None)

@@ -126,7 +126,7 @@ class Tables(Protocol):
         """Returns how many sessions of a group are past their deadline."""
         ...
 
-    def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
+    def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterable[Entry]:
         """Returns up to *limit* sessions of a group from the one that ends first."""
         ...
 

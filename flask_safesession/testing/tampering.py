@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import StoreUnavailable
 from ..stores.base import Networked, Store
 from ..stores.memory import MemoryStore
+from ..stores.sql.sqlite import SqliteStore
 from .kit import FakeClock, age_redis
 
 # Of a store's methods, those that go on without its server.
@@ -51,6 +52,8 @@ def clock_of(store: Store, advance: Callable[[int], None] | None) -> Clock:
 
     if isinstance(store, RedisStore):
         return Clock(partial(_age, store), _nothing)
+    if isinstance(store, SqliteStore):
+        return _ahead(store)
     return Clock(_cannot, _nothing)
 
 
@@ -110,6 +113,21 @@ def _borrowed(store: MemoryStore) -> Clock:
             tables.clock, clock.now = theirs, then
 
     return Clock(clock.advance, restore)
+
+
+def _ahead(store: SqliteStore) -> Clock:
+    """The clock of *store*, which goes on; what time that passes does to sessions stays done."""
+    tables, theirs, ahead = store._tables, store._tables.now, 0
+
+    def advance(milliseconds: int) -> None:
+        nonlocal ahead
+        ahead += milliseconds
+
+    def restore() -> None:
+        tables.now = theirs
+
+    tables.now = lambda: theirs() + ahead
+    return Clock(advance, restore)
 
 
 class _Line:

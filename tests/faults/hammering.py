@@ -41,7 +41,12 @@ class Hammer:
             for ended in self.store.end_user(user_tag(self.user()), "stamp--", "revoked", ""):
                 say("ended", ended.key)
         else:
-            self.use(self.random.choice(self.keys[-20:]))
+            self.use(self.some_key())
+
+    def some_key(self) -> str:
+        """A session of this process's, or one that all processes use."""
+        theirs = self.store.sessions_of(user_tag(self.user())) if self.random.random() < 0.7 else []
+        return self.random.choice([one.key for one in theirs] or self.keys[-20:])
 
     def user(self) -> int:
         return self.random.choice(USERS)
@@ -50,13 +55,14 @@ class Hammer:
         user = self.user() if self.random.random() < 0.5 else None
         self.keys.append(new_id("x").key)
         draft = make_draft(b"0" * self.random.randint(1, 3000), rules=RULES, user=user)
-        self.note(self.store.create(self.keys[-1], draft, RULES), "created")
+        self.note(self.store.create(self.keys[-1], draft, RULES))
 
     def use(self, key: str) -> None:
+        before = time.monotonic_ns()  # it may be ended while the answer is on its way
         answer = self.store.load(key, RULES, slide=True)
         if not isinstance(answer, Live):
             return
-        say("seen", key)
+        say("seen", key, before)
         dice = self.random.random()
         if dice < 0.4:
             self.commit(key, answer.record)
@@ -79,17 +85,17 @@ class Hammer:
         if isinstance(answer, Live):
             say("won", key + record.stamps[0])
             say("ended", key)
-        self.note(answer, "created")
+        self.note(answer)
 
-    def note(self, answer: object, what: str) -> None:
+    def note(self, answer: object) -> None:
         if isinstance(answer, Live):
-            say(what, self.keys[-1])
+            say("created", self.keys[-1])
             for gone in answer.removed:
                 say("ended", gone.key)
 
 
-def say(what: str, of: str) -> None:
-    sys.stdout.write(f"{time.monotonic_ns()} {what} {of}\n")
+def say(what: str, of: str, when: int = 0) -> None:
+    sys.stdout.write(f"{when or time.monotonic_ns()} {what} {of}\n")
     sys.stdout.flush()
 
 

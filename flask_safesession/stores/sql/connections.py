@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, StoreUnavailable
+from .reasons import explain, is_busy
 from .statements import SCHEMA, SCHEMA_VERSION, named, statements
 
 # Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
@@ -70,7 +71,7 @@ class Connections:
             found: tuple[bytes, int] | None
             found = connection.execute(self._sql["load"], (key,)).fetchone()
         except sqlite3.Error as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 raise self._unavailable(error) from error
         else:
             return found
@@ -87,7 +88,7 @@ class Connections:
             for mode in ("PASSIVE", "TRUNCATE"):  # the first one keeps nobody waiting
                 connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         except sqlite3.Error as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 raise self._unavailable(error) from error
         finally:
             self._give(connection)
@@ -174,7 +175,7 @@ class Connections:
             try:
                 work(connection)
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= until:
+                if not is_busy(error) or time.monotonic() >= until:
                     raise
             else:
                 return
@@ -182,7 +183,7 @@ class Connections:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
-        return StoreUnavailable(f"{self._path}: {_explain(error)}")
+        return StoreUnavailable(f"{self._path}: {explain(error)}")
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -333,30 +334,6 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return _code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _code_of(error: sqlite3.Error) -> int:
-    """Returns SQLite's primary error code; 0: the error is not SQLite's own."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _explain(error: sqlite3.Error) -> str:
-    fix = {
-        sqlite3.SQLITE_BUSY: (
-            "another program writes to it for longer than SAFESESSION_STORE_TIMEOUT"
-        ),
-        sqlite3.SQLITE_FULL: "make room on the disk",
-        sqlite3.SQLITE_IOERR: "look at the disk, and whether there is room on it",
-        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and the app starts with an empty one",
-        sqlite3.SQLITE_NOTADB: "move it away, and the app starts with an empty one",
-        sqlite3.SQLITE_READONLY: "let the app's user own the file and its folder",
-        sqlite3.SQLITE_CANTOPEN: "look whether the folder is there and the app's user owns it",
-    }.get(_code_of(error))
-    return f"{error}: {fix}" if fix else str(error)
 
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()

@@ -14,7 +14,8 @@ from pathlib import Path
 from ...errors import ConfigError
 from ...model.record import loads
 from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
-from ..engine import Engine, lease, used
+from ..engine import Engine, lease
+from ..rules import used
 from .connections import Connections
 from .inspecting import findings
 from .tables import SqlTables

@@ -1,0 +1,115 @@
+"""What the operations of the engine are made of: pure steps, and steps inside a transaction."""
+
+from __future__ import annotations
+
+from ..model.record import Draft, Record, limited, record_from, touched
+from .admission import Leaving, Victims, for_one_more
+from .base import CORRUPT, REVOKED, Gone, Listed, Live, Removed, Rules, Taken, Terms, newest_first
+from .endings import absent, finish_over, keep_reason, tombstone
+from .tables import Tables
+
+
+def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
+    """Returns *record* itself, or as a load has to change it: used, under limits of today."""
+    limits = rules.policy.limits_by_tag(record.tier)
+    fresh = limited(record, limits.idle, limits.lifetime)
+    if fresh.deadline <= now:
+        return fresh
+    fresh = touched(fresh, now, limits.touch if slide else None)
+    return record if fresh == record else fresh
+
+
+def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
+    """Returns the live session under *key*; *stamp* is that of a call that may be repeated."""
+    try:
+        record = t.read(key)
+    except ValueError:
+        return Gone(CORRUPT)
+    if record is None:
+        return absent(t, key, now, stamp)
+    if record.generation != t.generation():
+        return finish_over(t, key, record, REVOKED, now)
+    if record.deadline <= now:
+        return finish_over(t, key, record, record.end_reason, now)
+    return record
+
+
+def make_way(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
+    """Returns what is under *key*, where a session is to be made: this very one, if repeated.
+
+    A tuple: the key is free, but for a session of an older generation that was removed.
+    """
+    try:
+        record = t.read(key)
+    except ValueError:
+        return Taken()
+    if record is None:
+        return Taken() if tombstone(t, key, now) else ()
+    if record.generation != t.generation():
+        return dismiss(t, {key: REVOKED}, now)
+    return Live(record, now) if draft.stamp in record.stamps else Taken()
+
+
+def admit(
+    t: Tables,
+    key: str,
+    fresh: Record,
+    rules: Rules,
+    now: int,
+    over: tuple[Removed, ...],
+    leaving: Leaving | None = None,
+) -> Live:
+    """Store *fresh* with admission.
+
+    :param over: what was removed already.
+    :param leaving: the session whose place it takes.
+    """
+    victims, total = for_one_more(t, fresh, rules, now, leaving)
+    removed = (*over, *dismiss(t, victims, now))
+    t.put(key, fresh, None)
+    if leaving is not None:
+        # Not before: whatever interrupts this, the visitor still has a session.
+        t.remove(leaving.key)
+    return Live(fresh, now, removed, total)
+
+
+def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
+    """Remove the *victims*; returns those that were there, each with its reason."""
+    removed = []
+    for key, reason in victims.items():
+        if (record := t.remove(key)) is not None:
+            why = reason or record.end_reason
+            keep_reason(t, key, record.user, why, now)
+            removed.append(Removed(key, record.tier, why))
+    return tuple(removed)
+
+
+def moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
+    """Returns what *record* becomes by a rotation."""
+    fresh = successor(record, draft)
+    if terms.slide or terms.restart:
+        fresh = fresh._replace(last_active=now)
+    if terms.restart:
+        fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
+    return fresh
+
+
+def successor(record: Record, draft: Draft) -> Record:
+    """Returns what *record* becomes by *draft*, as old and unused as it was."""
+    return record_from(
+        draft,
+        created=record.created,
+        last_active=record.last_active,
+        stamps=record.stamps[:2],
+        generation=record.generation,
+    )
+
+
+def is_filed(record: Record, draft: Draft) -> bool:
+    """Whether *record* has the tier and user of *draft*."""
+    return (record.tier, record.user) == (draft.tier, draft.user)
+
+
+def live_ones(found: list[Listed], now: int) -> list[Listed]:
+    """Returns those that are not due, newest first."""
+    return newest_first(listed for listed in found if listed.record.deadline > now)
