@@ -29,6 +29,7 @@ class Hammer:
         self.store = SqliteStore(path, timeout=20)
         self.random = random.Random(number)
         self.keys: list[str] = []
+        self.loaded: dict[str, Record] = {}
 
     def act(self) -> None:
         """Does one thing, whichever."""
@@ -72,10 +73,12 @@ class Hammer:
             say("ended", key)
 
     def commit(self, key: str, record: Record) -> None:
+        before = self.loaded.pop(key, record)  # perhaps long ago, and others were faster
         draft = make_draft(record.payload[::-1])._replace(tier=record.tier, user=record.user)
-        answer = self.store.commit(key, draft, record.stamps[0], touch=0)
+        answer = self.store.commit(key, draft, before.stamps[0], touch=0)
         if isinstance(answer, Live) and answer.record.stamps[0] == draft.stamp:
-            say("won", key + record.stamps[0])
+            say("won", key + before.stamps[0])
+            self.loaded[key] = answer.record
 
     def rotate(self, key: str, record: Record) -> None:
         self.keys.append(new_id("x").key)
