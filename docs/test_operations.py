@@ -16,8 +16,8 @@ from redis.crc import key_slot
 
 from docs.test_documentation import first_code
 from flask_safesession.config.settings import read_settings
+from flask_safesession.stores.layout import MAX_SHARDS
 from flask_safesession.stores.redis import check as server_settings
-from flask_safesession.stores.redis.layout import MAX_SHARDS
 from flask_safesession.stores.remote import breaker
 
 DOCS = Path(__file__).parent

@@ -35,3 +35,14 @@ def test_it_says_which_extra_to_install(part: str, module: str, package: str) ->
     assert done.returncode == 0, done.stderr
     assert f"needs {package}" in done.stdout
     assert f"pip install 'Flask-SafeSession[{part}]'" in done.stdout
+
+
+def test_an_app_on_memory_pays_for_no_other_store() -> None:
+    code = (
+        "import sys, flask, flask_safesession\n"
+        "app = flask.Flask('on memory')\n"
+        "flask_safesession.SafeSession(app)\n"
+        "print({'redis', 'sqlite3'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

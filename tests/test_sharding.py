@@ -12,7 +12,7 @@ from flask import Flask
 from flask_safesession import ConfigError, StoreFull, StoreUnavailable, session
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Gone, Live, Taken, Terms
-from flask_safesession.stores.redis.layout import MAX_SHARDS, shard_of
+from flask_safesession.stores.layout import MAX_SHARDS, shard_of
 from flask_safesession.stores.redis.servers import connections
 from flask_safesession.stores.redis.shard import Shard
 from flask_safesession.testing import make_draft, make_rules

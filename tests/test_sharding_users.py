@@ -9,8 +9,8 @@ import pytest
 from flask_safesession import StoreUnavailable
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.layout import shard_of
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.redis.layout import shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from .sharding_kit import RULES, Make, add, payload

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..stores.base import Rules
-from ..stores.redis.layout import MAX_SHARDS
+from ..stores.layout import MAX_SHARDS
 from ..stores.sql.url import read_file
 from .limits import read_cap, read_policy
 from .reading import MEMORY_URL, PREFIX, READONLY, SQLITE_URL, UNAVAILABLE, Keys

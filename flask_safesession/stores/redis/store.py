@@ -40,8 +40,8 @@ from ..base import (
     Terms,
     newest_first,
 )
+from ..layout import shard_of
 from .check import findings
-from .layout import shard_of
 from .scripts import Caller
 from .servers.connections import deadline
 from .servers.standalone import Topology
