@@ -97,6 +97,12 @@ def site(make_app: MakeApp, kit: StoreKit) -> Site:
         session.regenerate()
         return ""
 
+    @app.get("/anew/<key>")
+    def anew(key: str) -> str:
+        session.clear()
+        session[key] = 1
+        return ""
+
     @app.get("/data")
     def data() -> dict[str, Any]:
         return dict(session)
@@ -260,6 +266,38 @@ def test_a_logout_there_ends_what_was_there(site: Site, dead: FlaskClient) -> No
     assert site.safe.count() == before - 1
     assert site.data(dead) == {}
     assert site.sign_in(dead) == 200
+
+
+def test_what_is_written_after_a_clear_there_begins_anew_without_a_cookie(
+    site: Site, dead: FlaskClient
+) -> None:
+    dead.get("/set/cart")
+    before = site.safe.count()
+    assert "Set-Cookie" not in dead.get("/anew/later").headers
+    assert site.data(dead) == {"later": 1}
+    assert site.safe.count() == before
+
+
+def test_a_logout_there_that_meets_another_is_a_logout(site: Site, dead: FlaskClient) -> None:
+    dead.get("/set/cart")
+    other = site.late(dead)
+    site.store.before("end", lambda: other.get("/out"))
+    assert dead.get("/out").status_code == 200
+    assert site.data(dead) == {}
+
+
+def test_of_two_that_make_it_at_once_one_may_have_ended_it_again(
+    site: Site, dead: FlaskClient
+) -> None:
+    other = site.late(dead)
+
+    def make_and_end() -> None:
+        other.get("/set/theirs")
+        other.get("/out")
+
+    site.store.before("create", make_and_end)
+    dead.get("/set/mine")
+    assert site.data(dead) == {"mine": 1}
 
 
 def test_a_change_in_flight_does_not_bring_back_what_a_logout_ended(
