@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 
 _PREFIXES = ("FLASK_", "SAFESESSION_")
-_NAMES = ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "SECRET_KEY", "WEB_CONCURRENCY")
+_NAMES = (
+    "COLUMNS",
+    "FORCE_COLOR",
+    "LINES",
+    "NO_COLOR",
+    "SECRET_KEY",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "WEB_CONCURRENCY",
+)
 
 
 def forget() -> None:

@@ -7,10 +7,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import Any
 
 import click
 import pytest
+from rich.console import Console
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.admin.cli import watch as watch_module
@@ -213,7 +215,10 @@ def test_a_look_is_one_census(
     assert len(pauses) == 3
 
 
-def test_the_live_view_shows_the_numbers(deploy: Deploy, pauses: list[float]) -> None:
+def test_the_live_view_shows_the_numbers(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    monkeypatch.setattr(watch_module, "terminal", Console)
     there = deploy(max_sessions=10)
     there.fill(8)
     said = run(there.app, "stats", "--watch", "--count", "2")
@@ -248,10 +253,16 @@ def test_a_store_that_goes_away_is_shown_and_asked_again(
         assert said.code == 1
 
 
+@pytest.mark.parametrize("console", [Console, lambda: None], ids=["drawn", "lines"])
 @pytest.mark.parametrize("json_option", [[], ["--json"]])
 def test_ctrl_c_ends_it_quietly(
-    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, json_option: list[str]
+    deploy: Deploy,
+    monkeypatch: pytest.MonkeyPatch,
+    json_option: list[str],
+    console: Callable[[], Console | None],
 ) -> None:
+    monkeypatch.setattr(watch_module, "terminal", console)
+
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
@@ -261,10 +272,27 @@ def test_ctrl_c_ends_it_quietly(
     assert "Aborted" not in said.out + said.err
 
 
-def test_without_rich_the_lines_of_stats_are_printed_at_each_look(
+class Screen(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_view_is_drawn_where_it_can_be_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    assert watch_module.terminal() is None
+    monkeypatch.setattr(sys, "stdout", Screen())
+    assert watch_module.terminal() is not None
+    monkeypatch.setenv("TERM", "dumb")
+    assert watch_module.terminal() is None
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(watch_module, "find_spec", lambda name: None)
+    assert watch_module.terminal() is None
+
+
+def test_into_a_pipe_the_lines_of_stats_are_printed_at_each_look(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    monkeypatch.setattr(watch_module, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rich.live", None)
     there = deploy(max_sessions=10)
     there.fill(8)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from flask import Flask, session
+from rich.console import Console
 
 from flask_safesession import StoreUnavailable
+from flask_safesession.admin.cli import watch as watch_module
 from flask_safesession.model import note
 from flask_safesession.model.codec import encode
 from flask_safesession.model.tokens import tier_tag
@@ -42,7 +44,6 @@ COMMANDS = [
     ["tune", "--idle-timeout", EVIL],
     ["tune", "--tier", EVIL, f"{EVIL}=5m"],
     ["tune", "--reset", "--by", EVIL],
-    ["reshard"],
     ["end", "{handle}"],
     ["end", "--user", USER],
     ["end", "--user", USER, "--keep", EVIL],
@@ -85,7 +86,7 @@ def on_redis(make_app: MakeApp, prefix: str, any_server: servers.Server) -> Iter
     [(_, score)] = client.zrange(index, 0, 0, withscores=True)
     client.zadd(index, {key + raw[72:88]: score})
     document = {"version": 1, "revision": 7, "by": f"x{EVIL}", "settings": {"max_sessions": 9}}
-    client.set(f"{slot}:tuning", "00000000001" + json.dumps(document))
+    client.set(f"{slot}:doc:tuning", "00000000001" + json.dumps(document))
     yield app
     app.extensions["safesession"].store.close()
     client.close()
@@ -94,6 +95,12 @@ def on_redis(make_app: MakeApp, prefix: str, any_server: servers.Server) -> Iter
 def said_by(app: Flask, command: list[str], *options: str) -> Said:
     handle = handle_of(app) if "{handle}" in command else ""
     return run(app, *(part.replace("{handle}", handle) for part in command), *options)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``stats --watch`` draws, as on a terminal; its plain lines are those of ``stats``."""
+    monkeypatch.setattr(watch_module, "terminal", Console)
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -22,7 +22,7 @@ _FILLING, _NEARLY_FULL = 0.8, 0.95
 
 
 def watch(state: Any, interval: float, count: int | None, as_json: bool) -> None:
-    """Shows the figures until Ctrl-C; on screen with rich, otherwise as lines.
+    """Shows the figures until Ctrl-C: on a terminal with rich, otherwise as lines.
 
     :param interval: seconds between two looks.
     :param count: stop after so many looks; ``None``: never.
@@ -33,14 +33,24 @@ def watch(state: Any, interval: float, count: int | None, as_json: bool) -> None
     last: list[Stats | StoreUnavailable] = []
     looks = _noted(_looks(state, interval, count), last)
     with suppress(KeyboardInterrupt):
-        if not as_json and find_spec("rich") is not None:
-            _show(looks)
+        if not as_json and (console := terminal()) is not None:
+            _show(looks, console)
         else:
             for look in looks:
                 text = json_of(_described(look)) if as_json else printable_lines(_lines(*look))
                 click.echo(text)
     if last and isinstance(last[0], StoreUnavailable):
         raise SystemExit(1)
+
+
+def terminal() -> Any:
+    """The console of rich where one view can be drawn over the last one, otherwise ``None``."""
+    if find_spec("rich") is None:
+        return None
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal and not console.is_dumb_terminal else None
 
 
 def text_of(found: Stats) -> str:
@@ -100,16 +110,12 @@ def _failed(error: StoreUnavailable) -> str:
     return f"The session store cannot be used: {error}"
 
 
-def _show(looks: Iterator[_Look]) -> None:
-    from rich.console import Console
+def _show(looks: Iterator[_Look], console: Any) -> None:
     from rich.live import Live
 
-    console = Console()
     with Live(console=console, auto_refresh=False) as live:
         for look in looks:
             live.update(_screen(*look), refresh=True)
-    if not console.is_terminal:
-        console.print()  # there, the last screen has no end of line
 
 
 def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
