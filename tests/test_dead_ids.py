@@ -150,6 +150,16 @@ def test_after_a_revocation_or_a_lost_answer_a_login_form_with_a_token_works_at_
     assert ("private" in site.data(dead)) == (site.why_dead == "login")
 
 
+def test_a_sign_in_after_a_lost_new_id_is_a_session_whose_cookie_arrives(site: Site) -> None:
+    client = site.member()
+    browser = site.late(client)
+    client.get("/new")  # of which the response is lost
+    before = cookie_of(browser)
+    assert site.sign_in(browser) == 200
+    assert cookie_of(browser) != before
+    assert site.data(browser)["user_id"] == "ann"
+
+
 def test_nothing_of_the_old_session_is_seen_and_no_cookie_is_set(
     site: Site, dead: FlaskClient
 ) -> None:

@@ -484,17 +484,20 @@ class _Save:
         """Whether a sign-in that found the browser's ID dead goes on where the same user just did.
 
         A second click whose session is first used when the first one is done. Only its own user's
-        sign-in leads there, and only within a minute.
+        sign-in leads there, within a minute, and only to a session whose cookie it can set: the
+        response with the new ID may have been lost.
         """
         key, user = self._change.loaded.onward
         looks, self._looks_onward = self._looks_onward, False
-        if not (looks and key and user and user == self._change.who.user_tag):
+        if not (looks and user == self._change.who.user_tag and self._change.delivery.deliverable):
+            return False
+        following = self._change.following_id(of_stand_in=False)
+        if following is None or following.key != key:
             return False
         answer, stored = self._store.load(key, self._rules, slide=False), self._change.stored
         if isinstance(answer, Gone) or answer.now - answer.record.created >= MINUTE:
             return False
         base = b"" if stored is None else stored.record.payload
-        following = self._change.following_id(of_stand_in=False)
         return self._continue_in(key, answer.record, base, 0, following)
 
     def _continue_in(

@@ -145,7 +145,7 @@ def test_fault_08_a_login_whose_replies_were_all_lost_ends_the_old_id_and_can_be
     outage(member, "/login/eve")
     assert read(member) == {}, "the one exception that the docs own up to"
     good(member, "/login/eve")
-    assert read(member) == {"user_id": "eve"}
+    assert read(member) == {"cart": ["pear"], "user_id": "eve"}, "it goes on there, within a minute"
     assert_whole(site, steady)
 
 
