@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from .answers import check_answers
 from .history import (
@@ -29,6 +30,8 @@ from .history import (
 from .lives import Found, Life, Write, ends, lives_of
 from .state import check_samples
 
+SERIES = 23
+"""Characters of a cookie that name the session; its secret follows."""
 STUCK = 5.0
 """Seconds that a command of a request which has failed may lie in a stopped server's socket."""
 LAG = 2.0
@@ -39,9 +42,16 @@ ROUNDING = 0.05
 
 def check(history: History) -> list[Violation]:
     """All that must not be."""
+    exchanges = [replace(x, sent=_session(x.sent), got=_session(x.got)) for x in history.exchanges]
+    history = replace(history, exchanges=exchanges)
     sessions = _Sessions(history)
     answers = check_answers(history, sessions.is_over)
     return [*sessions.violations(), *answers, *check_samples(history)]
+
+
+def _session(cookie: str | None) -> str | None:
+    """What cookies of one session have in common: each answer to a double click has a secret."""
+    return cookie and cookie[:SERIES]
 
 
 class _Sessions:
@@ -87,8 +97,13 @@ class _Sessions:
             yield from self._gone(x, life, "dropped", "a change was dropped")
 
     def is_over(self, x: Exchange) -> bool:
-        """Whether *x* came with the cookie of a session that is, or may be, over: it costs more."""
+        """Whether *x* came with the cookie of a session that is, or may be, over: it costs more.
+
+        So does the first use after a double click, which notes the secret that has arrived.
+        """
         life = self._lives.get(x.sent or "")
+        if life and life.clicked_twice and not self._came_back(x, life):
+            return True
         found = life.stand_ins.found(x) if life else Found.NOTHING
         return bool(x.sent) and (found is not Found.OWN or not x.done)
 

@@ -103,6 +103,7 @@ class Life:
     :param stand_ins: what stands in for it when it is over.
     :param successors: what rotations without a login made of it.
     :param over: when a client was first told that it has ended, and by which answer.
+    :param clicked_twice: two logins have set its cookie, each with a secret of its own.
     """
 
     cookie: str
@@ -117,6 +118,7 @@ class Life:
     successors: list[Life] = field(default_factory=list)
     over: float = inf
     ended_by: Exchange | None = None
+    clicked_twice: bool = False
 
     def end(self, by: Exchange) -> None:
         """Note that a client was told of its end."""
@@ -131,7 +133,13 @@ def lives_of(exchanges: Iterable[Exchange]) -> dict[str, Life]:
     lives: dict[str, Life] = {}
     for x in ordered:
         if x.done and x.got:
-            lives[x.got] = _born(x, lives.get(x.sent or "") if x.rotated else None)
+            parent = lives.get(x.sent or "") if x.rotated else None
+            if x.got in lives and not _found_own(x, parent):
+                lives[x.got].clicked_twice = True  # and goes on in the first one's session
+                continue
+            clicked_twice = x.got in lives
+            lives[x.got] = _born(x, parent)
+            lives[x.got].clicked_twice = clicked_twice
             lives[x.got].stand_ins = stand_ins.get(x.got, StandIns())
     for x in ordered:
         if x.sent in lives:
@@ -173,6 +181,10 @@ def _stand_ins(writers: list[Exchange]) -> StandIns:
 def _write(x: Exchange, value: str | None) -> Write:
     """That *x* wrote this, or may have."""
     return Write(value, x.start, inf if x.status is None else x.end, x.end if x.done else inf)
+
+
+def _found_own(x: Exchange, parent: Life | None) -> bool:
+    return parent is not None and parent.stand_ins.found(x) is Found.OWN
 
 
 def _born(x: Exchange, parent: Life | None) -> Life:
