@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.soak import Plan, soak
-from benchmarks.soaking.checker import STUCK, check
+from benchmarks.soaking.checker import SERIES, STUCK, check
 from benchmarks.soaking.history import (
     COUNT,
     HEALTH,
@@ -553,6 +553,24 @@ def test_growing_memory_is_seen(what: str) -> None:
     growing = [replace(small, **{what: (100 + n) * MIB}) for n in range(100)]
     assert kinds(samples=steady) == set()
     assert kinds(samples=growing) == {"memory grew"}
+
+
+# -- a login that is clicked twice ----------------------------------------------------------------
+
+
+def test_both_answers_to_a_double_click_have_a_cookie_of_one_session() -> None:
+    series = "A" * SERIES
+    cart = {"cart": "pear"}
+    begun = x(WRITE, 0, got="S", writes=cart)
+    first = login(f"{series}1", 1, sent="S", rotated=True, data=cart)
+    second = login(f"{series}2", 1.05, sent="S", data={})
+    calls = (("load", 0.0), ("commit", 0.0))
+    assert kinds(begun, first, second, read(f"{series}2", 2, cart, calls=calls)) == set()
+    later = read(f"{series}2", 3, cart, calls=calls)
+    found = kinds(begun, first, second, read(f"{series}2", 2, cart), later)
+    assert found == {"more store calls than promised"}
+    other = login("B", 1.05, sent="S", data={})
+    assert kinds(begun, first, other, read("B", 2, cart)) == {"another session's data"}
 
 
 # -- the whole of it ------------------------------------------------------------------------------
