@@ -219,9 +219,8 @@ class Connections:
         self._own.close()
 
     def _exchange(self, own: _Own, commands: tuple[Command, ...], careful: bool) -> list[Any]:
-        connection = self._get(own, careful=careful)
         call = object()
-        own.busy[call] = connection
+        connection = self._get(own, call, careful=careful)
         try:
             _connect(connection)
             replies, error = _talk(connection, commands)
@@ -242,11 +241,13 @@ class Connections:
             raise error
         return replies
 
-    def _get(self, own: _Own, *, careful: bool) -> Any:
+    def _get(self, own: _Own, call: object, *, careful: bool) -> Any:
         try:
             since, connection = own.idle.pop()
         except IndexError:
-            return self._make()  # it connects when it is used
+            connection = own.busy[call] = self._make()  # it connects when it is used
+            return connection
+        own.busy[call] = connection  # at once: a child may be forked during the next lines
         age = time.monotonic() - since
         if age > _KEPT or ((careful or age > _TRUSTED) and _is_stale(connection)):
             connection.disconnect()
