@@ -13,15 +13,6 @@ from .model.text import printable
 RETRY_AFTER = 5
 
 
-def name_of(kind: type) -> str:
-    """Returns the name of a class with its module, for messages; of a built-in one alone."""
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
-
-
 class SafeSessionError(Exception):
     """The base of every error that this extension raises on its own account."""
 

@@ -25,9 +25,10 @@ from .admin.stats import Stats, stats_of
 from .config.overrides import Own, Steering, Tuned
 from .config.reading import MEMORY_URL, SQLITE_URL
 from .config.settings import Settings
-from .errors import ConfigError, NotFresh, StoreUnavailable, name_of
+from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
 from .model.policy import milliseconds
+from .model.text import name_of
 from .model.tokens import new_stamp
 from .stores.base import Networked, Steerable, Store
 from .stores.memory import MemoryStore

@@ -10,9 +10,11 @@ from typing import Any
 from flask import Flask
 
 from ..config.settings import Settings, cookie_problems, is_secure
-from ..errors import ConfigError, StoreUnavailable, name_of
+from ..errors import ConfigError, StoreUnavailable
 from ..model.codec import items_in
+from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
+from ..model.text import name_of
 from ..stores.base import Finding, Inspecting, Owning, Store
 from .lost_settings import lost_settings
 from .neighbours import conflicts
@@ -69,9 +71,8 @@ _WELL_KNOWN_KEYS = frozenset(
         "thenewkeywhichislongenough",
     }
 )
-# Sessions of anonymous visitors that are looked at, and where tutorials keep the user.
+# Sessions of anonymous visitors that are looked at.
 _SAMPLE = 50
-_LIKE_A_USER = ("user", "username", "userinfo", "identity.id", "logged_in", "account")
 
 
 def findings(app: Flask, state: Any) -> list[Finding]:
@@ -182,7 +183,7 @@ def _of_the_users(settings: Settings, store: Store) -> Iterator[Finding]:
         key
         for one in sample
         for key, value in items_in(one.record.payload)
-        if value and key in _LIKE_A_USER and key not in known
+        if value and key in TYPICAL_KEYS and key not in known
     )
     for key, count in counts.most_common(1):
         yield Finding(

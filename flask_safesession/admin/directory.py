@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..config.settings import Settings
-from ..errors import name_of
 from ..events import SessionEnded, emit
 from ..model import note as notes
 from ..model.identity import named_user
 from ..model.note import Note
 from ..model.policy import ANONYMOUS_TIER
+from ..model.text import name_of
 from ..model.tokens import NO_USER, is_handle, new_stamp
 from ..stores.base import REVOKED, Gone, Listed, Live, Owning, Store
 from ..web.info import SessionInfo, described
@@ -64,7 +64,7 @@ def browse(
 
     :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
     """
-    tiers = [tier] if tier else [ANONYMOUS_TIER, *settings.rules.policy.order]
+    tiers = (tier,) if tier else settings.rules.policy.names
     begin, _, last = (after or f"{tiers[0]}|").partition("|")
     if begin not in tiers or limit < 1:
         raise ValueError(f"browse(): {after!r} is not where a page ended, or {limit} is below one")
@@ -78,7 +78,7 @@ def browse(
     return Page(found, None)
 
 
-def _after(tiers: list[str], name: str) -> str | None:
+def _after(tiers: Sequence[str], name: str) -> str | None:
     following = tiers[tiers.index(name) + 1 :]
     return f"{following[0]}|" if following else None
 

@@ -17,8 +17,8 @@ from flask.sessions import SecureCookieSessionInterface
 from ..config.overrides import Own
 from ..config.reading import DEFAULTS, PREFIX
 from ..config.settings import Settings
-from ..errors import name_of
 from ..events import logger
+from ..model.text import name_of
 from ..stores.base import Finding
 from ..web.interface import SafeSessionInterface
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..config.overrides import Steering
 from ..config.settings import Settings
 from ..errors import ConfigError
-from ..events import logger
+from ..events import Once
 from ..stores.base import Document, Finding, Steerable, Store
 
 #: The name of the document in the store.
@@ -77,7 +77,7 @@ class Neighbours:
         self._prefix = settings.key_prefix
         self._user_key = spelled(settings)
         self._next = float("-inf")
-        self._reported: set[str] = set()
+        self._once = Once()
 
     def begin(self) -> None:
         """Look at the document when the app starts.
@@ -117,14 +117,12 @@ class Neighbours:
             text = describe_users(self._user_key, setting, app, self._prefix)
             if refuse and app != name:
                 raise ConfigError([text])
-            self._report_once(text if app != name else describe_change(self._user_key, setting))
+            self._report(text if app != name else describe_change(self._user_key, setting))
         for app in seen.unaccepted_keys(key):
-            self._report_once(describe_keys(name, app, self._prefix))
+            self._report(describe_keys(name, app, self._prefix))
 
-    def _report_once(self, text: str) -> None:
-        if text not in self._reported:
-            self._reported.add(text)
-            logger.warning("%s", text)
+    def _report(self, text: str) -> None:
+        self._once(text, text)
 
 
 def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[Finding]:

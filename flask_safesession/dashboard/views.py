@@ -13,7 +13,6 @@ from werkzeug.wrappers import Response
 from ..admin.stats import Stats
 from ..errors import StoreUnavailable
 from ..extension import SafeSession
-from ..model.policy import ANONYMOUS_TIER
 from ..stores.base import Owning
 from ..web.info import SessionInfo
 from .chart import chart_of
@@ -172,8 +171,8 @@ def _part(found: list[SessionInfo], after: str) -> Listed:
     return Listed(found[start : start + PAGE], more, len(found))
 
 
-def _tiers(safe: SafeSession) -> list[str]:
-    return [ANONYMOUS_TIER, *safe._state()[1].settings.rules.policy.order]
+def _tiers(safe: SafeSession) -> tuple[str, ...]:
+    return safe._state()[1].settings.rules.policy.names
 
 
 # -- figures ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from uuid import UUID
 from .codec import plain
 from .policy import Policy
 from .tokens import NO_USER, user_tag
+from .values import class_name
 
 #: Flask-Login's key for the user.
 FLASK_LOGIN = "_user_id"
@@ -142,8 +143,6 @@ def _refusal(name: str, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    kind = type(value)
     if value is None or isinstance(value, (bool, str)):
         return repr(value)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return f"a {module}{kind.__qualname__}"
+    return f"a {class_name(value)}"

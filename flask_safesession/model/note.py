@@ -110,6 +110,14 @@ def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
     return Secret.REPLACED_AGAIN if age - note.strike > grace else Secret.REFUSED
 
 
+def is_due(note: Note, age: int, interval: int | None) -> bool:
+    """Returns whether the newest secret has been there for the renewal interval, if there is one.
+
+    :param age: milliseconds since the session was made.
+    """
+    return interval is not None and age - note.since >= interval
+
+
 def presented(note: Note) -> Note:
     """Returns *note* once its newest secret was presented."""
     return note if note.is_presented else note._replace(base=note.cur, prev=note.base)

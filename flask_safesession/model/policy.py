@@ -74,14 +74,6 @@ class Policy:
         """The name behind a tier's tag; a tier no longer configured is ``default``."""
         return self._names.get(tag, DEFAULT_TIER)
 
-    def shortens(self, other: Policy) -> bool:
-        """Whether a session that was made under *other* may end earlier under this policy."""
-        pairs = (
-            (self.limits(name), other.limits(name))
-            for name in {*self.order, *other.order, ANONYMOUS_TIER}
-        )
-        return any(mine.idle < its.idle or mine.lifetime < its.lifetime for mine, its in pairs)
-
     @cached_property
     def order(self) -> tuple[str, ...]:
         """The tiers of users, in the order in which they are evicted."""
@@ -89,8 +81,13 @@ class Policy:
         return tuple(named if DEFAULT_TIER in named else [DEFAULT_TIER, *named])
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All tiers: that of anonymous visitors, then those of users."""
+        return (ANONYMOUS_TIER, *self.order)
+
+    @cached_property
     def _names(self) -> dict[str, str]:
-        return {tier_tag(name): name for name in (ANONYMOUS_TIER, *self.order)}
+        return {tier_tag(name): name for name in self.names}
 
 
 def milliseconds(value: object) -> int:

@@ -144,12 +144,9 @@ def dumps_draft(draft: Draft, created: int = 0, last_active: int = 0) -> bytes:
 
     :param created: and *last_active*: of a session that comes from elsewhere; 0: the store's now.
     """
-    head = (
-        f"SS1{draft.stamp}{_NO_STAMP * 2}{created:011x}{last_active:011x}"
-        f"{draft.lifetime:011x}{draft.idle:010x}{0:05x}"
-        f"{len(draft.note):03x}{draft.tier}{_kind(draft.user)}"
-    )
-    return head.encode("ascii") + draft.note + draft.payload
+    stamps = (draft.stamp, _NO_STAMP, _NO_STAMP)
+    times = (created, last_active, draft.lifetime, draft.idle)
+    return dumps(Record(stamps, *times, draft.tier, draft.user, draft.payload, draft.note))
 
 
 def loads(raw: bytes, rest: bytes | None = None) -> Record:

@@ -21,3 +21,12 @@ def printable(value: object) -> str:
 def printable_lines(text: str) -> str:
     """As :func:`printable`, for a text of several lines of ours."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def name_of(kind: type) -> str:
+    """Returns the name of a class with its module, for messages; of a built-in one alone."""
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )

@@ -23,6 +23,8 @@ from markupsafe import Markup
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.local import LocalProxy
 
+from .text import name_of
+
 #: How deep values may be nested.
 MAX_DEPTH = 100
 
@@ -57,9 +59,7 @@ class Unstorable(TypeError):
 
 def class_name(value: object) -> str:
     """The name of the class of *value*, with its module."""
-    kind = type(value)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return f"{module}{kind.__qualname__}"
+    return name_of(type(value))
 
 
 def pack(value: object) -> bytes:

@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, Policy
+from ..model.policy import DEFAULT_TIER, Policy
 from ..model.record import Record, limited
 from ..model.tokens import tier_tag
 from .base import RelimitStep
@@ -70,8 +70,7 @@ def _shorter(limits: dict[str, list[int]], before: dict[str, list[int]]) -> bool
 
 
 def _limits_of(policy: Policy) -> dict[str, list[int]]:
-    names = (ANONYMOUS_TIER, *policy.order, DEFAULT_TIER)
-    return {tier_tag(name): list(policy.limits(name)[:2]) for name in names}
+    return {tier_tag(name): list(policy.limits(name)[:2]) for name in policy.names}
 
 
 def _of(limits: dict[str, list[int]], tag: str) -> list[int]:

@@ -209,8 +209,7 @@ class Change:
             return note, sid
         if stored.secret is Secret.CURRENT and not note.is_presented:
             return notes.presented(note), sid
-        interval = self.settings.renew_interval
-        is_over = interval is not None and age - note.since >= interval
+        is_over = notes.is_due(note, age, self.settings.renew_interval)
         is_due = stored.secret is Secret.CURRENT and is_over
         if self.delivery.deliverable and (is_due or stored.secret is Secret.STRANDED):
             newer = sid.renewed()

@@ -89,9 +89,12 @@ class Loader:
         answer = self._store.load(sid.key, self._settings.rules, slide=slide)
         if isinstance(answer, Gone):
             self._report_end(session, sid.key, answer)
-            rotated, known = answer.buried and answer.reason == ROTATED, answer.reason != UNKNOWN
-            over = over._replace(rotated=rotated, onward=(answer.successor, answer.user))
-            return over._replace(ended=answer.to_be_told, is_known=known)
+            return over._replace(
+                ended=answer.to_be_told,
+                is_known=answer.reason != UNKNOWN,
+                rotated=answer.buried and answer.reason == ROTATED,
+                onward=(answer.successor, answer.user),
+            )
         over = over._replace(is_known=True)
         try:
             stored, data = self._read(session, sid.key, answer)

@@ -121,9 +121,8 @@ def save(session: Session, store: Store, settings: Settings, delivery: Delivery)
 
 def _is_only_read(session: Session, stored: Stored, settings: Settings, delivery: Delivery) -> bool:
     """Whether nothing is to be stored, decided by the least that tells: most requests read."""
-    note, interval = stored.note, settings.renew_interval
-    age = session._loaded.now - stored.record.created
-    is_due = interval is not None and age - note.since >= interval
+    note, age = stored.note, session._loaded.now - stored.record.created
+    is_due = notes.is_due(note, age, settings.renew_interval)
     plain = note.is_presented and stored.secret is not Secret.STRANDED and not is_due
     settled = plain and not (stored.stand_in or note.owes_id or note.deleted or delivery.client)
     if session._is_marked() or not settled or is_permanent(session._data or {}) != note.permanent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from ...config.overrides import DOCUMENT
 from ...model.codec import UndecodableError, decode
 from ...model.policy import milliseconds
 from ...model.text import printable
-from ...model.tokens import KEY_LENGTH, new_stamp
+from ...model.tokens import is_handle, new_stamp
 from ...stores.base import Live, Owning, Steerable
 from ...web.info import SessionInfo
 from .. import directory
@@ -30,13 +29,12 @@ _PAGE = 200
 _DASHES = {"ignore_unknown_options": True}
 # Bits of a number that is shown in digits; Python writes at least 640 of them.
 _LONGEST_NUMBER = 2000
-_HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
 
 
 def _handle(context: Any, option: Any, value: str | None) -> str | None:
     """A session's handle, as lists and logs have it."""
     del context, option
-    if value is not None and not _HANDLE.fullmatch(value):
+    if value is not None and not is_handle(value):
         raise click.BadParameter(f"{printable(value)!r} is no handle: `list` shows them")
     return value
 
@@ -178,7 +176,7 @@ def _owning(state: Any) -> Owning:
 
 
 def _check_tier(settings: Any, tier: str | None) -> None:
-    names = {"anonymous", *settings.rules.policy.order}
+    names = settings.rules.policy.names
     if tier is not None and tier not in names:
         raise click.BadParameter(
             f"{printable(tier)!r} is no tier; there are {', '.join(sorted(names))}",

@@ -13,7 +13,6 @@ from flask import Flask
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ... import events
-from ...model.policy import ANONYMOUS_TIER
 from ...stores.base import Networked
 from ..hooks import Hook, StoreCall, observe
 
@@ -101,7 +100,7 @@ class Counts:
             kind.signal.connect(self._count, sender=app)
         events.store_purged.connect(self._take_purge, sender=app)
         events.store_state_changed.connect(self._take_state, sender=app)
-        self._begin(app.name, (ANONYMOUS_TIER, *state.settings.rules.policy.order))
+        self._begin(app.name, state.settings.rules.policy.names)
         self.look_at_circuits(app)
 
     def look_at_circuits(self, app: Flask) -> None:

@@ -85,7 +85,7 @@ def _samples(settings: Settings, reading: Reading) -> Iterator[_Sample]:
 
 
 def _figures(settings: Settings, stats: Stats) -> Iterator[_Sample]:
-    tiers = dict.fromkeys((ANONYMOUS_TIER, *settings.rules.policy.order), 0) | dict(stats.by_tier)
+    tiers = dict.fromkeys(settings.rules.policy.names, 0) | dict(stats.by_tier)
     for tier, count in tiers.items():
         yield "safesession_sessions", (tier, _kind(tier)), count
     yield "safesession_due_sessions", (), stats.due

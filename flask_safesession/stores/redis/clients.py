@@ -14,7 +14,8 @@ from redis.cluster import RedisCluster
 from redis.connection import BlockingConnectionPool, ConnectionPool
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from ...errors import ConfigError, name_of
+from ...errors import ConfigError
+from ...model.text import name_of
 from ..remote.breaker import Notify
 from .servers.standalone import Access, Standalone
 from .servers.timed import timed
