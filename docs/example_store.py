@@ -241,15 +241,11 @@ class ExampleStore:
 
         Those whose cookie never came back go first, then those that are unused for the longest.
         """
-
-        def rank(key: str) -> tuple[bool, int]:
-            record = self._records[key]
-            return record.is_used, record.last_active if record.is_used else record.created
-
-        # In the order in which they were made, which sorted() keeps where the times are equal.
+        # In the order in which they were made, which sort() keeps where the times are equal.
         own = [k for k, r in self._records.items() if r.user == fresh.user and k not in due]
         excess = max(0, len(own) + 1 - rules.cap.per_user)
-        return dict.fromkeys(sorted(own, key=rank)[:excess], EVICTED)
+        own.sort(key=lambda key: self._records[key].place)
+        return dict.fromkeys(own[:excess], EVICTED)
 
     def _over(self, rules: Rules, gone: Victims, *, users: int = 0, strangers: int = 0) -> Victims:
         """Live sessions over the cap, in the order of eviction; *users* and *strangers* come in."""

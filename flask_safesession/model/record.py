@@ -61,6 +61,11 @@ class Record(NamedTuple):
         return self.last_active > self.created
 
     @property
+    def place(self) -> tuple[bool, int]:
+        """What a user's sessions are evicted by: first those never used, in order of creation."""
+        return self.is_used, self.last_active if self.is_used else self.created
+
+    @property
     def end_reason(self) -> str:
         """What ends the session at its deadline: ``"idle"`` or ``"lifetime"``."""
         return "lifetime" if self.absolute <= self.last_active + self.idle else "idle"

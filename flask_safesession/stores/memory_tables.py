@@ -339,5 +339,5 @@ def _place_of(record: Record) -> bytes:
     """What orders a user's sessions; empty for an anonymous session."""
     if record.user == NO_USER:
         return b""
-    order = f"1{record.last_active:011x}" if record.is_used else f"0{record.created:011x}"
-    return f"{record.user}{record.tier}{order}".encode("ascii")
+    used, at = record.place
+    return f"{record.user}{record.tier}{used:d}{at:011x}".encode("ascii")

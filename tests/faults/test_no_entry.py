@@ -86,10 +86,6 @@ def _locked(server: servers.Server) -> str:
     return f"redis://127.0.0.1:{server.port}/0"
 
 
-def _needlessly(server: servers.Server) -> str:
-    return f"redis://:no@127.0.0.1:{server.port}/0"
-
-
 def _crowded(server: servers.Server) -> str:
     server.ask("CONFIG", "SET", "maxclients", 1)
     return server.url

@@ -144,7 +144,9 @@ class Shard:
     ) -> Live | Gone | Conflict | Taken:
         """See :meth:`.base.Store.rotate`; both keys have to be in this shard."""
         pace = "1" if terms.restart else "0" if terms.slide else "-"
-        args = (terms.expected or "", pace, terms.reason, dumps_draft(draft), *self._wire(rules)[2])
+        onward = where_it_goes(new, draft, terms)
+        head = (terms.expected or "", pace, terms.reason, onward, dumps_draft(draft))
+        args = (*head, *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
         status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
         if status in (Status.LIVE, Status.TAKEN, Status.FULL, Status.TOO_MANY):
@@ -278,3 +280,8 @@ class Shard:
             handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
             self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
         return answer
+
+
+def where_it_goes(new: str, draft: Draft, terms: Terms) -> str:
+    """Where the tombstone of a rotation leads, as the scripts take it; empty: nowhere."""
+    return f"{new}{int(terms.restart)}{draft.user}" if terms.leads_on(draft.user) else ""

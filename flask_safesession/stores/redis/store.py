@@ -45,7 +45,7 @@ from .check import findings
 from .scripts import Caller
 from .servers.connections import deadline
 from .servers.standalone import Topology
-from .shard import Shard
+from .shard import Shard, where_it_goes
 from .url import topology_of
 
 # The reason on the tombstone of a session that lost a race for being the next one.
@@ -327,7 +327,7 @@ class RedisStore:
         if not isinstance(made, Live):
             return made
         try:
-            goes_on = _goes_on(new, draft, terms)
+            goes_on = where_it_goes(new, draft, terms)
             ended = shard.end(key, draft.stamp, terms.reason, terms.expected, goes_on)
         except StoreUnavailable:
             self._withdraw(new)
@@ -344,7 +344,7 @@ class RedisStore:
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Live | Gone | Conflict | Taken:
         """A logout that keeps data: it holds whatever becomes of the rest."""
-        goes_on = _goes_on(new, draft, terms)
+        goes_on = where_it_goes(new, draft, terms)
         ended: Live | Gone | Conflict = self._follow(
             key, lambda at, k: at.end(k, draft.stamp, terms.reason, None, goes_on)
         )
@@ -370,11 +370,6 @@ class RedisStore:
         """Take back a session whose ID nobody has been told; left over, it ends as idle."""
         with suppress(StoreUnavailable):
             self.end(key, new_stamp(), _WITHDRAWN, None)
-
-
-def _goes_on(new: str, draft: Draft, terms: Terms) -> str:
-    """Where a session goes from one shard, as :meth:`.shard.Shard.end` has it."""
-    return f"{new}{int(terms.restart)}{draft.user}" if terms.leads_on(draft.user) else ""
 
 
 class _Part(NamedTuple):

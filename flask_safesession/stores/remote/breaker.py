@@ -30,9 +30,10 @@ PROBE_INTERVAL = 0.5
 _CLOSED, _OPEN, _HALF_OPEN = "closed", "open", "half-open"
 # Seconds after which a probe that nobody has heard of again is no longer waited for.
 _PROBE_LOST = 30.0
-_FAILED = (redis.ConnectionError, redis.TimeoutError)
-# A server that says these is there, and says them at once.
-_ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
+#: Errors of a server that cannot be reached.
+FAILED = (redis.ConnectionError, redis.TimeoutError)
+#: A server that says these is there, and says them at once.
+ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
 
 
 class CircuitOpenError(redis.ConnectionError):
@@ -141,5 +142,5 @@ class Breaker:
 def _is_failure(error: BaseException) -> bool:
     """Whether the server has said nothing; it may be unwelcome what it has said."""
     return not isinstance(error, redis.RedisError) or (
-        isinstance(error, _FAILED) and not isinstance(error, _ANSWERED)
+        isinstance(error, FAILED) and not isinstance(error, ANSWERED)
     )

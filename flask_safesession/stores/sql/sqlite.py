@@ -14,6 +14,7 @@ from pathlib import Path
 from ...errors import ConfigError
 from ...model.record import loads
 from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
+from ..endings import absent
 from ..engine import Engine, lease
 from ..rules import used
 from .connections import Connections
@@ -65,16 +66,26 @@ class SqliteStore(Engine):
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`..base.Store.load`. Where nothing has to be written, one query answers."""
         row = self._connections.look_up(key)
-        if row is not None:
-            now = self._tables.now()
-            try:
-                record = loads(row[0])
-            except ValueError:
-                return Gone(CORRUPT)
-            is_live = record.generation == row[1] and record.deadline > now
-            if is_live and used(record, rules, now, slide=slide) is record:
-                return Live(record, now)
+        if row is None:
+            return self._absent(key)
+        now = self._tables.now()
+        try:
+            record = loads(row[0])
+        except ValueError:
+            return Gone(CORRUPT)
+        is_live = record.generation == row[1] and record.deadline > now
+        if is_live and used(record, rules, now, slide=slide) is record:
+            return Live(record, now)
         return super().load(key, rules, slide=slide)
+
+    def _absent(self, key: str) -> Gone:
+        """What is known of a session that is over: no writer waits for that, nor it for one.
+
+        Should the session be made between the query and this, the answer is that of the query.
+        """
+        t = self._tables
+        with t.transaction(writes=False):
+            return absent(t, key, t.now(), "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`..base.Store.purge`. Between two steps others have time to write."""

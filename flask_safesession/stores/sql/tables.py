@@ -263,8 +263,8 @@ def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:
     """Returns what the indexes know of a record."""
     if record.user == NO_USER:
         return record.generation, "", record.deadline, None, None
-    place = _USED + record.last_active if record.is_used else record.created
-    return record.generation, record.tier, record.deadline, record.user, place
+    used, at = record.place
+    return record.generation, record.tier, record.deadline, record.user, _USED * used + at
 
 
 def _column_of(group: str) -> str:

@@ -1,5 +1,5 @@
 -- Put before the scripts that admit a session. Chooses who has to go for it: reads only, so that a
--- refusal leaves everything as it was. Twin of _Choice in eviction.py.
+-- refusal leaves everything as it was. Twin of stores/admission.py.
 local SWEEP = 3
 local MAX_EVICTIONS = 100
 

@@ -13,9 +13,8 @@ local before = {bucket = r.bucket, user = r.user, tier = r.tier, generation = r.
 r.tier, r.user, r.bucket, r.idle = to.tier, to.user, to.bucket, to.idle
 r.absolute = r.created + to.absolute
 if deadline(r) <= now then
-  remove(p, key, before)
-  tell(p, now, key, r.user, ended_by(r))
-  return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
+  unindex(p, key, before)
+  return due(p, now, key, r)
 end
 raw = header(r) .. rest
 redis.call('SET', KEYS[1], raw, 'PX', ttl(r, now))

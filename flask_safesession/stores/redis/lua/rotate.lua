@@ -1,10 +1,10 @@
 -- KEYS: old record, new record. ARGV: expected stamp or '', restart (1; 0 if not, - if it does not
--- slide either), reason, draft, rules.
+-- slide either), reason, where the tombstone leads, draft, rules.
 -- Answers as create does. Everything in one step: there is never a moment with both or neither.
 -- Without an expected stamp the session is taken from wherever it is.
 local p, old = split(KEYS[1])
 local _, key = split(KEYS[2])
-local r = parse(string.sub(ARGV[4], 1, USER_HEADER))
+local r = parse(string.sub(ARGV[5], 1, USER_HEADER))
 local now = clock()
 local there = already(p, now, key, r.stamp)
 if there then return there end
@@ -20,13 +20,10 @@ r.older = leaving.stamp .. string.sub(leaving.older, 1, 7)
 r.created = ARGV[2] == '1' and now or leaving.created
 r.last = ARGV[2] == '-' and leaving.last or now
 r.absolute, r.generation = r.created + r.absolute, current
-local found = admit(p, key, ARGV[4], r, now, read_rules(5), {key = old, r = leaving})
+local found = admit(p, key, ARGV[5], r, now, read_rules(6), {key = old, r = leaving})
 if found[1] == LIVE then
   remove(p, old, leaving)
-  local restart = ARGV[2] == '1'
-  local leads_on = ARGV[3] == 'rotated' or (restart and r.user ~= '')
-  local goes_on = leads_on and key .. (restart and '1' or '0') .. r.user or nil
   -- That of a sign-in is the user's: a flood of anonymous ones does not push it out.
-  bury(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], goes_on)
+  bury(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], ARGV[4])
 end
 return found

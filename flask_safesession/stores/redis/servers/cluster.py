@@ -18,7 +18,7 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError
 
-from ...remote.breaker import Notify
+from ...remote.breaker import FAILED, Notify
 from .connections import Command, Connections, deadline, remaining, was_sent
 from .standalone import Access, Address
 
@@ -31,7 +31,6 @@ _LOOK_INTERVAL = 0.1
 _LOOK = 1.0
 # What stands for a host that has been told nobody.
 _UNKNOWN = "?"
-_LOST = (redis.ConnectionError, redis.TimeoutError)
 _NOTHING: tuple[Command, ...] = ()
 _ASKING: tuple[Command, ...] = (("ASKING",),)
 
@@ -74,7 +73,7 @@ class Cluster:
                 node, ahead = self._moved(slot, node, error), _NOTHING
             except AskError as error:  # the slot is on its way: for this time only
                 node, ahead = self._node(_address(error.host, error.port, node)), _ASKING
-            except (ClusterDownError, *_LOST) as error:
+            except (ClusterDownError, *FAILED) as error:
                 other = self._other(slot, node)
                 if other is None or (careful and _may_be_done(error)):
                     raise

@@ -12,17 +12,13 @@ from functools import cache
 from typing import Any
 
 import redis
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError
 from redis.sentinel import MasterNotFoundError
 
-from ...remote.breaker import Notify
+from ...remote.breaker import ANSWERED, FAILED, Notify
 from .connections import Command, Connections, deadline, remaining
 from .standalone import Access, Address, spelled
 from .timed import timed
 
-# The master is there and will not have us, whoever names it.
-_ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
-_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
 _Base: Any = object
 
 
@@ -88,9 +84,9 @@ class _Watch:
             tried.add(address)
             try:
                 connect(address)
-            except _ANSWERED:
+            except ANSWERED:  # the master is there and will not have us, whoever names it
                 raise
-            except _UNREACHABLE as error:
+            except FAILED as error:
                 told.append(f"{sentinel.server} names {spelled(address)}: {error}")
                 self._order = (*self._without(sentinel), sentinel)
             else:
