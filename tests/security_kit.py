@@ -13,6 +13,7 @@ from flask import Flask, Response, make_response, request
 from werkzeug.datastructures import Headers
 
 from flask_safesession import SafeSession, session
+from flask_safesession.model.record import header_length, loads
 from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
@@ -196,6 +197,11 @@ def raw(store: Any, key: str) -> bytes:
     else:
         found = ask(store, "GET", name_of(store, key))
     return found
+
+
+def before_payload(record: bytes) -> bytes:
+    """A record's header and note: what stands before its payload."""
+    return record[: header_length(record) + len(loads(record).note)]
 
 
 def overwrite(store: Any, key: str, value: bytes) -> None:

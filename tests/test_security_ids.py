@@ -28,7 +28,6 @@ from itsdangerous import Signer
 from redis.connection import AbstractConnection
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
-from flask_safesession.model.record import header_length
 from flask_safesession.model.tokens import KEY_LENGTH, SessionID, is_handle, new_id, sign, unsign
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit
@@ -38,6 +37,7 @@ from .security_kit import (
     Answer,
     Site,
     Work,
+    before_payload,
     dump,
     login,
     logout,
@@ -504,7 +504,7 @@ def _life(site: Site) -> Iterator[Answer]:
     yield (corrupt := begin(login(1)))
     key = site.sid(corrupt.cookie).key
     good = raw(site.kit.store, key)
-    overwrite(site.kit.store, key, good[: header_length(good)] + b"corrupt")
+    overwrite(site.kit.store, key, before_payload(good) + b"corrupt")
     yield site.visit(read, corrupt.cookie)
     yield site.visit(login(1), corrupt.cookie)
     yield (idle := begin(login(1)))

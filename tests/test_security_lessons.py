@@ -31,6 +31,7 @@ from .security_kit import (
     Site,
     Work,
     ask,
+    before_payload,
     dump,
     login,
     logout,
@@ -47,10 +48,6 @@ from .servers import Server
 @pytest.fixture
 def site(kit: StoreKit) -> Site:
     return Site(kit)
-
-
-def head_of(record: bytes) -> bytes:
-    return record[: header_length(record)]
 
 
 @pytest.fixture
@@ -392,7 +389,7 @@ def test_a_pickle_bomb_under_a_valid_key_is_never_executed(
     crater = tmp_path / "crater"
     cookie = shared_site.visit(login(1)).cookie
     key, store = shared_site.sid(cookie).key, shared_site.kit.store
-    head = head_of(raw(store, key)) if behind_a_header else b""
+    head = before_payload(raw(store, key)) if behind_a_header else b""
     overwrite(store, key, head + pickle.dumps(_Bomb(crater)))
     assert shared_site.visit(read, cookie).value == {}
     assert shared_site.visit(write("a", 1), cookie).status == 200
@@ -424,7 +421,10 @@ FOREIGN: dict[str, bytes] = {
     "our magic and text": b"SS1 is what this app writes" * 10,
     "our magic and blanks": b"SS1" + b" " * 200,
     "our magic and high bytes": b"SS1" + b"\xff" * 200,
+    "our magic and digits": b"SS1" + b"0" * 200,
     "an older magic": b"SS0" + b"0" * 200,
+    "the magic of older tombstones": b"SST",
+    "that magic and high bytes": b"SST" + b"\xff" * 200,
 }
 
 
@@ -439,15 +439,49 @@ def test_a_value_that_the_app_wrote_into_the_same_redis_never_loads_as_a_session
     assert raw(store, key) == FOREIGN[kind]
 
 
-@pytest.mark.parametrize("value", [b"SS1" + b"0" * 200, b"SST", b"SST" + b"\xff" * 200])
-def test_a_value_that_looks_like_ours_and_is_due_or_ended_never_loads_as_a_session(
-    shared_site: Site, value: bytes
+@pytest.mark.parametrize("kind", [b"-", b"+"], ids=["anonymous", "a user's"])
+def test_a_value_that_looks_like_ours_and_is_due_never_loads_as_a_session(
+    shared_site: Site, kind: bytes
 ) -> None:
     cookie = shared_site.visit(login(1)).cookie
-    overwrite(shared_site.kit.store, shared_site.sid(cookie).key, value)
+    store, key = shared_site.kit.store, shared_site.sid(cookie).key
+    overwrite(store, key, b"SS1" + b"0" * 76 + kind + b"0" * 120)
+    ended = shared_site.visit(read, cookie)
+    assert ended.value == {}
+    assert raw(store, key) is None, "it was due, and is removed"
     for work in (read, write("a", 1), logout):
         assert shared_site.visit(work, cookie).status == 200
     assert shared_site.visit(read, cookie).value == {}
+
+
+@pytest.mark.parametrize("table", ["buried:users", "buried:anonymous", "ended"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"|",
+        b"|" + b"\xff" * 60,
+        b"|" + b"\xff" * 7 + b"rotated|",
+        b"0123456rotated|" + b"\xff" * 40,
+        b"|0123456rotated|" + b"\xff" * 40,
+        b"|0123456rotated|" + b"A" * 18 + b"0",
+    ],
+)
+def test_what_the_app_wrote_into_the_tables_of_what_is_over_never_gets_in_the_way(
+    shared_site: Site, table: str, value: bytes
+) -> None:
+    cookie = shared_site.visit(login(1)).cookie
+    store: Any = shared_site.kit.store
+    key = shared_site.sid(cookie).key
+    name = name_of(store, key)
+    tables = name.rpartition(":s:")[0]
+    ask(store, "DEL", name)
+    ask(store, "HSET", f"{tables}:{table}:keys", key, value)
+    ask(store, "ZADD", f"{tables}:{table}", 10**14, key.encode() + value.partition(b"|")[0])
+    for work in (read, write("a", 1), logout):
+        assert shared_site.visit(work, cookie).status == 200
+    assert shared_site.visit(read, cookie).value == {}
+    assert shared_site.visit(login(2)).status == 200
 
 
 @pytest.mark.parametrize("kind", ["list", "hash", "set", "sorted set", "stream"])
@@ -488,22 +522,23 @@ def _is_a_strangers(site: Site, cookie: str) -> None:
 
 def _damaged(good: bytes, rnd: random.Random, kind: str) -> bytes:
     broken = bytearray(good)
-    end = header_length(good)
-    places = range(3, end) if "header" in kind else range(end, len(good))
+    note, payload = header_length(good), len(before_payload(good))
+    parts = {"header": (3, note), "note": (note, payload), "payload": (payload, len(good))}
+    places = range(*parts[kind.rsplit(maxsplit=1)[-1]])
     for _ in range(rnd.choice((1, 1, 2, 5))):
         byte = rnd.choice(b"0189-. xeinNA") if "readable" in kind else rnd.randrange(256)
         broken[rnd.choice(places)] = byte
     return bytes(broken[: rnd.randrange(len(broken))] if "cut" in kind else broken)
 
 
-@pytest.mark.parametrize("kind", ["header", "readable header", "payload", "cut header"])
+@pytest.mark.parametrize("kind", ["header", "readable header", "note", "payload", "cut header"])
 def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str) -> None:
     rnd = random.Random(kind)
     cookie = shared_site.visit(write("a", {"b": (1, "c")})).cookie
     store, key = shared_site.kit.store, shared_site.sid(cookie).key
     good, bad = raw(store, key), []
-    # A number to Lua, and none to Python.
-    half_a_number = good[:66] + b"00000180000." + good[78:]
+    # An idle allowance that C's functions read as a number, and Python's do not.
+    half_a_number = good[:57] + b"000001800\x00" + good[67:]
     for damaged in [half_a_number, *(_damaged(good, rnd, kind) for _ in range(100))]:
         overwrite(store, key, damaged)
         seen = [shared_site.visit(work, cookie).status for work in (read, write("z", 1))]
@@ -516,21 +551,23 @@ def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str
 def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site, payload: bytes) -> None:
     cookie = site.visit(login(1)).cookie
     store, key = site.kit.store, site.sid(cookie).key
-    overwrite(store, key, head_of(raw(store, key)) + payload)
+    overwrite(store, key, before_payload(raw(store, key)) + payload)
     assert site.visit(read, cookie).value == {}
     made = site.visit(login(1), cookie).cookie
     assert made != cookie
     assert site.visit(read, made).value == {"user_id": 1}
 
 
+@pytest.mark.parametrize("field", [(67, 71), (75, 79)], ids=["generation", "tier tag"])
 def test_a_corrupt_record_harms_neither_the_visitor_who_sweeps_it_nor_the_purge(
-    shared_site: Site,
+    shared_site: Site, field: tuple[int, int]
 ) -> None:
+    begin, end = field
     store = shared_site.kit.store
     for user in (1, 2):
         key = shared_site.sid(shared_site.visit(login(user)).cookie).key
         head = raw(store, key)
-        overwrite(store, key, head[:67] + b"\xff" * 4 + head[71:])
+        overwrite(store, key, head[:begin] + b"\xff" * 4 + head[end:])
     shared_site.kit.advance(24 * 3_600_000)
     answer = shared_site.visit(login("somebody else"))  # removes what is due on its way
     assert answer.status == 200

@@ -84,7 +84,7 @@ def on_redis(make_app: MakeApp, prefix: str, any_server: servers.Server) -> Iter
     key, index = HANDLE.encode(), f"{slot}:t:{tier_tag('default')}"
     client.set(f"{slot}:s:".encode() + key, raw)
     [(_, score)] = client.zrange(index, 0, 0, withscores=True)
-    client.zadd(index, {key + raw[72:88]: score})
+    client.zadd(index, {key + raw[80:96]: score})
     document = {"version": 1, "revision": 7, "by": f"x{EVIL}", "settings": {"max_sessions": 9}}
     client.set(f"{slot}:doc:tuning", "00000000001" + json.dumps(document))
     yield app

@@ -22,9 +22,7 @@ _KEPT = frozenset({"lock", "clock"})
 # it, and nobody would be told how a session ended.
 _NO_NET = """
 for _, name in ipairs(redis.call('KEYS', ARGV[1])) do
-  if redis.call('GETRANGE', name, 0, 1) == 'SS' and redis.call('GETRANGE', name, 2, 2) ~= 'T' then
-    redis.call('PERSIST', name)
-  end
+  if redis.call('GETRANGE', name, 0, 1) == 'SS' then redis.call('PERSIST', name) end
 end
 return 1
 """

@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
 from flask_safesession.stores.remote.breaker import FAILURES
-from flask_safesession.testing.kit import _AGE
+from flask_safesession.testing.kit import age_redis
 
 from .. import servers
 from ..counting import CALLS
@@ -350,6 +350,4 @@ def refused_scripts(server: servers.Server) -> int:
 def age(server: servers.Server, milliseconds: int) -> None:
     """Let time pass for all sessions, in all shards."""
     with server.client() as client:
-        names: Any = client.keys("{safesession:*}:*")
-        for slot in {name.partition(b"}")[0].decode() + "}" for name in names}:
-            client.eval(_AGE, 1, f"{slot}:tiers", str(milliseconds), f"{slot}:*")
+        age_redis(client, milliseconds)

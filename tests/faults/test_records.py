@@ -11,6 +11,7 @@ import pytest
 from flask_safesession.events import StoreFailed
 
 from .. import servers
+from ..security_kit import before_payload
 from .kit import (
     ANN,
     CHANGES,
@@ -145,7 +146,7 @@ def damages(raw: bytes) -> dict[str, bytes]:
             flipped = bytearray(raw)
             flipped[at] = chance.randrange(256)
             found[f"byte {at} is {flipped[at]}"] = bytes(flipped)
-    head = raw[:96]
+    head = before_payload(raw)
     payloads = [
         b"",
         b"\xc1",
@@ -192,8 +193,9 @@ def test_fault_20_a_damaged_record_is_a_stranger_or_still_ones_own_and_never_an_
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "half a head": lambda raw: raw[:50],
-    "no payload": lambda raw: raw[:96],
-    "half a payload": lambda raw: raw[:103],
+    "no payload": before_payload,
+    "half a note": lambda raw: raw[:103],
+    "half a payload": lambda raw: raw[: len(before_payload(raw)) + 7],
     "something before it": lambda raw: b"?" + raw,
 }
 
@@ -225,7 +227,7 @@ def half_a_head(raw: bytes) -> bytes:
 
 def half_a_payload(raw: bytes) -> bytes:
     """Of somebody else's write, so that there would be something to merge."""
-    return raw[:3] + b"?" * 21 + raw[24:98]
+    return raw[:3] + b"?" * 21 + raw[24 : len(before_payload(raw)) + 2]
 
 
 HALVES = [half_a_head, half_a_payload]

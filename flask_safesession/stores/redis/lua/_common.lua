@@ -253,11 +253,12 @@ end
 local function tombstone(p, now, key)
   local value = kept(p .. ':buried:users', TOMBSTONE_TTL, now, key)
     or kept(p .. ':buried:' .. ANONYMOUS, TOMBSTONE_TTL, now, key)
-  if not value then return nil end
-  local reason, goes_on = string.match(string.sub(value, 8), '^(.*)|(.*)$')
+  -- What another program wrote there is none.
+  local head, goes_on = string.match(value or '', '^([%w_-]+)|([%w_-]*)$')
+  if not head then return nil end
   return {
-    stamp = string.sub(value, 1, 7),
-    reason = reason,
+    stamp = string.sub(head, 1, 7),
+    reason = string.sub(head, 8),
     goes_on = goes_on,
     successor = string.sub(goes_on, 1, KEY),
     user = string.sub(goes_on, KEY + 2),
@@ -283,7 +284,7 @@ local function no_record(p, now, key, other)
   local grave = tombstone(p, now, key)
   if grave then return {BURIED, grave.reason, grave.stamp, grave.successor, grave.user} end
   local reason = kept(p .. ':ended', TOLD_FOR, now, key)
-  return reason and {ENDED, reason} or {UNKNOWN, key}
+  return TOLD[reason] and {ENDED, reason} or {UNKNOWN, key}
 end
 
 local function due(p, now, key, r)
