@@ -370,3 +370,45 @@ class _Guard:
 
 
 _guard = functools.cache(_Guard)
+
+
+@contextlib.contextmanager
+def no_memory(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "maxmemory", 1)
+    yield
+    server.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+@contextlib.contextmanager
+def a_replica(server: Server) -> Iterator[None]:
+    server.ask("REPLICAOF", "127.0.0.1", free_port())
+    yield
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+@contextlib.contextmanager
+def no_replicas(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    yield
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+@contextlib.contextmanager
+def no_snapshots(server: Server) -> Iterator[None]:
+    """The server cannot save its data; chmod would not hinder root."""
+    in_its_place = server.folder / "dump.rdb"
+    in_its_place.mkdir()
+    server.ask("CONFIG", "SET", "save", "900 1")
+    _save(server, "err")
+    yield
+    in_its_place.rmdir()
+    _save(server, "ok")
+    server.ask("CONFIG", "SET", "save", "")
+
+
+def _save(server: Server, status: str) -> None:
+    server.ask("BGSAVE")
+    poll(
+        f"a snapshot: {status}",
+        lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == status,
+    )

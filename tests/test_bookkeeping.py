@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,48 +325,15 @@ def test_a_session_over_a_limit_that_was_lowered_is_read_and_renewed(
 # -- a real server that takes no writes ---------------------------------------------------------
 
 
-@contextmanager
-def no_memory(server: servers.Server) -> Iterator[None]:
-    server.ask("CONFIG", "SET", "maxmemory", 1)
-    yield
-    server.ask("CONFIG", "SET", "maxmemory", 0)
+REFUSING = [
+    servers.no_memory,
+    servers.no_replicas,
+    servers.a_replica,
+    servers.no_snapshots,
+]
 
 
-@contextmanager
-def no_replicas(server: servers.Server) -> Iterator[None]:
-    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
-    yield
-    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
-
-
-@contextmanager
-def a_replica(server: servers.Server) -> Iterator[None]:
-    server.ask("REPLICAOF", "127.0.0.1", servers.free_port())
-    yield
-    server.ask("REPLICAOF", "NO", "ONE")
-
-
-@contextmanager
-def no_disk(server: servers.Server) -> Iterator[None]:
-    """The server cannot save its data; chmod would not hinder root."""
-    in_its_place = server.folder / "dump.rdb"
-    in_its_place.mkdir()
-    server.ask("CONFIG", "SET", "save", "900 1")
-    snapshot(server, "err")
-    yield
-    in_its_place.rmdir()
-    snapshot(server, "ok")
-
-
-def snapshot(server: servers.Server, status: str) -> None:
-    server.ask("BGSAVE")
-    servers.poll(
-        f"a snapshot: {status}",
-        lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == status,
-    )
-
-
-@pytest.mark.parametrize("refusing", [no_memory, no_replicas, a_replica, no_disk])
+@pytest.mark.parametrize("refusing", REFUSING)
 def test_fault_38_pages_that_only_read_are_served_while_the_store_takes_no_writes(
     make_app: MakeApp, tmp_path: Path, refusing: Any
 ) -> None:

@@ -12,17 +12,16 @@ from flask.testing import FlaskClient
 from flask_safesession import session
 
 from .. import servers
-from ..test_bookkeeping import a_replica, no_disk, no_memory, no_replicas
 from .kit import MINUTE, OpenSite, Site, age, cookie_of, good, read, unavailable
 
 pytestmark = pytest.mark.faults
 
 Refusing = Callable[[servers.Server], AbstractContextManager[None]]
 REFUSING = {
-    "OOM": no_memory,
-    "NOREPLICAS": no_replicas,
-    "READONLY": a_replica,
-    "MISCONF": no_disk,
+    "OOM": servers.no_memory,
+    "NOREPLICAS": servers.no_replicas,
+    "READONLY": servers.a_replica,
+    "MISCONF": servers.no_snapshots,
 }
 ELSEWHERE: dict[str, Any] = {
     "headers": {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Firefox/128.0"},

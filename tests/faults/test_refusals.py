@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,37 +32,9 @@ pytestmark = pytest.mark.faults
 # -- 14: a server that must not be written to ---------------------------------------------------
 
 
-@contextmanager
-def no_replicas(server: servers.Server) -> Iterator[None]:
-    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
-    yield
-    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
-
-
-@contextmanager
-def no_snapshots(server: servers.Server) -> Iterator[None]:
-    """The server cannot save its data; chmod would not hinder root."""
-    in_its_place = server.folder / "dump.rdb"
-    in_its_place.mkdir()
-    server.ask("CONFIG", "SET", "save", "900 1")
-    _save(server, "err")
-    yield
-    in_its_place.rmdir()
-    _save(server, "ok")
-    server.ask("CONFIG", "SET", "save", "")
-
-
-def _save(server: servers.Server, status: str) -> None:
-    server.ask("BGSAVE")
-    servers.poll(
-        f"a snapshot: {status}",
-        lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == status,
-    )
-
-
 REFUSE = [
-    pytest.param(no_replicas, "min-replicas-to-write", id="NOREPLICAS"),
-    pytest.param(no_snapshots, "its disk", id="MISCONF"),
+    pytest.param(servers.no_replicas, "min-replicas-to-write", id="NOREPLICAS"),
+    pytest.param(servers.no_snapshots, "its disk", id="MISCONF"),
 ]
 
 
