@@ -3,7 +3,7 @@
 // served without its comments and spaces. Times are in seconds.
 "use strict";
 (() => {
-  const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my,
+  const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my, { locks } = navigator,
     every = +my.every || 60,
     // WCAG 2.2.1: 20 seconds at least. One more, for that is how far apart two looks are.
     warn = Math.max(20, my.warn || 60) + 1,
@@ -18,8 +18,8 @@
   // The one clock stands still while a laptop sleeps, the other can be set back.
   const now = () => Math.max(clock.now(), Date.now() - born) / 1e3;
 
-  const dialog = doc.createElement("dialog");
-  const [text, timer, button] = ["p", "p", "button"].map(name => dialog.appendChild(doc.createElement(name)));
+  const [dialog, text, timer, button] = ["dialog", "p", "p", "button"].map(tag => doc.createElement(tag));
+  dialog.append(text, timer, button);
   dialog.id = "heartbeat";
   dialog.role = "alertdialog";
   dialog.ariaLabel = my.label;
@@ -75,22 +75,23 @@
       });
       if (answer.ok) {
         const news = await answer.json();
-        busy = 0;
         active &&= !extending;
         learn(news, sent, 1);
       }
     } catch {}
     // Without an answer the session goes on, and the server is asked again.
-    if (heard < sent) heard = sent;
+    heard = Math.max(heard, sent);
   };
 
-  const ask = async () => {
+  const ask = async (last = heard) => {
     if (busy || over) return;
     busy = 1;
     // One tab asks for all. (Pages that are not secure have no locks.)
-    const locks = navigator.locks;
     await (locks ? locks.request(url, { ifAvailable: 1 }, lock => lock && call()) : call());
     busy = 0;
+    // While busy, a tab shows no warning; another tab's news may have come before this one was
+    // refused the lock.
+    heard > last && tick();
   };
 
   const tick = () => {

@@ -418,6 +418,25 @@ def test_a_key_press_in_one_tab_takes_the_warning_off_the_others(
     assert calls.count("POST") == 1
 
 
+def test_a_tab_warns_at_once_that_hears_from_another_one_before_it_gets_no_lock(
+    context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
+) -> None:
+    one, other = context.new_page(), context.new_page()
+    sign_in(one, "carl")
+    other.goto(f"{shop_url}/cart")
+    one.evaluate(
+        """() => {
+            LockManager.prototype.request = (name, options, callback) => new Promise(done => {
+                const tabs = new BroadcastChannel(name);
+                tabs.onmessage = () => { tabs.close(); done(callback(null)); };
+            });
+        }"""
+    )
+    later(UNTIL_WARNED, asleep=True)
+    for tab in (other, one):
+        expect(warning(tab)).to_be_visible()
+
+
 def test_a_page_that_is_opened_in_one_tab_counts_for_the_others(
     context: BrowserContext, shop_url: str, sign_in: SignIn, later: Later
 ) -> None:
