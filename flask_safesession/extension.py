@@ -32,11 +32,11 @@ from .model.text import name_of
 from .model.tokens import new_stamp
 from .stores.base import Networked, Steerable, Store
 from .stores.memory import MemoryStore
-from .web import collisions
+from .web import collisions, hooks
 from .web.client import label_of
 from .web.info import SessionInfo
-from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface, report_unstored
-from .web.session import Session
+from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface
+from .web.session import Session, current_state
 
 #: The session of the current request: the same proxy as :data:`flask.session`, with our types.
 session: Session = cast(Session, flask.session)
@@ -120,10 +120,8 @@ class SafeSession:
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        interface = SafeSessionInterface(steering, job.wake, directory.end_user)
-        interface.install(app)
-        app.session_interface = interface
-        flask.request_tearing_down.connect(report_unstored, app)
+        app.session_interface = SafeSessionInterface(steering, job.wake, directory.end_user)
+        hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
 
@@ -342,16 +340,14 @@ def _current_handle(state: State) -> str | None:
     """The handle of the request's session, if there is one, and it is in the store of *state*."""
     if not has_request_context() or _EXTENSION not in current_app.extensions:
         return None
-    proxy: Any = flask.session
     is_ours = current_app.extensions[_EXTENSION].place == state.place
-    is_session = is_ours and isinstance(proxy._get_current_object(), Session)
-    return session.info.handle if is_session else None
+    return session.info.handle if is_ours and current_state() is not None else None
 
 
 def _assigned_in_vain() -> str:
-    """The user key that this request has assigned without signing in."""
-    current: Any = flask.session._get_current_object()  # type: ignore[attr-defined]
-    return getattr(current, "_unsigned", "")
+    """Returns the user key that this request has assigned without signing in."""
+    state = current_state()
+    return "" if state is None else state.assigned_in_vain
 
 
 def _open_store(app: Flask, settings: Settings) -> Store:

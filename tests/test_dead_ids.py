@@ -17,7 +17,7 @@ from flask_safesession import SafeSession, session
 from flask_safesession.events import SessionLost, session_lost
 from flask_safesession.model.tokens import new_id, sign
 from flask_safesession.testing import StoreKit
-from flask_safesession.web.saving import MAX_STAND_INS
+from flask_safesession.web.state import MAX_STAND_INS
 
 from .counting import CountingStore
 

@@ -30,8 +30,8 @@ from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import StoreKit, make_rules
-from flask_safesession.web import saving
-from flask_safesession.web.session import merge, own_changes
+from flask_safesession.web import writing
+from flask_safesession.web.data import merge, own_changes
 
 from .counting import CountingStore
 from .security_kit import overwrite, raw
@@ -471,7 +471,7 @@ def test_an_id_that_is_taken_is_not_used(world: World, monkeypatch: pytest.Monke
     taken = tokens.unsign(world.cookie(world.one), world.app.secret_key or "")
     assert taken
     ids = iter([taken.sid, tokens.new_id(), taken.sid, tokens.new_id()])
-    monkeypatch.setattr(saving, "new_id", lambda _bucket="": next(ids))
+    monkeypatch.setattr(writing, "new_id", lambda _bucket="": next(ids))
     stranger = world.app.test_client()
     stranger.get("/do?set=a:1")
     assert world.data(stranger) == {"a": "1"}

@@ -164,7 +164,7 @@ def test_a_collision_of_ids_is_refused_and_overwrites_nothing(
     taken = site.visit(login("first")).cookie
     mine = [site.visit(write("a", 1)).cookie] if rotating else []
     draws = [site.sid(taken), new_id()]
-    monkeypatch.setattr("flask_safesession.web.saving.new_id", lambda _bucket="": draws.pop(0))
+    monkeypatch.setattr("flask_safesession.web.writing.new_id", lambda _bucket="": draws.pop(0))
     monkeypatch.setattr(SessionID, "following", lambda *_: draws.pop(0))
     second = site.visit(login("second"), *mine).cookie
     assert draws == []

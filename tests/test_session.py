@@ -8,33 +8,41 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.sessions import SessionMixin
 
 from flask_safesession.errors import StoreUnavailable
+from flask_safesession.web.data import is_empty
 from flask_safesession.web.info import SessionInfo
-from flask_safesession.web.session import Loaded, Session, is_empty
+from flask_safesession.web.session import Session
+from flask_safesession.web.state import Loaded, State
 
 
-class Loader:
-    """Gives *data* and counts how often it was asked."""
+class FakeHost:
+    """Loads *data* and counts how often it was asked."""
 
     def __init__(self, data: dict[str, Any] | None = None, error: Exception | None = None) -> None:
         self.data, self.error, self.calls = data or {}, error, 0
 
-    def __call__(self, session: Session) -> Loaded:
+    def load(self, state: State) -> Loaded:
         self.calls += 1
         if self.error:
             raise self.error
         return Loaded(dict(self.data))
 
+    def describe(self, state: State) -> SessionInfo:
+        return SessionInfo(None, "default", None, True, None, None, None)
 
-def describe(session: Session) -> SessionInfo:
-    return SessionInfo(None, "default", None, True, None, None, None)
+    def end_others(self, state: State) -> int:
+        return 0
 
 
-def make(data: dict[str, Any] | None = None) -> tuple[Session, Loader]:
-    loader = Loader(data)
-    return Session(loader, describe, ("user_id",)), loader
+def make(
+    data: dict[str, Any] | None = None, error: Exception | None = None
+) -> tuple[Session, FakeHost]:
+    host, app = FakeHost(data, error), Flask("tested")
+    with app.test_request_context() as context:
+        return Session(State(host, app, context.request, ("user_id",))), host
 
 
 USES: dict[str, Callable[[Session], object]] = {
@@ -178,8 +186,7 @@ def test_permanence_that_was_assigned_before_loading_holds_after_it() -> None:
 
 
 def test_a_failed_load_is_told_once_and_then_there_is_an_empty_scratch() -> None:
-    loader = Loader(error=StoreUnavailable("down"))
-    session = Session(loader, describe, ("user_id",))
+    session, loader = make(error=StoreUnavailable("down"))
     with pytest.raises(StoreUnavailable, match="down"):
         session.get("a")
     assert dict(session) == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from flask_safesession.web.saving import MAX_STAND_INS
+from flask_safesession.web.state import MAX_STAND_INS
 
 from .history import (
     COUNT,

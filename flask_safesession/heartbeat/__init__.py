@@ -26,9 +26,11 @@ from ..errors import ConfigError
 from ..extension import SafeSession
 from ..model.codec import plain
 from ..model.policy import milliseconds
+from ..web.data import is_empty
 from ..web.info import SessionInfo
 from ..web.scratch import Scratch
-from ..web.session import Loaded, Session, is_empty
+from ..web.session import current_state
+from ..web.state import Loaded, State
 
 #: What a request that extends has to bear. Another site's page cannot add it: a browser asks the
 #: server first (CORS), and nobody here says yes.
@@ -206,7 +208,7 @@ def _asked_too_early() -> Response:
 
     Only an answer with a 200 tells a page that its session has ended.
     """
-    failed = _current()._failed
+    failed = _current().failed
     if isinstance(failed, HTTPException):
         raise failed
     response = Response("Ask again.", 409, mimetype="text/plain")
@@ -221,11 +223,12 @@ def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
     ``who``: digests of whose it is; ``ended``: why the session of this visitor has ended, if it has
     and that is known; ``text``: what a page shows that ends with this state.
     """
-    session = _current()
-    info, loaded = session.info, session._loaded
-    if isinstance(session._data, Scratch) or _is_moving(loaded):
+    state = _current()
+    data = state.use()
+    info, loaded = state.host.describe(state), state.loaded
+    if isinstance(data, Scratch) or _is_moving(loaded):
         return None
-    if loaded.stored is None and not is_empty(session._data or {}):
+    if loaded.stored is None and not is_empty(data):
         return None  # it is made with this response
     ended = info.ended_reason
     why = "other" if info.user is not None else ended or "ended"
@@ -270,14 +273,10 @@ def _is_moving(loaded: Loaded) -> bool:
     return loaded.rotated
 
 
-def _current() -> Session:
-    session: Any = flask.session
-    current: object = session._get_current_object()
-    if not isinstance(current, Session):
-        raise RuntimeError(  # noqa: TRY004  # no argument is wrong, but the app
-            "a heartbeat needs SafeSession on the app, and a SECRET_KEY"
-        )
-    return current
+def _current() -> State:
+    if (state := current_state()) is None:
+        raise RuntimeError("a heartbeat needs SafeSession on the app, and a SECRET_KEY")
+    return state
 
 
 # -- the script -----------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 
-from flask import Flask, Request
+from flask import Flask
 from flask.testing import FlaskClient
 
 from ..config.settings import Settings
@@ -20,7 +19,7 @@ from ..model.tokens import new_stamp
 from ..stores.base import REVOKED, Gone, Live, Rules, Store
 from ..web.info import SessionInfo
 from ..web.interface import SafeSessionInterface
-from ..web.session import Loaded, Session
+from ..web.session import Session, state_of
 from .tampering import Clock, clock_of, down
 
 _E = TypeVar("_E")
@@ -246,12 +245,7 @@ class AppKit:
         session = interface.open_session(self.app, request)
         if session is None:
             raise RuntimeError("without app.secret_key there are no sessions: set one")
-        session._load = partial(self._find, interface, request)
-        session._use()
-        for event in session._events:
-            emit(self.app, event)
+        state = state_of(session)
+        state.hold(interface.loader.find(state, name, slide=False))
+        state.send_events()
         return session
-
-    def _find(self, interface: SafeSessionInterface, request: Request, session: Session) -> Loaded:
-        name = interface.get_cookie_name(self.app)
-        return interface.loader.find(self.app, request, session, name, slide=False)

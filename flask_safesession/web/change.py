@@ -7,6 +7,7 @@ or a confirmed one. A remember-me cookie that brings a user back is none.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from ..model.identity import FRESH, Identity, identify
 from ..model.note import Note, Secret
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, new_stamp, tier_tag
-from .session import Loaded, Session, Stored, is_permanent, merge, own_changes
+from .data import is_permanent, merge, own_changes
+from .state import Loaded, State, Stored
 
 #: Milliseconds after which a stand-in gets an ID of its own, a sign-in may be repeated, and a
 #: session that only became empty expires.
@@ -51,19 +53,28 @@ def whose(data: dict[Any, Any], settings: Settings) -> Identity:
 
 
 class Change:
-    """What one request made of its session, and what is stored of it meanwhile."""
+    """What one request made of its session, and what earlier attempts to store it came to."""
 
-    def __init__(self, session: Session, settings: Settings, delivery: Delivery) -> None:
-        self.session = session
+    def __init__(self, state: State, settings: Settings, delivery: Delivery) -> None:
+        self.state = state
         self.settings = settings
         self.delivery = delivery
-        self.loaded: Loaded = session._loaded
-        self.stored: Stored | None = session._loaded.stored
-        self.data: dict[Any, Any] = {} if session._data is None else session._data
+        self.loaded: Loaded = state.loaded
+        self.stored: Stored | None = state.loaded.stored
+        self.data: dict[Any, Any] = {} if state.data is None else state.data
         #: The ID that this response is to give a session which another request has made.
         self.given: SessionID | None = None
+        #: The ID that a rotation was last tried with: its reply may be lost.
+        self.tried: SessionID | None = None
+        #: The ID that follows the browser's is free, as far as is known.
+        self.can_follow: bool = True
+        #: It was not looked yet where the browser's ID went on.
+        self.can_join: bool = True
+        #: How often another request had changed the session.
+        self.conflicts: int = 0
+        self._until = time.monotonic() + settings.store_timeout
         self._identity: Identity | None = None
-        if session._is_confirmed() and self.data.get(FRESH) is False:
+        if state.is_confirmed and self.data.get(FRESH) is False:
             self.data[FRESH] = True  # a remember-me cookie had brought the user back
 
     @property
@@ -72,6 +83,11 @@ class Change:
         if self._identity is None:
             self._identity = whose(self.data, self.settings)
         return self._identity
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the store's time-out is over for all attempts together."""
+        return time.monotonic() > self._until
 
     def age(self, record: Record) -> int:
         """Milliseconds from the creation of *record* to when the session was loaded."""
@@ -100,7 +116,7 @@ class Change:
 
     def keep_own(self, base: bytes) -> None:
         """Drop what this request did not change itself; of a sign-in nothing that it assigned."""
-        again = {key: self.data[key] for key in self.session._assigned if key in self.data}
+        again = {key: self.data[key] for key in self.state.assigned if key in self.data}
         self.become(own_changes(base, self.data) | again)
 
     def go_on_from(
@@ -136,7 +152,7 @@ class Change:
     def is_ended(self, stored: Stored) -> bool:
         """Whether this request ends the session: it was cleared, or has lost its user."""
         lost = stored.who.user is not None and self.who.user is None
-        return self.session._cleared or lost
+        return self.state.cleared or lost
 
     def is_only_changed(self, stored: Stored) -> bool:
         """Whether an ordinary commit is all that is to be done."""
@@ -149,20 +165,27 @@ class Change:
             # Sooner, a late request's tier or wish would overwrite the cookie of a newer sign-in.
             return self.delivery.deliverable and self.age(stored.record) >= MINUTE
         moved = (who.user_tag, who.tier) != (stored.who.user_tag, stored.who.tier)
-        return moved or self.session._regenerated or stored.note.owes_id
+        return moved or self.state.regenerated or stored.note.owes_id
 
     def is_sign_in(self) -> bool:
         """Whether this request signs a user in, judged against what was loaded."""
-        who, stored, session = self.who, self.stored, self.session
+        who, stored, state = self.who, self.stored, self.state
         if who.user is None:
             return False
-        if stored is None or session._cleared:
-            return not session._is_restored()
-        if session._is_confirmed():
+        if stored is None or state.cleared:
+            return not state.is_restored
+        if state.is_confirmed:
             return True
         if who.user_tag != stored.who.user_tag:
-            return not session._is_restored()
-        return session._signed_in and not self._has_just_signed_in(stored)
+            return not state.is_restored
+        return state.signed_in and not self._has_just_signed_in(stored)
+
+    def assigns_user(self) -> bool:
+        """Whether this request signs a user in, also where a sign-in has just been.
+
+        Within a minute a repeated sign-in is none; where its session is lost, it counts.
+        """
+        return self.is_sign_in() or self.state.signed_in
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
         recent = stored.record.user != NO_USER and self.age(stored.record) < MINUTE

@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from flask import Flask, Request
-
 from ..config.overrides import Steering
 from ..config.settings import Settings
 from ..errors import StoreUnavailable
@@ -23,11 +21,11 @@ from ..model.codec import decode
 from ..model.note import GOOD, Note, Secret
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
-from ..stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
+from ..stores import base
 from . import collisions, transport
 from .change import whose
-from .saving import MAX_STAND_INS, end_stolen, ends
-from .session import Loaded, Session, Stored, Suspect
+from .outcome import end_stolen, note_end
+from .state import MAX_STAND_INS, Loaded, State, Stored, Suspect
 
 # Where a socket keeps the key of the session that its handshake was served.
 _SOCKET_KEY = "flask_safesession.key"
@@ -54,57 +52,55 @@ class Loader:
         return self._steering.settings
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> base.Store:
         return self._steering.store
 
-    def find(
-        self, app: Flask, request: Request, session: Session, name: str, *, slide: bool
-    ) -> Loaded:
-        """Returns the session behind the cookies of that *name* in *request*.
+    def find(self, state: State, name: str, *, slide: bool) -> Loaded:
+        """Returns the session behind the request's cookies of that *name*.
 
         :raises StoreUnavailable: the store did not answer.
         """
         over = Loaded({}, slide=slide)
-        known = transport.verified(app, request, name)
+        known = transport.verified(state.app, state.request, name)
         for verified in known:
-            found = self._look_up(request, verified, session, slide=slide)
+            answer = self._store.load(verified.sid.key, self._settings.rules, slide=slide)
+            found = self._found(state, verified, answer, slide=slide)
             if found.stored is not None:
                 return found
             ended, is_known = over.ended or found.ended, over.is_known or found.is_known
             suspect = over.suspect or found.suspect
             first = over if over.dead is not None else found
             over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
-        if over.suspect is not None and self._judge(request, session, over.suspect):
-            over = over._replace(ended=over.ended or REPLAYED)
+        if over.suspect is not None and self._judge(state, over.suspect):
+            over = over._replace(ended=over.ended or base.REPLAYED)
         if not over.is_known:
-            values = partial(transport.values, request, name)
-            collisions.watch(app, request, values, verified=bool(known))
-        return over if over.dead is None else self._stand_in(over, over.dead, session)
+            values = partial(transport.values, state.request, name)
+            collisions.watch(state.app, state.request, values, verified=bool(known))
+        return over if over.dead is None else self._stand_in(state, over, over.dead)
 
-    def _look_up(
-        self, request: Request, verified: Verified, session: Session, *, slide: bool
+    def _found(
+        self, state: State, verified: Verified, answer: base.Live | base.Gone, *, slide: bool
     ) -> Loaded:
+        """Returns what the store's *answer* to one cookie means."""
         sid = verified.sid
         over = Loaded({}, dead=sid, slide=slide)
-        answer = self._store.load(sid.key, self._settings.rules, slide=slide)
-        if isinstance(answer, Gone):
-            self._report_end(session, sid.key, answer)
+        if isinstance(answer, base.Gone):
+            self._report_end(state, sid.key, answer)
             return over._replace(
                 ended=answer.to_be_told,
-                is_known=answer.reason != UNKNOWN,
-                rotated=answer.buried and answer.reason == ROTATED,
+                is_known=answer.reason != base.UNKNOWN,
+                rotated=answer.buried and answer.reason == base.ROTATED,
                 onward=(answer.successor, answer.user),
             )
-        over = over._replace(is_known=True)
         try:
-            stored, data = self._read(session, sid.key, answer)
+            stored, data = self._read(state, sid.key, answer)
         except ValueError:
-            return over
+            return over._replace(is_known=True)
         age, grace = answer.now - stored.record.created, self._settings.renew_grace
         secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
-        if secret not in GOOD and not _is_resolved(request, session, sid.key):
-            return over._replace(suspect=Suspect(stored, secret, age))
-        _resolve(request, session, sid.key)
+        if secret not in GOOD and not _is_resolved(state, sid.key):
+            return over._replace(is_known=True, suspect=Suspect(stored, secret, age))
+        _resolve(state, sid.key)
         return Loaded(
             data,
             stored._replace(sid=sid, secret=secret),
@@ -113,28 +109,28 @@ class Loader:
             now=answer.now,
         )
 
-    def _stand_in(self, over: Loaded, dead: SessionID, session: Session) -> Loaded:
-        """The session that stands in for an ID that is over; new, if there is none yet."""
+    def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
+        """Returns the session that stands in for an ID that is over; new, if there is none yet."""
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
             answer = self._store.load(key, self._settings.rules, slide=over.slide)
             found = over._replace(stand_in=number)
-            if isinstance(answer, Gone):
-                self._report_end(session, key, answer)
+            if isinstance(answer, base.Gone):
+                self._report_end(state, key, answer)
                 if not answer.buried:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It has an ID of its own, whose response may be lost or on its way.
                     answer = self._store.load(key, self._settings.rules, slide=over.slide)
-            if isinstance(answer, Live):
+            if isinstance(answer, base.Live):
                 with suppress(ValueError):
-                    stored, data = self._read(session, key, answer)
+                    stored, data = self._read(state, key, answer)
                     stored = stored._replace(stand_in=key == dead.stand_in(number))
                     return found._replace(data=data, stored=stored, now=answer.now)
         return over._replace(stand_in=MAX_STAND_INS)
 
-    def _read(self, session: Session, key: str, answer: Live) -> tuple[Stored, dict[Any, Any]]:
-        """What is stored under *key*, filed as its data says, and these data.
+    def _read(self, state: State, key: str, answer: base.Live) -> tuple[Stored, dict[Any, Any]]:
+        """Returns what is stored under *key*, filed as its data says, and its data.
 
         :raises ValueError: it cannot be read.
         """
@@ -143,7 +139,7 @@ class Loader:
             note, data = notes.loads(record.note), decode(record.payload)
         except ValueError:
             tier = self._settings.rules.policy.name_of(record.tier)
-            self._report_corrupt(session, key, tier)
+            self._report_corrupt(state, key, tier)
             raise
         who = whose(data, self._settings)
         if who.refused:
@@ -161,27 +157,26 @@ class Loader:
         draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
         with suppress(StoreUnavailable):
             answer = self._store.refile(key, draft, record.stamps[0])
-            if isinstance(answer, Live):
+            if isinstance(answer, base.Live):
                 return answer.record
         return record
 
-    def _judge(self, request: Request, session: Session, suspect: Suspect) -> bool:
-        """A replaced secret came back: note it, or end the session; whether its visitor is shown.
+    def _judge(self, state: State, suspect: Suspect) -> bool:
+        """Note that a replaced secret came back, or end the session as stolen.
 
-        Only where the browser has no better cookie: it may keep an old one for another path.
-        Sockets judge nobody: their handshake's cookie stays as it was.
+        Returns whether its end is shown to the visitor. Only called where the browser has no better
+        cookie: it may keep an old one for another path. Sockets change nothing: the cookie of their
+        handshake stays as it was.
         """
         stored, secret, age = suspect
-        if not session._dispatched or transport.is_socket(request):
+        if not state.dispatched or transport.is_socket(state.request):
             return False
         if secret is Secret.REPLACED:
             self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
             return False
-        events = list(end_stolen(self._store, self._settings, stored.key))
-        for event in events:
-            session._note(event)
-        return bool(events) and stored.record.user != NO_USER
+        is_ended = end_stolen(state, self._store, self._settings, stored.key)
+        return is_ended and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
@@ -190,39 +185,38 @@ class Loader:
             for _ in range(_TRIES):
                 draft = _same(record, note._replace(strike=age))
                 answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
-                if not isinstance(answer, Conflict):
+                if not isinstance(answer, base.Conflict):
                     return
                 record, note = answer.record, notes.loads(answer.record.note)
 
-    def _report_end(self, session: Session, key: str, answer: Gone) -> None:
-        if answer.reason == CORRUPT:
-            self._report_corrupt(session, key, self._settings.rules.policy.name_of(answer.tier))
+    def _report_end(self, state: State, key: str, answer: base.Gone) -> None:
+        if answer.reason == base.CORRUPT:
+            self._report_corrupt(state, key, self._settings.rules.policy.name_of(answer.tier))
             return
-        for event in ends(key, answer, self._settings):
-            session._note(event)
+        note_end(state, key, answer, self._settings)
 
-    def _report_corrupt(self, session: Session, key: str, tier: str) -> None:
-        """Report once what cannot be read: it stays until it is due, and is met at every use."""
+    def _report_corrupt(self, state: State, key: str, tier: str) -> None:
+        """Report once what cannot be read: it stays until it is due, and every use finds it."""
         if key not in self._corrupt:
             self._corrupt[key] = None
             if len(self._corrupt) > _REPORTED:
                 self._corrupt.popitem(last=False)
-            session._note(SessionEnded(key, CORRUPT, tier))
+            state.note(SessionEnded(key, base.CORRUPT, tier))
 
 
-def _is_resolved(request: Request, session: Session, key: str) -> bool:
+def _is_resolved(state: State, key: str) -> bool:
     """Whether the handshake of this socket was served that session."""
-    return not session._dispatched and request.environ.get(_SOCKET_KEY) == key
+    return not state.dispatched and state.request.environ.get(_SOCKET_KEY) == key
 
 
-def _resolve(request: Request, session: Session, key: str) -> None:
+def _resolve(state: State, key: str) -> None:
     """Let later events of a socket have the session that its handshake's cookie led to."""
-    if not session._dispatched:
-        request.environ[_SOCKET_KEY] = key
+    if not state.dispatched:
+        state.request.environ[_SOCKET_KEY] = key
 
 
 def _same(record: Record, note: Note) -> Draft:
-    """*record* once more, with another note."""
+    """Returns *record* once more, with another note."""
     return Draft(
         new_stamp(),
         record.idle,

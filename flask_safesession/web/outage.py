@@ -12,7 +12,7 @@ import flask
 from flask import Flask, Response
 
 from ..errors import RETRY_AFTER, StoreFull, StoreUnavailable
-from .session import Session
+from .state import State
 
 # What the page that is replaced leaves to the one in its place: who may read it, and how it is
 # protected. All else said what the page had done, and some of it acts on the browser (cookies,
@@ -30,12 +30,12 @@ _KEPT = frozenset(
 _KEPT_PREFIX = "access-control-"
 
 
-def admit(app: Flask, session: Session, response: Response, error: Exception) -> None:
-    """Let *response* claim no success for what was not stored.
+def admit(app: Flask, state: State, response: Response, error: Exception) -> None:
+    """Replace *response* by an error response where the session was written and is not stored.
 
     Where the session was only read, the view's page stays.
     """
-    if session._was_written() and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if state.was_written and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         _answer(app, response, error)
     elif isinstance(error, StoreUnavailable) and sys.exc_info()[1] is error:
         # Flask asks no handler for what an after_request function raises, and makes it a 500.

@@ -1,35 +1,31 @@
 """The data of a request that does without the store: an outage, or a view that is exempt.
 
-It is a stranger's: empty at first, and never stored. What it is there for is to notice whether a
-view meant to write, so that no response claims what was not done.
+It is an anonymous visitor's: empty at first, and never stored. It records whether a view meant to
+write, so that no response claims what was not done.
 
 What two concurrent requests cannot do to each other by it:
 
 - *One finds the store down, the other finds it up* and signs in, say. The first one stores nothing
-  and changes no cookie, also if the store is back before its end: a stranger's session can neither
+  and changes no cookie, also if the store is back before its end: an anonymous session can neither
   be written over the user's, nor its cookie over the new one.
 - *One is exempt, the other is not.* The exempt one neither reads, writes nor slides the session:
-  the other's work stands, and the idle time runs as if the exempt request had not been made.
+  the other's changes stay, and the idle time runs as if the exempt request had not been made.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Where Flask keeps whether the cookie outlives the browser.
-PERMANENT = "_permanent"
-#: Where Flask-Login says what is to become of its remember cookie. It is set and taken out within
-#: one request; "set" renews the cookie, "clear" belongs to a logout.
-REMEMBER = "_remember"
+from .data import PERMANENT, REMEMBER
 
 
 class Scratch(dict[Any, Any]):
-    """Data that is never stored, and that knows whether it was written.
+    """Data that is never stored, and that records whether it was written.
 
-    Removing a key is a write also where the key is missing: nobody knows whether the session in the
-    store has it. Being permanent is none, and is kept apart, so that what has nothing else is empty
-    (apps set it before each request, and Flask-Login marks any session that is not empty). Nor is
-    Flask-Login's wish to renew a cookie which a stranger does not get.
+    Removing a key is a write also where the key is missing: the session in the store may have it.
+    Being permanent is no write, and is kept apart, so that what has nothing else is empty (apps set
+    it before each request, and Flask-Login marks any session that is not empty). Nor is it a write
+    if Flask-Login asks to renew its cookie, which an anonymous visitor does not get.
 
     :param failed: why the store could not be asked; ``None``: it was not to be asked.
     """
@@ -38,11 +34,11 @@ class Scratch(dict[Any, Any]):
         super().__init__()
         self.failed = failed
         self.written: bool = False
-        # Else Flask-Login would sign in whoever has its remember cookie: a write.
+        # Otherwise Flask-Login would sign in the user of its remember cookie: a write.
         self._aside: dict[Any, Any] = {REMEMBER: "clear"}
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """The value of *key*, also of what is kept apart."""
+        """Returns the value of *key*, also of what is kept apart."""
         return super().get(key, self._aside.get(key, default))
 
     def __setitem__(self, key: Any, value: Any) -> None:

@@ -16,8 +16,8 @@ from werkzeug.sansio.http import parse_cookie
 
 from ..model.tokens import Verified, sign, unsign
 from . import collisions
-from .saving import Saved
-from .session import Session, is_permanent
+from .data import is_permanent
+from .state import State
 from .unverified import report_unverified
 
 # Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
@@ -71,24 +71,24 @@ def values(request: Request, name: str) -> list[str]:
 
 
 def answer_cookie(
-    interface: SessionInterface, app: Flask, session: Session, response: Response, saved: Saved
+    interface: SessionInterface, app: Flask, state: State, response: Response
 ) -> None:
-    """Set or delete the browser's cookie, in place of one that an earlier save has set.
+    """Set or delete the browser's cookie as it is owed, in place of what an earlier save has set.
 
     The response is for this browser alone, also where it deletes the cookie: a shared cache that
     ignores ``Vary`` would sign out all its visitors.
     """
     name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
-    if session._cookie_line in lines:
-        response.headers.setlist("Set-Cookie", [c for c in lines if c != session._cookie_line])
+    if state.cookie_line in lines:
+        response.headers.setlist("Set-Cookie", [c for c in lines if c != state.cookie_line])
     attributes = _attributes(app, interface)
-    if saved.sid is None:
+    if state.cookie.sid is None:
         response.delete_cookie(name, **attributes)
     else:
-        value, age = sign(saved.sid, app.secret_key or ""), max_age(app, session)
+        value, age = sign(state.cookie.sid, app.secret_key or ""), max_age(app, state)
         response.set_cookie(name, value, max_age=age, **attributes)
         collisions.note_sent(app, value, attributes["domain"], attributes["path"])
-    session._cookie_line = response.headers.getlist("Set-Cookie")[-1]
+    state.cookie_line = response.headers.getlist("Set-Cookie")[-1]
     keep_out_of_shared_caches(response)
 
 
@@ -103,9 +103,9 @@ def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
     }
 
 
-def max_age(app: Flask, session: Session) -> int | None:
-    """Seconds that the cookie lasts: never less than the session may, so it needs no refresh."""
-    loaded = session._loaded
+def max_age(app: Flask, state: State) -> int | None:
+    """Returns the seconds that the cookie lasts: as long as the session may, so it is set once."""
+    loaded = state.loaded
     if loaded.stored is None or not is_permanent(loaded.data):
         return None
     left = (loaded.stored.record.absolute - loaded.now) / 1000

@@ -1,0 +1,78 @@
+"""Records how far Flask is with a request, by hooks around its views."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import flask
+from flask import Flask, Response
+
+from ..events import logger
+from .scratch import Scratch
+from .session import current_state
+
+#: Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+def install(app: Flask) -> None:
+    """Record how far *app* is with each of its requests."""
+    app.before_request_funcs.setdefault(None, []).insert(0, _begin_dispatch)
+    app.after_request_funcs.setdefault(None, []).insert(0, _begin_response)
+    before, alive = app.__dict__.get("dispatch_request"), weakref.ref(app)
+
+    def dispatch_request(*context: Any) -> Any:
+        # Not the bound method: an app is freed when its last reference goes.
+        this: Any = alive()
+        return _dispatch(before or partial(type(this).dispatch_request, this), *context)
+
+    app.dispatch_request = dispatch_request  # type: ignore[method-assign]
+    flask.request_tearing_down.connect(_end_request, app)
+
+
+def _begin_dispatch() -> None:
+    if (state := current_state()) is not None:
+        state.dispatched = True
+
+
+def _dispatch(dispatch: Callable[..., Any], *context: Any) -> Any:
+    """Call the view: what it assigns in a request that is not safe may be a sign-in."""
+    state = current_state()
+    if state is None or flask.request.method in SAFE_METHODS:
+        return dispatch(*context)
+    state.in_unsafe_view = True
+    try:
+        return dispatch(*context)
+    finally:
+        state.in_unsafe_view = False
+
+
+def _begin_response(response: Response) -> Response:
+    if (state := current_state()) is not None:
+        state.responding = True
+    return response
+
+
+def _end_request(_app: Flask, **_: object) -> None:
+    """Warn if the session was written after the last save; the request is over.
+
+    Events of a save that failed, or of a socket that only read, are sent here.
+    """
+    state = None
+    # A request may be over before its session was opened: by a time limit, or a signal. Its own
+    # exception is the one that counts.
+    with suppress(AssertionError):
+        state = current_state()
+    if state is None:
+        return
+    is_error_page = state.failed is not None and not isinstance(state.data, Scratch)
+    if state.sealed and state.changed and not is_error_page:
+        logger.warning(
+            "the session was written after its response was built; the change is not stored."
+            " In a streaming view, change the session before the stream begins"
+        )
+    state.send_events()

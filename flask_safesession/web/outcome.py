@@ -1,0 +1,79 @@
+"""What a save, or a load, came to: what the request continues with, and the events to report."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ..config.settings import Settings
+from ..errors import StoreUnavailable
+from ..events import SessionEnded, SessionLost, SessionMerged, SessionReplayed
+from ..model import note as notes
+from ..model.note import Secret
+from ..model.tokens import SessionID, new_stamp
+from ..stores import base
+from .change import Change
+from .state import NOTHING, Cookie, Loaded, Saved, State, Stored
+
+
+def done(
+    change: Change,
+    answer: base.Live,
+    key: str,
+    sid: SessionID | None,
+    *,
+    cookie: Cookie = "set",
+    stand_in: bool = False,
+    secret: Secret | None = Secret.CURRENT,
+) -> Saved:
+    """The session is stored under *key*. Returns what the cookie, which has *sid*, needs."""
+    state, names = change.state, change.settings.rules.policy.name_of
+    for gone in answer.removed:
+        state.note(SessionEnded(gone.key, gone.reason, names(gone.tier)))
+    if change.conflicts:
+        state.note(SessionMerged(key, change.conflicts))
+    note = notes.loads(answer.record.note)
+    stored = Stored(key, answer.record, note, change.who, sid, stand_in, secret)
+    stale = change.loaded.stale and cookie == "keep"
+    state.rebase(
+        change.loaded._replace(
+            data=change.data, stored=stored, now=answer.now, total=answer.total, stale=stale
+        )
+    )
+    if stale and change.delivery.later:
+        state.forced = True  # the response commits once more, and sets the cookie
+    return Saved(cookie, sid)
+
+
+def forget(change: Change, cookie: Cookie) -> Saved:
+    """The request continues without a session."""
+    change.state.rebase(Loaded({}, dead=change.loaded.dead))
+    return Saved(cookie)
+
+
+def lose(change: Change, stored: Stored, reason: str) -> Saved:
+    """The session ended meanwhile: nothing is written, and an event reports it."""
+    change.state.note(SessionLost(stored.key, reason))
+    change.state.rebase(Loaded({}, dead=stored.sid))
+    return NOTHING
+
+
+def note_end(state: State, key: str, answer: base.Gone, settings: Settings) -> None:
+    """Report the end of a session that this very call found due."""
+    if answer.was_due:
+        tier = settings.rules.policy.name_of(answer.tier)
+        state.note(SessionEnded(key, answer.reason, tier))
+
+
+def end_stolen(state: State, store: base.Store, settings: Settings, key: str) -> bool:
+    """End a session of which a replaced secret came back twice, and report it.
+
+    Returns whether it was ended. Where the store does not answer, nothing is reported.
+    """
+    with suppress(StoreUnavailable):
+        answer = store.end(key, new_stamp(), base.REPLAYED, None)
+        if isinstance(answer, base.Live):
+            key, tier = answer.key or key, settings.rules.policy.name_of(answer.record.tier)
+            state.note(SessionReplayed(key, tier))
+            state.note(SessionEnded(key, base.REPLAYED, tier))
+            return True
+    return False

@@ -1,0 +1,122 @@
+"""What a save does when another request was faster: it merges, joins the other session, or loses.
+
+- *The other one changed the session.* Both changes are merged key by key.
+- *The other one gave it a new ID.* A request that had loaded the old one, and names the same user
+  as the new one, continues in it: the second click of a login leaves no orphan.
+- *The other one ended it.* Nothing is written. A sign-in is the exception: what this request itself
+  changed becomes a new session, so that neither a flood nor a revocation can block sign-ins.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ..errors import UndeliverableSignIn
+from ..model.record import Record
+from ..model.tokens import SessionID
+from ..stores import base
+from .change import MINUTE, Change
+from .data import is_empty
+from .outcome import done, forget, lose, note_end
+from .state import Saved, Stored
+
+
+def refused(
+    store: base.Store, change: Change, stored: Stored, answer: base.Conflict | base.Gone
+) -> Saved | None:
+    """Decide what comes of a write that the store refused; ``None``: it is to be tried again."""
+    if isinstance(answer, base.Conflict):
+        if _merge(change, stored, answer.record):
+            return None
+        answer = base.Gone(base.CORRUPT, tier=answer.record.tier)
+    elif change.tried is not None and answer.successor == change.tried.key:
+        # This request's own rotation was done; its reply was lost.
+        found = store.load(answer.successor, change.settings.rules, slide=False)
+        if isinstance(found, base.Live):
+            return done(change, found, change.tried.key, change.tried)
+    if _join(store, change, stored, answer):
+        return None
+    note_end(change.state, stored.key, answer, change.settings)
+    if not change.assigns_user():
+        return lose(change, stored, answer.reason)
+    return _start_anew(change, stored)
+
+
+def join_onward(store: base.Store, change: Change) -> bool:
+    """Continue a sign-in that found the browser's ID dead where the same user has just signed in.
+
+    A second click whose session is first used when the first one is done. Only its own user's
+    sign-in leads there, within a minute, and only to a session whose cookie it can set: the
+    response with the new ID may have been lost.
+    """
+    key, user = change.loaded.onward
+    is_first, change.can_join = change.can_join, False
+    if not (is_first and user == change.who.user_tag and change.delivery.deliverable):
+        return False
+    following = change.following_id(of_stand_in=False)
+    if following is None or following.key != key:
+        return False
+    answer = store.load(key, change.settings.rules, slide=False)
+    if isinstance(answer, base.Gone) or answer.now - answer.record.created >= MINUTE:
+        return False
+    return _continue_in(change, key, answer.record, following, by_sign_in=True)
+
+
+def _merge(change: Change, stored: Stored, record: Record) -> bool:
+    """Put this request's changes on top of *record*; ``False``: it cannot be read."""
+    change.conflicts += 1
+    before, stand_in = stored.record.payload, stored.stand_in
+    with suppress(ValueError):
+        change.go_on_from(before, stored.key, record, sid=stored.sid, stand_in=stand_in)
+        return True
+    return False
+
+
+def _join(store: base.Store, change: Change, stored: Stored, gone: base.Gone) -> bool:
+    """Continue in the session under the new ID that another request of the same user gave it.
+
+    The browser may drop that one's response: where both sign the same user in, as by a double
+    click, this one sets the cookie, too.
+    """
+    key, signs_in, rules = gone.successor, change.assigns_user(), change.settings.rules
+    is_led_on = key and gone.user == change.who.user_tag
+    if not is_led_on or not (signs_in or gone.reason == base.ROTATED):
+        return False
+    while isinstance(answer := store.load(key, rules, slide=False), base.Gone):
+        key = answer.successor
+        if not key or answer.user != gone.user or change.is_out_of_time:
+            return False
+    following = change.following_id() if signs_in else None
+    by_sign_in = answer.record.created != stored.record.created
+    return _continue_in(change, key, answer.record, following, by_sign_in=by_sign_in)
+
+
+def _continue_in(
+    change: Change, key: str, record: Record, following: SessionID | None, *, by_sign_in: bool
+) -> bool:
+    """Put this request's changes on top of a session that another request gave an ID.
+
+    :param following: the ID that this response may give it.
+    :param by_sign_in: the other request signed the user in, which counts as ours.
+    """
+    stored, state = change.stored, change.state
+    before = b"" if stored is None else stored.record.payload
+    with suppress(ValueError):
+        change.go_on_from(before, key, record)
+        state.regenerated = state.cleared = False  # what was to end is over
+        if by_sign_in:
+            state.forget_sign_in()
+        if following is not None and following.key == key:
+            change.given = following if change.delivery.deliverable else None
+        return True
+    return False
+
+
+def _start_anew(change: Change, stored: Stored) -> Saved | None:
+    """Continue a sign-in without a session, with what it assigned: the rest has ended."""
+    if not change.state.cleared:
+        change.keep_own(stored.record.payload)
+    change.stored = None
+    if not change.delivery.deliverable:
+        raise UndeliverableSignIn
+    return forget(change, "keep") if is_empty(change.data) else None

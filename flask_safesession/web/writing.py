@@ -1,0 +1,272 @@
+"""The writes of a save: a new session, a change, a new ID, an end. Each is one call of the store.
+
+They return what the browser's cookie needs, or ``None`` where the save is to be tried again. Stores
+recognise a repeated call by its stamp, so a lost reply needs no handling here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from ..errors import (
+    SessionTooLarge,
+    StoreFull,
+    StoreUnavailable,
+    TooManySessions,
+    UndeliverableSignIn,
+)
+from ..events import SessionCreated, SessionEnded, SessionRotated, StoreFailed
+from ..model.codec import encode
+from ..model.identity import Identity
+from ..model.note import Note, Secret
+from ..model.tokens import SessionID, new_id, new_stamp
+from ..stores import base
+from . import races
+from .change import MINUTE, Change
+from .data import is_empty
+from .outcome import done, end_stolen, forget, note_end
+from .state import MAX_STAND_INS, NOTHING, Saved, Stored
+
+# Parts of a store that an anonymous visitor may be refused in.
+_PARTS_TRIED = 3
+# IDs drawn for that at most: chance may choose the same parts again and again.
+_DRAWN = 30
+
+
+def create(store: base.Store, change: Change) -> Saved | None:
+    """Store a session under a new ID."""
+    who, payload = change.who, encode(change.data)
+    for left, sid in _fresh_ids(store, who):
+        try:
+            draft = change.draft(payload, change.first_note(sid))
+            answer = store.create(sid.key, draft, change.settings.rules)
+        except StoreFull:
+            if left:
+                continue
+            raise
+        if isinstance(answer, base.Taken):
+            return None
+        change.state.note(SessionCreated(sid.key, who.tier))
+        if change.is_sign_in():
+            _end_stolen(store, change)
+        return done(change, answer, sid.key, sid)
+    return None
+
+
+def _fresh_ids(store: Any, who: Identity) -> Iterator[tuple[int, SessionID]]:
+    """Yields new IDs to be tried, and how many are left after each.
+
+    A user's are all in one part of the store; an anonymous visitor who is refused in one tries two
+    more.
+    """
+    count = 1 if who.user_tag or not hasattr(store, "part_count") else store.part_count()
+    if count == 1:
+        yield 0, new_id(who.user_tag[:1])
+        return
+    ids: dict[int, SessionID] = {}
+    for _ in range(_DRAWN):
+        sid = new_id()
+        ids.setdefault(store.part_of(sid.key), sid)
+        if len(ids) == min(_PARTS_TRIED, count):
+            break
+    for tried, sid in enumerate(ids.values(), 1):
+        yield len(ids) - tried, sid
+
+
+def create_stand_in(store: base.Store, change: Change, dead: SessionID) -> Saved | None:
+    """Store what is written in the place of an ID that is over, without a cookie.
+
+    So a late request never overwrites the cookie of a newer sign-in. Two requests at once find the
+    same stand-in, and merge.
+    """
+    number = change.loaded.stand_in
+    if number >= MAX_STAND_INS:
+        return create(store, change)
+    key = dead.stand_in(number)
+    draft = change.draft(encode(change.data), Note())
+    answer = store.create(key, draft, change.settings.rules)
+    if isinstance(answer, base.Taken):
+        _share_stand_in(store, change, key)
+        return None
+    change.state.note(SessionCreated(key, change.who.tier))
+    return done(change, answer, key, None, cookie="keep", stand_in=True, secret=None)
+
+
+def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
+    """Continue with the stand-in that another request has made, or with the next one."""
+    answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
+    if isinstance(answer, base.Gone):
+        if answer.buried:
+            change.next_stand_in()
+        return
+    try:
+        change.go_on_from(b"", key, answer.record, stand_in=True)
+    except ValueError:
+        change.next_stand_in()
+
+
+def commit(
+    store: base.Store,
+    change: Change,
+    stored: Stored,
+    *,
+    owes_id: bool = False,
+    ends_soon: bool = False,
+) -> Saved | None:
+    """Store the data, and the library's own notes, under the same key.
+
+    :param owes_id: the next response that can deliver a cookie is to give a new ID.
+    :param ends_soon: nothing is left in it: it stays for a minute, and the cookie is deleted.
+    """
+    payload = encode(change.data, stored.record.payload)
+    note, sid = change.next_note(stored, owes_id, ends_soon)
+    is_asked = change.state.forced or change.state.regenerated
+    is_changed = is_asked or payload != stored.record.payload
+    if not is_changed and note == stored.note:
+        return NOTHING
+    draft = change.draft(payload, note, stored.record)
+    if ends_soon:
+        draft = draft._replace(idle=min(draft.idle, MINUTE))
+    try:
+        answer = store.commit(stored.key, draft, stored.record.stamps[0], touch=change.touch())
+    except StoreUnavailable as error:
+        if is_changed:
+            raise
+        change.state.note(StoreFailed("save", str(error)))  # our own notes are not worth a failure
+        return NOTHING
+    if isinstance(answer, base.Live):
+        return _committed(change, stored, answer, note, sid, ends_soon=ends_soon)
+    if is_changed:
+        return races.refused(store, change, stored, answer)
+    if isinstance(answer, base.Gone):
+        note_end(change.state, stored.key, answer, change.settings)
+    return NOTHING  # our own notes are left to the next request
+
+
+def _committed(
+    change: Change,
+    stored: Stored,
+    answer: base.Live,
+    note: Note,
+    sid: SessionID | None,
+    *,
+    ends_soon: bool,
+) -> Saved:
+    key, before = stored.key, stored.note
+    if ends_soon:
+        return done(change, answer, key, None, cookie="delete")
+    if sid is not stored.sid:
+        return done(change, answer, key, sid, stand_in=stored.stand_in, secret=Secret.OLDER)
+    is_outdated = change.loaded.stale or note.permanent != before.permanent or before.deleted
+    return done(
+        change,
+        answer,
+        key,
+        sid,
+        cookie="set" if is_outdated and change.may_set(stored) else "keep",
+        stand_in=stored.stand_in,
+        secret=stored.secret,
+    )
+
+
+def rotate(
+    store: base.Store,
+    change: Change,
+    stored: Stored,
+    *,
+    restart: bool = False,
+    force: bool = False,
+) -> Saved | None:
+    """Continue under a new ID.
+
+    :param restart: with new clocks: it is a sign-in.
+    :param force: the session ends, whatever is in flight; what is left is a new one.
+    """
+    if restart and not force and not change.delivery.deliverable:
+        raise UndeliverableSignIn
+    old, record, who = stored.key, stored.record, change.who
+    # A user's sessions are all in one shard; an anonymous one stays in the one where it is.
+    following = change.following_id() if restart and change.can_follow else None
+    sid = change.tried = following or new_id(who.user_tag[:1] or old[:1])
+    expected, reason = (None, base.LOGOUT) if force else (record.stamps[0], base.ROTATED)
+    terms = base.Terms(expected, restart, reason, slide=change.loaded.slide)
+    payload = encode(change.data, record.payload)
+    draft = change.draft(payload, change.first_note(sid, stored.note))
+    answer = store.rotate(old, sid.key, draft, change.settings.rules, terms)
+    if isinstance(answer, base.Taken):
+        change.can_follow = False
+        return None
+    if not isinstance(answer, base.Live):
+        return races.refused(store, change, stored, answer)
+    if force:
+        _note_logout(change, old, record.tier)
+        change.state.note(SessionCreated(sid.key, who.tier))
+    else:
+        change.state.note(SessionRotated(sid.key, old, who.tier))
+    if restart and who.user is not None:
+        _end_stolen(store, change)
+    return done(change, answer, sid.key, sid)
+
+
+def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
+    """End the session, whatever is in flight: it was cleared, or has lost its user."""
+    if stored.stand_in and change.state.cleared and change.loaded.rotated:
+        end_elsewhere(store, change)
+    continues = change.delivery.deliverable and not is_empty(change.data)
+    if continues and not (stored.stand_in and change.who.user is None):
+        restart = change.state.cleared or change.who.user is not None
+        try:
+            return rotate(store, change, stored, restart=restart, force=True)
+        except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError):
+            # What is left in it cannot be stored; the logout holds all the same.
+            with suppress(StoreUnavailable):
+                store.end(stored.key, new_stamp(), base.LOGOUT, None)
+            raise
+    answer = store.end(stored.key, new_stamp(), base.LOGOUT, None)
+    if isinstance(answer, base.Live):
+        _note_logout(change, answer.key, answer.record.tier)
+    elif isinstance(answer, base.Gone) and answer.repeated:
+        _note_logout(change, stored.key, stored.record.tier)
+    elif isinstance(answer, base.Gone):
+        note_end(change.state, stored.key, answer, change.settings)
+        return forget(change, "keep")
+    return _after_end(store, change, stored)
+
+
+def _after_end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
+    if not change.delivery.deliverable:
+        if change.who.user is not None:
+            raise UndeliverableSignIn
+        return forget(change, "keep")
+    if not stored.stand_in:
+        return forget(change, "delete")
+    if is_empty(change.data) or change.loaded.dead is None:
+        return forget(change, "keep")
+    change.stored = None
+    change.next_stand_in()
+    return create_stand_in(store, change, change.loaded.dead)
+
+
+def end_elsewhere(store: base.Store, change: Change) -> bool:
+    """End the session of a rotated ID under the key where it is now.
+
+    Returns whether it was ended and nothing is left to be stored.
+    """
+    if (dead := change.loaded.dead) is None:
+        return False
+    answer = store.end(dead.key, new_stamp(), base.LOGOUT, None)
+    if isinstance(answer, base.Live):
+        _note_logout(change, answer.key, answer.record.tier)
+    return isinstance(answer, base.Live) and is_empty(change.data)
+
+
+def _end_stolen(store: base.Store, change: Change) -> None:
+    """End the live session of which the visitor, who signs in now, has a replaced secret."""
+    if (suspect := change.loaded.suspect) is not None:
+        end_stolen(change.state, store, change.settings, suspect.stored.key)
+
+
+def _note_logout(change: Change, key: str, tier: str) -> None:
+    change.state.note(SessionEnded(key, base.LOGOUT, change.settings.rules.policy.name_of(tier)))
