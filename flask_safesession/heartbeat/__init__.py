@@ -226,8 +226,8 @@ def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
     state = _current()
     data = state.use()
     info, loaded = state.host.describe(state), state.loaded
-    if isinstance(data, Scratch) or _is_moving(loaded):
-        return None
+    if isinstance(data, Scratch) or loaded.rotated:
+        return None  # the cookie is that of before a rotation: the new one is on its way
     if loaded.stored is None and not is_empty(data):
         return None  # it is made with this response
     ended = info.ended_reason
@@ -266,11 +266,6 @@ def _digests_of(info: SessionInfo) -> list[str]:
 def _digest(key: str | bytes, subject: str) -> str:
     signer = Signer(key, salt=_SALT, key_derivation="hmac", digest_method=sha256)
     return signer.get_signature(subject.encode("utf-8", "surrogatepass")).decode("ascii")[:16]
-
-
-def _is_moving(loaded: Loaded) -> bool:
-    """Whether the cookie is that of before a rotation: the new one is on its way."""
-    return loaded.rotated
 
 
 def _current() -> State:

@@ -119,26 +119,25 @@ class Change:
         again = {key: self.data[key] for key in self.state.assigned if key in self.data}
         self.become(own_changes(base, self.data) | again)
 
-    def go_on_from(
-        self,
-        base: bytes,
-        key: str,
-        record: Record,
-        *,
-        sid: SessionID | None = None,
-        stand_in: bool = False,
-    ) -> None:
-        """Put this request's changes to *base* on top of *record*, which is stored now.
+    def continue_from(
+        self, key: str, record: Record, *, sid: SessionID | None = None, stand_in: bool = False
+    ) -> bool:
+        """Put this request's changes on top of *record*, which is stored now under *key*.
 
-        :raises ValueError: the record cannot be read.
+        Returns whether the record can be read; if not, nothing is changed here.
         """
-        note, who = notes.loads(record.note), whose(decode(record.payload), self.settings)
-        self.become(merge(base, self.data, record.payload))
-        secret = None
+        before = b"" if self.stored is None else self.stored.record.payload
+        try:
+            note, theirs = notes.loads(record.note), decode(record.payload)
+            self.become(merge(before, self.data, record.payload))
+        except ValueError:
+            return False
+        who, secret = whose(theirs, self.settings), None
         if sid is not None:
             grace = self.settings.renew_grace
             secret = notes.judge(note, sid.secret_digest(), self.age(record), grace)
         self.stored = Stored(key, record, note, who, sid, stand_in, secret)
+        return True
 
     def drop_user(self, stored: Stored) -> None:
         """Drop what a remember-me cookie has restored: no response can deliver the new ID."""

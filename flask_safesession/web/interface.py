@@ -17,17 +17,9 @@ from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
 from ..config.reading import READONLY
-from ..config.settings import Settings
-from ..errors import (
-    SessionTooLarge,
-    StoreFull,
-    StoreUnavailable,
-    TooManySessions,
-    UndeliverableSignIn,
-)
+from ..errors import StoreUnavailable, UndeliverableSignIn
 from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
-from ..stores.base import Store
 from . import hooks, transport
 from .change import Delivery, whose
 from .client import describe_client
@@ -38,6 +30,7 @@ from .saving import save
 from .scratch import Scratch
 from .session import Session, is_current, state_of
 from .state import Loaded, State
+from .writing import NOT_STORED
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
@@ -63,22 +56,19 @@ class SafeSessionInterface(SessionInterface):
         self._say = Once()
         self.loader: Loader = Loader(steering, self._say)
 
-    @property
-    def _settings(self) -> Settings:
-        return self._steering.settings
-
-    @property
-    def _store(self) -> Store:
-        return self._steering.store
-
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """Returns a session that is not loaded yet; ``None`` (a null session) without a key."""
         if not app.secret_key:
             return None
         self._wake()
-        return Session(State(self, app, request, self._settings.user_key.names))
+        return Session(State(self, app, request, self._steering.settings.user_key.names))
 
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+    def save_session(
+        self,
+        app: Flask,  # noqa: ARG002  # as Flask calls it
+        session: SessionMixin,
+        response: Response,
+    ) -> None:
         """Store what changed; set or delete the cookie if it must change.
 
         A save that fails becomes the response of the app's error handler, in place: Flask would
@@ -91,19 +81,30 @@ class SafeSessionInterface(SessionInterface):
         responding, state.responding = state.responding, False  # once for each response
         if state.data is None:
             state.sealed = responding
-            return
-        scratch = state.data if isinstance(state.data, Scratch) else None
-        if scratch is not None and scratch.failed is None:
+        elif isinstance(state.data, Scratch) and state.data.failed is None:
             _leave_exempt(state)
-            return
-        is_answered = _is_answered(state, responding=responding)
+        else:
+            self._finish(state, response, responding=responding)
+
+    def _finish(self, state: State, response: Response, *, responding: bool) -> None:
+        is_own = is_current(state)
+        is_final = responding or not is_own
+        is_socket = flask.has_request_context() and transport.is_socket(flask.request)
+        # A save by hand inside a view: the response is still to come.
+        later = state.dispatched and not is_final and not is_socket
+        is_answered = (is_own and responding) or (later and not state.sealed)
         if state.failed is None:
-            self._save(state, response, responding=responding)
-        if state.failed is not None:
-            if not is_answered:
-                raise state.failed
-            admit(app, state, response, state.failed)
-        if scratch is not None:
+            self._save(state, response, deliverable=is_final and not is_socket, later=later)
+        if state.failed is None:
+            if is_final:
+                state.seal()
+        elif is_answered:
+            admit(state, response, state.failed)
+        else:
+            # No response can say it: in an event of Socket.IO's, for a save by hand in a socket or
+            # a stream, and for a test's session_transaction().
+            raise state.failed
+        if isinstance(state.data, Scratch):
             state.seal()
             # An anonymous visitor's page, at the address of a user's.
             transport.keep_out_of_shared_caches(response)
@@ -146,15 +147,15 @@ class SafeSessionInterface(SessionInterface):
         socket, is not done in an anonymous visitor's name, and a logout that found no user to sign
         out does not claim that it worked.
         """
-        request = state.request
-        lenient = self._settings.on_outage == READONLY and request.method in hooks.SAFE_METHODS
-        is_page = state.dispatched and not transport.is_socket(request)
-        return lenient and is_page and is_current(state)
+        is_safe = state.request.method in hooks.SAFE_METHODS
+        is_page = state.dispatched and not transport.is_socket(state.request)
+        is_lenient = self._steering.settings.on_outage == READONLY
+        return is_lenient and is_safe and is_page and is_current(state)
 
     def describe(self, state: State) -> SessionInfo:
         """Returns what is known of the session as it is now."""
         loaded, data = state.loaded, state.data or {}
-        who = whose(data, self._settings)
+        who = whose(data, self._steering.settings)
         if loaded.stored is None:
             info = SessionInfo(who.user, who.tier, None, True, None, None, None)
         else:
@@ -164,14 +165,14 @@ class SafeSessionInterface(SessionInterface):
 
     def end_others(self, state: State) -> int:
         """End the other sessions of this one's user. Returns how many there were."""
-        stored, user = state.loaded.stored, whose(state.data or {}, self._settings).user
+        stored, user = state.loaded.stored, whose(state.data or {}, self._steering.settings).user
         if user is None:
             return 0
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
-        return self._end_user(state.app, self._store, self._settings, user, keep)
+        return self._end_user(state.app, self._steering.store, self._steering.settings, user, keep)
 
     def _warn_of_processes(self, request: Request) -> None:
-        if not self._store.shared and request.environ.get("wsgi.multiprocess"):
+        if not self._steering.store.shared and request.environ.get("wsgi.multiprocess"):
             self._say(
                 "processes",
                 "sessions are kept in memory, but this server runs several processes, which do not"
@@ -182,47 +183,38 @@ class SafeSessionInterface(SessionInterface):
 
     # -- saving ---------------------------------------------------------------------------------
 
-    def _save(self, state: State, response: Response, *, responding: bool) -> None:
-        is_socket = flask.has_request_context() and transport.is_socket(flask.request)
-        is_final = responding or not is_current(state)
-        later = state.dispatched and not is_final and not is_socket
-        deliverable = is_final and not is_socket
-        key = state.app.secret_key or ""
-        delivery = Delivery(deliverable, later, key, self._client(state), self._say)
+    def _save(self, state: State, response: Response, *, deliverable: bool, later: bool) -> None:
+        key, client = state.app.secret_key or "", self._client(state)
+        delivery = Delivery(deliverable, later, key, client, self._say)
         try:
-            saved = save(state, self._store, self._settings, delivery)
-        except UndeliverableSignIn as error:
-            state.failed, state.changed = error, True
-            raise
-        except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError) as error:
+            saved = save(state, self._steering.store, self._steering.settings, delivery)
+        except (*NOT_STORED, TypeError, UndeliverableSignIn) as error:
             # From here on nothing more is stored, also while an error page is built.
             state.failed, state.changed = error, True
+            if isinstance(error, UndeliverableSignIn):
+                raise
             if isinstance(error, StoreUnavailable):
                 state.note(StoreFailed("save", str(error)))
             return
-        if is_final:
-            state.seal()
         if state.loaded.total:
             self._watch_the_cap(state.loaded.total)
         if saved.cookie != "keep":
-            state.cookie = saved
+            state.saved = saved
             self._look_for_a_user(state)
-        if state.cookie.cookie != "keep":
+        if state.saved.cookie != "keep":
             # Also on the error page that takes the place of a response which had this cookie.
-            transport.answer_cookie(self, state.app, state, response)
+            transport.answer_cookie(self, state, response)
 
     def _client(self, state: State) -> tuple[str, str] | None:
         """Returns from where the session is used, if that is to be noted."""
-        if not (self._settings.record_client and state.loaded.slide and is_current(state)):
-            return None
-        present = describe_client(flask.request)
-        return present.address, present.agent
+        wanted = self._steering.settings.record_client and state.loaded.slide
+        return describe_client(flask.request) if wanted and is_current(state) else None
 
     def _look_for_a_user(self, state: State) -> None:
         """Log a hint, once, if a session without a user has a key under which users usually are."""
         data = state.data or {}
         found = next((key for key in TYPICAL_KEYS if data.get(key)), None)
-        if found is not None and whose(data, self._settings).user is None:
+        if found is not None and whose(data, self._steering.settings).user is None:
             self._say(
                 "typical-key",
                 f"a session without a user has session[{found!r}]. If that is its user, set"
@@ -233,7 +225,7 @@ class SafeSessionInterface(SessionInterface):
 
     def _watch_the_cap(self, total: int) -> None:
         """Warn once at 80 % of the cap, and again after it was under 75 %."""
-        cap = self._settings.rules.cap.total
+        cap = self._steering.settings.rules.cap.total
         if total >= cap * 0.8 and not self._nearly_full:
             self._nearly_full = True
             logger.warning(
@@ -265,18 +257,6 @@ def _is_marked(state: State, mark: str) -> bool:
     """Whether the view of the request, or its class, has *mark*."""
     view = state.app.view_functions.get(state.request.endpoint or "")
     return getattr(view, mark, False) or getattr(getattr(view, "view_class", None), mark, False)
-
-
-def _is_answered(state: State, *, responding: bool) -> bool:
-    """Whether a response can say that a save has failed: the one that is built, or a later one.
-
-    There is none for an event of Socket.IO's, for a save by hand in a socket or a stream, and for a
-    test's ``session_transaction()``.
-    """
-    if not is_current(state):
-        return False
-    follows = state.dispatched and not state.sealed
-    return responding or (follows and not transport.is_socket(flask.request))
 
 
 def _behind_proxy(session: Any) -> Any:

@@ -13,9 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..config.overrides import Steering
-from ..config.settings import Settings
 from ..errors import StoreUnavailable
-from ..events import SessionEnded
 from ..model import note as notes
 from ..model.codec import decode
 from ..model.note import GOOD, Note, Secret
@@ -24,7 +22,7 @@ from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from ..stores import base
 from . import collisions, transport
 from .change import whose
-from .outcome import end_stolen, note_end
+from .outcome import end_stolen, report_due, report_end
 from .state import MAX_STAND_INS, Loaded, State, Stored, Suspect
 
 # Where a socket keeps the key of the session that its handshake was served.
@@ -47,23 +45,15 @@ class Loader:
         self._say = say
         self._corrupt: OrderedDict[str, None] = OrderedDict()
 
-    @property
-    def _settings(self) -> Settings:
-        return self._steering.settings
-
-    @property
-    def _store(self) -> base.Store:
-        return self._steering.store
-
     def find(self, state: State, name: str, *, slide: bool) -> Loaded:
         """Returns the session behind the request's cookies of that *name*.
 
         :raises StoreUnavailable: the store did not answer.
         """
-        over = Loaded({}, slide=slide)
+        over, rules = Loaded({}, slide=slide), self._steering.settings.rules
         known = transport.verified(state.app, state.request, name)
         for verified in known:
-            answer = self._store.load(verified.sid.key, self._settings.rules, slide=slide)
+            answer = self._steering.store.load(verified.sid.key, rules, slide=slide)
             found = self._found(state, verified, answer, slide=slide)
             if found.stored is not None:
                 return found
@@ -96,7 +86,7 @@ class Loader:
             stored, data = self._read(state, sid.key, answer)
         except ValueError:
             return over._replace(is_known=True)
-        age, grace = answer.now - stored.record.created, self._settings.renew_grace
+        age, grace = answer.now - stored.record.created, self._steering.settings.renew_grace
         secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(state, sid.key):
             return over._replace(is_known=True, suspect=Suspect(stored, secret, age))
@@ -111,9 +101,10 @@ class Loader:
 
     def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
         """Returns the session that stands in for an ID that is over; new, if there is none yet."""
+        store, rules = self._steering.store, self._steering.settings.rules
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
-            answer = self._store.load(key, self._settings.rules, slide=over.slide)
+            answer = store.load(key, rules, slide=over.slide)
             found = over._replace(stand_in=number)
             if isinstance(answer, base.Gone):
                 self._report_end(state, key, answer)
@@ -121,7 +112,7 @@ class Loader:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It has an ID of its own, whose response may be lost or on its way.
-                    answer = self._store.load(key, self._settings.rules, slide=over.slide)
+                    answer = store.load(key, rules, slide=over.slide)
             if isinstance(answer, base.Live):
                 with suppress(ValueError):
                     stored, data = self._read(state, key, answer)
@@ -138,10 +129,9 @@ class Loader:
         try:
             note, data = notes.loads(record.note), decode(record.payload)
         except ValueError:
-            tier = self._settings.rules.policy.name_of(record.tier)
-            self._report_corrupt(state, key, tier)
+            self._report_corrupt(state, key, record.tier)
             raise
-        who = whose(data, self._settings)
+        who = whose(data, self._steering.settings)
         if who.refused:
             self._say("user", f"{who.refused}. It counts as no user")
         if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
@@ -153,10 +143,10 @@ class Loader:
 
         It is bookkeeping: where it cannot be done now, the next load tries again.
         """
-        limits = self._settings.rules.policy.limits(tier)
+        limits = self._steering.settings.rules.policy.limits(tier)
         draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
         with suppress(StoreUnavailable):
-            answer = self._store.refile(key, draft, record.stamps[0])
+            answer = self._steering.store.refile(key, draft, record.stamps[0])
             if isinstance(answer, base.Live):
                 return answer.record
         return record
@@ -175,25 +165,25 @@ class Loader:
             self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
             return False
-        is_ended = end_stolen(state, self._store, self._settings, stored.key)
+        is_ended = end_stolen(state, self._steering.settings, self._steering.store, stored.key)
         return is_ended and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
-        note, record = stored.note, stored.record
+        note, record, commit = stored.note, stored.record, self._steering.store.commit
         with suppress(StoreUnavailable, ValueError):
             for _ in range(_TRIES):
                 draft = _same(record, note._replace(strike=age))
-                answer = self._store.commit(stored.key, draft, record.stamps[0], touch=None)
+                answer = commit(stored.key, draft, record.stamps[0], touch=None)
                 if not isinstance(answer, base.Conflict):
                     return
                 record, note = answer.record, notes.loads(answer.record.note)
 
     def _report_end(self, state: State, key: str, answer: base.Gone) -> None:
         if answer.reason == base.CORRUPT:
-            self._report_corrupt(state, key, self._settings.rules.policy.name_of(answer.tier))
-            return
-        note_end(state, key, answer, self._settings)
+            self._report_corrupt(state, key, answer.tier)
+        else:
+            report_due(state, self._steering.settings, key, answer)
 
     def _report_corrupt(self, state: State, key: str, tier: str) -> None:
         """Report once what cannot be read: it stays until it is due, and every use finds it."""
@@ -201,7 +191,7 @@ class Loader:
             self._corrupt[key] = None
             if len(self._corrupt) > _REPORTED:
                 self._corrupt.popitem(last=False)
-            state.note(SessionEnded(key, base.CORRUPT, tier))
+            report_end(state, self._steering.settings, key, base.CORRUPT, tier)
 
 
 def _is_resolved(state: State, key: str) -> bool:

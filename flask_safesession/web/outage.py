@@ -30,17 +30,17 @@ _KEPT = frozenset(
 _KEPT_PREFIX = "access-control-"
 
 
-def admit(app: Flask, state: State, response: Response, error: Exception) -> None:
+def admit(state: State, response: Response, error: Exception) -> None:
     """Replace *response* by an error response where the session was written and is not stored.
 
     Where the session was only read, the view's page stays.
     """
     if state.was_written and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-        _answer(app, response, error)
+        _answer(state.app, response, error)
     elif isinstance(error, StoreUnavailable) and sys.exc_info()[1] is error:
         # Flask asks no handler for what an after_request function raises, and makes it a 500.
         with suppress(StoreUnavailable):  # there is no handler, or it did not want it
-            _answer(app, response, error)
+            _answer(state.app, response, error)
     unavailable = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
     if unavailable and "Retry-After" not in response.headers:
         response.headers["Retry-After"] = str(RETRY_AFTER)

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from ..config.settings import Settings
 from ..errors import StoreUnavailable
-from ..events import SessionEnded, SessionLost, SessionMerged, SessionReplayed
+from ..events import SessionEnded, SessionMerged, SessionReplayed
 from ..model import note as notes
 from ..model.note import Secret
 from ..model.tokens import SessionID, new_stamp
 from ..stores import base
 from .change import Change
-from .state import NOTHING, Cookie, Loaded, Saved, State, Stored
+from .state import Cookie, Loaded, Saved, State, Stored
 
 
 def done(
@@ -26,9 +26,9 @@ def done(
     secret: Secret | None = Secret.CURRENT,
 ) -> Saved:
     """The session is stored under *key*. Returns what the cookie, which has *sid*, needs."""
-    state, names = change.state, change.settings.rules.policy.name_of
+    state = change.state
     for gone in answer.removed:
-        state.note(SessionEnded(gone.key, gone.reason, names(gone.tier)))
+        report_end(state, change.settings, gone.key, gone.reason, gone.tier)
     if change.conflicts:
         state.note(SessionMerged(key, change.conflicts))
     note = notes.loads(answer.record.note)
@@ -50,21 +50,18 @@ def forget(change: Change, cookie: Cookie) -> Saved:
     return Saved(cookie)
 
 
-def lose(change: Change, stored: Stored, reason: str) -> Saved:
-    """The session ended meanwhile: nothing is written, and an event reports it."""
-    change.state.note(SessionLost(stored.key, reason))
-    change.state.rebase(Loaded({}, dead=stored.sid))
-    return NOTHING
+def report_end(state: State, settings: Settings, key: str, reason: str, tier: str) -> None:
+    """Keep the event that a session has ended; *tier* is the tag of its tier."""
+    state.note(SessionEnded(key, reason, settings.rules.policy.name_of(tier)))
 
 
-def note_end(state: State, key: str, answer: base.Gone, settings: Settings) -> None:
-    """Report the end of a session that this very call found due."""
+def report_due(state: State, settings: Settings, key: str, answer: base.Gone) -> None:
+    """Report the end of a session if it is this very call that found it due."""
     if answer.was_due:
-        tier = settings.rules.policy.name_of(answer.tier)
-        state.note(SessionEnded(key, answer.reason, tier))
+        report_end(state, settings, key, answer.reason, answer.tier)
 
 
-def end_stolen(state: State, store: base.Store, settings: Settings, key: str) -> bool:
+def end_stolen(state: State, settings: Settings, store: base.Store, key: str) -> bool:
     """End a session of which a replaced secret came back twice, and report it.
 
     Returns whether it was ended. Where the store does not answer, nothing is reported.
@@ -72,8 +69,8 @@ def end_stolen(state: State, store: base.Store, settings: Settings, key: str) ->
     with suppress(StoreUnavailable):
         answer = store.end(key, new_stamp(), base.REPLAYED, None)
         if isinstance(answer, base.Live):
-            key, tier = answer.key or key, settings.rules.policy.name_of(answer.record.tier)
-            state.note(SessionReplayed(key, tier))
-            state.note(SessionEnded(key, base.REPLAYED, tier))
+            key, tier = answer.key or key, answer.record.tier
+            state.note(SessionReplayed(key, settings.rules.policy.name_of(tier)))
+            report_end(state, settings, key, base.REPLAYED, tier)
             return True
     return False

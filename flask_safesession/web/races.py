@@ -9,16 +9,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from ..errors import UndeliverableSignIn
+from ..events import SessionLost
 from ..model.record import Record
 from ..model.tokens import SessionID
 from ..stores import base
 from .change import MINUTE, Change
 from .data import is_empty
-from .outcome import done, forget, lose, note_end
-from .state import Saved, Stored
+from .outcome import done, forget, report_due
+from .state import NOTHING, Loaded, Saved, Stored
 
 
 def refused(
@@ -26,9 +25,11 @@ def refused(
 ) -> Saved | None:
     """Decide what comes of a write that the store refused; ``None``: it is to be tried again."""
     if isinstance(answer, base.Conflict):
-        if _merge(change, stored, answer.record):
+        change.conflicts += 1
+        record, sid, stand_in = answer.record, stored.sid, stored.stand_in
+        if change.continue_from(stored.key, record, sid=sid, stand_in=stand_in):
             return None
-        answer = base.Gone(base.CORRUPT, tier=answer.record.tier)
+        answer = base.Gone(base.CORRUPT, tier=record.tier)
     elif change.tried is not None and answer.successor == change.tried.key:
         # This request's own rotation was done; its reply was lost.
         found = store.load(answer.successor, change.settings.rules, slide=False)
@@ -36,10 +37,12 @@ def refused(
             return done(change, found, change.tried.key, change.tried)
     if _join(store, change, stored, answer):
         return None
-    note_end(change.state, stored.key, answer, change.settings)
-    if not change.assigns_user():
-        return lose(change, stored, answer.reason)
-    return _start_anew(change, stored)
+    report_due(change.state, change.settings, stored.key, answer)
+    if change.assigns_user():
+        return _start_anew(change, stored)
+    change.state.note(SessionLost(stored.key, answer.reason))
+    change.state.rebase(Loaded({}, dead=stored.sid))
+    return NOTHING
 
 
 def join_onward(store: base.Store, change: Change) -> bool:
@@ -60,16 +63,6 @@ def join_onward(store: base.Store, change: Change) -> bool:
     if isinstance(answer, base.Gone) or answer.now - answer.record.created >= MINUTE:
         return False
     return _continue_in(change, key, answer.record, following, by_sign_in=True)
-
-
-def _merge(change: Change, stored: Stored, record: Record) -> bool:
-    """Put this request's changes on top of *record*; ``False``: it cannot be read."""
-    change.conflicts += 1
-    before, stand_in = stored.record.payload, stored.stand_in
-    with suppress(ValueError):
-        change.go_on_from(before, stored.key, record, sid=stored.sid, stand_in=stand_in)
-        return True
-    return False
 
 
 def _join(store: base.Store, change: Change, stored: Stored, gone: base.Gone) -> bool:
@@ -99,17 +92,14 @@ def _continue_in(
     :param following: the ID that this response may give it.
     :param by_sign_in: the other request signed the user in, which counts as ours.
     """
-    stored, state = change.stored, change.state
-    before = b"" if stored is None else stored.record.payload
-    with suppress(ValueError):
-        change.go_on_from(before, key, record)
-        state.regenerated = state.cleared = False  # what was to end is over
-        if by_sign_in:
-            state.forget_sign_in()
-        if following is not None and following.key == key:
-            change.given = following if change.delivery.deliverable else None
-        return True
-    return False
+    if not change.continue_from(key, record):
+        return False
+    change.state.regenerated = change.state.cleared = False  # what was to end is over
+    if by_sign_in:
+        change.state.forget_sign_in()
+    if following is not None and following.key == key:
+        change.given = following if change.delivery.deliverable else None
+    return True
 
 
 def _start_anew(change: Change, stored: Stored) -> Saved | None:

@@ -14,14 +14,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from .. import errors
 from ..config.settings import Settings
-from ..errors import (
-    SessionTooLarge,
-    StoreFull,
-    StoreUnavailable,
-    TooManySessions,
-    UndeliverableSignIn,
-)
 from ..events import SessionRejected
 from ..model import note as notes
 from ..model.codec import decode, encode
@@ -34,9 +28,9 @@ from .outcome import forget
 from .state import NOTHING, Saved, State, Stored
 
 _REFUSALS: dict[type[Exception], str] = {
-    StoreFull: "full",
-    SessionTooLarge: "too-large",
-    TooManySessions: "user-full",
+    errors.StoreFull: "full",
+    errors.SessionTooLarge: "too-large",
+    errors.TooManySessions: "user-full",
 }
 
 
@@ -60,13 +54,13 @@ def save(state: State, store: Store, settings: Settings, delivery: Delivery) -> 
             saved = _attempt(store, change)
         except tuple(_REFUSALS) as error:
             state.note(SessionRejected(_REFUSALS[type(error)], change.who.tier))
-            if isinstance(error, TooManySessions):
+            if isinstance(error, errors.TooManySessions):
                 error.user = change.who.user  # the store knows a digest
             raise
         if saved is not None:
             return saved
         if change.is_out_of_time:
-            raise StoreUnavailable("the session kept changing until the store's time-out")
+            raise errors.StoreUnavailable("the session kept changing until the store's time-out")
 
 
 def _is_as_stored(state: State, stored: Stored, settings: Settings, delivery: Delivery) -> bool:
@@ -123,7 +117,7 @@ def _continue_under_new_id(store: Store, change: Change, stored: Stored) -> Save
     if change.delivery.deliverable and (stored.sid is not None or stored.stand_in):
         if change.state.regenerated or change.who != stored.who:
             return writing.rotate(store, change, stored)
-        with suppress(StoreFull, StoreUnavailable, SessionTooLarge, TooManySessions):
+        with suppress(*writing.NOT_STORED):
             # Owed by an earlier response: not worth a failure.
             return writing.rotate(store, change, stored)
         return writing.commit(store, change, stored)
@@ -150,7 +144,7 @@ def _empty(store: Store, change: Change, stored: Stored) -> Saved | None:
 def _not_delivered(change: Change) -> Saved:
     """Store nothing for a visitor without a session: no response can deliver its cookie."""
     if change.is_sign_in():
-        raise UndeliverableSignIn
+        raise errors.UndeliverableSignIn
     if not change.state.is_restored:
         change.delivery.say(
             "undeliverable",

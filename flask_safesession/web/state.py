@@ -171,8 +171,9 @@ class State:
     sealed: bool = False
 
     # -- what the response owes
-    cookie: Saved = NOTHING
-    #: The ``Set-Cookie`` header of an earlier save.
+    #: The last save that changed the browser's cookie.
+    saved: Saved = NOTHING
+    #: The ``Set-Cookie`` header that it has set.
     cookie_line: str = ""
     #: To be sent when the response has its cookie.
     events: tuple[Event, ...] = ()

@@ -70,22 +70,21 @@ def values(request: Request, name: str) -> list[str]:
     return [value.strip(" \t") for key, _, value in pairs if key.strip(" \t") == name]
 
 
-def answer_cookie(
-    interface: SessionInterface, app: Flask, state: State, response: Response
-) -> None:
+def answer_cookie(interface: SessionInterface, state: State, response: Response) -> None:
     """Set or delete the browser's cookie as it is owed, in place of what an earlier save has set.
 
     The response is for this browser alone, also where it deletes the cookie: a shared cache that
     ignores ``Vary`` would sign out all its visitors.
     """
+    app, sid = state.app, state.saved.sid
     name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
     if state.cookie_line in lines:
         response.headers.setlist("Set-Cookie", [c for c in lines if c != state.cookie_line])
     attributes = _attributes(app, interface)
-    if state.cookie.sid is None:
+    if sid is None or state.saved.cookie == "delete":
         response.delete_cookie(name, **attributes)
     else:
-        value, age = sign(state.cookie.sid, app.secret_key or ""), max_age(app, state)
+        value, age = sign(sid, app.secret_key or ""), max_age(state)
         response.set_cookie(name, value, max_age=age, **attributes)
         collisions.note_sent(app, value, attributes["domain"], attributes["path"])
     state.cookie_line = response.headers.getlist("Set-Cookie")[-1]
@@ -103,13 +102,13 @@ def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
     }
 
 
-def max_age(app: Flask, state: State) -> int | None:
+def max_age(state: State) -> int | None:
     """Returns the seconds that the cookie lasts: as long as the session may, so it is set once."""
     loaded = state.loaded
     if loaded.stored is None or not is_permanent(loaded.data):
         return None
     left = (loaded.stored.record.absolute - loaded.now) / 1000
-    return ceil(max(app.permanent_session_lifetime.total_seconds(), left))
+    return ceil(max(state.app.permanent_session_lifetime.total_seconds(), left))
 
 
 def vary_by_cookie(response: Response) -> None:

@@ -6,28 +6,30 @@ recognise a repeated call by its stamp, so a lost reply needs no handling here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from ..errors import (
-    SessionTooLarge,
-    StoreFull,
-    StoreUnavailable,
-    TooManySessions,
-    UndeliverableSignIn,
-)
-from ..events import SessionCreated, SessionEnded, SessionRotated, StoreFailed
+from .. import errors
+from ..events import SessionCreated, SessionRotated, StoreFailed
 from ..model.codec import encode
 from ..model.identity import Identity
 from ..model.note import Note, Secret
+from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
 from . import races
 from .change import MINUTE, Change
 from .data import is_empty
-from .outcome import done, end_stolen, forget, note_end
+from .outcome import done, end_stolen, forget, report_due, report_end
 from .state import MAX_STAND_INS, NOTHING, Saved, Stored
+
+#: Why a session cannot be stored.
+NOT_STORED = (
+    errors.StoreUnavailable,
+    errors.StoreFull,
+    errors.SessionTooLarge,
+    errors.TooManySessions,
+)
 
 # Parts of a store that an anonymous visitor may be refused in.
 _PARTS_TRIED = 3
@@ -38,12 +40,14 @@ _DRAWN = 30
 def create(store: base.Store, change: Change) -> Saved | None:
     """Store a session under a new ID."""
     who, payload = change.who, encode(change.data)
-    for left, sid in _fresh_ids(store, who):
+    ids = _fresh_ids(store, who)
+    while True:
+        sid = ids.pop()
+        draft = change.draft(payload, change.first_note(sid))
         try:
-            draft = change.draft(payload, change.first_note(sid))
             answer = store.create(sid.key, draft, change.settings.rules)
-        except StoreFull:
-            if left:
+        except errors.StoreFull:
+            if ids:
                 continue
             raise
         if isinstance(answer, base.Taken):
@@ -52,27 +56,24 @@ def create(store: base.Store, change: Change) -> Saved | None:
         if change.is_sign_in():
             _end_stolen(store, change)
         return done(change, answer, sid.key, sid)
-    return None
 
 
-def _fresh_ids(store: Any, who: Identity) -> Iterator[tuple[int, SessionID]]:
-    """Yields new IDs to be tried, and how many are left after each.
+def _fresh_ids(store: Any, who: Identity) -> list[SessionID]:
+    """Returns new IDs to be tried.
 
     A user's are all in one part of the store; an anonymous visitor who is refused in one tries two
     more.
     """
     count = 1 if who.user_tag or not hasattr(store, "part_count") else store.part_count()
     if count == 1:
-        yield 0, new_id(who.user_tag[:1])
-        return
+        return [new_id(who.user_tag[:1])]
     ids: dict[int, SessionID] = {}
     for _ in range(_DRAWN):
         sid = new_id()
         ids.setdefault(store.part_of(sid.key), sid)
         if len(ids) == min(_PARTS_TRIED, count):
             break
-    for tried, sid in enumerate(ids.values(), 1):
-        yield len(ids) - tried, sid
+    return list(ids.values())
 
 
 def create_stand_in(store: base.Store, change: Change, dead: SessionID) -> Saved | None:
@@ -98,12 +99,10 @@ def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
     """Continue with the stand-in that another request has made, or with the next one."""
     answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
     if isinstance(answer, base.Gone):
-        if answer.buried:
-            change.next_stand_in()
-        return
-    try:
-        change.go_on_from(b"", key, answer.record, stand_in=True)
-    except ValueError:
+        is_over = answer.buried
+    else:
+        is_over = not change.continue_from(key, answer.record, stand_in=True)
+    if is_over:
         change.next_stand_in()
 
 
@@ -120,10 +119,9 @@ def commit(
     :param owes_id: the next response that can deliver a cookie is to give a new ID.
     :param ends_soon: nothing is left in it: it stays for a minute, and the cookie is deleted.
     """
-    payload = encode(change.data, stored.record.payload)
+    payload, state = encode(change.data, stored.record.payload), change.state
     note, sid = change.next_note(stored, owes_id, ends_soon)
-    is_asked = change.state.forced or change.state.regenerated
-    is_changed = is_asked or payload != stored.record.payload
+    is_changed = state.forced or state.regenerated or payload != stored.record.payload
     if not is_changed and note == stored.note:
         return NOTHING
     draft = change.draft(payload, note, stored.record)
@@ -131,43 +129,28 @@ def commit(
         draft = draft._replace(idle=min(draft.idle, MINUTE))
     try:
         answer = store.commit(stored.key, draft, stored.record.stamps[0], touch=change.touch())
-    except StoreUnavailable as error:
+    except errors.StoreUnavailable as error:
         if is_changed:
             raise
-        change.state.note(StoreFailed("save", str(error)))  # our own notes are not worth a failure
+        state.note(StoreFailed("save", str(error)))  # our own notes are not worth a failure
         return NOTHING
-    if isinstance(answer, base.Live):
-        return _committed(change, stored, answer, note, sid, ends_soon=ends_soon)
-    if is_changed:
-        return races.refused(store, change, stored, answer)
-    if isinstance(answer, base.Gone):
-        note_end(change.state, stored.key, answer, change.settings)
-    return NOTHING  # our own notes are left to the next request
-
-
-def _committed(
-    change: Change,
-    stored: Stored,
-    answer: base.Live,
-    note: Note,
-    sid: SessionID | None,
-    *,
-    ends_soon: bool,
-) -> Saved:
-    key, before = stored.key, stored.note
-    if ends_soon:
-        return done(change, answer, key, None, cookie="delete")
-    if sid is not stored.sid:
-        return done(change, answer, key, sid, stand_in=stored.stand_in, secret=Secret.OLDER)
+    if not isinstance(answer, base.Live):
+        if is_changed:
+            return races.refused(store, change, stored, answer)
+        if isinstance(answer, base.Gone):
+            report_due(state, change.settings, stored.key, answer)
+        return NOTHING
+    is_fresh, before = sid is not stored.sid, stored.note
     is_outdated = change.loaded.stale or note.permanent != before.permanent or before.deleted
+    is_set = is_fresh or (is_outdated and change.may_set(stored))
     return done(
         change,
         answer,
-        key,
+        stored.key,
         sid,
-        cookie="set" if is_outdated and change.may_set(stored) else "keep",
+        cookie="delete" if ends_soon else "set" if is_set else "keep",
         stand_in=stored.stand_in,
-        secret=stored.secret,
+        secret=Secret.OLDER if is_fresh else stored.secret,
     )
 
 
@@ -185,7 +168,7 @@ def rotate(
     :param force: the session ends, whatever is in flight; what is left is a new one.
     """
     if restart and not force and not change.delivery.deliverable:
-        raise UndeliverableSignIn
+        raise errors.UndeliverableSignIn
     old, record, who = stored.key, stored.record, change.who
     # A user's sessions are all in one shard; an anonymous one stays in the one where it is.
     following = change.following_id() if restart and change.can_follow else None
@@ -201,7 +184,7 @@ def rotate(
     if not isinstance(answer, base.Live):
         return races.refused(store, change, stored, answer)
     if force:
-        _note_logout(change, old, record.tier)
+        _report_logout(change, old, record)
         change.state.note(SessionCreated(sid.key, who.tier))
     else:
         change.state.note(SessionRotated(sid.key, old, who.tier))
@@ -219,26 +202,26 @@ def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
         restart = change.state.cleared or change.who.user is not None
         try:
             return rotate(store, change, stored, restart=restart, force=True)
-        except (StoreUnavailable, StoreFull, SessionTooLarge, TooManySessions, TypeError):
+        except (*NOT_STORED, TypeError):
             # What is left in it cannot be stored; the logout holds all the same.
-            with suppress(StoreUnavailable):
+            with suppress(errors.StoreUnavailable):
                 store.end(stored.key, new_stamp(), base.LOGOUT, None)
             raise
     answer = store.end(stored.key, new_stamp(), base.LOGOUT, None)
-    if isinstance(answer, base.Live):
-        _note_logout(change, answer.key, answer.record.tier)
-    elif isinstance(answer, base.Gone) and answer.repeated:
-        _note_logout(change, stored.key, stored.record.tier)
-    elif isinstance(answer, base.Gone):
-        note_end(change.state, stored.key, answer, change.settings)
+    if isinstance(answer, base.Gone) and not answer.repeated:
+        report_due(change.state, change.settings, stored.key, answer)
         return forget(change, "keep")
+    if isinstance(answer, base.Live):
+        _report_logout(change, answer.key, answer.record)
+    else:
+        _report_logout(change, stored.key, stored.record)
     return _after_end(store, change, stored)
 
 
 def _after_end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
     if not change.delivery.deliverable:
         if change.who.user is not None:
-            raise UndeliverableSignIn
+            raise errors.UndeliverableSignIn
         return forget(change, "keep")
     if not stored.stand_in:
         return forget(change, "delete")
@@ -258,15 +241,15 @@ def end_elsewhere(store: base.Store, change: Change) -> bool:
         return False
     answer = store.end(dead.key, new_stamp(), base.LOGOUT, None)
     if isinstance(answer, base.Live):
-        _note_logout(change, answer.key, answer.record.tier)
+        _report_logout(change, answer.key, answer.record)
     return isinstance(answer, base.Live) and is_empty(change.data)
 
 
 def _end_stolen(store: base.Store, change: Change) -> None:
     """End the live session of which the visitor, who signs in now, has a replaced secret."""
     if (suspect := change.loaded.suspect) is not None:
-        end_stolen(change.state, store, change.settings, suspect.stored.key)
+        end_stolen(change.state, change.settings, store, suspect.stored.key)
 
 
-def _note_logout(change: Change, key: str, tier: str) -> None:
-    change.state.note(SessionEnded(key, base.LOGOUT, change.settings.rules.policy.name_of(tier)))
+def _report_logout(change: Change, key: str, record: Record) -> None:
+    report_end(change.state, change.settings, key, base.LOGOUT, record.tier)
