@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flask_safesession import SafeSession
-from tests import proxy as proxies
-from tests import servers
+from tests.support import proxy as proxies
+from tests.support import servers
 
 from .machine import describe
 from .targets import Target

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 START_SECONDS = 10.0
 """How long a server may take until it answers a ``PING``."""
