@@ -578,8 +578,8 @@ def test_both_answers_to_a_double_click_have_a_cookie_of_one_session() -> None:
 SHORT = Plan(seconds=8, workers=2, clients=80, rate=100, seed=1)
 
 
-# How much happens in some seconds is the machine's choice: a sabotage that was not met is looked for
-# again, for longer and with other dice.
+# How much happens in some seconds is the machine's choice: a sabotage that was not met is looked
+# for again, for longer and with other dice.
 TRIES = 5
 
 
