@@ -108,7 +108,7 @@ class Loader:
             found = over._replace(stand_in=number)
             if isinstance(answer, base.Gone):
                 self._report_end(state, key, answer)
-                if not answer.buried:
+                if not answer.buried and answer.reason != base.CORRUPT:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It has an ID of its own, whose response may be lost or on its way.

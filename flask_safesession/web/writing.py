@@ -99,7 +99,7 @@ def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
     """Continue with the stand-in that another request has made, or with the next one."""
     answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
     if isinstance(answer, base.Gone):
-        is_over = answer.buried
+        is_over = answer.buried or answer.reason == base.CORRUPT
     else:
         is_over = not change.continue_from(key, answer.record, stand_in=True)
     if is_over:

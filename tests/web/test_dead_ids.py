@@ -15,11 +15,12 @@ from flask.testing import FlaskClient
 
 from flask_safesession import SafeSession, session
 from flask_safesession.events import SessionLost, session_lost
-from flask_safesession.model.tokens import new_id, sign
+from flask_safesession.model.tokens import new_id, sign, unsign
 from flask_safesession.testing import StoreKit
 from flask_safesession.web.state import MAX_STAND_INS
 
 from ..support.counting import CountingStore
+from ..support.security_kit import overwrite
 
 MakeApp = Callable[..., Flask]
 MINUTE = 60_000
@@ -307,6 +308,31 @@ def test_of_two_that_make_it_at_once_one_may_have_ended_it_again(
 
     site.store.before("create", make_and_end)
     dead.get("/set/mine")
+    assert site.data(dead) == {"mine": 1}
+
+
+def test_one_whose_record_cannot_be_read_is_followed_by_another(
+    site: Site, dead: FlaskClient
+) -> None:
+    known = unsign(cookie_of(dead), site.app.secret_key or "")
+    assert known
+    dead.get("/set/cart")
+    overwrite(site.kit.store, known.sid.stand_in(0), b"no record")
+    assert site.data(dead) == {}
+    site.store.take()
+    assert dead.get("/set/cart").status_code == 200
+    assert site.store.take() == ["load", "load", "load", "create"]
+    assert site.data(dead) == {"cart": 1}
+
+
+def test_of_two_that_make_it_at_once_one_may_leave_what_cannot_be_read(
+    site: Site, dead: FlaskClient
+) -> None:
+    known = unsign(cookie_of(dead), site.app.secret_key or "")
+    assert known
+    key = known.sid.stand_in(0)
+    site.store.before("create", lambda: overwrite(site.kit.store, key, b"no record"))
+    assert dead.get("/set/mine").status_code == 200
     assert site.data(dead) == {"mine": 1}
 
 
