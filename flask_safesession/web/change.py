@@ -236,8 +236,8 @@ class Change:
         """What is to be written; *filed* is the record whose tier and user stay."""
         who = self.who
         is_stored = filed is not None and payload == filed.payload
-        if len(payload) > self.settings.max_size and not is_stored:
-            raise SessionTooLarge(len(payload), self.settings.max_size)
+        if len(payload) > self.settings.max_session_size and not is_stored:
+            raise SessionTooLarge(len(payload), self.settings.max_session_size)
         limits = self.settings.rules.policy.limits(who.tier)
         tier, user = (
             (tier_tag(who.tier), who.user_tag) if filed is None else (filed.tier, filed.user)

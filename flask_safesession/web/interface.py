@@ -20,8 +20,7 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
-from ..config.reading import READONLY
-from ..config.settings import Settings
+from ..config.settings import READONLY, Settings
 from ..errors import (
     SessionTooLarge,
     StoreFull,
