@@ -20,8 +20,9 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
-from ..config.settings import READONLY, Settings
+from ..config.settings import MEMORY_URL, PER_PROCESS, READONLY, SQLITE_URL, Settings
 from ..errors import (
+    ConfigError,
     SessionTooLarge,
     StoreFull,
     StoreUnavailable,
@@ -48,6 +49,9 @@ EXEMPT = "_safesession_exempt"
 
 # Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+# Whether the server runs several processes (PEP 3333).
+_MULTIPROCESS = "wsgi.multiprocess"
 
 
 class SafeSessionInterface(SessionInterface):
@@ -138,11 +142,12 @@ class SafeSessionInterface(SessionInterface):
         event of Socket.IO's has nothing to do with a view that matches its address.)
 
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
+        :raises ConfigError: the store is memory that the server's processes do not share.
         """
         is_view = session._dispatched and _is_of_this_request(session)
         if is_view and _is_marked(app, request, EXEMPT):
             return Loaded(Scratch())
-        self._warn_of_processes(request)
+        self._check_processes(request)
         try:
             slide = not (is_view and _is_marked(app, request, PASSIVE))
             name = self.get_cookie_name(app)
@@ -186,15 +191,18 @@ class SafeSessionInterface(SessionInterface):
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
         return self._end_user(app, self._store, self._settings, user, keep)
 
-    def _warn_of_processes(self, request: Request) -> None:
-        if not self._store.shared and request.environ.get("wsgi.multiprocess"):
-            self._say(
-                "processes",
-                "sessions are kept in memory, but this server runs several processes, which do not"
-                " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
-                " to 'sqlite://' (one machine) or to a redis:// URL",
-                logging.WARNING,
-            )
+    def _check_processes(self, request: Request) -> None:
+        """Refuse memory where several processes serve one visitor in turn: each has its own."""
+        settings = self._settings
+        if self._store.shared or settings.per_process or not request.environ.get(_MULTIPROCESS):
+            return
+        given = settings.store if isinstance(settings.store, str) else MEMORY_URL
+        problem = (
+            "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
+            f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
+            f" {given + PER_PROCESS!r} if each process may have sessions of its own"
+        )
+        raise ConfigError([problem], "Sessions cannot be used")
 
     # -- saving ---------------------------------------------------------------------------------
 
