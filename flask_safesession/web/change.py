@@ -35,6 +35,7 @@ class Delivery(NamedTuple):
         ends the session, is left to the save that Flask makes.
     :param key: the app's secret key.
     :param client: from where the request comes, if that is to be noted: address and browser.
+    :param endpoint: of the request, if it has one.
     :param say: logs a message once: its name, and the text.
     """
 
@@ -43,6 +44,7 @@ class Delivery(NamedTuple):
     key: str | bytes = b""
     client: tuple[str, str] | None = None
     say: Callable[[str, str], None] = lambda *_: None
+    endpoint: str | None = None
 
 
 def whose(data: dict[Any, Any], settings: Settings) -> Identity:
@@ -227,10 +229,19 @@ class Change:
         first = note.client[:2] if note.client and not self.is_sign_in() else present
         return (*first, *present)
 
-    def first_note(self, sid: SessionID, before: Note = Note()) -> Note:  # noqa: B008  # immutable
-        """The note of a session that goes on, or begins, under *sid*."""
-        note = notes.first_note(sid.secret_digest(), permanent=is_permanent(self.data))
-        return note._replace(client=self._clients(before))
+    def first_note(self, sid: SessionID | None, before: Note | None = None) -> Note:
+        """Returns the note of a session under *sid*: a new one, or that of the note *before*.
+
+        :param sid: the ID that its cookie will hold; ``None``: it has no cookie.
+        """
+        if sid is None:
+            return notes.first_note(b"", endpoint=self.delivery.endpoint)
+        note = notes.first_note(
+            sid.secret_digest(),
+            permanent=is_permanent(self.data),
+            endpoint=self.delivery.endpoint if before is None else before.endpoint,
+        )
+        return note._replace(client=self._clients(before or note))
 
     def draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
         """What is to be written; *filed* is the record whose tier and user stay."""

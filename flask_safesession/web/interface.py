@@ -211,8 +211,9 @@ class SafeSessionInterface(SessionInterface):
         is_final = responding or not _is_of_this_request(session)
         later = session._dispatched and not is_final and not is_socket
         deliverable = is_final and not is_socket
-        key = app.secret_key or ""
-        delivery = Delivery(deliverable, later, key, self._client(session), self._say)
+        endpoint = flask.request.endpoint if _is_of_this_request(session) else None
+        key, client = app.secret_key or "", self._client(session)
+        delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
             saved = save(session, self._store, self._settings, delivery)
         except UndeliverableSignIn as error:
