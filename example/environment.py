@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
+from pathlib import Path
 
 from flask import Flask
 
@@ -27,8 +29,27 @@ def configure(app: Flask) -> None:
             app.config[name] = parse(text)
     app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
     if not app.config["SECRET_KEY"]:
-        app.config["SECRET_KEY"] = secrets.token_hex(32)
-        app.logger.warning(RANDOM_KEY_NOTE)
+        in_file = str(app.config.get("SAFESESSION_STORE")).startswith("sqlite://")
+        app.config["SECRET_KEY"] = kept_key(app) if in_file else secrets.token_hex(32)
+        if not in_file:
+            app.logger.warning(RANDOM_KEY_NOTE)
+
+
+def kept_key(app: Flask) -> str:
+    """Return the secret key in the instance folder, where SQLite's file is; make it if missing.
+
+    Workers share it, and it survives a restart as the sessions do. In production set SECRET_KEY.
+    """
+    folder = Path(app.instance_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, own = folder / "secret_key", folder / f"secret_key.{secrets.token_hex(8)}"
+    if not path.exists():
+        own.touch(mode=0o600)
+        own.write_text(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            path.hardlink_to(own)  # another process never reads half of it
+        own.unlink()
+    return path.read_text()
 
 
 def parse(text: str) -> object:
