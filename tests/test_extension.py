@@ -41,9 +41,9 @@ from flask_safesession.events import (
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
-from . import servers
-from .conftest import SERVERS
-from .counting import CountingStore
+from .support import servers
+from .support.counting import CountingStore
+from .support.kits import SERVERS
 
 KEY = "a key for tests that is long enough"
 LOGGER = "flask_safesession"

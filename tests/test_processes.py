@@ -28,9 +28,10 @@ from flask_safesession.extension import State
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.servers import connections
 
-from . import proxy, servers
-from .servers import Server, poll
-from .sites.running import (
+from .support import proxy, servers
+from .support.concurrency import held, in_child
+from .support.servers import Server, poll
+from .support.sites.running import (
     PATIENCE,
     assert_each_process_has_its_own,
     assert_nothing_is_left,
@@ -39,7 +40,6 @@ from .sites.running import (
     run_greenlets,
     share_one_session,
 )
-from .test_memory import held, in_child
 
 ROUNDS = 10  # of two requests each, for each of eight browsers
 MakeApp = Callable[..., Flask]

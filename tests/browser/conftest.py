@@ -38,7 +38,7 @@ from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
-from ..servers import poll
+from ..support.servers import poll
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 10_000  # milliseconds, for what a page is to show

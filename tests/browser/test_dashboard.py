@@ -12,7 +12,7 @@ from flask_safesession.dashboard import pages
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.testing import FakeClock
 
-from .looking import DESKTOP, PHONE, fits, note_hosts, same_visitor, violations
+from ..support.looking import DESKTOP, PHONE, fits, note_hosts, same_visitor, violations
 
 pytestmark = pytest.mark.browser
 

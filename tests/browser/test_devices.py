@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from .looking import DESKTOP, PHONE, fits, same_visitor, violations
+from ..support.looking import DESKTOP, PHONE, fits, same_visitor, violations
 
 pytestmark = pytest.mark.browser
 

@@ -14,7 +14,7 @@ from flask_safesession import StoreUnavailable, session
 from flask_safesession.heartbeat import heartbeat
 from flask_safesession.stores.memory import MemoryStore
 
-from ..servers import poll
+from ..support.servers import poll
 from .conftest import Visitors
 
 pytestmark = pytest.mark.browser

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from .. import fleets, servers
-from .. import proxy as proxies
-from . import kit
+from ..support import faults_kit as kit
+from ..support import fleets, servers
+from ..support import proxy as proxies
 
 KINDS = [pytest.param(name, id=name) for name in sorted(servers.binaries())]
 

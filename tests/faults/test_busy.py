@@ -14,8 +14,8 @@ import redis
 from flask_safesession.events import ReplicasMissing
 from flask_safesession.stores.redis import scripts
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     BOUND,
     CHANGES,

@@ -15,9 +15,9 @@ from flask_safesession.events import StoreFailed, StoreStateChanged
 from flask_safesession.stores.remote.breaker import PROBE_INTERVAL
 from flask_safesession.testing.kit import together
 
-from .. import proxy as proxies
-from .. import servers
-from .kit import (
+from ..support import proxy as proxies
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     BOUND,
     FIRSTS,

@@ -17,9 +17,9 @@ from flask_safesession.stores import memory
 from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import together
 
-from .. import proxy as proxies
-from .. import servers
-from .kit import (
+from ..support import proxy as proxies
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     IDLE,
     MINUTE,

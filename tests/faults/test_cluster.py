@@ -18,9 +18,9 @@ from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 
-from .. import fleets, servers
-from ..test_memory import in_child
-from .kit import Stopwatch, within
+from ..support import fleets, servers
+from ..support.concurrency import in_child
+from ..support.faults_kit import Stopwatch, within
 
 pytestmark = pytest.mark.faults
 

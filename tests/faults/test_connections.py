@@ -11,9 +11,9 @@ import redis
 from flask_safesession.events import StoreFailed, StoreStateChanged
 from flask_safesession.testing.kit import together
 
-from .. import proxy as proxies
-from .. import servers
-from .kit import (
+from ..support import proxy as proxies
+from ..support import servers
+from ..support.faults_kit import (
     AFTER,
     ANN,
     BOUND,

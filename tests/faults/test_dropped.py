@@ -9,16 +9,8 @@ from flask.testing import FlaskClient
 
 from flask_safesession.events import SessionLost, StoreFailed
 
-from .. import servers
-from .kit import (
-    CHANGES,
-    OpenSite,
-    assert_whole,
-    cookie_of,
-    good,
-    read,
-    records,
-)
+from ..support import servers
+from ..support.faults_kit import CHANGES, OpenSite, assert_whole, cookie_of, good, read, records
 
 pytestmark = pytest.mark.faults
 Damage = Callable[[servers.Server], object]

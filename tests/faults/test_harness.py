@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from .. import fleets, servers
+from ..support import fleets, servers
 
 pytestmark = pytest.mark.faults
 

@@ -14,8 +14,8 @@ from flask_safesession.stores.base import Live
 from flask_safesession.testing import make_draft, new_key
 from flask_safesession.testing.kit import together
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     IDLE,
     MINUTE,

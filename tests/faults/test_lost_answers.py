@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from flask_safesession import session
 from flask_safesession.events import SessionReplayed
 
-from .. import proxy as proxies
-from .. import servers
-from .kit import (
+from ..support import proxy as proxies
+from ..support import servers
+from ..support.faults_kit import (
     BOUND,
     MINUTE,
     TIMEOUT,

@@ -14,8 +14,8 @@ from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.servers.connections import Connections
 from flask_safesession.testing import make_draft, make_rules, new_key
 
-from .. import servers
-from .kit import OpenSite, Site, assert_whole, good, read, unavailable
+from ..support import servers
+from ..support.faults_kit import OpenSite, Site, assert_whole, good, read, unavailable
 
 pytestmark = pytest.mark.faults
 

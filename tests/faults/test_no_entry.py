@@ -9,8 +9,8 @@ import pytest
 
 from flask_safesession.testing.kit import together
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     CHANGES,
     FIRSTS,

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 
 from flask_safesession import session
 
-from .. import servers
-from .kit import MINUTE, OpenSite, Site, age, cookie_of, good, read, unavailable
+from ..support import servers
+from ..support.faults_kit import MINUTE, OpenSite, Site, age, cookie_of, good, read, unavailable
 
 pytestmark = pytest.mark.faults
 

@@ -22,8 +22,8 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.stores.layout import MAX_SHARDS
 from flask_safesession.stores.redis import RedisStore
 
-from .. import servers
-from .kit import ANN, OpenSite, Site, good, read
+from ..support import servers
+from ..support.faults_kit import ANN, OpenSite, Site, good, read
 
 pytestmark = pytest.mark.faults
 

@@ -22,8 +22,8 @@ from flask_safesession.model.tokens import new_id, sign
 from flask_safesession.stores.redis.servers.connections import deadline
 from flask_safesession.stores.remote.breaker import FAILURES
 
-from .. import fleets, servers
-from .kit import Site, good, outage, read, unavailable
+from ..support import fleets, servers
+from ..support.faults_kit import Site, good, outage, read, unavailable
 
 pytestmark = pytest.mark.faults
 

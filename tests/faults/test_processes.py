@@ -15,9 +15,10 @@ from flask import Flask
 
 from flask_safesession.admin import job as purge_job
 
-from .. import proxy
-from ..servers import Server, poll
-from ..sites.running import (
+from ..support import proxy
+from ..support.concurrency import in_child
+from ..support.servers import Server, poll
+from ..support.sites.running import (
     CLIENTS,
     assert_each_process_has_its_own,
     assert_nothing_is_left,
@@ -28,7 +29,6 @@ from ..sites.running import (
     share_one_session,
     uwsgi,
 )
-from ..test_memory import in_child
 from ..test_processes import make_site, state_of
 
 pytestmark = pytest.mark.faults

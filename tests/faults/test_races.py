@@ -13,17 +13,8 @@ from flask_safesession import session
 from flask_safesession.events import SessionLost, StoreFailed
 from flask_safesession.testing.kit import together
 
-from .. import servers
-from .kit import (
-    ANN,
-    OpenSite,
-    Site,
-    assert_whole,
-    cookie_of,
-    good,
-    read,
-    records,
-)
+from ..support import servers
+from ..support.faults_kit import ANN, OpenSite, Site, assert_whole, cookie_of, good, read, records
 
 pytestmark = pytest.mark.faults
 ROUNDS = 8

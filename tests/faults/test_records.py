@@ -10,9 +10,8 @@ import pytest
 
 from flask_safesession.events import StoreFailed
 
-from .. import servers
-from ..security_kit import before_payload
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     CHANGES,
     IDLE,
@@ -27,6 +26,7 @@ from .kit import (
     reasons,
     records,
 )
+from ..support.security_kit import before_payload
 
 pytestmark = pytest.mark.faults
 

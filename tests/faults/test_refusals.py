@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 
 from flask_safesession.events import StoreStateChanged
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     CHANGES,
     FIRSTS,

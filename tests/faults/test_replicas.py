@@ -16,9 +16,9 @@ from flask_safesession.stores.base import Gone, Live, Terms
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
-from .. import proxy as proxies
-from .. import servers
-from ..conftest import REAL
+from ..support import proxy as proxies
+from ..support import servers
+from ..support.kits import REAL
 
 pytestmark = pytest.mark.faults
 RULES = make_rules()

@@ -14,9 +14,9 @@ from flask_safesession.stores.base import Live
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing.kit import together
 
-from .. import fleets, servers
-from ..test_memory import in_child
-from .kit import within
+from ..support import fleets, servers
+from ..support.concurrency import in_child
+from ..support.faults_kit import within
 from .test_cluster import (
     AT_ONCE,
     BOUND,

@@ -12,8 +12,8 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.events import SessionLost, StoreFailed, StoreStateChanged
 from flask_safesession.testing.kit import together
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     CHANGES,
     FIRSTS,

@@ -21,10 +21,10 @@ from flask_safesession.stores.base import Live
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
-from ..servers import poll
-from ..sites.running import browse, gunicorn, share_one_session
-from ..test_sqlite import add, assert_sound, is_live
-from .hammering import PER_USER, RULES, TOTAL, USERS
+from ..stores.sql.test_sqlite import add, assert_sound, is_live
+from ..support.hammering import PER_USER, RULES, TOTAL, USERS
+from ..support.servers import poll
+from ..support.sites.running import browse, gunicorn, share_one_session
 
 pytestmark = pytest.mark.faults
 PROCESSES = 4
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 def hammer(path: Path, number: int, seconds: float, patch: str = "") -> subprocess.Popen[bytes]:
     """One process of the hammer; *patch* is run before it begins."""
-    code = f"{patch}\nfrom tests.faults.hammering import main\nimport sys\nmain(*sys.argv[1:])"
+    code = f"{patch}\nfrom tests.support.hammering import main\nimport sys\nmain(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(path), str(number), str(seconds)]
     with path.with_name(f"said{number}").open("w") as said:  # a pipe would be full
         return subprocess.Popen(command, stdout=said, cwd=ROOT)

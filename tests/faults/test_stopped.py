@@ -11,8 +11,8 @@ import pytest
 from flask_safesession.stores.remote.breaker import FAILURES, PROBE_INTERVAL
 from flask_safesession.testing.kit import together
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     BOUND,
     CHANGES,

@@ -10,8 +10,8 @@ import pytest
 from flask_safesession.events import SessionEnded, SessionLost, StoreFailed
 from flask_safesession.model.record import loads
 
-from .. import servers
-from .kit import (
+from ..support import servers
+from ..support.faults_kit import (
     ANN,
     CHANGES,
     IDLE,

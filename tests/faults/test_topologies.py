@@ -12,8 +12,8 @@ import pytest
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreContract, StoreKit, age_redis
 
-from .. import fleets, servers
-from ..test_model import run_stories
+from ..stores.test_model import run_stories
+from ..support import fleets, servers
 
 pytestmark = pytest.mark.faults
 

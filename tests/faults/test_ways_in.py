@@ -13,9 +13,9 @@ import pytest
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.redis import RedisStore
 
-from .. import fleets, servers
-from ..test_connections import answering
-from .kit import commands_of_the_docs
+from ..stores.redis.test_connections import answering
+from ..support import fleets, servers
+from ..support.faults_kit import commands_of_the_docs
 from .test_cluster import RULES, add, audited, prefix_on, slot, use
 
 pytestmark = pytest.mark.faults

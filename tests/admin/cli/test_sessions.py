@@ -1,0 +1,508 @@
+"""``flask safesession list``, ``show`` and ``end``: what they say, and what they never say."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask import Flask, session
+from markupsafe import Markup
+from werkzeug.datastructures import MultiDict
+
+from flask_safesession.events import session_ended
+from flask_safesession.model.codec import encode
+from flask_safesession.model.note import Note, dumps
+from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
+
+from ...support import servers
+from ...support.cli_kit import MINUTE, Deployment, MakeApp, run
+
+Deploy = Callable[..., Deployment]
+TIERS: dict[str, Any] = {"guest": {"idle_timeout": "20m"}, "admin": {"idle_timeout": "15m"}}
+NOBODY = "A" * 18
+
+
+@pytest.fixture(params=["memory", "server"])
+def deploy(request: pytest.FixtureRequest, make_app: MakeApp, prefix: str) -> Iterator[Deploy]:
+    """Makes deployments of an app with a login, on memory and on a real server."""
+    made: list[Deployment] = []
+    clock, server = FakeClock(), None
+    store = MemoryStore(clock)
+    if request.param == "server":
+        server = request.getfixturevalue("any_server")
+        client = server.client()
+
+    def make(**settings: Any) -> Deployment:
+        given: dict[str, Any] = {"store": store, **settings}
+        advance: Callable[[int], None] = clock.advance
+        if server is not None:
+            given |= {"store": server.url, "key_prefix": prefix}
+            advance = lambda ms: age_redis(client, ms, prefix)  # noqa: E731
+        made.append(Deployment(with_login(make_app(**given)), advance))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.store.close()
+    if server is not None:
+        client.close()
+
+
+def with_login(app: Flask) -> Flask:
+    @app.get("/visit")
+    def visit() -> str:
+        session["cart"] = ["tea"]
+        return ""
+
+    @app.get("/login/<user>/<tier>")
+    def login(user: str, tier: str) -> str:
+        session.update(user_id=user, _tier=tier, cart=["tea", "milk"])
+        return ""
+
+    @app.get("/who")
+    def who() -> str:
+        return str(session.get("user_id"))
+
+    return app
+
+
+def sign_in(there: Deployment, user: str, tier: str = "default") -> Any:
+    """A client who has signed in."""
+    client = there.app.test_client()
+    assert client.get(f"/login/{user}/{tier}").status_code == 200
+    return client
+
+
+def listed(there: Deployment, *options: str) -> list[dict[str, Any]]:
+    said = run(there.app, "list", *options, "--json")
+    assert said.code == 0
+    sessions: list[dict[str, Any]] = said.json["sessions"]
+    return sessions
+
+
+# -- list ---------------------------------------------------------------------------------------
+
+
+def test_all_live_sessions_are_listed(deploy: Deploy) -> None:
+    there = deploy(expiry="tiered", tiers=TIERS)
+    there.app.test_client().get("/visit")
+    sign_in(there, "ada", "admin")
+    sign_in(there, "bob", "guest")
+    sign_in(there, "cy")
+    found = listed(there)
+    assert sorted(one["tier"] for one in found) == ["admin", "default", "default", "guest"]
+    assert {one["user"] for one in found} == {None}
+    seen = {(one["endpoint"], one["used_again"]) for one in found}
+    assert seen == {("visit", False), ("login", False)}
+    assert list(found[0]) == [
+        "handle",
+        "user",
+        "tier",
+        "created_at",
+        "last_active",
+        "expires_at",
+        "idle_seconds",
+        "left_seconds",
+        "client",
+        "last_client",
+        "endpoint",
+        "used_again",
+    ]
+
+
+def test_a_users_sessions_are_listed_newest_first(deploy: Deploy) -> None:
+    there = deploy()
+    for _ in range(3):
+        sign_in(there, "ada")
+        there.advance(MINUTE)
+    sign_in(there, "bob")
+    found = listed(there, "--user", "ada")
+    assert [one["user"] for one in found] == ["ada"] * 3
+    assert [round(one["idle_seconds"] / 60) for one in found] == [1, 2, 3]
+    assert [round(one["left_seconds"] / 60) for one in found] == [29, 28, 27]
+    assert listed(there, "--user", "nobody") == []
+
+
+def test_a_list_can_be_of_one_tier(deploy: Deploy) -> None:
+    there = deploy(expiry="tiered", tiers=TIERS)
+    there.app.test_client().get("/visit")
+    for user, tier in (("ada", "admin"), ("bob", "guest"), ("ada", "guest")):
+        sign_in(there, user, tier)
+    assert [one["tier"] for one in listed(there, "--tier", "guest")] == ["guest"] * 2
+    assert len(listed(there, "--tier", "anonymous")) == 1
+    assert [one["tier"] for one in listed(there, "--user", "ada", "--tier", "admin")] == ["admin"]
+    said = run(there.app, "list", "--tier", "admn")
+    assert (said.code, said.out) == (2, "")
+    assert "'admn' is no tier; there are admin, anonymous, default, guest" in said.err
+
+
+def test_a_list_can_be_of_those_that_nobody_uses(deploy: Deploy) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    there.app.test_client().get("/visit")
+    there.advance(10 * MINUTE)
+    sign_in(there, "bob")
+    assert len(listed(there, "--idle-over", "9m")) == 2
+    assert len(listed(there, "--idle-over", "11m")) == 0
+    assert len(listed(there, "--user", "ada", "--idle-over", "9m")) == 1
+    assert len(listed(there)) == 3
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_a_list_says_whether_there_are_more(deploy: Deploy, count: int) -> None:
+    there = deploy()
+    there.fill(count)
+    said = run(there.app, "list", "--limit", "4", "--json")
+    assert (len(said.json["sessions"]), said.json["more"]) == (min(count, 4), count > 4)
+    text = run(there.app, "list", "--limit", "4").out
+    assert ("There are more" in text) is (count > 4)
+
+
+def test_a_list_goes_on_over_pages(deploy: Deploy) -> None:
+    there = deploy()
+    there.fill(450)
+    found = listed(there, "--limit", "1000")
+    assert len({one["handle"] for one in found}) == len(found) == 450
+
+
+def test_a_list_as_text_is_a_table(deploy: Deploy) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    there.advance(90_000)
+    head, row = run(there.app, "list").out.splitlines()
+    assert head.split() == ["HANDLE", "TIER", "IDLE", "LEFT", "CREATED", "CLIENT"]
+    handle, tier, idle, left, *created = row.split()
+    assert (handle, tier) == (listed(there)[0]["handle"], "default")
+    assert idle.startswith("1m3")
+    assert left.startswith("28m")
+    assert len(created) == 2
+    assert run(there.app, "list", "--idle-over", "1h").out == "No sessions.\n"
+
+
+@pytest.mark.parametrize(
+    "option", [["--limit", "0"], ["--idle-over", "soon"], ["--idle-over", "0"]]
+)
+def test_a_wrong_option_of_a_list_is_a_usage_error(deploy: Deploy, option: list[str]) -> None:
+    assert run(deploy().app, "list", *option).code == 2
+
+
+def test_the_browser_in_a_list_cannot_steer_the_terminal(deploy: Deploy) -> None:
+    there = deploy()
+    client = ("10.0.0.1", "evil", "\x1b[2J10.0.0.2", "\x9b31m\u202eFirefox")
+    draft = make_draft(encode({}), rules=there.rules, user="ada")
+    there.store.create(new_key(), draft._replace(note=dumps(Note(client=client))), there.rules)
+    said = run(there.app, "list").out
+    assert "\\x1b[2J10.0.0.2 \\x9b31m\\u202eFirefox" in said
+    for text in (said, run(there.app, "show", listed(there)[0]["handle"]).out):
+        assert "10.0.0.2" in text
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+    assert listed(there)[0]["last_client"]["agent"] == "\x9b31m\u202eFirefox"
+
+
+@pytest.mark.parametrize("command", ["list", "end"])
+def test_an_empty_name_is_nobodys(deploy: Deploy, command: str) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    said = run(there.app, command, "--user", "")
+    assert said.code == 2
+    assert "it is empty" in said.err
+    assert len(listed(there)) == 1
+
+
+# -- show ---------------------------------------------------------------------------------------
+
+
+def test_a_session_is_shown_without_its_data_and_without_being_used(deploy: Deploy) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    there.advance(10 * MINUTE)
+    [one] = listed(there)
+    said = run(there.app, "show", one["handle"])
+    assert said.code == 0
+    assert f"handle: {one['handle']}\n" in said.out
+    assert "\nendpoint: " in said.out
+    assert "\nused_again: false\n" in said.out
+    assert "milk" not in said.out + run(there.app, "show", one["handle"], "--json").out
+    for _ in range(2):
+        run(there.app, "show", one["handle"], "--data")
+    assert listed(there)[0]["last_active"] == one["last_active"]
+
+
+def test_the_data_are_shown_to_who_asks_for_them(deploy: Deploy) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    handle = listed(there)[0]["handle"]
+    said = run(there.app, "show", handle, "--data", "--json")
+    assert said.json["data"].items() >= {"user_id": "ada", "cart": ["tea", "milk"]}.items()
+    assert '"cart": ["tea", "milk"]' in run(there.app, "show", handle, "--data").out
+
+
+def test_data_of_every_kind_are_shown_and_none_can_steer_the_terminal(deploy: Deploy) -> None:
+    there = deploy()
+
+    @there.app.get("/odd")
+    def odd() -> str:
+        session["odd"] = {1: b"\xff", "t": (1, {2.5}), "n": None, "\x1b[2J": "\x9b31m\u202e"}
+        return ""
+
+    there.app.test_client().get("/odd")
+    handle = listed(there)[0]["handle"]
+    text = run(there.app, "show", handle, "--data").out
+    assert not [c for c in text if not c.isprintable() and c != "\n"]
+    odd_data = run(there.app, "show", handle, "--data", "--json").json["data"]["odd"]
+    assert odd_data == {
+        "1": "b'\\xff'",
+        "t": [1, "{2.5}"],
+        "n": None,
+        "\x1b[2J": "\x9b31m\u202e",
+    }
+
+
+DEEP: list[Any] = []
+for _ in range(99):
+    DEEP = [DEEP]
+ODD: dict[str, tuple[Any, Any]] = {
+    "a number too long for digits": (10**5000, hex(10**5000)),
+    "one below zero": ([-(10**5000)], [hex(-(10**5000))]),
+    "a set of one": ({10**5000}, "<set with a number that is too long>"),
+    "a long number": (10**500, 10**500),
+    "a key too long": ({10**5000: 1}, {"<int with a number that is too long>": 1}),
+    "keys that look the same": ({1: "a", "1": "b"}, [["1", "a"], ["1", "b"]]),
+    "no number": ([float("nan"), float("-inf")], ["nan", "-inf"]),
+    "a decimal of a million digits": (Decimal("1e1000000"), "Decimal('1E+1000000')"),
+    "the last moment": (
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-23, minutes=-59))),
+        repr(datetime.max.replace(tzinfo=timezone(timedelta(hours=-23, minutes=-59)))),
+    ),
+    "a form": (MultiDict([("tag", "red"), ("tag", "blue")]), {"tag": ["red", "blue"]}),
+    "many levels": (DEEP, DEEP),
+    "truth": ([True, None, Markup("<b>")], [True, None, "<b>"]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_data_of_every_kind_are_json(make_app: MakeApp, name: str) -> None:
+    there = Deployment(with_login(make_app()), lambda _: None)
+    value, shown = ODD[name]
+    client = sign_in(there, "ada")
+    with client.session_transaction() as data:
+        data["odd"] = value
+    [one] = listed(there)
+    assert run(there.app, "show", one["handle"], "--data").code == 0
+    out = run(there.app, "show", one["handle"], "--data", "--json").out
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    assert json.loads(out, parse_constant=refuse)["data"]["odd"] == shown
+
+
+def test_data_nested_too_deep_are_a_message(make_app: MakeApp) -> None:
+    there = Deployment(with_login(make_app()), lambda _: None)
+    for payload in (b"\x81\xa1a" + b"\x91" * 500, b"\x81\xa7_client\x94" + b"\x91" * 900):
+        draft = make_draft(payload + b"\x01", rules=there.rules, user="ada")
+        there.store.create(new_key(), draft, there.rules)
+    for one in listed(there):
+        assert run(there.app, "show", one["handle"]).code == 0
+        said = run(there.app, "show", one["handle"], "--data")
+        assert said.err.startswith("Error: The data cannot be read: the stored bytes are not")
+
+
+@pytest.mark.parametrize("command", [["list"], ["end"], ["end", "--keep", NOBODY]])
+def test_an_empty_name_is_a_usage_error(make_app: MakeApp, command: list[str]) -> None:
+    said = run(make_app(), *command, "--user", "")
+    assert (said.code, said.out) == (2, "")
+    assert "it is empty" in said.err
+
+
+@pytest.mark.parametrize("command", ["show", "end"])
+@pytest.mark.parametrize(
+    "handle", ["x", "../../etc", "A" * 17, "A" * 19, "ä" * 18, "A" * 17 + "\x1b"]
+)
+def test_what_is_no_handle_is_a_usage_error(deploy: Deploy, command: str, handle: str) -> None:
+    said = run(deploy().app, command, handle)
+    assert (said.code, said.out) == (2, "")
+    assert "is no handle" in said.err
+    assert "\x1b" not in said.err
+
+
+@pytest.mark.parametrize("command", [["show"], ["show", "--data"]])
+def test_a_session_that_is_not_there_is_a_message(deploy: Deploy, command: list[str]) -> None:
+    said = run(deploy().app, *command, NOBODY)
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "Error: No live session has this handle.\n"
+
+
+@pytest.mark.parametrize("handle", ["-" + "A" * 17, "--" + "x" * 16, "-" * 18])
+@pytest.mark.parametrize("command", [["show"], ["end"], ["end", "--user", "ada", "--keep"]])
+def test_a_handle_may_begin_with_a_dash(deploy: Deploy, command: list[str], handle: str) -> None:
+    there = deploy()
+    draft = make_draft(rules=there.rules, user="ada")
+    there.store.create(handle, draft, there.rules)
+    there.fill(1, user="ada")
+    said = run(there.app, *command, handle, "--json")
+    assert said.code == 0
+    assert said.json.get("handle", handle) == handle
+    left = [one["handle"] for one in listed(there)]
+    assert (handle in left) is (command != ["end"])
+    assert len(left) == (2 if command == ["show"] else 1)
+
+
+# -- end ----------------------------------------------------------------------------------------
+
+
+def test_a_session_is_ended_by_its_handle(deploy: Deploy) -> None:
+    there = deploy()
+    ada, bob = sign_in(there, "ada"), sign_in(there, "bob")
+    [one] = listed(there, "--user", "ada")
+    said = run(there.app, "end", one["handle"])
+    assert (said.code, said.out) == (0, "Ended 1 session.\n")
+    assert (ada.get("/who").text, bob.get("/who").text) == ("None", "bob")
+    again = run(there.app, "end", one["handle"], "--json")
+    assert (again.code, again.json["ended"]) == (1, 0)
+
+
+def test_all_sessions_of_a_user_are_ended(deploy: Deploy) -> None:
+    there = deploy()
+    adas = [sign_in(there, "ada") for _ in range(3)]
+    bob = sign_in(there, "bob")
+    said = run(there.app, "end", "--user", "ada", "--json")
+    assert (said.code, said.json["ended"]) == (0, 3)
+    assert {client.get("/who").text for client in adas} == {"None"}
+    assert bob.get("/who").text == "bob"
+    assert run(there.app, "end", "--user", "ada").code == 1
+
+
+def test_one_of_a_users_can_be_kept(deploy: Deploy) -> None:
+    there = deploy()
+    old = sign_in(there, "ada")
+    there.advance(MINUTE)
+    new = sign_in(there, "ada")
+    newest = listed(there, "--user", "ada")[0]["handle"]
+    said = run(there.app, "end", "--user", "ada", "--keep", newest)
+    assert said.out == "Ended 1 session.\n"
+    assert (old.get("/who").text, new.get("/who").text) == ("None", "ada")
+
+
+def test_everybody_is_ended_by_who_is_sure(deploy: Deploy) -> None:
+    there = deploy()
+    clients = [sign_in(there, "ada"), sign_in(there, "bob")]
+    there.app.test_client().get("/visit")
+    there.advance(1000)
+    said = run(there.app, "end", "--all", "--yes", "--json")
+    assert (said.code, said.json["ended"], said.err) == (0, 3, "")
+    assert {client.get("/who").text for client in clients} == {"None"}
+    assert listed(there) == []
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 2)])
+def test_who_is_not_sure_is_asked(deploy: Deploy, answer: str, left: int) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    sign_in(there, "bob")
+    there.advance(1000)
+    command = ["safesession", "end", "--all", "--json"]
+    result = there.app.test_cli_runner().invoke(args=command, input=answer)
+    assert "End all 2 sessions, of users and of strangers?" in result.stderr
+    assert result.exit_code == (0 if left == 0 else 1)
+    assert len(listed(there)) == left
+    assert (result.stdout == "") is (left == 2)
+
+
+WRONG = [
+    [],
+    [NOBODY, "--all"],
+    [NOBODY, "--user", "ada"],
+    ["--user", "ada", "--all"],
+    ["--keep", NOBODY],
+    ["--all", "--yes", "--keep", NOBODY],
+    [NOBODY, "--yes"],
+    ["--user", "ada", "--keep", "x"],
+]
+
+
+@pytest.mark.parametrize("options", WRONG, ids=" ".join)
+def test_it_must_be_clear_who_is_to_be_ended(deploy: Deploy, options: list[str]) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    said = run(there.app, "end", *options)
+    assert (said.code, said.out) == (2, "")
+    assert len(listed(there)) == 1
+
+
+def test_an_event_tells_of_each(deploy: Deploy) -> None:
+    there = deploy()
+    sign_in(there, "ada")
+    sign_in(there, "bob")
+    heard: list[Any] = []
+
+    def hear(sender: object, event: Any) -> None:
+        heard.append((sender, event.reason))
+
+    with session_ended.connected_to(hear, there.app):
+        run(there.app, "end", "--user", "ada")
+        run(there.app, "end", listed(there)[0]["handle"])
+    assert heard == [(there.app, "revoked")] * 2
+
+
+# -- all of them --------------------------------------------------------------------------------
+
+
+def test_no_command_tells_an_id(deploy: Deploy, caplog: pytest.LogCaptureFixture) -> None:
+    there = deploy()
+    client = sign_in(there, "ada")
+    cookie = client.get_cookie("session").value
+    handle = listed(there)[0]["handle"]
+    commands = [["list"], ["list", "--user", "ada"], ["show", handle, "--data"], ["end", handle]]
+    with caplog.at_level(logging.DEBUG):
+        told = "".join(
+            said.out + said.err
+            for command in commands
+            for said in (run(there.app, *command), run(there.app, *command, "--json"))
+        )
+    assert handle in told
+    for secret in (cookie, cookie.partition(".")[0]):
+        assert secret not in told + caplog.text
+    assert (
+        there.app.test_client().get("/who", headers={"Cookie": f"session={handle}"}).text == "None"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", NOBODY], ["end", NOBODY], ["end", "--user", "a"]]
+)
+def test_a_store_that_is_down_is_a_message(make_app: MakeApp, command: list[str]) -> None:
+    app = make_app(store=f"redis://:hunter2@127.0.0.1:{servers.free_port()}/0")
+    said = run(app, *command)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("Error: The session store cannot be used: ")
+    assert "hunter2" not in said.err
+
+
+class Plain:
+    """A store of an app's own, without users."""
+
+    shared = True
+
+    def census(self, rules: object) -> None: ...
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--user", "a"], ["end", "--user", "a"]])
+def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: list[str]) -> None:
+    said = run(make_app(store=Plain()), *command)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith(
+        "Error: tests.admin.cli.test_sessions.Plain does not know whose sessions are whose"
+    )
+
+
+def test_on_memory_they_say_that_they_see_nothing_of_the_server(make_app: MakeApp) -> None:
+    app = make_app()
+    assert "cannot see" in run(app, "list").err
+    assert "cannot see" in json.loads(run(app, "list", "--json").out)["note"]
