@@ -36,7 +36,7 @@ from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
-from . import servers
+from ..support import servers
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
