@@ -27,12 +27,14 @@ def configure(app: Flask) -> None:
         # An empty variable (``SAFESESSION_STORE=``, common in compose files) means: not set.
         if name.startswith(PREFIX) and text:
             app.config[name] = parse(text)
-    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
-    if not app.config["SECRET_KEY"]:
-        in_file = str(app.config.get("SAFESESSION_STORE")).startswith("sqlite://")
-        app.config["SECRET_KEY"] = kept_key(app) if in_file else secrets.token_hex(32)
-        if not in_file:
-            app.logger.warning(RANDOM_KEY_NOTE)
+    key = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
+    if not key and str(app.config.get("SAFESESSION_STORE")).startswith("sqlite://"):
+        with suppress(OSError):  # SafeSession says what is wrong with the folder
+            key = kept_key(app)
+    if not key:
+        key = secrets.token_hex(32)
+        app.logger.warning(RANDOM_KEY_NOTE)
+    app.config["SECRET_KEY"] = key
 
 
 def kept_key(app: Flask) -> str:

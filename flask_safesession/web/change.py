@@ -234,13 +234,10 @@ class Change:
 
         :param sid: the ID that its cookie will hold; ``None``: it has no cookie.
         """
-        if sid is None:
-            return notes.first_note(b"", endpoint=self.delivery.endpoint)
-        note = notes.first_note(
-            sid.secret_digest(),
-            permanent=is_permanent(self.data),
-            endpoint=self.delivery.endpoint if before is None else before.endpoint,
-        )
+        digest = b"" if sid is None else sid.secret_digest()
+        permanent = sid is not None and is_permanent(self.data)
+        endpoint = self.delivery.endpoint if before is None else before.endpoint
+        note = notes.first_note(digest, permanent=permanent, endpoint=endpoint)
         return note._replace(client=self._clients(before or note))
 
     def draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:

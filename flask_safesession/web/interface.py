@@ -20,9 +20,8 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
-from ..config.settings import MEMORY_URL, PER_PROCESS, READONLY, SQLITE_URL, Settings
+from ..config.settings import READONLY, Settings
 from ..errors import (
-    ConfigError,
     SessionTooLarge,
     StoreFull,
     StoreUnavailable,
@@ -49,9 +48,6 @@ EXEMPT = "_safesession_exempt"
 
 # Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-
-# Whether the server runs several processes (PEP 3333).
-_MULTIPROCESS = "wsgi.multiprocess"
 
 
 class SafeSessionInterface(SessionInterface):
@@ -147,7 +143,6 @@ class SafeSessionInterface(SessionInterface):
         is_view = session._dispatched and _is_of_this_request(session)
         if is_view and _is_marked(app, request, EXEMPT):
             return Loaded(Scratch())
-        self._check_processes(request)
         try:
             slide = not (is_view and _is_marked(app, request, PASSIVE))
             name = self.get_cookie_name(app)
@@ -190,19 +185,6 @@ class SafeSessionInterface(SessionInterface):
             return 0
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
         return self._end_user(app, self._store, self._settings, user, keep)
-
-    def _check_processes(self, request: Request) -> None:
-        """Refuse memory where several processes serve one visitor in turn: each has its own."""
-        settings = self._settings
-        if self._store.shared or settings.per_process or not request.environ.get(_MULTIPROCESS):
-            return
-        given = settings.store if isinstance(settings.store, str) else MEMORY_URL
-        problem = (
-            "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
-            f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
-            f" {given + PER_PROCESS!r} if each process may have sessions of its own"
-        )
-        raise ConfigError([problem], "Sessions cannot be used")
 
     # -- saving ---------------------------------------------------------------------------------
 
