@@ -15,12 +15,12 @@ from flask_safesession.stores.redis.servers import connections as module
 from flask_safesession.stores.redis.servers import timed
 from flask_safesession.stores.redis.servers.connections import (
     Connections,
-    deadline,
     remaining,
     was_sent,
 )
 from flask_safesession.stores.redis.servers.standalone import Access
 from flask_safesession.stores.remote.breaker import FAILURES
+from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.testing.kit import together
 
 from ...support import proxy as proxies

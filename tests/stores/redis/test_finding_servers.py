@@ -20,9 +20,10 @@ from redis.exceptions import (
 from redis.sentinel import MasterNotFoundError
 
 from flask_safesession.stores.redis.servers.cluster import Cluster
-from flask_safesession.stores.redis.servers.connections import Connections, deadline, remaining
+from flask_safesession.stores.redis.servers.connections import Connections, remaining
 from flask_safesession.stores.redis.servers.sentinel import _Watch
 from flask_safesession.stores.redis.servers.standalone import Address, spelled
+from flask_safesession.stores.remote.deadline import deadline
 
 PING = ("PING",)
 LOST = redis.ConnectionError("lost")
@@ -174,7 +175,7 @@ class Nodes(dict[str, Node]):
     def ask(self, *, careful: bool = False) -> Any:
         """Who answered."""
         with deadline(5):
-            return self.cluster.exchange("{a}", PING, careful=careful)[0]
+            return self.cluster.route("{a}")(PING, careful=careful)[0]
 
 
 def entry(host: bytes | None, port: int, *more: Any) -> list[Any]:
