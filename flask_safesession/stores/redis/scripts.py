@@ -227,21 +227,24 @@ class _Tries:
     ``may_be_done``: the server may have done what a failed try has sent.
     """
 
+    may_be_done = False
+    _lost = False
+    _pauses = 0  # made so far
+
     def __init__(self, *, repeatable: bool = True) -> None:
-        self.may_be_done = False
         self._repeatable = repeatable
-        self._pauses = iter(_PAUSES)
-        self._lost = False
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if error is None:
+            return False
         if isinstance(error, _NOT_YET):
-            pause = next(self._pauses, None)
-            if pause is None:
+            if self._pauses == len(_PAUSES):
                 return False
-            time.sleep(min(pause, remaining()))
+            time.sleep(min(_PAUSES[self._pauses], remaining()))
+            self._pauses += 1
             return True
         # No longer a master; or the reply may have been lost.
         if not isinstance(error, (ReadOnlyError, redis.ConnectionError)):

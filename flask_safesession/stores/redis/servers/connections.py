@@ -252,11 +252,7 @@ def _talk(
     connection: Any, commands: tuple[Command, ...]
 ) -> tuple[list[Any], redis.ResponseError | None]:
     """Returns the replies, and the first error among them."""
-    if len(commands) == 1:
-        packed = connection.pack_command(*commands[0])
-    else:
-        packed = connection.pack_commands(commands)
-    connection.send_packed_command(packed, check_health=False)
+    connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
     replies: list[Any] = []
     error: redis.ResponseError | None = None
     for _ in commands:
@@ -265,6 +261,15 @@ def _talk(
         except redis.ResponseError as answer:  # a whole reply: read on
             error = error or answer
     return replies, error
+
+
+def _packed(command: Command) -> bytes:
+    """Returns a command as it is sent; redis-py takes three times as long for that."""
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
+    return b"*%d\r\n%b" % (
+        len(words),
+        b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]),
+    )
 
 
 def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
