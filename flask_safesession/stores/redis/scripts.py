@@ -41,23 +41,20 @@ _LATE = 0.1
 # The server has done nothing, and may be ready in a moment: seconds until it is asked again.
 _NOT_YET = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 _PAUSES = (0.01, 0.03, 0.06)
-_ACL = "give the ACL user the commands and keys that the documentation of stores lists"
-_MEMORY = "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS"
-_PASSWORD = "correct the user name or password in SAFESESSION_STORE"  # noqa: S105
-_NO_PASSWORD = "give the password in SAFESESSION_STORE"  # noqa: S105
-# Parts of errors that an operator can fix, and how.
+# What to do about an error, by parts of its text.
 _FIXES = {
-    **dict.fromkeys(["NOAUTH", "unauthenticated", "Authentication required"], _NO_PASSWORD),
-    **dict.fromkeys(["WRONGPASS", "invalid username-password"], _PASSWORD),
-    "without any password configured": _PASSWORD,
-    **dict.fromkeys(["NOPERM", "NoPermission", "ACL failure", "can't run this command"], _ACL),
-    "No permissions to access": _ACL,
-    "max number of clients reached": "raise the server's maxclients, or run fewer workers",
-    **dict.fromkeys(["OOM", "OutOfMemory"], _MEMORY),
-    "MISCONF": "the server cannot save its data: check its disk and its log",
-    "NOREPLICAS": "the server requires more replicas than it has: see min-replicas-to-write",
-    "BUSY": "another program's script keeps the server busy: SCRIPT KILL ends it",
-}
+    "give the password in SAFESESSION_STORE":
+        ("NOAUTH", "unauthenticated", "Authentication required"),
+    "correct the user name or password in SAFESESSION_STORE":
+        ("WRONGPASS", "invalid username-password", "without any password configured"),
+    "give the ACL user the commands and keys that the documentation of stores lists":
+        ("NOPERM", "NoPermission", "No permissions", "ACL failure", "can't run this command"),
+    "raise the server's maxclients, or run fewer workers": ("max number of clients reached",),
+    "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS": ("OOM", "OutOfMemory"),
+    "the server cannot save its data: check its disk and its log": ("MISCONF",),
+    "the server requires more replicas than it has: see min-replicas-to-write": ("NOREPLICAS",),
+    "another program's script keeps the server busy: SCRIPT KILL ends it": ("BUSY",),
+}  # fmt: skip
 
 
 class Script:
@@ -101,12 +98,7 @@ class Caller:
 
         :raises StoreUnavailable: the server did not answer.
         """
-        tries = _Tries()
-        with _Call(self.timeout):
-            while not self._checked:
-                with tries:
-                    self._checked = self._check()
-                    return
+        self.call(lambda: None)
 
     def run(
         self,
@@ -174,9 +166,10 @@ class Caller:
         """
         tries = _Tries()
         with _Call(self.timeout):
-            self.check()
             while True:
                 with tries:
+                    if not self._checked:
+                        self._checked = self._check()
                     return send()
 
     def _send(
@@ -195,12 +188,10 @@ class Caller:
             keys = (*keys, f"{keys[0][: keys[0].index('}') + 1]}:none")
         tail, exchange = (len(keys), *keys, *args), self.topology.route(keys[0])
         try:
-            commands = _awaited(("EVALSHA", script.sha, *tail), replicas)
-            return exchange(*commands, careful=careful)
+            return exchange(*_awaited(("EVALSHA", script.sha, *tail), replicas), careful=careful)
         except NoScriptError:
             # A restart or SCRIPT FLUSH: sending the text also makes the server store it.
-            commands = _awaited(("EVAL", script.text, *tail), replicas)
-            return exchange(*commands, careful=careful)
+            return exchange(*_awaited(("EVAL", script.text, *tail), replicas), careful=careful)
 
 
 def _awaited(command: Command, replicas: int) -> tuple[Command, ...]:
@@ -261,5 +252,5 @@ class _Tries:
 def explain(error: RedisError) -> str:
     """Returns the error for the log, with the fix where it is known."""
     text = f"{type(error).__name__}: {error}"
-    fix = next((fix for sign, fix in _FIXES.items() if sign in text), None)
-    return f"{text} ({fix})" if fix else text
+    fixes = (fix for fix, signs in _FIXES.items() if any(sign in text for sign in signs))
+    return next((f"{text} ({fix})" for fix in fixes), text)

@@ -65,13 +65,6 @@ class Breaker:
         """Whether the last call failed, too few in a row to open the circuit included."""
         return self._failures > 0
 
-    def watch(self, *, late: bool = False) -> _Watch:
-        """Returns a context manager for one call, which raises the refusal if the circuit is open.
-
-        :param late: little time is left: a time-out need not count, and the call is no probe.
-        """
-        return _Watch(self, late=late)
-
     def begin(self, *, late: bool) -> str:
         """Returns the state in which a call begins: closed, or half-open for a probe.
 
@@ -120,10 +113,15 @@ class Breaker:
             self._notify(event)
 
 
-class _Watch:
+class watching:  # noqa: N801  # read as a word of the with statement
+    """``with watching(breaker):`` one call, which is refused if the circuit is open.
+
+    :param late: little time is left: a time-out need not count, and the call is not a probe.
+    """
+
     __slots__ = ("_began", "_breaker", "_late")
 
-    def __init__(self, breaker: Breaker, *, late: bool) -> None:
+    def __init__(self, breaker: Breaker, *, late: bool = False) -> None:
         self._breaker = breaker
         self._late = late
 

@@ -13,7 +13,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyErro
 from flask_safesession.events import StoreStateChanged
 from flask_safesession.stores.redis.servers.connections import CircuitOpenError, failed
 from flask_safesession.stores.remote import breaker as module
-from flask_safesession.stores.remote.breaker import FAILURES, PROBE_INTERVAL, Breaker
+from flask_safesession.stores.remote.breaker import FAILURES, PROBE_INTERVAL, Breaker, watching
 from flask_safesession.testing.kit import together
 
 DOWN = redis.ConnectionError("refused")
@@ -77,7 +77,7 @@ def server() -> Server:
 
 
 def call(breaker: Breaker, server: Callable[[], str], *, late: bool = False) -> str:
-    with breaker.watch(late=late):
+    with watching(breaker, late=late):
         return server()
 
 

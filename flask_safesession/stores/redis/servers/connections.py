@@ -20,7 +20,7 @@ import redis
 from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError
 
 from ...remote import deadline
-from ...remote.breaker import Breaker, Notify
+from ...remote.breaker import Breaker, Notify, watching
 
 #: A command and its arguments.
 Command: TypeAlias = tuple[Any, ...]
@@ -192,7 +192,7 @@ class Connections:
             self._own = own
             parents.leave()
         # The wait for a slot is outside of the breaker: a long one is not the server's failure.
-        with own.free, own.breaker.watch(late=deadline.is_late()):
+        with own.free, watching(own.breaker, late=deadline.is_late()):
             return self._exchange(own, commands, careful)
 
     def close(self) -> None:

@@ -78,21 +78,8 @@ _Base: Any = object
 
 
 class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py's, see timed()
-    @property
-    def socket_connect_timeout(self) -> float:
-        return _left()  # redis-py reads it for each address that it tries
-
-    @socket_connect_timeout.setter
-    def socket_connect_timeout(self, value: float | None) -> None:
-        """Ignore the value: the call's deadline applies."""
-
-    @property
-    def socket_timeout(self) -> float:
-        return _left()
-
-    @socket_timeout.setter
-    def socket_timeout(self, value: float | None) -> None:
-        """Ignore the value: the call's deadline applies."""
+    # redis-py reads them for each address that it tries. What the given client had does not apply.
+    socket_connect_timeout = socket_timeout = property(lambda _: _left(), lambda _, __: None)
 
     def connect(self) -> None:
         if getattr(self, "_sock", None) is None:
