@@ -312,7 +312,7 @@ def test_who_does_not_answer_is_asked_last_and_nobody_gets_more_than_a_share() -
 def test_a_slot_that_nobody_has_is_told() -> None:
     nodes = Nodes("a:1")
     nodes["a:1"].slots = [[0, 1, entry(b"a", 1)]]
-    with pytest.raises(redis.ConnectionError, match="a:1 does not know who has the slot"):
+    with pytest.raises(redis.ConnectionError, match="a:1 does not know the slot's node"):
         nodes.ask()
 
 

@@ -181,7 +181,7 @@ class Cluster:
                 continue
             if self._learn(answer, node, slot):
                 return
-            problems.append(f"{node.at.server} does not know who has the slot")
+            problems.append(f"{node.at.server} does not know the slot's node")
         raise redis.ConnectionError(f"no map of the cluster; {'; '.join(problems)}")
 
     def _learn(self, answer: list[list[Any]], source: _Node, slot: int | None) -> bool:

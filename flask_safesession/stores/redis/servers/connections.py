@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -133,12 +133,9 @@ class _Own:
 
     def close(self) -> None:
         """Close the idle connections."""
-        while True:
-            try:
-                _, connection = self.idle.pop()
-            except IndexError:
-                return
-            connection.disconnect()
+        while self.idle:
+            with suppress(IndexError):  # another thread was faster
+                self.idle.pop()[1].disconnect()
 
     def leave(self) -> None:
         """Close a forked child's copies of all sockets; the parent's own stay open."""
@@ -275,11 +272,9 @@ def _packed(command: Command) -> bytes:
 def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
     now = time.monotonic()
     idle.append((now, connection))
-    try:
+    with suppress(IndexError):  # other threads may take all of them
         if now - idle[0][0] > _KEPT:  # it was needed when there were more calls at once
             idle.popleft()[1].disconnect()
-    except IndexError:  # other threads have taken all of them
-        return
 
 
 def _is_stale(connection: Any) -> bool:
