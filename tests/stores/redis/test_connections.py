@@ -128,6 +128,12 @@ def test_a_fork_leaves_the_parents_connections_alone(proxy: proxies.Proxy, conne
     assert proxy.connections == 2
 
 
+@pytest.mark.parametrize("command", [PING, ("SET", "\xfc", b"\0\r\n", 7), ("EVAL", "", 0)])
+def test_commands_are_packed_as_redis_py_packs_them(command: tuple[Any, ...]) -> None:
+    connection: Any = redis.Connection()  # type: ignore[no-untyped-call]  # never connected
+    assert module._packed(command) == b"".join(connection.pack_command(*command))
+
+
 # -- what a failure tells -------------------------------------------------------------------------
 
 

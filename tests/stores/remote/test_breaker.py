@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +300,15 @@ def test_a_listener_may_use_the_breaker(clock: Clock, server: Server) -> None:
     clock.now += PROBE_INTERVAL
     assert call(breaker, server) == "reply"
     assert states == ["open", "closed"]
+
+
+def test_nothing_that_stores_on_networks_share_imports_a_driver() -> None:
+    files = Path(module.__file__).parent.glob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    assert names
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 # -- many at once -------------------------------------------------------------------------------
