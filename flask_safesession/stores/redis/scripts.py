@@ -159,12 +159,13 @@ class Caller:
                 with tries:
                     return Confirmed(*self._send(script, keys, args, replicas=replicas))
 
-    def call(self, send: Callable[[], _T]) -> _T:
-        """Returns what *send* returns, within the time-out; *send* may be repeated.
+    def call(self, send: Callable[[], _T], *, repeatable: bool = True) -> _T:
+        """Returns what *send* returns, within the time-out.
 
+        :param repeatable: *send* may be called again after its reply was lost.
         :raises StoreUnavailable: it failed.
         """
-        tries = _Tries()
+        tries = _Tries(repeatable=repeatable)
         with _Call(self.timeout):
             while True:
                 with tries:

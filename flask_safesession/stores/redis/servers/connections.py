@@ -272,9 +272,11 @@ def _packed(command: Command) -> bytes:
 def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
     now = time.monotonic()
     idle.append((now, connection))
-    with suppress(IndexError):  # other threads may take all of them
+    try:
         if now - idle[0][0] > _KEPT:  # it was needed when there were more calls at once
             idle.popleft()[1].disconnect()
+    except IndexError:  # other threads have taken all of them
+        return
 
 
 def _is_stale(connection: Any) -> bool:
