@@ -111,7 +111,7 @@ def test_a_server_that_is_no_master_is_not_used(
     store = open_store(f"redis+sentinel://127.0.0.1:{port}/main", prefix)
     watch: Any = store._caller.topology._watch  # type: ignore[attr-defined]
     watch._named = lambda told: iter([(watch._order[0], ("127.0.0.1", wrong))])
-    with pytest.raises(StoreUnavailable, match="it is no master but a slave"):
+    with pytest.raises(StoreUnavailable, match="it is not a master but a slave"):
         add(store)
 
 

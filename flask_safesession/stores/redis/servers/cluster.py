@@ -119,7 +119,7 @@ class Cluster:
     def _moved(self, slot: int, node: _Node, error: MovedError) -> _Node:
         """Returns the slot's node as *node*, the previous one, names it.
 
-        Other slots may have moved as well, so the map is read anew.
+        Other slots may have moved as well, so the map is read again.
         """
         self._look(slot, node)
         if error.host != _UNKNOWN:
@@ -147,7 +147,7 @@ class Cluster:
                 starting.release()
 
     def _look(self, slot: int, first: _Node | None = None) -> None:
-        """Read the map anew, if it is time and no other call reads it. Its errors are ignored."""
+        """Read the map again, if it is time and no other call reads it. Its errors are ignored."""
         turn = self._own_turn()
         with suppress(redis.RedisError):
             if turn.is_taken():

@@ -147,4 +147,4 @@ class _ToMaster(_Base):  # type: ignore[misc]  # stands before a class of timed(
             raise
         if role != "master":
             self.disconnect()
-            raise redis.ConnectionError(f"it is no master but a {role}")
+            raise redis.ConnectionError(f"it is not a master but a {role}")
