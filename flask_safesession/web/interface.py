@@ -16,7 +16,7 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
-from ..config.reading import READONLY
+from ..config.settings import READONLY
 from ..errors import StoreUnavailable, UndeliverableSignIn
 from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
@@ -121,11 +121,11 @@ class SafeSessionInterface(SessionInterface):
         of Socket.IO's has nothing to do with a view that matches its address.)
 
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
+        :raises ConfigError: the store is memory that the server's processes do not share.
         """
         is_view = state.dispatched and is_current(state)
         if is_view and _is_marked(state, EXEMPT):
             return Loaded(Scratch())
-        self._warn_of_processes(state.request)
         try:
             slide = not (is_view and _is_marked(state, PASSIVE))
             return self.loader.find(state, self.get_cookie_name(state.app), slide=slide)
@@ -171,21 +171,12 @@ class SafeSessionInterface(SessionInterface):
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
         return self._end_user(state.app, self._steering.store, self._steering.settings, user, keep)
 
-    def _warn_of_processes(self, request: Request) -> None:
-        if not self._steering.store.shared and request.environ.get("wsgi.multiprocess"):
-            self._say(
-                "processes",
-                "sessions are kept in memory, but this server runs several processes, which do not"
-                " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
-                " to 'sqlite://' (one machine) or to a redis:// URL",
-                logging.WARNING,
-            )
-
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, state: State, response: Response, *, deliverable: bool, later: bool) -> None:
+        endpoint = flask.request.endpoint if is_current(state) else None
         key, client = state.app.secret_key or "", self._client(state)
-        delivery = Delivery(deliverable, later, key, client, self._say)
+        delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
             saved = save(state, self._steering.store, self._steering.settings, delivery)
         except (*NOT_STORED, TypeError, UndeliverableSignIn) as error:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from ..config.overrides import Steering
-from ..errors import StoreUnavailable
+from ..config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL
+from ..errors import ConfigError, StoreUnavailable
 from ..model import note as notes
 from ..model.codec import decode
 from ..model.note import GOOD, Note, Secret
@@ -25,6 +26,8 @@ from .change import whose
 from .outcome import end_stolen, report_due, report_end
 from .state import MAX_STAND_INS, Loaded, State, Stored, Suspect
 
+# Whether the server runs several processes (PEP 3333).
+_MULTIPROCESS = "wsgi.multiprocess"
 # Where a socket keeps the key of the session that its handshake was served.
 _SOCKET_KEY = "flask_safesession.key"
 # Corrupt records that were reported by this process: each is reported once.
@@ -49,7 +52,9 @@ class Loader:
         """Returns the session behind the request's cookies of that *name*.
 
         :raises StoreUnavailable: the store did not answer.
+        :raises ConfigError: the store is memory that the server's processes do not share.
         """
+        self._check_processes(state)
         over, rules = Loaded({}, slide=slide), self._steering.settings.rules
         known = transport.verified(state.app, state.request, name)
         for verified in known:
@@ -67,6 +72,20 @@ class Loader:
             values = partial(transport.values, state.request, name)
             collisions.watch(state.app, state.request, values, verified=bool(known))
         return over if over.dead is None else self._stand_in(state, over, over.dead)
+
+    def _check_processes(self, state: State) -> None:
+        """Refuse memory where several processes serve one visitor in turn: each has its own."""
+        store, settings = self._steering.store, self._steering.settings
+        is_single = not state.request.environ.get(_MULTIPROCESS)
+        if store.shared or settings.per_process or is_single:
+            return
+        given = settings.store if isinstance(settings.store, str) else MEMORY_URL
+        problem = (
+            "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
+            f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
+            f" {given + PER_PROCESS!r} if each process may have sessions of its own"
+        )
+        raise ConfigError([problem], "Sessions cannot be used")
 
     def _found(
         self, state: State, verified: Verified, answer: base.Live | base.Gone, *, slide: bool

@@ -13,7 +13,7 @@ from .. import errors
 from ..events import SessionCreated, SessionRotated, StoreFailed
 from ..model.codec import encode
 from ..model.identity import Identity
-from ..model.note import Note, Secret
+from ..model.note import Secret
 from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
@@ -86,7 +86,7 @@ def create_stand_in(store: base.Store, change: Change, dead: SessionID) -> Saved
     if number >= MAX_STAND_INS:
         return create(store, change)
     key = dead.stand_in(number)
-    draft = change.draft(encode(change.data), Note())
+    draft = change.draft(encode(change.data), change.first_note(None))
     answer = store.create(key, draft, change.settings.rules)
     if isinstance(answer, base.Taken):
         _share_stand_in(store, change, key)
@@ -176,7 +176,8 @@ def rotate(
     expected, reason = (None, base.LOGOUT) if force else (record.stamps[0], base.ROTATED)
     terms = base.Terms(expected, restart, reason, slide=change.loaded.slide)
     payload = encode(change.data, record.payload)
-    draft = change.draft(payload, change.first_note(sid, stored.note))
+    before = None if restart and force else stored.note
+    draft = change.draft(payload, change.first_note(sid, before))
     answer = store.rotate(old, sid.key, draft, change.settings.rules, terms)
     if isinstance(answer, base.Taken):
         change.can_follow = False

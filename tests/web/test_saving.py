@@ -304,6 +304,13 @@ def test_a_change_whose_session_timed_out_meanwhile_is_not_stored(world: World) 
     assert world.data(world.one) == {}
 
 
+def test_a_view_that_assigns_no_user_is_no_login_where_the_session_timed_out(world: World) -> None:
+    world.store.before("commit", lambda: world.kit.advance(31 * 60_000))
+    response = world.one.post("/do?set=user_id:")
+    assert "Set-Cookie" not in response.headers
+    assert world.data(world.one) == {}
+
+
 def test_an_emptied_session_gives_way_to_a_change(world: World) -> None:
     world.meanwhile("commit", "/do?set=theirs:1")
     response = world.one.get("/do?drop=seed")

@@ -111,7 +111,7 @@ def test_a_server_that_is_no_master_is_not_used(
     store = open_store(f"redis+sentinel://127.0.0.1:{port}/main", prefix)
     watch: Any = store._caller.topology._watch  # type: ignore[attr-defined]
     watch._named = lambda told: iter([(watch._order[0], ("127.0.0.1", wrong))])
-    with pytest.raises(StoreUnavailable, match="it is no master but a slave"):
+    with pytest.raises(StoreUnavailable, match="it is not a master but a slave"):
         add(store)
 
 
@@ -202,6 +202,6 @@ def test_without_any_node_the_seeds_are_what_is_known() -> None:
     topology = topology_of(f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}", print)
     assert [at.server for at in topology.servers()] == [f"127.0.0.1:{port}" for port in ports]
     with pytest.raises(redis.ConnectionError, match="no map of the cluster") as caught:
-        topology.exchange("{a}", PING)
+        topology.route("{a}")(PING)
     for port in ports:
         assert f"127.0.0.1:{port}: Error 111" in str(caught.value)
