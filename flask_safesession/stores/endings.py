@@ -69,7 +69,8 @@ def finish(t: Tables, key: str, record: Record, ending: Ending, now: int) -> Non
     if record.user == NO_USER and ending.reason in TOLD:
         # The visitors of anonymous sessions are not shown why they ended.
         ending = ending._replace(reason="ended")
-    leave_tombstone(t, key, record.user, ending, now)
+    # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+    leave_tombstone(t, key, ending.user or record.user, ending, now)
 
 
 def finish_over(t: Tables, key: str, record: Record, reason: str, now: int) -> Gone:

@@ -48,6 +48,8 @@ class MemoryTables:
         self._ended_by = ""
         self._generation = 0
         self._begun = 0
+        # Interrupted changes since the last repair, which reports them.
+        self._recovered = 0
         self._count = 0
         # The entry of each user's session in the index of users.
         self._places: dict[str, bytes] = {}
@@ -62,8 +64,7 @@ class MemoryTables:
 
     def now(self) -> int:
         """See :meth:`.tables.Tables.now`. After an interrupted change it rebuilds the index."""
-        if self._begun != self._done:
-            self.reindex()
+        self._recover()
         return self.clock()
 
     def generation(self) -> int:
@@ -178,12 +179,13 @@ class MemoryTables:
     def repair(self) -> int:
         """See :meth:`.tables.Tables.repair`."""
         with self.lock:
+            self._recover()
             indexed = sum(map(len, self.buckets.values()))
             users = indexed - len(self.buckets[ANONYMOUS_TIER])
             differ = abs(indexed - len(self.records)) + abs(users - len(self.users))
-            differ = max(differ, int(self._begun != self._done))
             if differ:
                 self.reindex()
+            differ, self._recovered = differ + self._recovered, 0
             return differ
 
     def reindex(self) -> None:
@@ -236,6 +238,11 @@ class MemoryTables:
         return made
 
     # -- help -----------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        if self._begun != self._done:
+            self._recovered += 1
+            self.reindex()
 
     def _take_aside(self) -> Iterator[tuple[Removed, str]]:
         while self._aside:

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
 from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
-from ..stores.base import Cap, Rules, Store
+from ..stores.base import Cap, IndexedStore, Rules, Store, UserStore
+from ..stores.opening import Opened
 
 MINUTE = 60_000
 
@@ -99,6 +102,18 @@ class StoreKit:
     store: Store
     advance: Callable[[int], None]
     exact_clock: bool = True
+
+    @property
+    def users(self) -> UserStore:
+        """The store, if it can list and end a user's sessions; otherwise the test is skipped."""
+        users = Opened.of(self.store).users
+        return users or pytest.skip("the store does not know whose sessions are whose")
+
+    @property
+    def index(self) -> IndexedStore:
+        """The store, if it has an index of all sessions; otherwise the test is skipped."""
+        index = Opened.of(self.store).index
+        return index or pytest.skip("the store has no index of its sessions")
 
     @property
     def tolerance(self) -> int:

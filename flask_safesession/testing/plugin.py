@@ -18,6 +18,7 @@ from ..events import Event, SessionEnded, emit
 from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
 from ..model.tokens import new_stamp
 from ..stores.base import REVOKED, Gone, Live, Rules, Store
+from ..stores.opening import Opened
 from ..web.info import SessionInfo
 from ..web.interface import SafeSessionInterface
 from ..web.session import Loaded, Session
@@ -50,12 +51,13 @@ class AppKit:
         #: What has happened to sessions since the test began: payloads of the signals, in order.
         self.events: list[Event] = []
         self._state = state
-        self._store: Store = state.steering.opened
+        self._opened: Opened = state.steering.bare
+        self._store: Store = self._opened.store
         self._given = advance
         self._clock: Clock | None = None
 
     def __enter__(self) -> Self:
-        self._clock = clock_of(self._store, self._given)
+        self._clock = clock_of(self._opened, self._given)
         for kind in get_args(Event):
             kind.signal.connect(self._receive, self.app)
         return self
@@ -197,7 +199,7 @@ class AppKit:
             ``"end"``, and whatever else the store can do; by default all.
         :raises ValueError: the store has no such operation.
         """
-        with down(self._store, operations):
+        with down(self._opened, operations):
             yield
 
     def happened(self, kind: type[_E]) -> list[_E]:

@@ -184,7 +184,7 @@ class SafeSessionInterface(SessionInterface):
         if user is None:
             return 0
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
-        return self._end_user(app, self._store, self._settings, user, keep)
+        return self._end_user(app, self._steering.opened, self._settings, user, keep)
 
     # -- saving ---------------------------------------------------------------------------------
 

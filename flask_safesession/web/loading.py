@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, Request
 
 from ..config.overrides import Steering
-from ..config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL, Settings
+from ..config.settings import Settings
 from ..errors import ConfigError, StoreUnavailable
 from ..events import SessionEnded
 from ..model import note as notes
@@ -24,6 +24,7 @@ from ..model.note import GOOD, Note, Secret
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from ..stores.base import CORRUPT, REPLAYED, ROTATED, UNKNOWN, Conflict, Gone, Live, Store
+from ..stores.urls import MEMORY_URL, PER_PROCESS, SQLITE_URL
 from . import collisions, transport
 from .change import whose
 from .saving import MAX_STAND_INS, end_stolen, ends

@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ..config.settings import Settings
 from ..errors import (
@@ -62,6 +62,7 @@ from ..stores.base import (
     Taken,
     Terms,
 )
+from ..stores.sharded import shard_of
 from .change import MINUTE, Change, Delivery
 from .session import FLASHES, Loaded, Session, Stored, is_empty, is_permanent
 
@@ -232,15 +233,14 @@ class _Save:
         A user's are all in one part of the store; an anonymous visitor who is refused in one tries
         two more.
         """
-        store: Any = self._store
-        count = 1 if who.user_tag or not hasattr(store, "part_count") else store.part_count()
+        count = 1 if who.user_tag else self._settings.shards
         if count == 1:
             yield 0, new_id(who.user_tag[:1])
             return
         ids: dict[int, SessionID] = {}
         for _ in range(_DRAWN):
             sid = new_id()
-            ids.setdefault(store.part_of(sid.key), sid)
+            ids.setdefault(shard_of(sid.key, count), sid)
             if len(ids) == min(_PARTS_TRIED, count):
                 break
         for tried, sid in enumerate(ids.values(), 1):

@@ -26,17 +26,18 @@ from flask_safesession.model.record import Draft, Record, dumps, loads
 from flask_safesession.model.tokens import NO_USER, user_tag
 from flask_safesession.stores import (
     admission,
+    audit,
     endings,
     engine,
     memory,
     memory_tables,
-    relimiting,
     rules,
     tables,
 )
 from flask_safesession.stores.base import (
     MAX_EVICTIONS,
     TOMBSTONE_TTL,
+    AuditStep,
     Conflict,
     Gone,
     Live,
@@ -533,7 +534,7 @@ class Interrupted(Exception):
 
 
 # The steps of the store, and of its indexes.
-OURS = (rules, memory, memory_tables, tables, engine, endings, admission, relimiting, sortedlist)
+OURS = (rules, memory, memory_tables, tables, engine, endings, admission, audit, sortedlist)
 STEPS = {module.__file__ for module in OURS}
 
 
@@ -602,7 +603,7 @@ class Scene:
             "end_user": lambda: store.end_user(user_tag(1), "stamp--", "revoked", ""),
             "end_all": lambda: store.end_all("stamp--"),
             "purge": lambda: store.purge(rules, 10),
-            "relimit": lambda: store.relimit(make_rules(idle=MINUTE), 10),
+            "audit": lambda: store.audit(make_rules(idle=MINUTE), 10),
         }
         changes[name]()
 
@@ -627,7 +628,7 @@ CHANGES = (
     "end_user",
     "end_all",
     "purge",
-    "relimit",
+    "audit",
 )
 
 
@@ -651,7 +652,7 @@ def test_fault_42_after_an_exception_in_the_middle_of_a_change_the_audit_finds_w
     for scene in scenes_of(change):
         mended += scene.store.audit(scene.rules, 10).mended
         assert_sound(scene.store)
-        assert scene.store.audit(scene.rules, 10) == (0, True)
+        assert scene.store.audit(scene.rules, 10) == AuditStep(0, done=True)
     assert mended or change == "end_all"  # which is done in one step
 
 
@@ -705,4 +706,4 @@ def test_the_audit_mends_what_an_exception_in_the_middle_of_a_step_left_behind()
     assert store.audit(rules, 10).mended == 1
     assert store.census(rules).total == 4
     assert_sound(store)
-    assert store.audit(rules, 10) == (0, True)
+    assert store.audit(rules, 10) == AuditStep(0, done=True)

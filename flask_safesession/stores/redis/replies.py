@@ -63,9 +63,6 @@ def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
 def gone(status: int, rest: list[Any]) -> Gone:
     """Returns why there is no session, from a script's answer.
 
-    The successor of an unknown session is the last key that the script looked up: it may be in
-    another shard.
-
     :raises StoreUnavailable: the record exists, and this version cannot read it.
     """
     if status == Status.FOREIGN:
@@ -80,7 +77,7 @@ def gone(status: int, rest: list[Any]) -> Gone:
     if status == Status.BURIED:
         reason, _, successor, user, *again = text
         return Gone(reason, buried=True, repeated=bool(again), successor=successor, user=user)
-    return Gone(UNKNOWN, successor=text[0] if text else "")
+    return Gone(UNKNOWN)
 
 
 def refused(status: int, rest: list[Any]) -> Gone | Conflict:

@@ -14,7 +14,8 @@ import redis
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import base
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis import RedisStore, shard
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis import store as scripts_of
 from flask_safesession.stores.redis.scripts import Script
 from flask_safesession.testing import age_redis, make_draft, make_rules
 
@@ -43,13 +44,13 @@ def store(
     client: redis.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisStore]:
     """A store whose limits are small."""
-    for name, script in vars(shard).items():
+    for name, script in vars(scripts_of).items():
         if isinstance(script, Script):
             small = copy(script)
             for limit, number in (("MAX_TOMBSTONES", OF_ALL), ("MAX_TOMBSTONES_OF_USER", OF_USER)):
                 small.text = small.text.replace(constant(limit), f"local {limit} = {number}\n")
             small.sha = hashlib.sha1(small.text.encode(), usedforsecurity=False).hexdigest()
-            monkeypatch.setattr(shard, name, small)
+            monkeypatch.setattr(scripts_of, name, small)
     made = RedisStore(client, prefix=prefix, timeout=5)
     yield made
     made.close()

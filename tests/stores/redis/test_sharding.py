@@ -12,9 +12,9 @@ from flask import Flask
 from flask_safesession import ConfigError, StoreFull, StoreUnavailable, session
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Gone, Live, Taken, Terms
-from flask_safesession.stores.layout import MAX_SHARDS, shard_of
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.servers import connections
-from flask_safesession.stores.redis.shard import Shard
+from flask_safesession.stores.sharded import MAX_SHARDS, shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from ...support import servers
@@ -76,8 +76,8 @@ def test_a_purge_walks_all_shards(
 
 def test_each_part_has_a_lease_of_its_own(make_store: Make) -> None:
     first, second = make_store(4), make_store(4)
-    assert [part.lease("purge", 60_000) for part in first.parts()] == [True] * 4
-    assert [part.lease("purge", 60_000) for part in second.parts()] == [False] * 4
+    assert [part.lease("purge", 60_000) for part in first.shards] == [True] * 4
+    assert [part.lease("purge", 60_000) for part in second.shards] == [False] * 4
 
 
 def test_an_audit_goes_round_all_shards(make_store: Make) -> None:
@@ -178,13 +178,13 @@ def test_a_rotation_whose_end_fails_leaves_the_old_session(
 ) -> None:
     store = make_store(4)
     key, draft = add(store)
-    new, end = elsewhere(key, 4), Shard.end
+    new, end = elsewhere(key, 4), RedisStore.end
 
-    def fail_once(*args: Any) -> Any:
-        monkeypatch.setattr(Shard, "end", end)
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(RedisStore, "end", end)
         raise StoreUnavailable("not now")
 
-    monkeypatch.setattr(Shard, "end", fail_once)
+    monkeypatch.setattr(RedisStore, "end", fail_once)
     with pytest.raises(StoreUnavailable):
         store.rotate(key, new, make_draft(user=1), RULES, Terms(draft.stamp, True, "rotated"))
     assert payload(store, key) == draft.payload
@@ -214,12 +214,12 @@ def test_a_stranger_who_is_refused_in_one_shard_tries_two_more(
     assert statuses[-1] == 503
     tried = set()
 
-    def refuse(self: Shard, *args: Any, **kwargs: Any) -> Any:
-        tried.add(self.number)
+    def refuse(self: RedisStore, *args: Any, **kwargs: Any) -> Any:
+        tried.add(self.slot)
         raise StoreFull(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shard, "create", refuse)
+        patch.setattr(RedisStore, "create", refuse)
         assert app.test_client().get("/").status_code == 503
     assert len(tried) == 3
     store.close()
@@ -254,7 +254,7 @@ def test_a_process_that_could_not_look_at_its_start_is_refused_at_each_use(
         lambda: late.load(key, RULES, slide=False),
         lambda: add(late),
         lambda: late.census(RULES),
-        lambda: late.parts()[0].lease("purge", 1000),
+        lambda: late.lease("purge", 1000),
     ]
     for use in uses:
         with pytest.raises(ConfigError, match="SAFESESSION_SHARDS"):
@@ -303,7 +303,7 @@ def test_a_server_that_takes_no_writes_is_read_and_gets_the_number_when_it_does(
     with any_server.client() as client:
         client.config_set("maxmemory", 1)
         try:
-            store.prepare()
+            store.remote.prepare()
             assert store.load(new_id().key, RULES, slide=False) == Gone("unknown")
         finally:
             client.config_set("maxmemory", 0)

@@ -15,8 +15,8 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.events import SessionEnded, session_ended
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Live, Terms
-from flask_safesession.stores.layout import shard_of
 from flask_safesession.stores.redis.servers import connections
+from flask_safesession.stores.sharded import shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from ...support import servers

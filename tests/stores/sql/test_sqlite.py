@@ -27,8 +27,8 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable, sessio
 from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.tokens import user_tag
-from flask_safesession.stores import admission, endings, engine, relimiting, rules
-from flask_safesession.stores.base import Gone, Live, Rules, Terms
+from flask_safesession.stores import admission, audit, endings, engine, rules
+from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
@@ -335,7 +335,7 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     for user in (None, None, 1):
         add(store, user=user)
     store.end(add(store), "stamp--", "logout", None)
-    assert store.audit(RULES, 10) == (0, True)
+    assert store.audit(RULES, 10) == AuditStep(0, done=True)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE safesession_counts SET held = 7")
         other.execute("INSERT INTO safesession_counts VALUES ('group', 'none', 3)")
@@ -513,7 +513,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (rules, sqlite, tables, connections, engine, endings, admission, relimiting)
+OURS = (rules, sqlite, tables, connections, engine, endings, admission, audit)
 
 
 @pytest.fixture

@@ -278,13 +278,13 @@ local function finish(p, now, key, r, stamp, reason, goes_on, owner)
   bury(p, now, key, owner or r.user, stamp, r.user == '' and TOLD[reason] and 'ended' or reason, goes_on)
 end
 
--- What to answer where there is no record. Of what is unknown it has the key that was looked for last.
+-- What to answer where there is no record.
 local function no_record(p, now, key, other)
   if other[1] ~= UNKNOWN then return other end
   local grave = tombstone(p, now, key)
   if grave then return {BURIED, grave.reason, grave.stamp, grave.successor, grave.user} end
   local reason = kept(p .. ':ended', TOLD_FOR, now, key)
-  return TOLD[reason] and {ENDED, reason} or {UNKNOWN, key}
+  return TOLD[reason] and {ENDED, reason} or {UNKNOWN}
 end
 
 local function due(p, now, key, r)
