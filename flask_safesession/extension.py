@@ -1,4 +1,4 @@
-"""``SafeSession``: reads the settings, opens the store, puts the parts together."""
+"""``SafeSession``: reads the settings, opens the store, puts the shards together."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         state = self._state()[1]
-        return state.opened.need_index().census(state.settings.rules).total
+        return state.opened.need_index().count(state.settings.rules).total
 
     def stats(self) -> Stats:
         """How many sessions there are, and how their servers are, as this process sees them.
@@ -159,11 +159,11 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         app, state = self._state()
-        state.steering.look()
+        state.steering.refresh()
         state.opened.need_index()
-        parts = state.opened.parts
-        settings = state.settings.for_shards(len(parts))
-        return total([purge(app, part, settings) for part in parts])
+        shards = state.opened.shards
+        settings = state.settings.for_shards(len(shards))
+        return total([purge(app, shard, settings) for shard in shards])
 
     def reconfigure(  # noqa: PLR0913  # one for each setting
         self,
@@ -374,7 +374,7 @@ def _open(app: Flask, settings: Settings) -> Opened:
 def _begin(opened: Opened, steering: Steering, neighbours: Neighbours) -> None:
     """Ask the store once what it is like; one that is down is asked when it is up."""
     try:
-        steering.look()
+        steering.refresh()
         with suppress(StoreUnavailable):  # it takes no writes
             neighbours.begin()
     except StoreUnavailable as error:

@@ -74,7 +74,7 @@ def find(opened: Opened, settings: Settings, handle: str) -> SessionInfo | None:
     """Returns the session with that handle, without using it."""
     if not is_handle(handle):
         return None
-    found = opened.need_users().look(handle)
+    found = opened.need_users().peek(handle)
     return None if found is None else _listed(found, settings)
 
 

@@ -81,11 +81,11 @@ class PurgeJob:
                 self._look_at = time.monotonic() + 2 * self._seconds
                 self._schedule()
 
-    def look(self) -> StoreUnavailable | None:
+    def refresh(self) -> StoreUnavailable | None:
         """Go by the settings that the store keeps for all; what it said if it did not answer."""
         try:
-            self._steering.look()
-            self._neighbours.look()
+            self._steering.refresh()
+            self._neighbours.refresh()
         except StoreUnavailable as error:
             return error
         self.adopt()
@@ -104,15 +104,15 @@ class PurgeJob:
                 self._look_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
-        reports, failed = [], self.look()
-        parts = self._steering.opened.parts
-        settings = self._steering.settings.for_shards(len(parts))
+        reports, failed = [], self.refresh()
+        shards = self._steering.opened.shards
+        settings = self._steering.settings.for_shards(len(shards))
         # In any order: processes of a fleet begin at different ones.
-        for part in random.sample(parts, len(parts)):  # nosec B311  # no secret, an order
+        for shard in random.sample(shards, len(shards)):  # nosec B311  # no secret, an order
             try:
-                if self._is_our_turn(part):
-                    reports.append(purge(app, part, settings))
-            except StoreUnavailable as error:  # of one part; others may be well
+                if self._is_our_turn(shard):
+                    reports.append(purge(app, shard, settings))
+            except StoreUnavailable as error:  # of one shard; others may be well
                 failed = error
         if failed is not None and not self._failing:  # once, not every minute
             emit(app, StoreFailed("purge", str(failed)))
@@ -121,9 +121,9 @@ class PurgeJob:
         self._failing = failed is not None
         return total(reports) if reports else None
 
-    def _is_our_turn(self, part: IndexedStore) -> bool:
+    def _is_our_turn(self, shard: IndexedStore) -> bool:
         # A little less than the interval, so that the next run finds it free.
-        return part.lease("purge", max(1, int(self._seconds * 900)))
+        return shard.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
         own, first = self._steering.settings.scheduler, self._scheduler is None

@@ -85,17 +85,17 @@ class Neighbours:
         :raises ConfigError: another app on this store looks for its users under other keys.
         :raises StoreUnavailable: the store did not answer.
         """
-        self._look(refuse=True)
+        self._refresh(refuse=True)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Look at it again, once a minute at most; it is too late to refuse anything.
 
         :raises StoreUnavailable: the store did not answer.
         """
         if time.monotonic() >= self._next:
-            self._look(refuse=False)
+            self._refresh(refuse=False)
 
-    def _look(self, *, refuse: bool) -> None:
+    def _refresh(self, *, refuse: bool) -> None:
         app, store = self._app(), self._steering.opened.index
         if app is None or store is None:
             return

@@ -49,13 +49,13 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
     :raises CannotDo: the store cannot count its sessions.
     :raises StoreUnavailable: the store did not answer.
     """
-    census = opened.need_index().census(settings.rules)
+    counts = opened.need_index().count(settings.rules)
     return Stats(
-        census.total,
+        counts.total,
         settings.rules.cap.total,
-        census.due,
-        round(census.overdue / 1000, 3),
-        dict(census.live),
+        counts.due,
+        round(counts.overdue / 1000, 3),
+        dict(counts.live),
         dict(opened.remote.states()) if opened.remote else {},
     )
 

@@ -26,7 +26,7 @@ def count_ends(store: IndexedStore, present: Settings, settings: Settings, now: 
     """
     ends = 0
     left: Counter[tuple[int, bool]] = Counter()
-    for tier in store.census(present.rules).live:
+    for tier in store.count(present.rules).live:
         for listed in _walk(store, tier):
             if _is_over(listed, settings.rules.policy, now):
                 ends += 1

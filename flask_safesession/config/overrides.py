@@ -114,7 +114,7 @@ class Steering:
         """The store as the app calls it."""
         return self.opened.store
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Go by what the store keeps.
 
         :raises StoreUnavailable: the store did not answer.
@@ -160,7 +160,7 @@ class Steering:
                 ends = count_ends(store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
             if store.keep(DOCUMENT, _dumps(tuned), found.document):
-                self.look()
+                self.refresh()
                 return self.tuned or tuned
         raise StoreUnavailable("others keep changing the settings")
 

@@ -41,8 +41,8 @@ Hook: TypeAlias = Callable[[str], Ended]
 #: The operations that are observed, by the protocol that has them. Not among them is what asks no
 #: server, and what an operator runs by hand.
 _OF_ONE = ("load", "create", "commit", "refile", "rotate", "end", "end_all")
-_OF_USERS = ("look", "sessions_of", "end_user")
-_OF_ALL = ("page", "census", "purge", "audit", "lease", "document", "keep")
+_OF_USERS = ("peek", "sessions_of", "end_user")
+_OF_ALL = ("page", "count", "purge", "audit", "lease", "document", "keep")
 OPERATIONS: tuple[str, ...] = (*_OF_ONE, *_OF_USERS, *_OF_ALL)
 
 #: How an operation can end, in the words of metrics and traces. There are no others.
@@ -74,21 +74,21 @@ def observe(steering: Steering, hook: Hook, key: object) -> None:
 
 
 def observed(opened: Opened, hook: Hook, key: object) -> Opened:
-    """Returns *opened* with a hook around the operations of the store and of its parts."""
+    """Returns *opened* with a hook around the operations of the store and of its shards."""
     names: tuple[str, ...] = _OF_ONE
     if opened.users is not None:
         names += _OF_USERS
     if opened.index is not None:
         names += _OF_ALL
     store: Any = ObservedStore(opened.store, names, hook)
-    is_whole = opened.parts == (opened.store,)
-    parts: Any = [ObservedStore(part, OPERATIONS, hook) for part in opened.parts]
+    is_whole = opened.shards == (opened.store,)
+    shards: Any = [ObservedStore(part, OPERATIONS, hook) for part in opened.shards]
     return replace(
         opened,
         store=store,
         users=store if opened.users else None,
         index=store if opened.index else None,
-        parts=(store,) if is_whole else tuple(parts),
+        shards=(store,) if is_whole else tuple(shards),
         hooks=(*opened.hooks, key),
     )
 

@@ -182,7 +182,7 @@ def loads(raw: bytes, rest: bytes | None = None) -> Record:
     )
 
 
-def glance(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def peek_fields(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     """Tier tag, user tag, creation and absolute deadline of a record, as they stand in *raw*.
 
     For those who look at very many: a tenth of what :func:`loads` takes.

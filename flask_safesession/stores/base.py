@@ -35,10 +35,10 @@ EVICTED = "evicted"
 REPLAYED = "replayed"
 #: The reason of a session that was ended by an administrator, or from another device.
 REVOKED = "revoked"
-#: Why users' sessions end that a visitor should be told of; remembered for a day.
-TOLD = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
+#: Why users' sessions end that their visitors are shown; remembered for a day.
+VISITOR_REASONS = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
 #: How long that is, in milliseconds.
-TOLD_FOR = 86_400_000
+VISITOR_REASON_TTL = 86_400_000
 #: Bytes of a record that lists get: its head, its note, and perhaps some of its payload.
 LISTED = 1024
 #: Live sessions that one call evicts at most, after a cap was lowered: the purge does the rest.
@@ -124,32 +124,34 @@ class Gone(NamedTuple):
 
     :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed
         it; ``corrupt`` where something else stands in its place; or the reason on its tombstone.
-    :param buried: there is a tombstone: it was ended on purpose, a moment ago.
+    :param has_tombstone: it was ended on purpose, a moment ago.
     :param tier: the tag of the tier it had, where this call removed it.
     :param repeated: this very call ended it already, and the reply was lost.
-    :param told: it was a user's, and ended a while ago, or by this call: a visitor may be told.
+    :param for_visitor: it was a user's, and ended a while ago, or by this call: the visitor may be
+        shown the reason.
     :param successor: the key under which the session goes on, if it was rotated.
     :param user: the user tag of that successor.
     """
 
     reason: str
-    buried: bool = False
+    has_tombstone: bool = False
     tier: str = ""
     repeated: bool = False
-    told: bool = False
+    for_visitor: bool = False
     successor: str = ""
     user: str = ""
 
     @property
     def was_due(self) -> bool:
         """This call found that it had to go, or that it cannot be read."""
-        past = self.buried or (self.told and not self.tier)
+        past = self.has_tombstone or (self.for_visitor and not self.tier)
         return self.reason != UNKNOWN and not past
 
     @property
-    def to_be_told(self) -> str | None:
-        """Why it ended, if a visitor should know."""
-        return self.reason if (self.told or self.buried) and self.reason in TOLD else None
+    def reason_for_visitor(self) -> str | None:
+        """Why it ended, if the visitor should be shown that."""
+        is_known = self.for_visitor or self.has_tombstone
+        return self.reason if is_known and self.reason in VISITOR_REASONS else None
 
 
 class Conflict(NamedTuple):
@@ -202,7 +204,7 @@ class PurgeStep(NamedTuple):
     removed: tuple[Removed, ...] = ()
 
 
-class Census(NamedTuple):
+class Counts(NamedTuple):
     """How many sessions there are.
 
     :param live: sessions that are not due, by tier; strangers stand under ``anonymous``.
@@ -391,7 +393,7 @@ class Terms(NamedTuple):
 class UserStore(Store, Protocol):
     """A store that can list and end the sessions of one user."""
 
-    def look(self, key: str) -> Listed | None:
+    def peek(self, key: str) -> Listed | None:
         """Returns the live session under *key*, or where it went from there, without any effect.
 
         ``None``: there is none.
@@ -432,7 +434,7 @@ class IndexedStore(UserStore, Protocol):
         """
         ...
 
-    def census(self, rules: Rules) -> Census:
+    def count(self, rules: Rules) -> Counts:
         """Count the sessions. Costs a few index look-ups, never a walk."""
         ...
 

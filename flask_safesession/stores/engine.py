@@ -15,8 +15,8 @@ from .audit import shorten
 from .base import (
     Answer,
     AuditStep,
-    Census,
     Conflict,
+    Counts,
     Document,
     Finding,
     Gone,
@@ -29,7 +29,6 @@ from .base import (
     Taken,
     Terms,
 )
-from .endings import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 from .rules import (
     admit,
     dismiss,
@@ -42,6 +41,7 @@ from .rules import (
     used,
 )
 from .tables import Ending, Entry, Tables, read_heads
+from .tombstones import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 
 
 class Engine:
@@ -176,8 +176,8 @@ class Engine:
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | None:
-        """See :meth:`.base.UserStore.look`."""
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`.base.UserStore.peek`."""
         t = self._tables
         with t.transaction(writes=False):
             now, generation = t.now(), t.generation()
@@ -238,8 +238,8 @@ class Engine:
             more = len(over) + len(victims) >= limit
             return PurgeStep(len(over), len(trimmed), more, removed)
 
-    def census(self, rules: Rules) -> Census:
-        """See :meth:`.base.IndexedStore.census`."""
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`.base.IndexedStore.count`."""
         t = self._tables
         with t.transaction(writes=False):
             now = t.now()
@@ -250,7 +250,7 @@ class Engine:
                 live[tier] = live.get(tier, 0) + count - past
                 due += past
                 oldest = min(oldest, *(entry.deadline for entry in t.nearest(group, 1)), now)
-            return Census(live, due, now - oldest)
+            return Counts(live, due, now - oldest)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.IndexedStore.audit`. It walks only while limits have become shorter.

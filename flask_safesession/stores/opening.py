@@ -36,7 +36,7 @@ class Opened:
     :param users: the same, if it can list and end a user's sessions.
     :param index: the same, if it can list all sessions, and has a purge.
     :param remote: its servers, if it is on servers.
-    :param parts: what the purge job looks after one by one: the shards, or the store itself.
+    :param shards: what the purge job looks after one by one: the shards, or the store itself.
     :param system: what traces call it.
     :param hooks: what is called around its operations, by name.
     """
@@ -45,7 +45,7 @@ class Opened:
     users: UserStore | None = None
     index: IndexedStore | None = None
     remote: RemoteStore | None = None
-    parts: tuple[IndexedStore, ...] = ()
+    shards: tuple[IndexedStore, ...] = ()
     system: str = ""
     hooks: tuple[object, ...] = field(default=(), repr=False)
 
@@ -105,7 +105,7 @@ def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opene
     if is_client(given):
         return Opened.of(_open_redis(given, folder, options))
     opened = Opened.of(given)
-    held = max(1, len(opened.parts))
+    held = max(1, len(opened.shards))
     if held != shards:
         stated = f"SAFESESSION_SHARDS is {shards}, but the store has {held}"
         raise ConfigError([f"{stated}: set it to {held}"])
@@ -121,7 +121,8 @@ def check_store(given: Any) -> Any:
         scheme, separator, _ = given.partition("://")
         if not separator or scheme not in _SCHEMES:
             meant = meant_by(hide_password(given))
-            known = f"give a URL that begins with {', '.join(_SCHEMES)} and ://"
+            local, servers = f"{MEMORY_URL!r}, {SQLITE_URL!r}", ", ".join(REDIS_SCHEMES)
+            known = f"give {local} or a URL that begins with {servers} and ://"
             raise _wrong(given, f"did you mean {meant}?" if meant else known)
         try:
             _SCHEMES[scheme].check(given)

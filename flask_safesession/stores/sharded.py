@@ -25,7 +25,7 @@ from .base import (
     UNKNOWN,
     Answer,
     AuditStep,
-    Census,
+    Counts,
     Document,
     Finding,
     Gone,
@@ -139,9 +139,9 @@ class Sharded:
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | None:
-        """See :meth:`.base.UserStore.look`."""
-        found = self._follow(key, lambda shard, at: shard.look(at) or Gone(UNKNOWN))
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`.base.UserStore.peek`."""
+        found = self._follow(key, lambda shard, at: shard.peek(at) or Gone(UNKNOWN))
         return found if isinstance(found, Listed) else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -152,7 +152,7 @@ class Sharded:
         """See :meth:`.base.UserStore.end_user`."""
         shard = self._at(user)
         with deadline(self._timeout):
-            if keep and self._at(keep) is not shard and (kept := self.look(keep)):
+            if keep and self._at(keep) is not shard and (kept := self.peek(keep)):
                 keep = kept.key  # it was rotated into the user's shard
             return shard.end_user(user, stamp, reason, keep)
 
@@ -181,17 +181,17 @@ class Sharded:
             last = ""
         return Page(tuple(found), "")
 
-    def census(self, rules: Rules) -> Census:
-        """See :meth:`.base.IndexedStore.census`."""
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`.base.IndexedStore.count`."""
         live: dict[str, int] = {}
         due = overdue = 0
         with deadline(self._timeout):
             for shard in self.shards:
-                found = shard.census(rules)
+                found = shard.count(rules)
                 for tier, count in found.live.items():
                     live[tier] = live.get(tier, 0) + count
                 due, overdue = due + found.due, max(overdue, found.overdue)
-        return Census(live, due, overdue)
+        return Counts(live, due, overdue)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""

@@ -43,7 +43,7 @@ class ContractBase:
         assert isinstance(kit.store.create(key, draft, rules), Live)
         return key
 
-    def look(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
+    def read(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
         """The record as it is, without a slide; ``None`` if it is gone."""
         answer = kit.store.load(key, rules, slide=False)
         return answer.record if isinstance(answer, Live) else None
@@ -51,7 +51,7 @@ class ContractBase:
     def holds(self, kit: StoreKit, count: int, rules: Rules) -> bool:
         """Whether so many sessions are live, as far as the store can count them."""
         index = Opened.of(kit.store).index
-        return index is None or index.census(rules).total == count
+        return index is None or index.count(rules).total == count
 
     def rotate(
         self,
@@ -98,6 +98,6 @@ class ContractBase:
 
     def record(self, kit: StoreKit, key: str, rules: Rules) -> Record:
         """The record as it is, which has to be there."""
-        record = self.look(kit, key, rules)
+        record = self.read(kit, key, rules)
         assert record is not None
         return record

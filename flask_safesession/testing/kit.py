@@ -22,7 +22,7 @@ MINUTE = 60_000
 # Takes ARGV[1] milliseconds off every time in the store, and off the indexes.
 _AGE = """
 local p, by = string.sub(KEYS[1], 1, -7), tonumber(ARGV[1])
-local tables = {[':buried:anonymous'] = 1, [':buried:users'] = 1, [':ended'] = 1}
+local tables = {[':tombstones:anonymous'] = 1, [':tombstones:users'] = 1, [':ended'] = 1}
 local function shift(name, from, to)
   local time = tonumber(redis.call('GETRANGE', name, from, to), 16) - by
   redis.call('SETRANGE', name, from, string.format('%011x', time))

@@ -31,8 +31,8 @@ class ManySessionsContract(ContractBase):
         indexed.store.load(keys[0], rules, slide=True)  # now the second is nearest its end
         answer = self.live(indexed.store.create(new_key(), make_draft(), rules))
         assert [(gone.key, gone.reason) for gone in answer.removed] == [(keys[1], "evicted")]
-        assert self.look(indexed, keys[1], rules) is None
-        assert indexed.index.census(rules).total == answer.total == 4
+        assert self.read(indexed, keys[1], rules) is None
+        assert indexed.index.count(rules).total == answer.total == 4
 
     def test_what_is_due_goes_before_what_is_live(self, indexed: StoreKit) -> None:
         tiers = {"short": Limits(MINUTE, 720 * MINUTE, 0)}
@@ -42,23 +42,23 @@ class ManySessionsContract(ContractBase):
         indexed.advance(MINUTE)
         answer = self.live(indexed.store.create(new_key(), make_draft(), rules))
         assert [(gone.key, gone.reason) for gone in answer.removed] == [(due, "idle")]
-        assert all(self.look(indexed, key, rules) for key in strangers)
+        assert all(self.read(indexed, key, rules) for key in strangers)
 
     def test_strangers_never_evict_users(self, indexed: StoreKit) -> None:
         rules = make_rules(total=20)
         users = [self.add(indexed, rules, user=n) for n in range(19)]
         for _ in range(50):
             self.add(indexed, rules)
-        assert all(self.look(indexed, key, rules) for key in users)
-        assert indexed.index.census(rules).live[ANONYMOUS_TIER] == 1
+        assert all(self.read(indexed, key, rules) for key in users)
+        assert indexed.index.count(rules).live[ANONYMOUS_TIER] == 1
 
     def test_users_leave_a_twentieth_to_strangers(self, indexed: StoreKit) -> None:
         rules = make_rules(total=20)
         for n in range(40):
             self.add(indexed, rules, user=n)
-        assert indexed.index.census(rules).total == 19
+        assert indexed.index.count(rules).total == 19
         self.add(indexed, rules)
-        assert indexed.index.census(rules).total == 20
+        assert indexed.index.count(rules).total == 20
 
     def test_users_evict_strangers_first_and_then_tier_by_tier(self, indexed: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
@@ -91,7 +91,7 @@ class ManySessionsContract(ContractBase):
         draft = make_draft(rules=after, user=3, tier="kept")
         answer = self.live(indexed.store.create(new_key(), draft, after))
         assert [gone.key for gone in answer.removed] == [retired]
-        assert self.look(indexed, kept, after) is not None
+        assert self.read(indexed, kept, after) is not None
 
     def test_of_one_users_sessions_those_that_were_never_used_again_are_evicted_first(
         self, indexed: StoreKit
@@ -119,10 +119,10 @@ class ManySessionsContract(ContractBase):
         self.commit(indexed, keys[1], rules)
         for evicted in (keys[2], keys[0]):
             newest = self.add(indexed, rules, user="me")
-            assert self.look(indexed, evicted, rules) is None
+            assert self.read(indexed, evicted, rules) is None
             indexed.advance(1000)
             self.live(indexed.store.load(newest, rules, slide=True))
-        assert self.look(indexed, keys[1], rules) is not None
+        assert self.read(indexed, keys[1], rules) is not None
 
     def test_a_passive_view_does_not_save_a_session_from_its_eviction(
         self, indexed: StoreKit
@@ -188,7 +188,7 @@ class ManySessionsContract(ContractBase):
             draft = make_draft(rules=after, user=1000 + number)
             evicted.append(len(self.live(indexed.store.create(new_key(), draft, after)).removed))
         assert evicted == [100, 12, 1]
-        assert indexed.index.census(after).total == 20
+        assert indexed.index.count(after).total == 20
 
     def test_due_sessions_of_a_user_do_not_count_against_the_user(self, indexed: StoreKit) -> None:
         tiers = {"short": Limits(MINUTE, 720 * MINUTE, 0)}
@@ -198,7 +198,7 @@ class ManySessionsContract(ContractBase):
             self.add(indexed, rules, user="me", tier="short")
         indexed.advance(MINUTE)
         self.add(indexed, rules, user="me")
-        assert self.look(indexed, oldest, rules) is not None
+        assert self.read(indexed, oldest, rules) is not None
 
     def test_a_new_login_of_a_user_at_the_cap_replaces_its_own_session(
         self, indexed: StoreKit
@@ -208,8 +208,8 @@ class ManySessionsContract(ContractBase):
         indexed.advance(1)
         two = self.add(indexed, rules, user="me")
         self.rotate(indexed, two, rules, user="me", restart=True)
-        assert self.look(indexed, one, rules) is not None
-        assert indexed.index.census(rules).total == 2
+        assert self.read(indexed, one, rules) is not None
+        assert indexed.index.count(rules).total == 2
 
     def test_a_login_at_the_cap_takes_the_place_of_its_own_stranger(
         self, indexed: StoreKit
@@ -218,7 +218,7 @@ class ManySessionsContract(ContractBase):
         keys = [self.add(indexed, rules) for _ in range(4)]
         _, answer = self.rotate(indexed, keys[3], rules, user=1, restart=True)
         assert self.live(answer).removed == ()
-        assert indexed.index.census(rules).total == 4
+        assert indexed.index.count(rules).total == 4
 
     def test_a_full_store_refuses_when_told_to_and_keeps_everybody(self, indexed: StoreKit) -> None:
         rules = make_rules(total=4, evict=False)
@@ -230,7 +230,7 @@ class ManySessionsContract(ContractBase):
                 assert full.limit == 4
             else:
                 raise AssertionError("a full store took one more")
-        assert all(self.look(indexed, key, rules) for key in keys)
+        assert all(self.read(indexed, key, rules) for key in keys)
         indexed.advance(30 * MINUTE)
         self.add(indexed, rules)  # what is due makes room
 
@@ -251,9 +251,9 @@ class ManySessionsContract(ContractBase):
     def test_the_cap_holds_under_concurrent_creates(self, indexed: StoreKit) -> None:
         rules = make_rules(total=20, per_user=3)
         together(8, lambda n: [self.add(indexed, rules, user=n % 2 or None) for _ in range(25)])
-        census = indexed.index.census(rules)
-        assert census.total <= 20
-        assert sum(v for tier, v in census.live.items() if tier != ANONYMOUS_TIER) == 3
+        counts = indexed.index.count(rules)
+        assert counts.total <= 20
+        assert sum(v for tier, v in counts.live.items() if tier != ANONYMOUS_TIER) == 3
 
     # -- removal --------------------------------------------------------------------------------
 
@@ -264,14 +264,14 @@ class ManySessionsContract(ContractBase):
         touched, young = old[0], self.add(indexed, rules)
         indexed.store.load(touched, rules, slide=True)
         indexed.advance(10 * MINUTE)
-        assert indexed.index.census(rules).due == 9
+        assert indexed.index.count(rules).due == 9
         step = indexed.index.purge(rules, 100)
         assert (step.due, step.trimmed, step.more) == (9, 0, False)
         assert {gone.key for gone in step.removed} == set(old[1:])
         assert {gone.reason for gone in step.removed} == {"idle"}
-        assert self.look(indexed, touched, rules)
-        assert self.look(indexed, young, rules)
-        assert indexed.index.census(rules).due == 0
+        assert self.read(indexed, touched, rules)
+        assert self.read(indexed, young, rules)
+        assert indexed.index.count(rules).due == 0
 
     def test_a_purge_goes_in_bounded_steps(self, indexed: StoreKit) -> None:
         rules = make_rules()
@@ -294,8 +294,8 @@ class ManySessionsContract(ContractBase):
             self.add(indexed, before)
         steps = [indexed.index.purge(after, 6) for _ in range(2)]
         assert [step.trimmed for step in steps] == [6, 4]
-        assert indexed.index.census(after).total == 20
-        assert all(self.look(indexed, key, after) for key in users)
+        assert indexed.index.count(after).total == 20
+        assert all(self.read(indexed, key, after) for key in users)
 
     def test_a_lowered_cap_is_not_trimmed_when_nothing_may_be_evicted(
         self, indexed: StoreKit
@@ -304,7 +304,7 @@ class ManySessionsContract(ContractBase):
         for _ in range(30):
             self.add(indexed, before)
         assert indexed.index.purge(after, 100).trimmed == 0
-        assert indexed.index.census(after).total == 30
+        assert indexed.index.count(after).total == 30
 
     def test_each_create_removes_a_few_that_are_due(self, indexed: StoreKit) -> None:
         rules = make_rules()
@@ -313,7 +313,7 @@ class ManySessionsContract(ContractBase):
         indexed.advance(30 * MINUTE)
         for _ in range(10):
             self.add(indexed, rules)
-        assert indexed.index.census(rules).due == 0
+        assert indexed.index.count(rules).due == 0
 
     def test_the_census_counts_by_tier(self, indexed: StoreKit) -> None:
         limits = Limits(30 * MINUTE, 720 * MINUTE, 0)
@@ -321,15 +321,15 @@ class ManySessionsContract(ContractBase):
         self.add(indexed, rules)
         self.add(indexed, rules, user=1)
         self.add(indexed, rules, user=2, tier="admin")
-        live = indexed.index.census(rules).live
+        live = indexed.index.count(rules).live
         assert (live[ANONYMOUS_TIER], live[DEFAULT_TIER], live["admin"]) == (1, 1, 1)
 
     def living(self, indexed: StoreKit, rules: Rules, keys: list[str]) -> list[str]:
         """Those of *keys* whose sessions are live."""
-        return [key for key in keys if self.look(indexed, key, rules) is not None]
+        return [key for key in keys if self.read(indexed, key, rules) is not None]
 
     def test_a_closed_store_can_be_used_again(self, indexed: StoreKit) -> None:
         rules = make_rules()
         key = self.add(indexed, rules)
         indexed.store.close()
-        assert self.look(indexed, key, rules) is not None
+        assert self.read(indexed, key, rules) is not None

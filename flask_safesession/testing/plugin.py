@@ -176,7 +176,7 @@ class AppKit:
         handle = self._live(client)
         rules = Rules(Policy("sliding", _AT_ONCE[reason]), self._settings.rules.cap)
         gone = self._store.load(handle, rules, slide=False)
-        if isinstance(gone, Gone) and not gone.buried:
+        if isinstance(gone, Gone) and not gone.has_tombstone:
             self._tell_end(handle, gone.reason, gone.tier)
 
     def end(self, client: FlaskClient, reason: str = REVOKED) -> None:

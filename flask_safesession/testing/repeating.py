@@ -66,7 +66,7 @@ class RepeatedCallsContract(ContractBase):
             assert (again.record, again.removed) == (first, ())
             latest = self.commit(kit, new, rules)
             assert self.live(kit.store.rotate(key, new, draft, rules, terms)).record == latest
-            moved = Gone("rotated", buried=True, successor=new, user=user_tag(7))
+            moved = Gone("rotated", has_tombstone=True, successor=new, user=user_tag(7))
             assert kit.store.load(key, rules, slide=True) == moved
         assert self.holds(kit, 2, rules)
 
@@ -76,11 +76,11 @@ class RepeatedCallsContract(ContractBase):
             key, call = self.add(kit, rules, user=7), new_stamp()
             stamp = self.record(kit, key, rules).stamps[0] if expected else None
             assert self.live(kit.store.end(key, call, "logout", stamp)).key == key
-            done = Gone("logout", buried=True, repeated=True)
+            done = Gone("logout", has_tombstone=True, repeated=True)
             for _ in range(2):
                 assert kit.store.end(key, call, "logout", stamp) == done
             other = kit.store.end(key, new_stamp(), "logout", stamp)
-            assert other == Gone("logout", buried=True)
+            assert other == Gone("logout", has_tombstone=True)
 
     def test_an_end_that_followed_a_rotation_is_done_when_it_is_repeated(
         self, kit: StoreKit
@@ -89,7 +89,7 @@ class RepeatedCallsContract(ContractBase):
         key = self.add(kit, rules, user=7)
         new, _ = self.rotate(kit, key, rules, user=7)
         assert self.live(kit.store.end(key, call, "logout", None)).key == new
-        done = Gone("logout", buried=True, repeated=True)
+        done = Gone("logout", has_tombstone=True, repeated=True)
         assert kit.store.end(key, call, "logout", None) == done
 
     def test_the_end_of_all_of_a_user_that_is_repeated_ends_what_came_meanwhile(
@@ -105,7 +105,7 @@ class RepeatedCallsContract(ContractBase):
         ended = store.end_user(user_tag(7), call, "revoked", kept)
         assert [listed.key for listed in ended] == [second]
         assert store.end_user(user_tag(7), call, "revoked", kept) == []
-        assert self.look(kit, kept, rules) is not None
+        assert self.read(kit, kept, rules) is not None
 
     def test_an_end_of_everything_that_is_repeated_spares_what_came_meanwhile(
         self, kit: StoreKit
@@ -115,5 +115,5 @@ class RepeatedCallsContract(ContractBase):
         kit.store.end_all(call)
         after = self.add(kit, rules)
         kit.store.end_all(call)
-        assert self.look(kit, before, rules) is None
-        assert self.look(kit, after, rules) is not None
+        assert self.read(kit, before, rules) is None
+        assert self.read(kit, after, rules) is not None

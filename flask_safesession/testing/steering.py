@@ -63,11 +63,11 @@ class SteeringContract(ContractBase):
         key = self.add(kit, make_rules(), user="ann")
         kit.advance(11 * MINUTE)
         self.audit(kit, make_rules())
-        assert self.look(kit, key, make_rules()) is not None
+        assert self.read(kit, key, make_rules()) is not None
         shorter = make_rules(idle=10 * MINUTE)
         self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
-        assert kit.index.census(shorter).total == 0
+        assert kit.index.count(shorter).total == 0
 
     def test_a_shorter_lifetime_holds_however_much_it_is_used(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules())
@@ -84,7 +84,7 @@ class SteeringContract(ContractBase):
         longer = make_rules(idle=120 * MINUTE, lifetime=2000 * MINUTE)
         self.audit(kit, longer)
         kit.advance(30 * MINUTE)
-        assert self.look(kit, key, longer) is None
+        assert self.read(kit, key, longer) is None
 
     def test_a_tiers_shorter_limits_leave_other_tiers_alone(self, kit: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
@@ -96,8 +96,8 @@ class SteeringContract(ContractBase):
         self.audit(kit, rules)
         self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
-        assert self.look(kit, admin, shorter) is None
-        assert self.look(kit, user, shorter) is not None
+        assert self.read(kit, admin, shorter) is None
+        assert self.read(kit, user, shorter) is not None
 
     def test_many_sessions_are_seen_in_small_steps_each_once(self, kit: StoreKit) -> None:
         rules = make_rules()

@@ -51,8 +51,8 @@ def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
     # Imported here: apps on memory do not pay for redis-py.
     from ..stores.redis.store import RedisStore
 
-    if opened.parts and isinstance(opened.parts[0], RedisStore):
-        return Clock(partial(_age, opened.parts), _nothing)
+    if opened.shards and isinstance(opened.shards[0], RedisStore):
+        return Clock(partial(_age, opened.shards), _nothing)
     return Clock(_cannot, _nothing)
 
 
@@ -68,7 +68,7 @@ def down(opened: Opened, only: Collection[str] = ()) -> Iterator[None]:
     if unknown := sorted({*only} - {*known}):
         raise ValueError(f"the store has no {', '.join(unknown)}; it has {', '.join(known)}")
     with ExitStack() as stack:
-        for store in {id(one): one for one in (opened.store, *opened.parts)}.values():
+        for store in {id(one): one for one in (opened.store, *opened.shards)}.values():
             failing = dict.fromkeys(only or _operations(store), _fail)
             stack.enter_context(_replaced(store, failing))
         if opened.remote is not None and not only:

@@ -39,7 +39,7 @@ class UsersContract(ContractBase):
         key = self.key_of("ann")
         self.live(kit.store.create(key, draft, rules))
         shown = [
-            store.look(key),
+            store.peek(key),
             *store.sessions_of(ANN),
             *store.page(DEFAULT_TIER, "", 9).sessions,
         ]
@@ -54,7 +54,7 @@ class UsersContract(ContractBase):
         assert [one.key for one in store.sessions_of(ANN)] == [key]
         assert self.walk(kit.index, "anonymous", 2) == []
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", "")] == [key]
-        assert self.look(kit, key, rules) is None
+        assert self.read(kit, key, rules) is None
 
     def test_what_is_due_is_not_listed(self, kit: StoreKit) -> None:
         store, rules = kit.index, make_rules()
@@ -81,8 +81,8 @@ class UsersContract(ContractBase):
         ended = store.end_user(ANN, new_stamp(), "revoked", keys[1])
         assert {one.key for one in ended} == {keys[0], keys[2], keys[3]}
         assert [one.key for one in store.sessions_of(ANN)] == [keys[1]]
-        assert all(self.look(kit, key, rules) for key in others)
-        assert kit.store.load(keys[0], rules, slide=True) == Gone("revoked", buried=True)
+        assert all(self.read(kit, key, rules) for key in others)
+        assert kit.store.load(keys[0], rules, slide=True) == Gone("revoked", has_tombstone=True)
         assert store.end_user(ANN, new_stamp(), "revoked", "")[0].key == keys[1]
 
     def test_the_one_that_stays_stays_also_under_its_next_key(self, kit: StoreKit) -> None:
@@ -90,7 +90,7 @@ class UsersContract(ContractBase):
         key, other = self.sign_in(kit, rules), self.sign_in(kit, rules)
         new = self.go_on(kit, rules, key, restart=False)
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", key)] == [other]
-        assert self.look(kit, new, rules)
+        assert self.read(kit, new, rules)
 
     def test_the_one_that_stays_does_not_stay_under_the_key_of_a_sign_in(
         self, kit: StoreKit
@@ -119,24 +119,24 @@ class UsersContract(ContractBase):
 
         keys = [key for key in together(8, act) if isinstance(key, str)]
         listed = {one.key for one in store.sessions_of(ANN)}
-        assert {key for key in keys if self.look(kit, key, rules)} == listed
-        assert kit.index.census(rules).total == len(listed)
+        assert {key for key in keys if self.read(kit, key, rules)} == listed
+        assert kit.index.count(rules).total == len(listed)
 
     def test_everything_there_is_ends_in_one_step(self, kit: StoreKit) -> None:
         store, rules = kit.users, make_rules()
         ann, stranger = self.sign_in(kit, rules), self.add(kit, rules)
         stamp = self.record(kit, ann, rules).stamps[0]
         store.end_all(new_stamp())
-        assert kit.index.census(rules).total == 0
+        assert kit.index.count(rules).total == 0
         assert store.sessions_of(ANN) == []
         draft = make_draft(rules=rules, user="ann")
         assert isinstance(kit.store.commit(ann, draft, stamp, touch=0), Gone)
         answer = kit.store.load(ann, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert (answer.reason, answer.told) == ("revoked", True)
-        assert self.look(kit, stranger, rules) is None
+        assert (answer.reason, answer.for_visitor) == ("revoked", True)
+        assert self.read(kit, stranger, rules) is None
         later = self.sign_in(kit, rules)
-        assert self.look(kit, later, rules)
+        assert self.read(kit, later, rules)
         assert [one.key for one in store.sessions_of(ANN)] == [later]
 
     def test_what_is_made_after_an_end_of_all_is_of_the_next_generation(
@@ -168,11 +168,11 @@ class UsersContract(ContractBase):
         ]
         for answer in answers:
             assert isinstance(answer, Gone)
-            assert (answer.reason, answer.to_be_told) == ("revoked", "revoked")
-        assert store.look(keys[4]) is None
+            assert (answer.reason, answer.reason_for_visitor) == ("revoked", "revoked")
+        assert store.peek(keys[4]) is None
         assert store.end_user(user_tag("user 4"), new_stamp(), "revoked", "") == []
         assert self.walk(store, DEFAULT_TIER, 2) == []
-        assert kit.index.census(rules).total == 0
+        assert kit.index.count(rules).total == 0
 
     def test_what_ended_at_once_is_purged_in_steps(self, kit: StoreKit) -> None:
         store, rules = kit.users, make_rules()
@@ -186,7 +186,7 @@ class UsersContract(ContractBase):
             removed += step.removed
         assert {gone.key for gone in removed} == keys
         assert {gone.reason for gone in removed} == {"revoked"}
-        assert self.look(kit, later, rules)
+        assert self.read(kit, later, rules)
         assert kit.index.purge(rules, 10).removed == ()
 
     # -- how it ended ---------------------------------------------------------------------------
@@ -195,11 +195,11 @@ class UsersContract(ContractBase):
         _ = kit.users
         rules = make_rules(per_user=1)
         evicted, newer = self.sign_in(kit, rules), self.sign_in(kit, rules)
-        assert kit.store.load(evicted, rules, slide=True) == Gone("evicted", told=True)
+        assert kit.store.load(evicted, rules, slide=True) == Gone("evicted", for_visitor=True)
         kit.advance(30 * MINUTE)
         kit.index.purge(rules, 100)
         for _ in range(2):
-            assert kit.store.load(newer, rules, slide=True) == Gone("idle", told=True)
+            assert kit.store.load(newer, rules, slide=True) == Gone("idle", for_visitor=True)
         kit.advance(24 * 60 * MINUTE + kit.tolerance)
         assert kit.store.load(newer, rules, slide=True) == Gone("unknown")
 
@@ -210,11 +210,11 @@ class UsersContract(ContractBase):
         kit.store.end(revoked, new_stamp(), "revoked", None)
         answer = kit.store.load(revoked, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert answer.to_be_told is None
+        assert answer.reason_for_visitor is None
         kit.advance(30 * MINUTE)
         answer = kit.store.load(found, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert answer.to_be_told is None
+        assert answer.reason_for_visitor is None
         kit.index.purge(rules, 100)
         for key in (purged, found, revoked):
             assert kit.store.load(key, rules, slide=True) == Gone("unknown")
@@ -236,7 +236,7 @@ class UsersContract(ContractBase):
         assert self.reasons(kit, rules, [keys[-2]]) == ["evicted"]
         assert self.reasons(kit, rules, [ended[-1]]) == ["revoked"]
         assert self.reasons(kit, rules, [evicted, revoked]) == ["evicted", "revoked"]
-        assert kit.store.load(revoked, rules, slide=True) == Gone("revoked", buried=True)
+        assert kit.store.load(revoked, rules, slide=True) == Gone("revoked", has_tombstone=True)
         kit.advance(2 * MINUTE)  # the tombstones are gone, the reasons are not
         assert self.reasons(kit, rules, ended).count("revoked") <= 100
         expected = ["revoked", "evicted", "revoked"]
@@ -257,7 +257,7 @@ class UsersContract(ContractBase):
             kit.store.rotate(
                 stranger, self.key_of("ann"), draft, rules, Terms(None, True, "rotated")
             )
-        assert all(self.look(kit, key, rules) for key in (*keys, stranger))
+        assert all(self.read(kit, key, rules) for key in (*keys, stranger))
         self.sign_in(kit, rules, "bob")
         kit.store.end(keys[0], new_stamp(), "logout", None)
         self.sign_in(kit, rules)
@@ -286,11 +286,11 @@ class UsersContract(ContractBase):
             plain.append(self.sign_in(kit, rules))
             kit.advance(1000)
         second = self.sign_in(kit, rules, tier="admin")
-        assert self.look(kit, first, rules) is None
-        assert all(self.look(kit, key, rules) for key in (*plain, second))
+        assert self.read(kit, first, rules) is None
+        assert all(self.read(kit, key, rules) for key in (*plain, second))
         third = self.sign_in(kit, rules)
-        assert self.look(kit, plain[0], rules) is None
-        assert all(self.look(kit, key, rules) for key in (plain[1], second, third))
+        assert self.read(kit, plain[0], rules) is None
+        assert all(self.read(kit, key, rules) for key in (plain[1], second, third))
 
     # -- looks ----------------------------------------------------------------------------------
 
@@ -299,12 +299,12 @@ class UsersContract(ContractBase):
         key = self.sign_in(kit, rules)
         kit.advance(MINUTE)
         self.record(kit, key, rules)
-        looked = store.look(key)
+        looked = store.peek(key)
         assert looked is not None
         assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
         assert not looked.record.is_used
         kit.advance(29 * MINUTE)
-        assert store.look(key) is None
+        assert store.peek(key) is None
         assert kit.index.purge(rules, 10).due == 1
 
     def test_a_look_follows_a_rotation_and_no_sign_in(self, kit: StoreKit) -> None:
@@ -312,7 +312,7 @@ class UsersContract(ContractBase):
         for restart in (False, True):
             key = self.sign_in(kit, rules)
             new = self.go_on(kit, rules, key, restart=restart)
-            looked = store.look(key)
+            looked = store.peek(key)
             assert (looked.key if looked else None) == (None if restart else new)
 
     # -- ends of all, and caps ------------------------------------------------------------------
@@ -324,9 +324,9 @@ class UsersContract(ContractBase):
         kit.store.end_all(new_stamp())
         for number in range(10):
             self.sign_in(kit, rules, f"user {number}")
-            assert kit.index.census(rules).total <= 10
+            assert kit.index.count(rules).total <= 10
         self.sign_in(kit, rules)
-        assert kit.index.census(rules).total <= 10
+        assert kit.index.count(rules).total <= 10
 
     def test_an_end_of_all_that_was_noticed_is_not_told_again_by_the_purge(
         self, kit: StoreKit
@@ -335,7 +335,7 @@ class UsersContract(ContractBase):
         keys = [self.sign_in(kit, rules, f"user {number}") for number in range(5)]
         store.end_all(new_stamp())
         assert kit.store.load(keys[2], rules, slide=True) == Gone(
-            "revoked", tier=DEFAULT, told=True
+            "revoked", tier=DEFAULT, for_visitor=True
         )
         told = []
         for _ in range(10):

@@ -108,9 +108,9 @@ class Loader:
         if isinstance(answer, Gone):
             self._report_end(session, sid.key, answer)
             return over._replace(
-                ended=answer.to_be_told,
+                ended=answer.reason_for_visitor,
                 is_known=answer.reason != UNKNOWN,
-                rotated=answer.buried and answer.reason == ROTATED,
+                rotated=answer.has_tombstone and answer.reason == ROTATED,
                 onward=(answer.successor, answer.user),
             )
         over = over._replace(is_known=True)
@@ -139,7 +139,7 @@ class Loader:
             found = over._replace(stand_in=number)
             if isinstance(answer, Gone):
                 self._report_end(session, key, answer)
-                if not answer.buried:
+                if not answer.has_tombstone:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It has an ID of its own, whose response may be lost or on its way.

@@ -264,7 +264,7 @@ class _Save:
         """Another request has made the stand-in: go on with both changes, or with the next one."""
         answer = self._store.load(key, self._rules, slide=self._change.loaded.slide)
         if isinstance(answer, Gone):
-            if answer.buried:
+            if answer.has_tombstone:
                 self._change.next_stand_in()
             return
         try:

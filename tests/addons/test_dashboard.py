@@ -745,7 +745,7 @@ def test_while_the_store_is_down_the_page_says_so(
 ) -> None:
     app = mount(lambda: True)
     client = signed_in(app, "carl")
-    for name in ("load", "census", "page", "sessions_of"):
+    for name in ("load", "count", "page", "sessions_of"):
         monkeypatch.setattr(store, name, out_of_order)
     page = client.get("/watch/")
     assert page.status_code == 503

@@ -100,8 +100,8 @@ def test_a_hook_with_the_same_key_is_called_once(make_app: MakeApp) -> None:
     observe(steering, notes, key)
     observe(steering, others, others)
     observe(steering, notes, key)
-    steering.opened.need_index().census(RULES)
-    assert notes.begun == others.begun == ["census"]
+    steering.opened.need_index().count(RULES)
+    assert notes.begun == others.begun == ["count"]
 
 
 def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app: MakeApp) -> None:
@@ -111,7 +111,7 @@ def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app:
     observe(steering_of(apps[0]), notes, notes)
     for app in apps:
         app.extensions["tested.safe"].count()
-    assert notes.begun == ["census"]
+    assert notes.begun == ["count"]
     assert set(vars(store)) == before
 
 
@@ -131,7 +131,7 @@ def test_requests_the_purge_job_and_commands_are_observed(make_app: MakeApp) -> 
     assert {"document", "purge", "audit"} <= {*notes.begun}
     notes.begun.clear()
     app.test_cli_runner().invoke(args=["safesession", "stats"])
-    assert "census" in notes.begun
+    assert "count" in notes.begun
 
 
 def test_an_observed_store_goes_with_its_last_reference() -> None:
@@ -140,7 +140,7 @@ def test_an_observed_store_goes_with_its_last_reference() -> None:
     try:
         notes = Notes()
         opened = observed(Opened.of(inner := MemoryStore()), notes, notes)
-        opened.need_index().census(RULES)
+        opened.need_index().count(RULES)
         left = weakref.ref(inner)
         del opened, inner
         assert left() is None
@@ -156,12 +156,12 @@ def test_the_parts_of_a_store_are_observed_and_its_whole_counts_once(
     opened.need_index().purge(RULES, 10)
     assert notes.begun == ["purge"]
     notes.begun.clear()
-    for one in opened.parts:
+    for one in opened.shards:
         one.purge(RULES, 10)
     assert notes.begun == ["purge"] * 4
     notes.begun.clear()
-    opened.parts[0].lease("task", 1000)
-    opened.parts[0].audit(RULES, 10)
+    opened.shards[0].lease("task", 1000)
+    opened.shards[0].audit(RULES, 10)
     assert notes.begun == ["lease", "audit"]
 
 
@@ -175,15 +175,15 @@ def test_a_store_can_do_the_same_when_it_is_observed(make_store: Callable[..., A
         assert seen.remote is opened.remote
         for before, after in ((opened.users, seen.users), (opened.index, seen.index)):
             assert after is (None if before is None else seen.store)
-        assert len(seen.parts) == len(opened.parts)
+        assert len(seen.shards) == len(opened.shards)
 
 
 def test_the_whole_of_a_store_in_one_piece_is_observed() -> None:
     notes = Notes()
     opened = observed(Opened.of(MemoryStore()), notes, notes)
-    assert opened.parts == (opened.store,)
-    opened.parts[0].purge(RULES, 10)
-    opened.parts[0].audit(RULES, 10)
+    assert opened.shards == (opened.store,)
+    opened.shards[0].purge(RULES, 10)
+    opened.shards[0].audit(RULES, 10)
     assert notes.begun == ["purge", "audit"]
 
 

@@ -237,7 +237,7 @@ def test_without_a_provider_the_one_of_the_process_is_asked(
     for _ in range(2):
         opentelemetry.instrument(app.extensions["tested.safe"])
     app.extensions["tested.safe"].count()
-    assert spans.names() == ["census safesession"]
+    assert spans.names() == ["count safesession"]
 
 
 def test_without_an_sdk_everything_goes_on_as_before(make_app: MakeApp) -> None:

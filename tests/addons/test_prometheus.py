@@ -270,7 +270,7 @@ def test_a_store_that_fails_breaks_no_scrape(
         raise StoreUnavailable("no answer")
 
     store = measured.app.extensions["safesession"].store
-    monkeypatch.setattr(store, "census", fail)
+    monkeypatch.setattr(store, "count", fail)
     assert measured.value("store_up") == 0
     text = measured.text()
     assert 'safesession_sessions_cap{flask_app="tested"} 100.0' in text
@@ -281,10 +281,10 @@ def test_a_store_that_fails_breaks_no_scrape(
 
 def test_registering_asks_the_store_for_nothing(make_app: MakeApp) -> None:
     measured = Measured(make_app())
-    assert measured.calls("census") is None
+    assert measured.calls("count") is None
     for _ in range(5):
         measured.text()
-    assert measured.calls("census") == 1
+    assert measured.calls("count") == 1
 
 
 def test_a_server_that_was_given_up_shows_until_it_is_back_or_gone(make_app: MakeApp) -> None:

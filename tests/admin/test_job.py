@@ -882,7 +882,7 @@ def test_the_whole_index_is_made_anew_when_it_is_lost(
     assert_agreement(shop, database, prefix, 10)
     safe_of(shop).purge()
     state = shop.extensions["safesession"]
-    assert state.store.census(state.settings.rules).live == {
+    assert state.store.count(state.settings.rules).live == {
         "anonymous": 4,
         "admin": 3,
         "customer": 3,

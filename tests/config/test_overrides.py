@@ -77,7 +77,7 @@ class Process:
             self.state.store.create(self.keys[-1], draft, rules)
 
     def live(self) -> int:
-        return int(self.state.store.census(self.state.settings.rules).total)
+        return int(self.state.store.count(self.state.settings.rules).total)
 
     def ends_of(self, work: Callable[[], object]) -> list[str]:
         """Reasons of the ends that *work* tells of."""
@@ -208,7 +208,7 @@ def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -
     with here.state.steering._lock:
         here.state.job._forked()
         assert not here.state.steering._lock.locked()
-        here.state.steering.look()
+        here.state.steering.refresh()
     assert here.limits == (10, 720)
 
 
@@ -761,7 +761,7 @@ def test_longer_limits_of_another_app_are_not_taken_for_those_of_a_round(fleet: 
     store.audit(short.state.settings.rules, 5)
     audited(store, long.state.settings.rules)
     audited(store, short.state.settings.rules)
-    records = [store.look(key).record for key in long.keys]
+    records = [store.peek(key).record for key in long.keys]
     assert {record.idle for record in records} == {10 * MINUTE}
 
 

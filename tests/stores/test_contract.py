@@ -47,7 +47,7 @@ class TestShardsInMemory(
                 self.live(kit.store.create(key, make_draft(data), RULES))
             answer = kit.store.rotate(one, two, make_draft(), RULES, Terms(None, False, reason))
             assert answer == Taken()
-            records = [self.look(kit, key, RULES) for key in (one, two)]
+            records = [self.read(kit, key, RULES) for key in (one, two)]
             assert [record and record.payload for record in records] == [left, b"two"]
 
 
@@ -74,16 +74,16 @@ def test_a_session_moves_between_shards_of_any_kind_and_is_followed(four: Sharde
     for old, new in ((first, second), (first, third)):
         terms = Terms(None, False, "rotated")
         assert isinstance(four.rotate(old, new, make_draft(user="ann"), RULES, terms), Live)
-    moved = Gone("rotated", buried=True, successor=second, user=user_tag("ann"))
+    moved = Gone("rotated", has_tombstone=True, successor=second, user=user_tag("ann"))
     assert four.load(first, RULES, slide=True) == moved
-    looked = four.look(first)
+    looked = four.peek(first)
     assert looked is not None
     assert looked.key == third
     ended = four.end(first, new_stamp(), "logout", None)
     assert isinstance(ended, Live)
     assert ended.key == third
-    assert four.end(first, new_stamp(), "logout", None) == Gone("logout", buried=True)
-    assert four.census(RULES).total == 0
+    assert four.end(first, new_stamp(), "logout", None) == Gone("logout", has_tombstone=True)
+    assert four.count(RULES).total == 0
 
 
 def test_a_sign_in_into_another_shard_is_not_followed(four: Sharded) -> None:
@@ -92,6 +92,6 @@ def test_a_sign_in_into_another_shard_is_not_followed(four: Sharded) -> None:
     answer = four.rotate(key, new, make_draft(user=7), RULES, Terms(draft.stamp, True, "rotated"))
     assert isinstance(answer, Live)
     assert four.end(key, new_stamp(), "logout", None) == Gone(
-        "rotated", buried=True, successor=new, user=user_tag(7)
+        "rotated", has_tombstone=True, successor=new, user=user_tag(7)
     )
     assert isinstance(four.load(new, RULES, slide=False), Live)

@@ -24,7 +24,7 @@ class WithUsers(PlainStore):
 
     def __init__(self) -> None:
         super().__init__(inner := MemoryStore())
-        self.look, self.sessions_of = inner.look, inner.sessions_of
+        self.peek, self.sessions_of = inner.peek, inner.sessions_of
         self.end_user = inner.end_user
 
 
@@ -36,7 +36,7 @@ def test_a_store_of_each_protocol_is_recognised() -> None:
     plain, users, whole = (Opened.of(kind()) for kind in (PlainStore, WithUsers, MemoryStore))
     assert [opened.users is not None for opened in (plain, users, whole)] == [False, True, True]
     assert [opened.index is not None for opened in (plain, users, whole)] == [False, False, True]
-    assert [len(opened.parts) for opened in (plain, users, whole)] == [0, 0, 1]
+    assert [len(opened.shards) for opened in (plain, users, whole)] == [0, 0, 1]
     assert (plain.remote, whole.system) == (None, "memory")
 
 

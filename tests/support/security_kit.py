@@ -173,7 +173,7 @@ _READERS: dict[bytes, tuple[str, ...]] = {
 
 def shards_of(store: Any) -> Any:
     """The parts of a store on Redis."""
-    return Opened.of(store).parts
+    return Opened.of(store).shards
 
 
 def ask(store: Any, *command: Any) -> Any:

@@ -34,7 +34,7 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the sessions that are due, and mend the index."""
     settings = settings_of(state)
     store = state.opened.need_index()
-    due = store.census(settings.rules).due
+    due = store.count(settings.rules).due
     if dry_run:
         say(as_json, {"due": due}, f"{due} sessions are due.", note=note_of_memory(state))
         return
@@ -50,7 +50,7 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
                 removed, trimmed = removed + step.due, trimmed + step.trimmed
                 advance(step.due)
         mended += audit(store, settings, _FULL_ROUND)
-        due = store.census(settings.rules).due
+        due = store.count(settings.rules).due
     result = {"due": removed, "trimmed": trimmed, "mended": mended}
     text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
     say(as_json, result, text, note=note_of_memory(state))

@@ -142,7 +142,7 @@ def end(
 
 
 def _end_all(state: Any, *, sure: bool) -> int:
-    count: int = state.opened.need_index().census(state.settings.rules).total
+    count: int = state.opened.need_index().count(state.settings.rules).total
     if not sure:
         question = f"End all {count} sessions, of users and of strangers?"
         click.confirm(question, abort=True, err=True)

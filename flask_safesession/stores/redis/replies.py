@@ -31,7 +31,7 @@ class Status(IntEnum):
 
     UNKNOWN = 0
     LIVE = 1
-    BURIED = 2
+    TOMBSTONE = 2
     DUE = 3
     FOREIGN = 4
     NEWER = 5
@@ -71,12 +71,14 @@ def gone(status: int, rest: list[Any]) -> Gone:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
     text = [part.decode("ascii", "replace") if isinstance(part, bytes) else part for part in rest]
     if status == Status.ENDED:
-        return Gone(text[0], told=True)
+        return Gone(text[0], for_visitor=True)
     if status == Status.DUE:
-        return Gone(text[0], tier=text[1], told=bool(text[2]))
-    if status == Status.BURIED:
+        return Gone(text[0], tier=text[1], for_visitor=bool(text[2]))
+    if status == Status.TOMBSTONE:
         reason, _, successor, user, *again = text
-        return Gone(reason, buried=True, repeated=bool(again), successor=successor, user=user)
+        return Gone(
+            reason, has_tombstone=True, repeated=bool(again), successor=successor, user=user
+        )
     return Gone(UNKNOWN)
 
 

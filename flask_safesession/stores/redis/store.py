@@ -19,7 +19,7 @@ from ..base import (
     UNKNOWN,
     Answer,
     AuditStep,
-    Census,
+    Counts,
     Document,
     Finding,
     Gone,
@@ -60,8 +60,8 @@ _END = Script("_common", "end")
 _CREATE = Script("_common", "_admission", "create")
 _ROTATE = Script("_common", "_admission", "rotate")
 _PURGE = Script("_common", "_admission", "purge")
-_CENSUS = Script("_common", "census")
-_LOOK = Script("_common", "look")
+_COUNT = Script("_common", "count")
+_PEEK = Script("_common", "peek")
 _USER = Script("_common", "user")
 _PAGE = Script("_common", "page")
 _END_ALL = Script("_common", "end_all")
@@ -191,17 +191,17 @@ class RedisStore:
 
     def resolve(self, key: str) -> str:
         """See :meth:`..sharded.Shard.resolve`."""
-        return self._look_up(key)[0].decode()
+        return self._peek(key)[0].decode()
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | None:
-        """See :meth:`..base.UserStore.look`."""
-        return next(iter(listed([self._look_up(key)])), None)
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`..base.UserStore.peek`."""
+        return next(iter(listed([self._peek(key)])), None)
 
-    def _look_up(self, key: str) -> tuple[bytes, bytes]:
+    def _peek(self, key: str) -> tuple[bytes, bytes]:
         """Returns the key under which the session goes on, and its first bytes if it is live."""
-        status, *rest = self._run(_LOOK, (self._name(key),), (LISTED,))
+        status, *rest = self._run(_PEEK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
             gone(status, rest)  # raises what this version cannot read
             return key.encode(), b""
@@ -225,11 +225,11 @@ class RedisStore:
 
     def page(self, tier: str, after: str, limit: int) -> Page:
         """See :meth:`..base.IndexedStore.page`."""
-        bucket = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
+        group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         score, _, entry = after.partition(":")
         if score:
             float(score)  # raises what is not where a page ended
-        args = (bucket, score, entry, limit, LISTED)
+        args = (group, score, entry, limit, LISTED)
         answer: list[bytes] = self._run(_PAGE, (f"{self.slot}:tiers",), args)[2:]
         entries = answer[1::3]
         keys = (entry[:KEY_LENGTH] for entry in entries)
@@ -243,11 +243,11 @@ class RedisStore:
         _, due, trimmed, more, removed = self._run(_PURGE, (f"{self.slot}:tiers",), args)
         return PurgeStep(due, trimmed, bool(more), removals(removed))
 
-    def census(self, rules: Rules) -> Census:
-        """See :meth:`..base.IndexedStore.census`."""
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`..base.IndexedStore.count`."""
         # After an index was lost, a mended one has a tier's tag in the place of its name.
         names = {tier_tag(tier): tier for tier in rules.policy.order}
-        _, now, *rest = self._run(_CENSUS, (f"{self.slot}:tiers",), ())
+        _, now, *rest = self._run(_COUNT, (f"{self.slot}:tiers",), ())
         live: dict[str, int] = {}
         due, oldest = 0, now
         for at in range(0, len(rest), 4):
@@ -256,7 +256,7 @@ class RedisStore:
             live[name] = live.get(name, 0) + rest[at + 1]
             due += rest[at + 2]
             oldest = min(oldest, rest[at + 3])
-        return Census(live, due, max(0, now - oldest))
+        return Counts(live, due, max(0, now - oldest))
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`..base.IndexedStore.audit`."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from ...errors import ConfigError
 from ...model.record import loads
 from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
-from ..endings import absent
 from ..engine import Engine
 from ..rules import used
+from ..tombstones import absent
 from .connections import Connections
 from .inspecting import findings
 from .tables import SqlTables

@@ -94,7 +94,7 @@ def test_operations_of_several_calls_end_in_time(
     calls: dict[str, Callable[[], object]] = {
         "first load": lambda: fresh.load(keys[-1], RULES, slide=True),
         "followed end": lambda: store.end(keys[0], new_stamp(), "logout", None),
-        "count": lambda: store.census(RULES),
+        "count": lambda: store.count(RULES),
     }
     start = time.monotonic()
     with suppress(StoreUnavailable):

@@ -26,7 +26,7 @@ def test_lists_and_ends_are_as_with_one_shard(make_store: Make) -> None:
     assert [one.key for one in store.sessions_of(ANN)] == [keys[0]]
     assert walk(store, "anonymous") == sorted(strangers)
     store.end_all(new_stamp())
-    assert store.census(RULES).total == 0
+    assert store.count(RULES).total == 0
     assert [payload(store, key) for key in (*keys, *strangers)] == [None] * 23
     while store.purge(RULES, 10).more:
         pass
@@ -75,9 +75,9 @@ def test_while_a_slot_is_moved_reads_go_on_and_write_nothing(
         assert (answer.record.payload, answer.record.is_used) == (b"data", False)
         assert answer.now >= answer.record.created
         store.end_all(new_stamp())
-        assert store.load(key, RULES, slide=True) == Gone("revoked", told=True)
+        assert store.load(key, RULES, slide=True) == Gone("revoked", for_visitor=True)
     revoked = store.load(key, RULES, slide=True)
-    assert revoked == Gone("revoked", tier=draft.tier, told=True)
+    assert revoked == Gone("revoked", tier=draft.tier, for_visitor=True)
 
 
 def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(
@@ -91,7 +91,7 @@ def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(
         raise StoreUnavailable("down")
 
     monkeypatch.setattr(store.shards[0], "end_all", fail)
-    held = store.shards[0].census(RULES).total
+    held = store.shards[0].count(RULES).total
     with pytest.raises(StoreUnavailable):
         store.end_all(new_stamp())
-    assert store.census(RULES).total == held < 20
+    assert store.count(RULES).total == held < 20

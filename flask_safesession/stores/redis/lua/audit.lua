@@ -3,7 +3,7 @@
 -- before them. Answers LIVE, mended, sessions that were put under shorter limits, whether limits have become
 -- shorter and this round has not yet seen all sessions, whether the round is over (1 or 0 each).
 --
--- A round walks each bucket of the index for entries without a record, then the keys for records without an
+-- A round walks each group of the index for entries without a record, then the keys for records without an
 -- entry and for users' entries without a session. It begins anew where a limit is shorter than in the call
 -- before. What is due under shorter limits is left to the purge.
 local p = string.sub(KEYS[1], 1, -7)
@@ -38,18 +38,18 @@ local function shorten(key, r)
   index(p, key, r)
 end
 
-local function agrees(r, key, bucket, score)
-  return r and r.bucket == bucket and deadline(r) == tonumber(score)
+local function agrees(r, key, group, score)
+  return r and r.group == group and deadline(r) == tonumber(score)
 end
 
-local function check_entry(bucket, entry, score)
+local function check_entry(group, entry, score)
   local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
   local r, other = parse(head(p .. ':s:' .. key))
   if other and other[1] == NEWER then return end
-  if agrees(r, key, bucket, score) and member(key, r) == entry then return shorten(key, r) end
+  if agrees(r, key, group, score) and member(key, r) == entry then return shorten(key, r) end
   mended = mended + 1
-  redis.call('ZREM', p .. ':t:' .. bucket, entry)
-  if user ~= '' then redis.call('ZREM', own(p, user, bucket), key) end
+  redis.call('ZREM', p .. ':t:' .. group, entry)
+  if user ~= '' then redis.call('ZREM', own(p, user, group), key) end
 end
 
 -- Whether the place of a user's session among the user's is right, but for the microseconds.
@@ -62,9 +62,9 @@ end
 local function check_record(key)
   local r = parse(head(p .. ':s:' .. key))
   if not r then return end
-  local bucket = p .. ':t:' .. r.bucket
-  if r.generation ~= current then bucket = p .. ':e:' .. r.generation .. ':' .. r.bucket end
-  local score = tonumber(redis.call('ZSCORE', bucket, member(key, r)) or -1)
+  local deadlines = p .. ':t:' .. r.group
+  if r.generation ~= current then deadlines = p .. ':e:' .. r.generation .. ':' .. r.group end
+  local score = tonumber(redis.call('ZSCORE', deadlines, member(key, r)) or -1)
   if r.generation ~= current and score >= 0 then return end  -- the purge removes it
   if score == deadline(r) and placed(r, key) then return end
   mended = mended + 1
@@ -108,9 +108,9 @@ local function check_table(name)
   redis.call('UNLINK', name, name .. ':keys', name .. ':users')
 end
 
-local function walk_bucket(bucket, cursor)
-  local page = redis.call('ZSCAN', p .. ':t:' .. bucket, cursor, 'COUNT', limit)
-  for i = 1, #page[2], 2 do check_entry(bucket, page[2][i], page[2][i + 1]) end
+local function walk_group(group, cursor)
+  local page = redis.call('ZSCAN', p .. ':t:' .. group, cursor, 'COUNT', limit)
+  for i = 1, #page[2], 2 do check_entry(group, page[2][i], page[2][i + 1]) end
   return page[1]
 end
 
@@ -135,14 +135,14 @@ local at, cursor = tonumber(redis.call('HGET', KEYS[1], 'walk') or '1'), redis.c
 local behind = redis.call('HGET', KEYS[1], 'behind') == '1'
 if not limits or shorter(ARGV[3], limits) then at, cursor, behind = 1, '0', true end
 if at <= #walks then
-  cursor = walk_bucket(walks[at], cursor)
+  cursor = walk_group(walks[at], cursor)
 else
   cursor = walk_keys(cursor)
 end
 local over = false
 if cursor == '0' then
   over = at > #walks
-  for _, name in ipairs(over and {':buried:anonymous', ':buried:users', ':ended'} or {}) do
+  for _, name in ipairs(over and {':tombstones:anonymous', ':tombstones:users', ':ended'} or {}) do
     check_table(p .. name)
   end
   at = over and 1 or at + 1

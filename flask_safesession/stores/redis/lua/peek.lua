@@ -2,7 +2,7 @@
 -- on, and these bytes, empty if it is not live. Changes nothing, whatever it finds.
 local p, key = split(KEYS[1])
 local now = clock()
-key = where_it_is(p, now, key)
+key = resolve(p, now, key)
 local r, other = parse(head(p .. ':s:' .. key))
 if other and other[1] ~= UNKNOWN then return other end
 local is_live = r and deadline(r) > now
