@@ -53,7 +53,7 @@ class Cap(NamedTuple):
     """How many sessions there may be.
 
     :param total: live sessions in all.
-    :param users: of these, sessions with a user: at most 95 %, so that strangers find room.
+    :param users: of these, sessions with a user: 95 % at most: the rest is for anonymous ones.
     :param per_user: sessions of one user; one more ends that user's oldest.
     :param evict: make room by evicting; otherwise a full store refuses.
     :param per_tier: by tier, where each has a number of its own: then only a user's sessions of
@@ -70,7 +70,7 @@ class Cap(NamedTuple):
 
     @classmethod
     def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
-        """A cap with the strangers' share left free: a 20th, and one session at least."""
+        """Returns a cap that leaves a 20th to anonymous sessions, and one session at least."""
         return cls(total, _users_share(total), per_user, evict)
 
     def share(self, shards: int) -> Cap:
@@ -207,7 +207,7 @@ class PurgeStep(NamedTuple):
 class Counts(NamedTuple):
     """How many sessions there are.
 
-    :param live: sessions that are not due, by tier; strangers stand under ``anonymous``.
+    :param live: sessions that are not due, by tier; anonymous sessions are under ``anonymous``.
     :param due: sessions past their deadline that are still to be removed.
     :param overdue: milliseconds since the oldest of these was due.
     """

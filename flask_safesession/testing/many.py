@@ -12,7 +12,7 @@ from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key, together
 
 
 class ManySessionsContract(ContractBase):
-    """Caps, eviction, purge and census."""
+    """Caps, eviction, purge and counts."""
 
     @pytest.fixture
     def indexed(self, kit: StoreKit) -> StoreKit:
@@ -315,7 +315,7 @@ class ManySessionsContract(ContractBase):
             self.add(indexed, rules)
         assert indexed.index.count(rules).due == 0
 
-    def test_the_census_counts_by_tier(self, indexed: StoreKit) -> None:
+    def test_sessions_are_counted_by_tier(self, indexed: StoreKit) -> None:
         limits = Limits(30 * MINUTE, 720 * MINUTE, 0)
         rules = make_rules(tiers={"admin": limits})
         self.add(indexed, rules)

@@ -39,6 +39,7 @@ from flask_safesession.stores.base import (
     TOMBSTONE_TTL,
     VISITOR_REASON_TTL,
     VISITOR_REASONS,
+    AuditStep,
     Conflict,
     Gone,
     Live,
@@ -578,6 +579,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert step.due >= min(limit, len(due)) or (self.world.generation and step.more)
         self.settle(step.removed)
 
+    @rule(limit=st.sampled_from([2, 100]))
+    def audit(self, limit: int) -> None:
+        step = AuditStep(0, done=False)
+        while not step.done:
+            step = self.store.audit(RULES, limit)
+            assert (step.mended, step.limited) == (0, 0)
+
     @rule(key=consumes(keys))
     def forget(self, key: str) -> None:
         """The browser loses its cookie."""
@@ -585,7 +593,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -- promises -------------------------------------------------------------------------------
 
     @invariant()
-    def the_census_is_exact_and_the_caps_hold(self) -> None:
+    def the_counts_are_exact_and_the_caps_hold(self) -> None:
         counts = self.store.count(RULES)
         live = [s for s in self.world.live.values() if s.deadline > self.world.now]
         users = [s for s in live if s.user is not None]

@@ -332,7 +332,7 @@ class RedisStore:
     def _confirmed(
         self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
     ) -> Any:
-        """The answer of a script that ends a session; too few replicas are told of."""
+        """Returns the answer of a script that ends a session; too few replicas are reported."""
         if not self._replicas:
             return self._run(script, names, args)
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)

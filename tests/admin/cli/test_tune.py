@@ -194,7 +194,7 @@ def test_each_look_is_one_line_of_json(deploy: Deploy, pauses: list[float]) -> N
     assert pauses == [5, 5]
 
 
-def test_a_look_is_one_census(
+def test_a_look_counts_once(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     there = deploy()

@@ -11,7 +11,7 @@ local everybody = with_anonymous(users)
 local found, seen = {}, 0
 
 -- Removes these entries of index, where those of a group of a generation are. ended: of what was ended
--- all at once, the ones without a record have been met by a request, which has told of them.
+-- all at once, the ones without a record have been met by a request, which has reported them.
 local function clear(index, entries, group, generation, ended)
   local names = {}
   for _, entry in ipairs(entries) do

@@ -1,5 +1,5 @@
--- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to be told, stamp of this call, reason; then, if they
--- are to be ended and not only told, the key that is to stay or ''. Answers LIVE, then key and first bytes of
+-- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to be answered, stamp of this call, reason; then, if they
+-- are to be ended and not only listed, the key that is to stay or ''. Answers LIVE, then key and first bytes of
 -- each live session. The only script whose time grows with what one user has.
 local p, user = string.sub(KEYS[1], 1, -20), string.sub(KEYS[1], -16)
 local now = clock()
