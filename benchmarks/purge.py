@@ -8,7 +8,7 @@ from time import perf_counter
 
 from flask_safesession.admin.purge import purge_steps
 from flask_safesession.config.settings import Settings
-from flask_safesession.stores.base import Store
+from flask_safesession.stores.base import IndexedStore
 
 from .population import IDLE, MINUTE, fill, settings
 from .stage import Stage, stage
@@ -50,7 +50,7 @@ def purge(where: str, server_kind: str, sessions: int, users: bool) -> Purge:
     return Purge(where, sessions, users, sessions / every, some / every, p99, len(waits))
 
 
-def run(store: Store, roomy: Settings) -> int:
+def run(store: IndexedStore, roomy: Settings) -> int:
     """Purge as the job does, until nothing is due; returns how many were removed."""
     return sum(step.due for step in purge_steps(store, roomy))
 
@@ -67,7 +67,7 @@ def _two_purges(on: Stage, sessions: int, roomy: Settings, users: bool) -> tuple
     return some, _timed_purge(on.store, roomy, sessions - len(few))
 
 
-def _timed_purge(store: Store, roomy: Settings, expected: int) -> float:
+def _timed_purge(store: IndexedStore, roomy: Settings, expected: int) -> float:
     start = perf_counter()
     removed = run(store, roomy)
     taken = perf_counter() - start

@@ -12,7 +12,7 @@ from typing import cast
 import psutil
 import redis
 
-from flask_safesession.stores.base import Store
+from flask_safesession.stores.base import IndexedStore
 from flask_safesession.stores.memory import MemoryStore, store_clock
 from flask_safesession.stores.redis import RedisStore
 
@@ -31,7 +31,7 @@ class Stage:
     ``pass_time(ms)`` lets that much time pass for every deadline in the store.
     """
 
-    store: Store
+    store: IndexedStore
     footprint: Callable[[], int]
     pass_time: Callable[[int], None]
     server: Server | None = None

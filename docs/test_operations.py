@@ -16,9 +16,9 @@ from redis.crc import key_slot
 
 from docs.test_documentation import first_code
 from flask_safesession.config.settings import read_settings
-from flask_safesession.stores.layout import MAX_SHARDS
 from flask_safesession.stores.redis import check as server_settings
 from flask_safesession.stores.remote import breaker
+from flask_safesession.stores.sharded import MAX_SHARDS
 
 DOCS = Path(__file__).parent
 PAGE = (DOCS / "operations.md").read_text("utf-8")

@@ -1,15 +1,13 @@
-"""``SafeSession``: reads the settings, opens the store, puts the parts together."""
+"""``SafeSession``: reads the settings, opens the store, puts the shards together."""
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import flask
@@ -20,17 +18,17 @@ from .admin.directory import Page
 from .admin.job import PurgeJob
 from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
-from .admin.purge import PurgeReport, purge
+from .admin.purge import PurgeReport, purge, total
 from .admin.stats import Stats, stats_of
 from .config.overrides import Own, Steering, Tuned
-from .config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL, Settings
+from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
 from .model.policy import milliseconds
 from .model.text import name_of
 from .model.tokens import new_stamp
-from .stores.base import Networked, Steerable, Store
-from .stores.memory import MemoryStore
+from .stores.base import Store
+from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
 from .web.client import label_of
 from .web.info import SessionInfo
@@ -58,6 +56,11 @@ class State:
     def settings(self) -> Settings:
         """The settings that the app goes by just now."""
         return self.steering.settings
+
+    @property
+    def opened(self) -> Opened:
+        """The store as the app calls it, and what it can do."""
+        return self.steering.opened
 
     @property
     def store(self) -> Store:
@@ -105,21 +108,19 @@ class SafeSession:
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]
             )
         own = Own.read(app.config, {**self._overrides, **overrides})
-        store = _open_store(app, own.settings)
-        if isinstance(store, Networked):
-            store.report_to(partial(_emit, weakref.ref(app)))
-        steering = Steering(app, store, own)
+        opened = _open(app, own.settings)
+        steering = Steering(app, opened, own)
         neighbours = Neighbours(app, steering, own.settings)
         if not _is_command():
-            _begin(store, steering, neighbours)
+            _begin(opened, steering, neighbours)
         report_lost_settings(app.config, own)
-        job, place = PurgeJob(app, steering, neighbours), _place_of(own.settings, store)
-        state = State(steering, job, Takeover(app), place)
+        place = place_of(opened, own.settings.store, own.settings.key_prefix)
+        state = State(steering, PurgeJob(app, steering, neighbours), Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        app.session_interface = SafeSessionInterface(steering, job.wake, directory.end_user)
+        app.session_interface = SafeSessionInterface(steering, state.job.wake, directory.end_user)
         hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
@@ -132,7 +133,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         state = self._state()[1]
-        return state.store.census(state.settings.rules).total
+        return state.opened.need_index().count(state.settings.rules).total
 
     def stats(self) -> Stats:
         """How many sessions there are, and how their servers are, as this process sees them.
@@ -140,15 +141,15 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         state = self._state()[1]
-        return stats_of(state.store, state.settings)
+        return stats_of(state.opened, state.settings)
 
     def servers(self) -> Mapping[str, str]:
         """The circuit breaker of each of the store's servers, without asking any: for probes.
 
         ``closed``: all is well; ``open``: down; ``half-open``: down, and being asked again.
         """
-        store = self._state()[1].store
-        return store.states() if isinstance(store, Networked) else {}
+        remote = self._state()[1].opened.remote
+        return remote.states() if remote else {}
 
     def purge(self) -> PurgeReport:
         """Remove now what is due, whoever's turn it is. The job does it by itself.
@@ -156,8 +157,11 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         app, state = self._state()
-        state.steering.look()
-        return purge(app, state.store, state.settings)
+        state.steering.refresh()
+        state.opened.need_index()
+        shards = state.opened.shards
+        settings = state.settings.for_shards(len(shards))
+        return total([purge(app, shard, settings) for shard in shards])
 
     def reconfigure(  # noqa: PLR0913  # one for each setting
         self,
@@ -267,7 +271,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer; also of the following methods.
         """
         state = self._state()[1]
-        return directory.sessions_of(state.store, state.settings, user, _current_handle(state))
+        return directory.sessions_of(state.opened, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
         """Some of all sessions, tier by tier, those that end last first.
@@ -277,12 +281,12 @@ class SafeSession:
         :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
         """
         state = self._state()[1]
-        return directory.browse(state.store, state.settings, tier, after, limit)
+        return directory.browse(state.opened, state.settings, tier, after, limit)
 
     def find(self, handle: str) -> SessionInfo | None:
         """The session with that handle, without using it; ``None`` if there is none."""
         state = self._state()[1]
-        return directory.find(state.store, state.settings, handle)
+        return directory.find(state.opened, state.settings, handle)
 
     def end(self, handle: str) -> bool:
         """End the session with that handle, whatever is in flight; whether there was one.
@@ -302,14 +306,14 @@ class SafeSession:
         :raises ValueError: *keep* is no handle.
         """
         app, state = self._state()
-        return directory.end_user(app, state.store, state.settings, user, keep)
+        return directory.end_user(app, state.opened, state.settings, user, keep)
 
     def end_all(self) -> None:
         """End all sessions there are, of users and of strangers, in one step.
 
         The purge removes them, and sends ``session_ended`` for each.
         """
-        directory.owning(self._state()[1].store).end_all(new_stamp())
+        self._state()[1].store.end_all(new_stamp())
 
     def _state(self) -> tuple[Flask, State]:
         """The app to act on, and its state: never an app that this extension was not given.
@@ -349,61 +353,24 @@ def _assigned_in_vain() -> str:
     return "" if state is None else state.assigned_in_vain
 
 
-def _open_store(app: Flask, settings: Settings) -> Store:
-    given = settings.store
-    if isinstance(given, str) and given.startswith(MEMORY_URL):
-        return _open_memory(given.removeprefix(MEMORY_URL).removesuffix(PER_PROCESS))
-    if isinstance(given, str) and given.startswith(SQLITE_URL):
-        return _open_sqlite(app, settings)
-    if not isinstance(given, str) and hasattr(given, "census"):
-        return cast(Store, given)
-    # Imported here: apps on memory do not pay for redis-py.
-    from .stores.redis.store import RedisStore
-
-    return RedisStore(
-        given,
+def _open(app: Flask, settings: Settings) -> Opened:
+    opened = open_store(
+        settings.store,
+        app.instance_path,
         prefix=settings.key_prefix,
         timeout=settings.store_timeout,
         shards=settings.shards,
         wait_replicas=settings.wait_replicas,
     )
+    if opened.remote is not None:
+        opened.remote.report_to(partial(_emit, weakref.ref(app)))
+    return opened
 
 
-def _open_sqlite(app: Flask, settings: Settings) -> Store:
-    from .stores.sql.sqlite import SqliteStore  # others do not pay for it
-    from .stores.sql.url import find_file
-
-    path = find_file(settings.store, app.instance_path)
-    return SqliteStore(path, prefix=settings.key_prefix, timeout=settings.store_timeout)
-
-
-def _open_memory(name: str) -> MemoryStore:
-    """The store that apps of this process share under *name*; without one, the app's alone."""
-    with _naming:
-        store = _named.get(name) or MemoryStore()
-        if name:
-            _named[name] = store
-        return store
-
-
-# A store goes when the last app that has it goes.
-_named: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
-_naming = threading.Lock()
-
-
-def _place_of(settings: Settings, store: Store) -> Hashable:
-    """What is equal for apps that share their sessions."""
-    given = settings.store
-    if given is store or not store.shared:
-        return id(store)
-    place = getattr(store, "path", given)  # one URL may be another file in each app
-    return place if isinstance(place, (str, Path)) else id(given), settings.key_prefix
-
-
-def _begin(store: Store, steering: Steering, neighbours: Neighbours) -> None:
+def _begin(opened: Opened, steering: Steering, neighbours: Neighbours) -> None:
     """Ask the store once what it is like; one that is down is asked when it is up."""
     try:
-        steering.look()
+        steering.refresh()
         with suppress(StoreUnavailable):  # it takes no writes
             neighbours.begin()
     except StoreUnavailable as error:
@@ -414,10 +381,9 @@ def _begin(store: Store, steering: Steering, neighbours: Neighbours) -> None:
         )
         return
     finally:
-        if isinstance(store, Steerable):
-            store.close()  # the process may fork from here
-    if isinstance(store, Networked):
-        store.prepare()
+        opened.store.close()  # the process may fork from here
+    if opened.remote is not None:
+        opened.remote.prepare()
 
 
 def _emit(app: weakref.ref[Flask], event: Event) -> None:

@@ -18,7 +18,8 @@ from werkzeug.security import generate_password_hash
 
 from flask_safesession import SafeSession
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.opening import Opened
+from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import environment, servers
@@ -131,14 +132,15 @@ def kit(request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
 
 
 @pytest.fixture
-def make_store(any_server: servers.Server, prefix: str) -> Iterator[Callable[..., RedisStore]]:
+def make_store(any_server: servers.Server, prefix: str) -> Iterator[Callable[..., Any]]:
     """Makes stores with so many shards, as several processes would have them."""
     client, made = any_server.client(), []
 
-    def make(shards: int, *, started: bool = True, timeout: float = 5) -> RedisStore:
-        made.append(RedisStore(client, prefix=prefix, timeout=timeout, shards=shards))
-        if started:
-            made[-1].prepare()
+    def make(shards: int, *, started: bool = True, timeout: float = 5) -> Any:
+        made.append(open_shards(client, prefix=prefix, timeout=timeout, shards=shards))
+        remote = Opened.of(made[-1]).remote
+        if started and remote is not None:
+            remote.prepare()
         return made[-1]
 
     yield make

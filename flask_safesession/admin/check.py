@@ -15,7 +15,8 @@ from ..model.codec import items_in
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
 from ..model.text import name_of
-from ..stores.base import Finding, Inspecting, Owning, Store
+from ..stores.base import Finding, IndexedStore, Store
+from ..stores.opening import Opened
 from .lost_settings import lost_settings
 from .neighbours import conflicts
 
@@ -80,11 +81,11 @@ def findings(app: Flask, state: Any) -> list[Finding]:
 
     :param state: what the app has of the extension.
     """
-    settings, store = state.settings, state.store
-    found = [*_of_the_key(app), *_of_the_cookie(app), *_of_the_app(app, settings, store)]
+    settings, opened = state.settings, state.opened
+    found = [*_of_the_key(app), *_of_the_cookie(app), *_of_the_app(app, settings, opened.store)]
     found += [*lost_settings(app.config, state.steering.own), *state.takeover.findings(app)]
     try:
-        found.extend(_of_the_store(app, settings, store))
+        found.extend(_of_the_store(app, settings, opened))
     except StoreUnavailable as error:
         found.append(Finding("store-unavailable", f"the session store cannot be used: {error}"))
     except ConfigError as error:
@@ -165,17 +166,17 @@ def _worker_count() -> int:
     return int(asked) if asked.isdecimal() else 1
 
 
-def _of_the_store(app: Flask, settings: Settings, store: Store) -> Iterator[Finding]:
-    if isinstance(store, Inspecting):
-        for name, text in store.inspect():
-            yield Finding(name if name in NAMES else "store", text)
-    yield from conflicts(app, store, settings)
-    yield from _of_the_users(settings, store)
+def _of_the_store(app: Flask, settings: Settings, opened: Opened) -> Iterator[Finding]:
+    for name, text in opened.store.inspect():
+        yield Finding(name if name in NAMES else "store", text)
+    if opened.index is not None:
+        yield from conflicts(app, opened.index, settings)
+        yield from _of_the_users(settings, opened.index)
 
 
-def _of_the_users(settings: Settings, store: Store) -> Iterator[Finding]:
+def _of_the_users(settings: Settings, store: IndexedStore) -> Iterator[Finding]:
     """Look where the app keeps its users, if not under the user key: they have no protection."""
-    if not store.shared or not isinstance(store, Owning) or settings.user_key.find is not None:
+    if not store.shared or settings.user_key.find is not None:
         return
     known = {part for key in settings.user_key.names for part in (key, key.partition(".")[0])}
     sample = store.page(ANONYMOUS_TIER, "", _SAMPLE).sessions

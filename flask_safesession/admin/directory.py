@@ -11,9 +11,9 @@ from ..model import note as notes
 from ..model.identity import named_user
 from ..model.note import Note
 from ..model.policy import ANONYMOUS_TIER
-from ..model.text import name_of
 from ..model.tokens import NO_USER, is_handle, new_stamp
-from ..stores.base import REVOKED, Gone, Listed, Live, Owning, Store
+from ..stores.base import REVOKED, Gone, Listed, Live, Store
+from ..stores.opening import Opened
 from ..web.info import SessionInfo, described
 
 
@@ -35,32 +35,19 @@ def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
     return described(one.key, record, note, user, tier)
 
 
-def owning(store: Store) -> Owning:
-    """*store*, if it knows whose sessions are whose.
-
-    :raises TypeError: it does not.
-    """
-    if not isinstance(store, Owning):
-        raise TypeError(
-            f"{name_of(type(store))} does not know whose sessions are whose: give it the methods of"
-            " flask_safesession.stores.base.Owning"
-        )
-    return store
-
-
 def sessions_of(
-    store: Store, settings: Settings, user: Any, current: str | None
+    opened: Opened, settings: Settings, user: Any, current: str | None
 ) -> list[SessionInfo]:
-    """The live sessions of *user*, newest first; one script call, whatever the store holds."""
-    listed = owning(store).sessions_of(named_user(user))
+    """Returns the live sessions of *user*, newest first; one call, whatever the store holds."""
+    listed = opened.need_users().sessions_of(named_user(user))
     found = (_listed(one, settings, user) for one in listed)
     return [info._replace(current=info.handle == current) for info in found]
 
 
 def browse(
-    store: Store, settings: Settings, tier: str | None, after: str | None, limit: int
+    opened: Opened, settings: Settings, tier: str | None, after: str | None, limit: int
 ) -> Page:
-    """Up to *limit* sessions, tier by tier, those that end last first.
+    """Returns up to *limit* sessions, tier by tier, those that end last first.
 
     :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
     """
@@ -70,7 +57,7 @@ def browse(
         raise ValueError(f"browse(): {after!r} is not where a page ended, or {limit} is below one")
     found: list[SessionInfo] = []
     for name in tiers[tiers.index(begin) :]:
-        page = owning(store).page(name, last, limit - len(found))
+        page = opened.need_index().page(name, last, limit - len(found))
         found += [_listed(one, settings) for one in page.sessions]
         if len(found) >= limit or page.next:
             return Page(found, f"{name}|{page.next}" if page.next else _after(tiers, name))
@@ -83,11 +70,11 @@ def _after(tiers: Sequence[str], name: str) -> str | None:
     return f"{following[0]}|" if following else None
 
 
-def find(store: Store, settings: Settings, handle: str) -> SessionInfo | None:
-    """The session with that handle, without using it."""
+def find(opened: Opened, settings: Settings, handle: str) -> SessionInfo | None:
+    """Returns the session with that handle, without using it."""
     if not is_handle(handle):
         return None
-    found = owning(store).look(handle)
+    found = opened.need_users().peek(handle)
     return None if found is None else _listed(found, settings)
 
 
@@ -102,15 +89,15 @@ def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
     return True
 
 
-def end_user(app: Any, store: Store, settings: Settings, user: Any, keep: str | None) -> int:
-    """End all sessions of *user* in one step, but for *keep*; how many there were.
+def end_user(app: Any, opened: Opened, settings: Settings, user: Any, keep: str | None) -> int:
+    """End all sessions of *user* in one step, but for *keep*; returns how many there were.
 
     :raises ValueError: *keep* is not a handle, or *user* is nobody.
     """
     if keep is not None and not is_handle(keep):
         raise ValueError(f"keep is {keep!r}, which is no handle: nothing was ended")
     tag = named_user(user)
-    ended = owning(store).end_user(tag, new_stamp(), REVOKED, keep or "")
+    ended = opened.need_users().end_user(tag, new_stamp(), REVOKED, keep or "")
     _announce(app, settings, ended)
     return len(ended)
 

@@ -25,9 +25,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 from ..config.overrides import Steering
 from ..errors import StoreUnavailable
 from ..events import StoreFailed, emit, logger
-from ..stores.base import Leasing, Sharded
+from ..stores.base import IndexedStore
 from .neighbours import Neighbours
-from .purge import PurgeReport, purge
+from .purge import PurgeReport, purge, total
 
 _BY_CRON = (
     "set SAFESESSION_CHECK_INTERVAL to None and run `flask safesession purge` from cron; until then"
@@ -81,11 +81,11 @@ class PurgeJob:
                 self._look_at = time.monotonic() + 2 * self._seconds
                 self._schedule()
 
-    def look(self) -> StoreUnavailable | None:
+    def refresh(self) -> StoreUnavailable | None:
         """Go by the settings that the store keeps for all; what it said if it did not answer."""
         try:
-            self._steering.look()
-            self._neighbours.look()
+            self._steering.refresh()
+            self._neighbours.refresh()
         except StoreUnavailable as error:
             return error
         self.adopt()
@@ -104,36 +104,26 @@ class PurgeJob:
                 self._look_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
-        reports, failed = [], self.look()
-        try:
-            for part in self._parts():
-                try:
-                    if self._is_our_turn(part):
-                        reports.append(purge(app, part, self._steering.settings))
-                except StoreUnavailable as error:  # of one part; others may be well
-                    failed = error
-        except StoreUnavailable as error:
-            failed = error
+        reports, failed = [], self.refresh()
+        shards = self._steering.opened.shards
+        settings = self._steering.settings.for_shards(len(shards))
+        # In any order: processes of a fleet begin at different ones.
+        for shard in random.sample(shards, len(shards)):  # nosec B311  # no secret, an order
+            try:
+                if self._is_our_turn(shard):
+                    reports.append(purge(app, shard, settings))
+            except StoreUnavailable as error:  # of one shard; others may be well
+                failed = error
         if failed is not None and not self._failing:  # once, not every minute
             emit(app, StoreFailed("purge", str(failed)))
         if failed is None and self._failing:
             logger.info("the store answers the purge job again")
         self._failing = failed is not None
-        return PurgeReport(*map(sum, zip(*reports, strict=True))) if reports else None
+        return total(reports) if reports else None
 
-    def _parts(self) -> list[Any]:
-        """The parts of the store, in any order: processes of a fleet begin at different ones."""
-        store = self._steering.store
-        if not isinstance(store, Sharded):
-            return [store]
-        parts = store.parts()
-        return random.sample(parts, len(parts))  # nosec B311  # no secret, an order
-
-    def _is_our_turn(self, part: object) -> bool:
-        if not isinstance(part, Leasing):
-            return True
+    def _is_our_turn(self, shard: IndexedStore) -> bool:
         # A little less than the interval, so that the next run finds it free.
-        return part.lease("purge", max(1, int(self._seconds * 900)))
+        return shard.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
         own, first = self._steering.settings.scheduler, self._scheduler is None
@@ -175,7 +165,9 @@ class PurgeJob:
         )
 
     def _interval(self) -> float:
-        """Seconds between two runs; 0: there is no job."""
+        """Returns the seconds between two runs; 0: there is no job."""
+        if self._steering.opened.index is None:
+            return 0  # such a store removes sessions by itself
         return (self._steering.settings.check_interval or 0) / 1000
 
     def _forked(self) -> None:

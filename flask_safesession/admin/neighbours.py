@@ -21,7 +21,7 @@ from ..config.overrides import Steering
 from ..config.settings import Settings
 from ..errors import ConfigError
 from ..events import Once
-from ..stores.base import Document, Finding, Steerable, Store
+from ..stores.base import Document, Finding, IndexedStore
 
 #: The name of the document in the store.
 DOCUMENT = "apps"
@@ -85,19 +85,19 @@ class Neighbours:
         :raises ConfigError: another app on this store looks for its users under other keys.
         :raises StoreUnavailable: the store did not answer.
         """
-        self._look(refuse=True)
+        self._refresh(refuse=True)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Look at it again, once a minute at most; it is too late to refuse anything.
 
         :raises StoreUnavailable: the store did not answer.
         """
         if time.monotonic() >= self._next:
-            self._look(refuse=False)
+            self._refresh(refuse=False)
 
-    def _look(self, *, refuse: bool) -> None:
-        app, store = self._app(), self._steering.store
-        if app is None or not isinstance(store, Steerable):
+    def _refresh(self, *, refuse: bool) -> None:
+        app, store = self._app(), self._steering.opened.index
+        if app is None or store is None:
             return
         self._next = time.monotonic() + _FRESH / 1000
         key, accepted = keys_of(app) if store.shared else ("", set())
@@ -125,12 +125,12 @@ class Neighbours:
         self._once(text, text)
 
 
-def conflicts(app: Any, store: Store, settings: Settings) -> Iterator[Finding]:
+def conflicts(app: Any, store: IndexedStore, settings: Settings) -> Iterator[Finding]:
     """Yields a finding for each thing that does not go together on *store*.
 
     :raises StoreUnavailable: the store did not answer.
     """
-    seen = loads(store.document(DOCUMENT)) if isinstance(store, Steerable) else None
+    seen = loads(store.document(DOCUMENT))
     if seen is None:
         return
     key, accepted = keys_of(app) if store.shared else ("", set())

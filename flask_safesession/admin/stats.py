@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..config.settings import Settings
 from ..errors import StoreUnavailable
 from ..events import logger
-from ..stores.base import Networked, Store
+from ..stores.opening import Opened
 
 #: Seconds for which a reading is good enough: however many ask, the store is asked once.
 FRESH_FOR = 5.0
@@ -43,19 +43,20 @@ class Stats(NamedTuple):
     servers: Mapping[str, str]
 
 
-def stats_of(store: Store, settings: Settings) -> Stats:
-    """The figures of *store* now.
+def stats_of(opened: Opened, settings: Settings) -> Stats:
+    """Returns the figures of a store now.
 
+    :raises CannotDo: the store cannot count its sessions.
     :raises StoreUnavailable: the store did not answer.
     """
-    census = store.census(settings.rules)
+    counts = opened.need_index().count(settings.rules)
     return Stats(
-        census.total,
+        counts.total,
         settings.rules.cap.total,
-        census.due,
-        round(census.overdue / 1000, 3),
-        dict(census.live),
-        dict(store.states()) if isinstance(store, Networked) else {},
+        counts.due,
+        round(counts.overdue / 1000, 3),
+        dict(counts.live),
+        dict(opened.remote.states()) if opened.remote else {},
     )
 
 
@@ -106,7 +107,7 @@ class Readings:
     def _ask(self, now: float) -> Reading:
         state = self.app.extensions["safesession"]
         try:
-            stats = stats_of(state.store, state.settings)
+            stats = stats_of(state.opened, state.settings)
         except Exception as error:  # noqa: BLE001  # whatever it is, the other figures are served
             if not self._failing:
                 told = "" if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: "

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError, StoreUnavailable
 from ..events import SettingsTuned, emit, logger
 from ..model.policy import as_datetime, milliseconds, spelled
-from ..stores.base import Document, Steerable, Store
+from ..stores.base import Document, Store
+from ..stores.opening import CannotDo, Opened
 from .dry_run import count_ends
 from .reading import PREFIX
 from .settings import SETTINGS, Settings, read_settings
@@ -95,27 +96,32 @@ class Steering:
     It does not hold the app.
     """
 
-    def __init__(self, app: Any, store: Store, own: Own) -> None:
+    def __init__(self, app: Any, opened: Opened, own: Own) -> None:
         self.settings: Settings = own.settings
         self.tuned: Tuned | None = None
         self._app = weakref.ref(app)
-        #: Where the sessions are, as it was opened.
-        self.opened: Store = store
+        #: The store as it was opened.
+        self.bare: Opened = opened
         #: The same as the app calls it: metrics and traces put an observed one in its place.
-        self.store: Store = store
+        self.opened: Opened = opened
         #: The app's own settings, and how they were given.
         self.own: Own = own
         self._seen = b""
         self._lock = threading.Lock()
 
-    def look(self) -> None:
+    @property
+    def store(self) -> Store:
+        """The store as the app calls it."""
+        return self.opened.store
+
+    def refresh(self) -> None:
         """Go by what the store keeps.
 
         :raises StoreUnavailable: the store did not answer.
         """
-        if isinstance(self.store, Steerable):
+        if self.opened.index is not None:
             with self._lock:
-                self._adopt(self.store.document(DOCUMENT))
+                self._adopt(self.opened.index.document(DOCUMENT))
 
     def tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
@@ -130,8 +136,9 @@ class Steering:
         try:
             _check_name(by)
             return self._tune(changes, by=by, reset=reset, dry_run=dry_run)
-        except ConfigError as error:
-            raise ConfigError(error.problems, "The settings cannot be changed") from error
+        except (ConfigError, CannotDo) as error:
+            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+            raise ConfigError(problems, "The settings cannot be changed") from error
 
     def forked(self) -> None:
         """In a child: the parent's lock may be held by a thread that is not here."""
@@ -142,19 +149,18 @@ class Steering:
     ) -> Tuned:
         if not changes and not reset:
             raise ConfigError([f"nothing is to be changed: give one of {', '.join(TUNABLE)}"])
-        if not isinstance(self.store, Steerable):
-            raise ConfigError(["the store keeps no settings: see `Steerable` in stores/base.py"])
+        store = self.opened.need_index()
         for _ in range(_TRIES):
-            found = self.store.document(DOCUMENT)
+            found = store.document(DOCUMENT)
             before = _last(found, reset=reset)
             overrides = _changed({} if reset else before.settings, changes)
             settings = self.own.under(overrides)
             tuned = Tuned(overrides, by, as_datetime(found.now), before.revision + 1)
             if dry_run:
-                ends = count_ends(self.store, self.settings, settings, found.now)
+                ends = count_ends(store, self.settings, settings, found.now)
                 return tuned._replace(would_end=ends)
-            if self.store.keep(DOCUMENT, _dumps(tuned), found.document):
-                self.look()
+            if store.keep(DOCUMENT, _dumps(tuned), found.document):
+                self.refresh()
                 return self.tuned or tuned
         raise StoreUnavailable("others keep changing the settings")
 

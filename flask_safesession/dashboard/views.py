@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from ..admin.stats import Stats
 from ..errors import StoreUnavailable
 from ..extension import SafeSession
-from ..stores.base import Owning
+from ..stores.opening import CannotDo
 from ..web.info import SessionInfo
 from .chart import chart_of
 from .csrf import is_token_of, new_token
@@ -62,12 +62,12 @@ class Listed(NamedTuple):
 def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
     """The figures, and a page of the table of sessions."""
     asked, listed = _asked(safe), None
-    can_list = isinstance(safe._state()[1].store, Owning)
+    can_list = safe._state()[1].opened.index is not None
     with suppress(StoreUnavailable):
         if can_list:
             asked, listed = _listed(safe, asked)
     context = _figures(safe)
-    if context["stats"] is None or (can_list and listed is None):
+    if can_list and (context["stats"] is None or listed is None):
         status = 503
     return render(
         "overview.html",
@@ -180,12 +180,13 @@ def _tiers(safe: SafeSession) -> tuple[str, ...]:
 
 def _figures(safe: SafeSession) -> dict[str, Any]:
     stats: Stats | None = None
-    with suppress(StoreUnavailable):
+    with suppress(StoreUnavailable, CannotDo):
         stats = safe.stats()
     app, state = safe._state()
     watched: Watched = app.extensions[WATCHED]
     return {
         "stats": stats,
+        "can_count": state.opened.index is not None,
         "servers": safe.servers(),
         "shared": state.store.shared,
         "interval": state.settings.check_interval,

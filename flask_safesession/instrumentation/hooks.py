@@ -2,18 +2,20 @@
 
 A hook is called with an operation's name when a call begins, and returns what is called with the
 :class:`StoreCall` when it has ended. An app with hooks has an :class:`ObservedStore` in the place
-of its store; without hooks nothing stands around the store.
+of its store; without hooks there is nothing around the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 from ..config.overrides import Steering
 from ..errors import StoreFull, StoreUnavailable, TooManySessions
 from ..stores.base import Conflict, Gone, Store, Taken
+from ..stores.opening import Opened
 
 
 class StoreCall(NamedTuple):
@@ -36,31 +38,12 @@ Ended: TypeAlias = Callable[[StoreCall], object]
 #: Called with the operation's name when a call begins, in the same thread.
 Hook: TypeAlias = Callable[[str], Ended]
 
-#: The operations that go to where the sessions are. Not among them is what only this process
-#: knows, and what an operator runs by hand.
-OPERATIONS = (
-    "load",
-    "create",
-    "commit",
-    "refile",
-    "rotate",
-    "end",
-    "look",
-    "sessions_of",
-    "end_user",
-    "end_all",
-    "page",
-    "purge",
-    "census",
-    "audit",
-    "relimit",
-    "lease",
-    "document",
-    "keep",
-)
-
-# What else protocols have.
-_OTHERS = ("close", "inspect", "part_count", "part_of", "prepare", "report_to", "states")
+#: The operations that are observed, by the protocol that has them. Not among them is what asks no
+#: server, and what an operator runs by hand.
+_OF_ONE = ("load", "create", "commit", "refile", "rotate", "end", "end_all")
+_OF_USERS = ("peek", "sessions_of", "end_user")
+_OF_ALL = ("page", "count", "purge", "audit", "lease", "document", "keep")
+OPERATIONS: tuple[str, ...] = (*_OF_ONE, *_OF_USERS, *_OF_ALL)
 
 #: How an operation can end, in the words of metrics and traces. There are no others.
 OUTCOMES = ("ok", "gone", "conflict", "taken", "full", "unavailable", "error")
@@ -86,51 +69,49 @@ def observe(steering: Steering, hook: Hook, key: object) -> None:
 
     :param key: a hook with a key that is there already is not added.
     """
-    found: Any = steering.store
-    while isinstance(found, ObservedStore):
-        if found._key is key:
-            return
-        found = found._store
-    steering.store = cast(Store, ObservedStore(steering.store, hook, key))
+    if all(key is not known for known in steering.opened.hooks):
+        steering.opened = observed(steering.opened, hook, key)
+
+
+def observed(opened: Opened, hook: Hook, key: object) -> Opened:
+    """Returns *opened* with a hook around the operations of the store and of its shards."""
+    names: tuple[str, ...] = _OF_ONE
+    if opened.users is not None:
+        names += _OF_USERS
+    if opened.index is not None:
+        names += _OF_ALL
+    store: Any = ObservedStore(opened.store, names, hook)
+    is_whole = opened.shards == (opened.store,)
+    shards: Any = [ObservedStore(part, OPERATIONS, hook) for part in opened.shards]
+    return replace(
+        opened,
+        store=store,
+        users=store if opened.users else None,
+        index=store if opened.index else None,
+        shards=(store,) if is_whole else tuple(shards),
+        hooks=(*opened.hooks, key),
+    )
 
 
 class ObservedStore:
-    """A store, or a part of one, whose operations are reported to a hook.
+    """A store whose operations are reported to a hook.
 
-    What the store can do, this can do, and nothing else: protocols recognise both alike.
+    :param names: the operations that it has.
     """
 
-    def __init__(self, store: Any, hook: Hook, key: object) -> None:
-        self._store = store
-        self._key = key
-        for name in _OTHERS:  # since Python 3.12 protocols do not look at __getattr__
-            if hasattr(store, name):
-                setattr(self, name, _late(store, name))
-        for name in OPERATIONS:
-            if hasattr(store, name):
-                setattr(self, name, _observed(store, name, hook))
-        if hasattr(store, "parts"):
-            self.parts: Callable[[], list[ObservedStore]] = lambda: [
-                ObservedStore(part, hook, None) for part in store.parts()
-            ]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    def __init__(self, store: Store, names: Iterable[str], hook: Hook) -> None:
+        self.shared: bool = store.shared
+        self.inspect: Callable[..., Any] = store.inspect
+        self.close: Callable[..., Any] = store.close
+        for name in names:
+            setattr(self, name, _observed(store, name, hook))
 
 
-def _late(store: Any, name: str) -> Callable[..., Any]:
-    """A method that is looked up at each call: a test may have put another in its place."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(store, name)(*args, **kwargs)
-
-    return call
-
-
-def _observed(store: Any, name: str, hook: Hook) -> Callable[..., Any]:
+def _observed(store: Store, name: str, hook: Hook) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         ended, start = hook(name), perf_counter()
         try:
+            # Looked up at each call: a test may have put another one in its place.
             answer = getattr(store, name)(*args, **kwargs)
         except BaseException as error:
             seconds = perf_counter() - start

@@ -11,7 +11,7 @@ holds a key, a handle, a user or data.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     from opentelemetry import context
@@ -31,7 +31,8 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 from ..errors import ConfigError
-from ..stores.base import Networked
+from ..stores.base import RemoteStore
+from ..stores.opening import Opened
 from .hooks import Ended, Hook, StoreCall, observe
 
 if TYPE_CHECKING:
@@ -62,14 +63,13 @@ def instrument(safe: SafeSession, tracer_provider: TracerProvider | None = None)
     key = tracer_provider or _THE_GLOBAL_ONE
     for app in apps:
         state = app.extensions["safesession"]
-        hook = _hook(tracer, state.steering.opened, state.settings.key_prefix)
+        hook = _hook(tracer, state.steering.bare, state.settings.key_prefix)
         observe(state.steering, hook, key)
 
 
-def _hook(tracer: Tracer, store: Any, collection: str) -> Hook:
-    kind = SpanKind.CLIENT if store.shared else SpanKind.INTERNAL
-    system = type(store).__name__.removesuffix("Store").lower()
-    networked = isinstance(store, Networked)
+def _hook(tracer: Tracer, opened: Opened, collection: str) -> Hook:
+    kind = SpanKind.CLIENT if opened.store.shared else SpanKind.INTERNAL
+    system, remote = opened.system, opened.remote
 
     def begin(operation: str) -> Ended:
         about = {
@@ -80,8 +80,8 @@ def _hook(tracer: Tracer, store: Any, collection: str) -> Hook:
         span = tracer.start_span(f"{operation} {collection}", kind=kind, attributes=about)
         if not span.get_span_context().is_valid:  # there is no SDK
             return _ignore
-        if networked and span.is_recording():
-            span.set_attributes(_server_of(store))
+        if remote is not None and span.is_recording():
+            span.set_attributes(_server_of(remote))
         token = context.attach(set_span_in_context(span))
 
         def end(call: StoreCall) -> None:
@@ -101,7 +101,7 @@ def _ignore(call: StoreCall) -> None:
     """Where no span was begun."""
 
 
-def _server_of(store: Networked) -> dict[str, str | int]:
+def _server_of(store: RemoteStore) -> dict[str, str | int]:
     """Where the store's server is just now, if there is only one: a failover moves it."""
     servers = list(store.states())
     return _address(servers[0]) if len(servers) == 1 else {}

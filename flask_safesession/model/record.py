@@ -78,6 +78,7 @@ class Draft(NamedTuple):
     :param idle: idle allowance in milliseconds.
     :param lifetime: milliseconds from creation to the absolute deadline.
     :param note: what lists read without the payload, :data:`MAX_NOTE` bytes at most.
+    :param created: and *last_active*: of a session that comes from another shard; 0: now.
     """
 
     stamp: str
@@ -87,6 +88,8 @@ class Draft(NamedTuple):
     user: str
     payload: bytes
     note: bytes = b""
+    created: int = 0
+    last_active: int = 0
 
 
 def record_from(
@@ -144,13 +147,10 @@ def dumps(record: Record) -> bytes:
     return head.encode("ascii") + record.note + record.payload
 
 
-def dumps_draft(draft: Draft, created: int = 0, last_active: int = 0) -> bytes:
-    """*draft* in the same form, its lifetime in the place of the absolute deadline.
-
-    :param created: and *last_active*: of a session that comes from elsewhere; 0: the store's now.
-    """
+def dumps_draft(draft: Draft) -> bytes:
+    """*draft* in the same form, its lifetime in the place of the absolute deadline."""
     stamps = (draft.stamp, _NO_STAMP, _NO_STAMP)
-    times = (created, last_active, draft.lifetime, draft.idle)
+    times = (draft.created, draft.last_active, draft.lifetime, draft.idle)
     return dumps(Record(stamps, *times, draft.tier, draft.user, draft.payload, draft.note))
 
 
@@ -182,7 +182,7 @@ def loads(raw: bytes, rest: bytes | None = None) -> Record:
     )
 
 
-def glance(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def peek_fields(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     """Tier tag, user tag, creation and absolute deadline of a record, as they stand in *raw*.
 
     For those who look at very many: a tenth of what :func:`loads` takes.

@@ -4,13 +4,15 @@ A store never sees an ID (a *key* is its digest) and never looks into a payload.
 not ours" is an answer (:class:`Gone`), not an error. Every operation raises
 :class:`~flask_safesession.errors.StoreUnavailable` when the store did not answer.
 
-A store that passes :class:`flask_safesession.testing.StoreContract` is done.
+What a store can do beyond keeping sessions is in three protocols more: :class:`UserStore`,
+:class:`IndexedStore` and :class:`RemoteStore`. A store that passes
+:class:`flask_safesession.testing.StoreContract` is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ..events import Event
 from ..model.policy import Policy
@@ -33,10 +35,10 @@ EVICTED = "evicted"
 REPLAYED = "replayed"
 #: The reason of a session that was ended by an administrator, or from another device.
 REVOKED = "revoked"
-#: Why users' sessions end that a visitor should be told of; remembered for a day.
-TOLD = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
+#: Why users' sessions end that their visitors are shown; remembered for a day.
+VISITOR_REASONS = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
 #: How long that is, in milliseconds.
-TOLD_FOR = 86_400_000
+VISITOR_REASON_TTL = 86_400_000
 #: Bytes of a record that lists get: its head, its note, and perhaps some of its payload.
 LISTED = 1024
 #: Live sessions that one call evicts at most, after a cap was lowered: the purge does the rest.
@@ -51,7 +53,7 @@ class Cap(NamedTuple):
     """How many sessions there may be.
 
     :param total: live sessions in all.
-    :param users: of these, sessions with a user: at most 95 %, so that strangers find room.
+    :param users: of these, sessions with a user: 95 % at most: the rest is for anonymous ones.
     :param per_user: sessions of one user; one more ends that user's oldest.
     :param evict: make room by evicting; otherwise a full store refuses.
     :param per_tier: by tier, where each has a number of its own: then only a user's sessions of
@@ -68,7 +70,7 @@ class Cap(NamedTuple):
 
     @classmethod
     def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
-        """A cap with the strangers' share left free: a 20th, and one session at least."""
+        """Returns a cap that leaves a 20th to anonymous sessions, and one session at least."""
         return cls(total, _users_share(total), per_user, evict)
 
     def share(self, shards: int) -> Cap:
@@ -88,6 +90,10 @@ class Rules(NamedTuple):
 
     policy: Policy
     cap: Cap
+
+    def share(self, shards: int) -> Rules:
+        """Returns the rules of one shard of several; the same object if there is only one."""
+        return self if shards == 1 else self._replace(cap=self.cap.share(shards))
 
 
 class Removed(NamedTuple):
@@ -118,32 +124,34 @@ class Gone(NamedTuple):
 
     :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed
         it; ``corrupt`` where something else stands in its place; or the reason on its tombstone.
-    :param buried: there is a tombstone: it was ended on purpose, a moment ago.
+    :param has_tombstone: it was ended on purpose, a moment ago.
     :param tier: the tag of the tier it had, where this call removed it.
     :param repeated: this very call ended it already, and the reply was lost.
-    :param told: it was a user's, and ended a while ago, or by this call: a visitor may be told.
+    :param for_visitor: it was a user's, and ended a while ago, or by this call: the visitor may be
+        shown the reason.
     :param successor: the key under which the session goes on, if it was rotated.
     :param user: the user tag of that successor.
     """
 
     reason: str
-    buried: bool = False
+    has_tombstone: bool = False
     tier: str = ""
     repeated: bool = False
-    told: bool = False
+    for_visitor: bool = False
     successor: str = ""
     user: str = ""
 
     @property
     def was_due(self) -> bool:
         """This call found that it had to go, or that it cannot be read."""
-        past = self.buried or (self.told and not self.tier)
+        past = self.has_tombstone or (self.for_visitor and not self.tier)
         return self.reason != UNKNOWN and not past
 
     @property
-    def to_be_told(self) -> str | None:
-        """Why it ended, if a visitor should know."""
-        return self.reason if (self.told or self.buried) and self.reason in TOLD else None
+    def reason_for_visitor(self) -> str | None:
+        """Why it ended, if the visitor should be shown that."""
+        is_known = self.for_visitor or self.has_tombstone
+        return self.reason if is_known and self.reason in VISITOR_REASONS else None
 
 
 class Conflict(NamedTuple):
@@ -154,6 +162,10 @@ class Conflict(NamedTuple):
 
 class Taken(NamedTuple):
     """There is something under this key already; take another ID."""
+
+
+#: What a write to a session answers.
+Answer: TypeAlias = "Live | Gone | Conflict"
 
 
 class Listed(NamedTuple):
@@ -192,10 +204,10 @@ class PurgeStep(NamedTuple):
     removed: tuple[Removed, ...] = ()
 
 
-class Census(NamedTuple):
+class Counts(NamedTuple):
     """How many sessions there are.
 
-    :param live: sessions that are not due, by tier; strangers stand under ``anonymous``.
+    :param live: sessions that are not due, by tier; anonymous sessions are under ``anonymous``.
     :param due: sessions past their deadline that are still to be removed.
     :param overdue: milliseconds since the oldest of these was due.
     """
@@ -211,21 +223,22 @@ class Census(NamedTuple):
 
 
 class AuditStep(NamedTuple):
-    """One slice of index and records compared. ``done``: everything has been seen once."""
+    """What one slice of an audit did.
+
+    :param mended: places where index and records differed.
+    :param done: everything has been seen once, and the next slice begins anew.
+    :param limited: sessions that were put under shorter limits.
+    :param behind: limits have become shorter, and this round has not yet seen all sessions.
+    """
 
     mended: int
     done: bool
-
-
-class RelimitStep(NamedTuple):
-    """One slice of sessions put under shorter limits. ``done``: nothing more is to be done."""
-
-    changed: int
-    done: bool
+    limited: int = 0
+    behind: bool = False
 
 
 class Document(NamedTuple):
-    """What a store keeps under a name for all processes on it; see :class:`Steerable`.
+    """What a store keeps under a name for all processes on it; see :class:`IndexedStore`.
 
     :param document: empty where there is none.
     :param written: when, by the store's clock in milliseconds.
@@ -249,7 +262,10 @@ class Finding(NamedTuple):
 
 
 class Store(Protocol):
-    """The operations. ``shared``: several processes see the same sessions."""
+    """The operations on one session, and the end of all.
+
+    :param shared: several processes see the same sessions.
+    """
 
     shared: bool
 
@@ -269,9 +285,7 @@ class Store(Protocol):
         """
         ...
 
-    def commit(
-        self, key: str, draft: Draft, expected: str, *, touch: int | None
-    ) -> Live | Gone | Conflict:
+    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
         """Replace the session's data and limits if its last stamp is *expected*.
 
         Tier and user stay; if *draft* names others, the session was filed anew meanwhile, and the
@@ -284,7 +298,7 @@ class Store(Protocol):
         """
         ...
 
-    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict | None:
+    def refile(self, key: str, draft: Draft, expected: str) -> Answer | None:
         """File the session under the tier, user and limits of *draft*.
 
         Its key, data, note, age, last use and stamps stay; nothing is evicted. A repetition finds
@@ -297,7 +311,7 @@ class Store(Protocol):
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
+    ) -> Answer | Taken:
         """End the session under *key* and let it go on under *new*, in one step.
 
         Without an expected stamp it is taken from wherever it is, as in :meth:`end`.
@@ -306,9 +320,7 @@ class Store(Protocol):
         """
         ...
 
-    def end(
-        self, key: str, stamp: str, reason: str, expected: str | None
-    ) -> Live | Gone | Conflict:
+    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Answer:
         """End the session and leave a tombstone with *reason*; the answer has its last record.
 
         Without *expected* it ends wherever it is: also where it goes on under another key that a
@@ -319,17 +331,36 @@ class Store(Protocol):
         """
         ...
 
-    def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """Remove up to *limit* due sessions, oldest first; then what is over the cap."""
+    def end_all(self, stamp: str) -> None:
+        """End all sessions in one step, with reason ``revoked``; in several shards, one by one.
+
+        Raises the store's generation by one: records of another generation are over. No times are
+        compared.
+
+        :param stamp: names this call, so that a repetition is recognised.
+        """
         ...
 
-    def census(self, rules: Rules) -> Census:
-        """Count what is there. Costs a few index look-ups, never a walk."""
+    def inspect(self) -> list[Finding]:
+        """Returns a finding for each thing in the store's set-up that should be changed."""
         ...
 
     def close(self) -> None:
         """Release connections. The store can be used again after it."""
         ...
+
+
+class Onward(NamedTuple):
+    """Where a session goes on.
+
+    :param key: its key there.
+    :param user: the tag of its user there.
+    :param sign_in: a sign-in brought it there: an end of the old key does not follow.
+    """
+
+    key: str
+    user: str
+    sign_in: bool
 
 
 class Terms(NamedTuple):
@@ -338,7 +369,7 @@ class Terms(NamedTuple):
     :param expected: the stamp that the session must have; ``None``: whatever is in flight.
     :param restart: both clocks start anew (a sign-in); otherwise the session keeps its age.
     :param reason: for the tombstone of the old key. With ``rotated``, and for a sign-in with any
-        reason, the tombstone also has the new key and its user; an end without an expected stamp
+        reason, the tombstone also says where the session went; an end without an expected stamp
         follows it unless it was a sign-in.
     :param slide: the idle time starts anew; a passive view's does not.
     """
@@ -348,46 +379,53 @@ class Terms(NamedTuple):
     reason: str
     slide: bool = True
 
-    def leads_on(self, user: str) -> bool:
-        """Whether the tombstone says where the session went, which is *user*'s now."""
-        return self.reason == ROTATED or (self.restart and user != NO_USER)
+    def onward(self, key: str, user: str) -> Onward | None:
+        """Returns what the tombstone says of the session, which goes on under *key*.
+
+        ``None``: nothing.
+
+        :param user: the tag of its user there.
+        """
+        leads = self.reason == ROTATED or (self.restart and user != NO_USER)
+        return Onward(key, user, self.restart) if leads else None
 
 
-@runtime_checkable
-class Owning(Protocol):
-    """A store that knows whose sessions are whose, and can list them."""
+class UserStore(Store, Protocol):
+    """A store that can list and end the sessions of one user."""
 
-    def look(self, key: str) -> Listed | None:
-        """The live session under *key*, or where it went from there; ``None`` if there is none.
+    def peek(self, key: str) -> Listed | None:
+        """Returns the live session under *key*, or where it went from there, without any effect.
 
-        Without any effect.
+        ``None``: there is none.
         """
         ...
 
     def sessions_of(self, user: str) -> list[Listed]:
-        """The live sessions of the user with that tag, newest first. Costs what that user has."""
+        """Returns the live sessions of the user with that tag, newest first.
+
+        Costs what that user has.
+        """
         ...
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
-        """End all sessions of a user in one step, and say which they were.
+        """End all sessions of a user in one step, and return them.
 
         A login that races with it is ended, or comes after. Repeated after a lost reply, it ends
-        what was made meanwhile, and does not know any more what it had ended.
+        what was made meanwhile, and does not return again what it had ended.
 
         :param keep: the key of one that is to stay, wherever it goes on; or empty.
         """
         ...
 
-    def end_all(self, stamp: str) -> None:
-        """End all sessions there are in one step, with reason ``revoked``; the purge removes them.
 
-        Raises the store's generation by one: records of another generation are over. No times are
-        compared. In a store of several parts, part by part.
-        """
-        ...
+class IndexedStore(UserStore, Protocol):
+    """A store that can list and count all sessions, keeps caps, and is looked after by a job.
+
+    It also keeps a few small documents, each under a name, for all processes on it.
+    """
 
     def page(self, tier: str, after: str, limit: int) -> Page:
-        """Up to *limit* live sessions of a tier (``anonymous``: of strangers).
+        """Returns up to *limit* live sessions of a tier (``anonymous``: of anonymous visitors).
 
         Costs *limit* look-ups; while sessions come and go, one may be missing, or be there twice.
 
@@ -396,111 +434,58 @@ class Owning(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class Leasing(Protocol):
-    """A store that can choose one process of a fleet for a task."""
-
-    def lease(self, task: str, milliseconds: int) -> bool:
-        """Whether the caller is the one: nobody else is, for that long."""
+    def count(self, rules: Rules) -> Counts:
+        """Count the sessions. Costs a few index look-ups, never a walk."""
         ...
 
-
-@runtime_checkable
-class Auditing(Protocol):
-    """A store whose index and records may come to differ."""
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """Remove up to *limit* due sessions, oldest first; then what is over the cap."""
+        ...
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """Compare the next *limit* or so entries and mend what differs."""
-        ...
+        """Go on with a round over all sessions, for *limit* or so of them.
 
-
-@runtime_checkable
-class Relimiting(Protocol):
-    """A store that can put sessions which nobody uses under limits that have become shorter."""
-
-    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
-        """Go on for *limit* or so sessions with a round over all of them.
-
-        A round begins when a limit in *rules* is shorter than in the round before. What is due then
-        is left to the purge. Longer limits change nothing.
+        It mends what differs between index and records, and puts sessions under the limits in
+        *rules* where these are shorter than those that they were written under; what is due then is
+        left to the purge. A round begins anew when a limit has become shorter.
         """
         ...
 
-
-@runtime_checkable
-class Steerable(Protocol):
-    """A store that keeps a few small documents, each under a name, for all processes on it."""
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """Returns whether the caller has the lease of *task*: no other process has, for so long."""
+        ...
 
     def document(self, name: str) -> Document:
         """Returns the document that was kept last under *name* (lower-case letters)."""
         ...
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
-        """Keep *document* (not empty) in the place of *expected*; whether it is kept now.
+        """Keep *document* (not empty) in the place of *expected*; returns whether it is kept now.
 
         It also is if an earlier call with it was done and the reply was lost.
         """
         ...
 
 
-@runtime_checkable
-class Inspecting(Protocol):
-    """A store whose server can be set up badly."""
-
-    def inspect(self) -> list[Finding]:
-        """Returns a finding for each setting of the server that should be changed."""
-        ...
-
-
-@runtime_checkable
-class Networked(Protocol):
-    """A store whose servers may be down while the app runs."""
+class RemoteStore(Protocol):
+    """A store on servers, which may be down while the app runs."""
 
     def prepare(self) -> None:
-        """Look whether the store is as the settings say; called once, when an app starts.
+        """Check once, when an app starts, that the store is as the settings say.
+
+        A store that is down is checked by its first call.
 
         :raises ConfigError: it is not, with what to do.
         """
         ...
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
-        """Tell *listener* of servers that come and go."""
+        """Report to *listener* when a server stops or starts to answer."""
         ...
 
     def states(self) -> Mapping[str, str]:
-        """The circuit breaker of each server as this process sees it: open, half-open, closed."""
-        ...
+        """Returns the circuit breaker of each server as this process sees it.
 
-
-class Part(Protocol):
-    """A part of a store that is looked after on its own: a process that has its lease does it."""
-
-    def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """See :meth:`Store.purge`."""
-        ...
-
-    def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """See :meth:`Auditing.audit`."""
-        ...
-
-    def lease(self, task: str, milliseconds: int) -> bool:
-        """See :meth:`Leasing.lease`."""
-        ...
-
-
-@runtime_checkable
-class Sharded(Protocol):
-    """A store in a fixed number of parts, each with its share of the cap."""
-
-    def parts(self) -> Sequence[Part]:
-        """The parts, always the same."""
-        ...
-
-    def part_count(self) -> int:
-        """How many there are."""
-        ...
-
-    def part_of(self, key: str) -> int:
-        """The number of the part that a new session with *key* would be in."""
+        ``open``, ``half-open`` or ``closed``.
+        """
         ...

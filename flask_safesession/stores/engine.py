@@ -10,24 +10,25 @@ from __future__ import annotations
 from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Draft, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
-from . import relimiting
 from .admission import Leaving, over_the_cap
+from .audit import shorten
 from .base import (
+    Answer,
     AuditStep,
-    Census,
     Conflict,
+    Counts,
     Document,
+    Finding,
     Gone,
     Listed,
     Live,
+    Onward,
     Page,
     PurgeStep,
-    RelimitStep,
     Rules,
     Taken,
     Terms,
 )
-from .endings import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 from .rules import (
     admit,
     dismiss,
@@ -40,10 +41,11 @@ from .rules import (
     used,
 )
 from .tables import Ending, Entry, Tables, read_heads
+from .tombstones import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 
 
 class Engine:
-    """The operations of a store; see :mod:`.base` for each.
+    """The operations of a store; see :mod:`.base` for each, and :class:`.sharded.Shard`.
 
     :param tables: where the sessions are.
     """
@@ -77,13 +79,15 @@ class Engine:
             if isinstance(there, (Live, Taken)):
                 return there
             fresh = record_from(
-                draft, created=now, last_active=now, stamps=(), generation=t.generation()
+                draft,
+                created=draft.created or now,
+                last_active=draft.last_active or now,
+                stamps=(),
+                generation=t.generation(),
             )
             return admit(t, key, fresh, rules, now, there)
 
-    def commit(
-        self, key: str, draft: Draft, expected: str, *, touch: int | None
-    ) -> Live | Gone | Conflict:
+    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
         """See :meth:`.base.Store.commit`."""
         t = self._tables
         with t.transaction():
@@ -99,7 +103,7 @@ class Engine:
             t.put(key, fresh, record)
             return Live(fresh, now)
 
-    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict:
+    def refile(self, key: str, draft: Draft, expected: str) -> Answer:
         """See :meth:`.base.Store.refile`. Every user's sessions are here: never ``None``."""
         t = self._tables
         with t.transaction():
@@ -124,7 +128,7 @@ class Engine:
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
+    ) -> Answer | Taken:
         """See :meth:`.base.Store.rotate`."""
         t = self._tables
         with t.transaction(durable=True):
@@ -141,17 +145,16 @@ class Engine:
                 return Conflict(record)
             fresh = moved(record, draft, terms, now)
             live = admit(t, new, fresh, rules, now, there, Leaving(key, record))
-            ending = Ending(terms.reason)
-            if terms.leads_on(draft.user):
-                ending = Ending(terms.reason, draft.stamp, new, draft.user, terms.restart)
+            onward = terms.onward(new, draft.user) or ()
+            ending = Ending(terms.reason, draft.stamp, *onward)
             # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
             leave_tombstone(t, key, draft.user or record.user, ending, now)
             return live
 
     def end(
-        self, key: str, stamp: str, reason: str, expected: str | None
-    ) -> Live | Gone | Conflict:
-        """See :meth:`.base.Store.end`."""
+        self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
+    ) -> Answer:
+        """See :meth:`.base.Store.end`, and :meth:`.sharded.Shard.end` for *onward*."""
         t = self._tables
         with t.transaction(durable=True):
             now = t.now()
@@ -162,13 +165,19 @@ class Engine:
                 return record
             if expected not in (None, record.stamps[0]):
                 return Conflict(record)
-            finish(t, key, record, Ending(reason, stamp), now)
+            finish(t, key, record, Ending(reason, stamp, *(onward or ())), now)
             return Live(record, now, key=key)
+
+    def resolve(self, key: str) -> str:
+        """See :meth:`.sharded.Shard.resolve`."""
+        t = self._tables
+        with t.transaction(writes=False):
+            return resolve(t, key, t.now())
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | None:
-        """See :meth:`.base.Owning.look`."""
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`.base.UserStore.peek`."""
         t = self._tables
         with t.transaction(writes=False):
             now, generation = t.now(), t.generation()
@@ -176,7 +185,7 @@ class Engine:
             return found[0] if found and found[0].record.generation == generation else None
 
     def sessions_of(self, user: str) -> list[Listed]:
-        """See :meth:`.base.Owning.sessions_of`."""
+        """See :meth:`.base.UserStore.sessions_of`."""
         t = self._tables
         with t.transaction(writes=False):
             now, heads = t.now(), t.of_user(user)
@@ -184,7 +193,7 @@ class Engine:
         return live_ones(read_heads(heads), now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
-        """See :meth:`.base.Owning.end_user`."""
+        """See :meth:`.base.UserStore.end_user`."""
         t = self._tables
         with t.transaction(durable=True):
             now = t.now()
@@ -198,13 +207,13 @@ class Engine:
     # -- all of them ----------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
-        """See :meth:`.base.Owning.end_all`. What was there is removed by the purge, in steps."""
+        """See :meth:`.base.Store.end_all`. What was there is removed by the purge, in steps."""
         t = self._tables
         with t.transaction(durable=True):
             t.begin_generation(stamp)
 
     def page(self, tier: str, after: str, limit: int) -> Page:
-        """See :meth:`.base.Owning.page`."""
+        """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         before = Entry(int(after[:11], 16), after[11:]) if after else None
@@ -215,7 +224,7 @@ class Engine:
         return Page(tuple(read_heads(heads)), last)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """See :meth:`.base.Store.purge`."""
+        """See :meth:`.base.IndexedStore.purge`."""
         t = self._tables
         with t.transaction():
             now = t.now()
@@ -229,8 +238,8 @@ class Engine:
             more = len(over) + len(victims) >= limit
             return PurgeStep(len(over), len(trimmed), more, removed)
 
-    def census(self, rules: Rules) -> Census:
-        """See :meth:`.base.Store.census`."""
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`.base.IndexedStore.count`."""
         t = self._tables
         with t.transaction(writes=False):
             now = t.now()
@@ -241,28 +250,37 @@ class Engine:
                 live[tier] = live.get(tier, 0) + count - past
                 due += past
                 oldest = min(oldest, *(entry.deadline for entry in t.nearest(group, 1)), now)
-            return Census(live, due, now - oldest)
+            return Counts(live, due, now - oldest)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """Compare index and records in one step, and fix what differs."""
-        del rules, limit
-        return AuditStep(self._tables.repair(), done=True)
+        """See :meth:`.base.IndexedStore.audit`. It walks only while limits have become shorter.
 
-    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
-        """See :meth:`.base.Relimiting.relimit`."""
+        Index and records are compared whole, in the last step of a round.
+        """
         t = self._tables
         with t.transaction():
             t.now()
-            return relimiting.step(t, rules.policy, limit)
+            step = shorten(t, rules.policy, limit)
+        return step._replace(mended=t.repair()) if step.done else step
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """See :meth:`.base.IndexedStore.lease`."""
+        t, name = self._tables, f"lease:{task}"
+        with t.transaction():
+            now = t.now()
+            if t.document(name)[1] > now:
+                return False
+            t.put_document(name, b"1", now + milliseconds)
+            return True
 
     def document(self, name: str) -> Document:
-        """See :meth:`.base.Steerable.document`."""
+        """See :meth:`.base.IndexedStore.document`."""
         t = self._tables
         with t.transaction(writes=False):
             return Document(*t.document(_named(name)), t.now())
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.keep`."""
+        """See :meth:`.base.IndexedStore.keep`."""
         t = self._tables
         with t.transaction():
             now, (found, _) = t.now(), t.document(_named(name))
@@ -270,19 +288,12 @@ class Engine:
                 t.put_document(_named(name), document, now)
             return found in (expected, document)
 
+    def inspect(self) -> list[Finding]:
+        """See :meth:`.base.Store.inspect`: nothing is to be set up."""
+        return []
+
     def close(self) -> None:
-        """Nothing to release."""
-
-
-def lease(t: Tables, task: str, milliseconds: int) -> bool:
-    """See :meth:`.base.Leasing.lease`."""
-    name = f"lease:{task}"
-    with t.transaction():
-        now = t.now()
-        if t.document(name)[1] > now:
-            return False
-        t.put_document(name, b"1", now + milliseconds)
-        return True
+        """See :meth:`.base.Store.close`: there is nothing to release."""
 
 
 def _named(document: str) -> str:

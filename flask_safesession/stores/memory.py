@@ -46,6 +46,11 @@ class MemoryStore(Engine):
         super().__init__(MemoryTables(clock))
         _stores.add(self)
 
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """See :meth:`.base.IndexedStore.lease`: there is no other process."""
+        del task, milliseconds
+        return True
+
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 

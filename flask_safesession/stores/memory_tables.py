@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 from sortedcontainers import SortedList
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import GENERATIONS, Record, dumps, glance, loads
+from ..model.record import GENERATIONS, Record, dumps, loads, peek_fields
 from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import LISTED, REVOKED, Removed
 from .tables import KINDS, Ending, Entry, group_of
 
 # Of entries: deadline and key in one object, which costs half of a tuple and is none of the garbage
 # collector's business.
-Bucket: TypeAlias = "SortedList[bytes]"
+Members: TypeAlias = "SortedList[bytes]"
 
 # Of an entry in the index of users: user and tier tag, then what orders the sessions of a user,
 # which is the place (1 + 11 characters) and the number (11), then the key.
@@ -48,6 +48,8 @@ class MemoryTables:
         self._ended_by = ""
         self._generation = 0
         self._begun = 0
+        # Interrupted changes since the last repair, which reports them.
+        self._recovered = 0
         self._count = 0
         # The entry of each user's session in the index of users.
         self._places: dict[str, bytes] = {}
@@ -62,8 +64,7 @@ class MemoryTables:
 
     def now(self) -> int:
         """See :meth:`.tables.Tables.now`. After an interrupted change it rebuilds the index."""
-        if self._begun != self._done:
-            self.reindex()
+        self._recover()
         return self.clock()
 
     def generation(self) -> int:
@@ -101,8 +102,8 @@ class MemoryTables:
         before = old and (group_of(old), old.deadline)
         if before != (group_of(fresh), fresh.deadline):
             if old is not None:
-                self._bucket(old).discard(_entry_of(old.deadline, key))
-            self._bucket(fresh).add(_entry_of(fresh.deadline, key))
+                self._members(old).discard(_entry_of(old.deadline, key))
+            self._members(fresh).add(_entry_of(fresh.deadline, key))
         self._place(key, fresh, self._places.get(key, b"")[_NUMBER:])
         self._done += 1
 
@@ -115,7 +116,7 @@ class MemoryTables:
         record = loads(raw)
         self._begun += 1
         del self.records[key]
-        self._bucket(record).discard(_entry_of(record.deadline, key))
+        self._members(record).discard(_entry_of(record.deadline, key))
         self._displace(key)
         self._done += 1
         return record
@@ -123,8 +124,8 @@ class MemoryTables:
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """See :meth:`.tables.Tables.take_over`."""
         over = [*islice(self._take_aside(), limit)]
-        for bucket in self.buckets.values():
-            over += self._take_due(bucket, min(limit - len(over), _count_due(bucket, now)))
+        for members in self.groups.values():
+            over += self._take_due(members, min(limit - len(over), _count_due(members, now)))
         return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
@@ -136,31 +137,31 @@ class MemoryTables:
 
     def counts(self) -> dict[str, int]:
         """See :meth:`.tables.Tables.counts`."""
-        return {group: len(bucket) for group, bucket in self.buckets.items()}
+        return {group: len(members) for group, members in self.groups.items()}
 
     def count_due(self, group: str, now: int) -> int:
         """See :meth:`.tables.Tables.count_due`."""
-        return _count_due(self.buckets[group], now) if group in self.buckets else 0
+        return _count_due(self.groups[group], now) if group in self.groups else 0
 
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterator[Entry]:
         """See :meth:`.tables.Tables.nearest`."""
-        bucket = self.buckets.get(group, ())
-        entries = iter(bucket)
-        if after is not None and bucket:
-            entries = bucket.irange(_entry_of(*after), inclusive=(False, True))
-        return map(_parts, islice(entries, limit))
+        members = self.groups.get(group, ())
+        entries = iter(members)
+        if after is not None and members:
+            entries = members.irange(_entry_of(*after), inclusive=(False, True))
+        return map(_split, islice(entries, limit))
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
         """See :meth:`.tables.Tables.latest`."""
-        if group not in self.buckets:
+        if group not in self.groups:
             return []
         first, last = b"%011x~" % now, before and _entry_of(*before)
-        entries = self.buckets[group].irange(first, last, inclusive=(True, False), reverse=True)
-        return [_parts(entry) for entry in islice(entries, limit)]
+        entries = self.groups[group].irange(first, last, inclusive=(True, False), reverse=True)
+        return [_split(entry) for entry in islice(entries, limit)]
 
     def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
         """See :meth:`.tables.Tables.of_user`."""
-        tiers = [tier] if tier else [group for group in self.buckets if group != ANONYMOUS_TIER]
+        tiers = [tier] if tier else [group for group in self.groups if group != ANONYMOUS_TIER]
         ranges = (self._range(user + name) for name in tiers)
         entries = merge(*ranges, key=lambda entry: entry[_ORDER:])
         keys = (entry[-KEY_LENGTH:].decode("ascii") for entry in entries)
@@ -178,24 +179,25 @@ class MemoryTables:
     def repair(self) -> int:
         """See :meth:`.tables.Tables.repair`."""
         with self.lock:
-            indexed = sum(map(len, self.buckets.values()))
-            users = indexed - len(self.buckets[ANONYMOUS_TIER])
+            self._recover()
+            indexed = sum(map(len, self.groups.values()))
+            users = indexed - len(self.groups[ANONYMOUS_TIER])
             differ = abs(indexed - len(self.records)) + abs(users - len(self.users))
-            differ = max(differ, int(self._begun != self._done))
             if differ:
                 self.reindex()
+            differ, self._recovered = differ + self._recovered, 0
             return differ
 
     def reindex(self) -> None:
         """Build the index from the records."""
         before, self._places = self._places, {}
-        self.buckets: dict[str, Bucket] = {ANONYMOUS_TIER: SortedList()}
+        self.groups: dict[str, Members] = {ANONYMOUS_TIER: SortedList()}
         # One entry a session; a user's sessions of a tier are a range of it, in the order of
         # eviction.
         self.users: SortedList[bytes] = SortedList()
         for key, raw in self.records.items():
             record = loads(raw[:LISTED])
-            self._bucket(record).add(_entry_of(record.deadline, key))
+            self._members(record).add(_entry_of(record.deadline, key))
             self._place(key, record, before.get(key, b"")[_NUMBER:])
         self._done = self._begun
 
@@ -237,30 +239,35 @@ class MemoryTables:
 
     # -- help -----------------------------------------------------------------------------------
 
+    def _recover(self) -> None:
+        if self._begun != self._done:
+            self._recovered += 1
+            self.reindex()
+
     def _take_aside(self) -> Iterator[tuple[Removed, str]]:
         while self._aside:
             records = self._aside[0]
             while records:
                 key, raw = records.popitem()
-                tier, user, _, _ = glance(raw)
+                tier, user, _, _ = peek_fields(raw)
                 yield Removed(key, tier.decode("ascii"), REVOKED), user.decode("ascii")
             del self._aside[0]
 
-    def _take_due(self, bucket: Bucket, count: int) -> Iterator[tuple[Removed, str]]:
+    def _take_due(self, members: Members, count: int) -> Iterator[tuple[Removed, str]]:
         for _ in range(count):
             self._begun += 1
-            entry = bucket.pop(0)
+            entry = members.pop(0)
             key = entry[11:].decode("ascii")
             raw = self.records.pop(key, None)
             self._displace(key)
             self._done += 1
             if raw is not None:
-                tier, user, _, absolute = glance(raw)
+                tier, user, _, absolute = peek_fields(raw)
                 reason = "lifetime" if absolute == entry[:11] else "idle"
                 yield Removed(key, tier.decode("ascii"), reason), user.decode("ascii")
 
-    def _bucket(self, record: Record) -> Bucket:
-        return self.buckets.setdefault(group_of(record), SortedList())
+    def _members(self, record: Record) -> Members:
+        return self.groups.setdefault(group_of(record), SortedList())
 
     def _range(self, prefix: str) -> Iterator[bytes]:
         first = prefix.encode("ascii")
@@ -322,17 +329,17 @@ class _Endings:
 
 
 def _entry_of(deadline: int, key: str) -> bytes:
-    """The entry of a session in its bucket: one object of bytes sorts as the pair would."""
+    """The entry of a session in its members: one object of bytes sorts as the pair would."""
     return b"%011x" % deadline + key.encode("ascii")
 
 
-def _parts(entry: bytes) -> Entry:
+def _split(entry: bytes) -> Entry:
     """The deadline and the key in an entry."""
     return Entry(int(entry[:11], 16), entry[11:].decode("ascii"))
 
 
-def _count_due(bucket: Bucket, now: int) -> int:
-    return bucket.bisect_right(b"%011x~" % now)
+def _count_due(members: Members, now: int) -> int:
+    return members.bisect_right(b"%011x~" % now)
 
 
 def _place_of(record: Record) -> bytes:

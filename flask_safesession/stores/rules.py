@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..model.record import Draft, Record, limited, record_from, touched
 from .admission import Leaving, Victims, for_one_more
 from .base import CORRUPT, REVOKED, Gone, Listed, Live, Removed, Rules, Taken, Terms, newest_first
-from .endings import absent, finish_over, keep_reason, tombstone
 from .tables import Tables
+from .tombstones import absent, finish_over, keep_reason, tombstone
 
 
 def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:

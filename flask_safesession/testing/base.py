@@ -6,6 +6,7 @@ from ..model.policy import DEFAULT_TIER
 from ..model.record import Draft, Record
 from ..model.tokens import new_id, new_stamp, user_tag
 from ..stores.base import Live, Rules, Terms
+from ..stores.opening import Opened
 from .kit import StoreKit, make_draft, new_key
 
 
@@ -36,16 +37,21 @@ class ContractBase:
         user: object = None,
         tier: str = DEFAULT_TIER,
     ) -> str:
-        """Create a session; its key."""
-        key = new_key()
+        """Create a session; its key. All keys of a user begin with one letter."""
+        key = new_key() if user is None else self.key_of(user)
         draft = make_draft(payload, rules=rules, user=user, tier=tier)
         assert isinstance(kit.store.create(key, draft, rules), Live)
         return key
 
-    def look(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
+    def read(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
         """The record as it is, without a slide; ``None`` if it is gone."""
         answer = kit.store.load(key, rules, slide=False)
         return answer.record if isinstance(answer, Live) else None
+
+    def holds(self, kit: StoreKit, count: int, rules: Rules) -> bool:
+        """Whether so many sessions are live, as far as the store can count them."""
+        index = Opened.of(kit.store).index
+        return index is None or index.count(rules).total == count
 
     def rotate(
         self,
@@ -59,7 +65,7 @@ class ContractBase:
         restart: bool = False,
     ) -> tuple[str, object]:
         """Rotate to a new key; that key and the answer."""
-        new = new_key()
+        new = new_key() if user is None else self.key_of(user)
         draft = make_draft(b"rotated", rules=rules, user=user, tier=tier)
         return new, kit.store.rotate(key, new, draft, rules, Terms(expected, restart, "rotated"))
 
@@ -92,6 +98,6 @@ class ContractBase:
 
     def record(self, kit: StoreKit, key: str, rules: Rules) -> Record:
         """The record as it is, which has to be there."""
-        record = self.look(kit, key, rules)
+        record = self.read(kit, key, rules)
         assert record is not None
         return record

@@ -1,16 +1,16 @@
 """The whole contract."""
 
 from .many import ManySessionsContract
-from .owning import OwningContract
 from .repeating import RepeatedCallsContract
 from .single import SingleSessionContract
 from .steering import SteeringContract
+from .users import UsersContract
 
 
 class StoreContract(
     SingleSessionContract,
     ManySessionsContract,
-    OwningContract,
+    UsersContract,
     SteeringContract,
     RepeatedCallsContract,
 ):

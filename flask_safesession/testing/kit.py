@@ -9,17 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
 from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
-from ..stores.base import Cap, Rules, Store
+from ..stores.base import Cap, IndexedStore, Rules, Store, UserStore
+from ..stores.opening import Opened
 
 MINUTE = 60_000
 
 # Takes ARGV[1] milliseconds off every time in the store, and off the indexes.
 _AGE = """
 local p, by = string.sub(KEYS[1], 1, -7), tonumber(ARGV[1])
-local tables = {[':buried:anonymous'] = 1, [':buried:users'] = 1, [':ended'] = 1}
+local tables = {[':tombstones:anonymous'] = 1, [':tombstones:users'] = 1, [':ended'] = 1}
 local function shift(name, from, to)
   local time = tonumber(redis.call('GETRANGE', name, from, to), 16) - by
   redis.call('SETRANGE', name, from, string.format('%011x', time))
@@ -99,6 +102,18 @@ class StoreKit:
     store: Store
     advance: Callable[[int], None]
     exact_clock: bool = True
+
+    @property
+    def users(self) -> UserStore:
+        """The store, if it can list and end a user's sessions; otherwise the test is skipped."""
+        users = Opened.of(self.store).users
+        return users or pytest.skip("the store does not know whose sessions are whose")
+
+    @property
+    def index(self) -> IndexedStore:
+        """The store, if it has an index of all sessions; otherwise the test is skipped."""
+        index = Opened.of(self.store).index
+        return index or pytest.skip("the store has no index of its sessions")
 
     @property
     def tolerance(self) -> int:

@@ -17,6 +17,7 @@ from ..events import Event, SessionEnded, emit
 from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
 from ..model.tokens import new_stamp
 from ..stores.base import REVOKED, Gone, Live, Rules, Store
+from ..stores.opening import Opened
 from ..web.info import SessionInfo
 from ..web.interface import SafeSessionInterface
 from ..web.session import Session, state_of
@@ -49,12 +50,13 @@ class AppKit:
         #: What has happened to sessions since the test began: payloads of the signals, in order.
         self.events: list[Event] = []
         self._state = state
-        self._store: Store = state.steering.opened
+        self._opened: Opened = state.steering.bare
+        self._store: Store = self._opened.store
         self._given = advance
         self._clock: Clock | None = None
 
     def __enter__(self) -> Self:
-        self._clock = clock_of(self._store, self._given)
+        self._clock = clock_of(self._opened, self._given)
         for kind in get_args(Event):
             kind.signal.connect(self._receive, self.app)
         return self
@@ -173,7 +175,7 @@ class AppKit:
         handle = self._live(client)
         rules = Rules(Policy("sliding", _AT_ONCE[reason]), self._settings.rules.cap)
         gone = self._store.load(handle, rules, slide=False)
-        if isinstance(gone, Gone) and not gone.buried:
+        if isinstance(gone, Gone) and not gone.has_tombstone:
             self._tell_end(handle, gone.reason, gone.tier)
 
     def end(self, client: FlaskClient, reason: str = REVOKED) -> None:
@@ -196,7 +198,7 @@ class AppKit:
             ``"end"``, and whatever else the store can do; by default all.
         :raises ValueError: the store has no such operation.
         """
-        with down(self._store, operations):
+        with down(self._opened, operations):
             yield
 
     def happened(self, kind: type[_E]) -> list[_E]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from ..model.policy import DEFAULT_TIER, Limits
-from ..stores.base import Relimiting, Rules, Steerable
+from ..stores.base import Rules
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_rules, together
 
@@ -18,10 +16,10 @@ class SteeringContract(ContractBase):
     # -- documents ------------------------------------------------------------------------------
 
     def test_there_is_no_document_at_first(self, kit: StoreKit) -> None:
-        assert self.steerable(kit).document(NAME).document == b""
+        assert kit.index.document(NAME).document == b""
 
     def test_a_document_takes_the_place_of_the_one_that_was_seen(self, kit: StoreKit) -> None:
-        store = self.steerable(kit)
+        store = kit.index
         assert store.keep(NAME, ONE, b"")
         assert not store.keep(NAME, TWO, b"")
         assert store.document(NAME).document == ONE
@@ -29,14 +27,14 @@ class SteeringContract(ContractBase):
         assert store.document(NAME).document == TWO
 
     def test_documents_under_two_names_are_two(self, kit: StoreKit) -> None:
-        store = self.steerable(kit)
+        store = kit.index
         assert store.keep(NAME, ONE, b"")
         assert store.keep("other", TWO, b"")
         assert [store.document(name).document for name in (NAME, "other")] == [ONE, TWO]
 
     def test_a_document_that_is_sent_again_is_kept_once(self, kit: StoreKit) -> None:
         """The reply to the first time was lost: it was done, and says so."""
-        store = self.steerable(kit)
+        store = kit.index
         assert store.keep(NAME, ONE, b"")
         written = store.document(NAME).written
         kit.advance(MINUTE)
@@ -46,14 +44,14 @@ class SteeringContract(ContractBase):
         assert kept.written <= written
 
     def test_a_document_tells_when_it_was_written(self, kit: StoreKit) -> None:
-        store = self.steerable(kit)
+        store = kit.index
         before = store.document(NAME).now
         assert store.keep(NAME, ONE, b"")
         kept = store.document(NAME)
         assert before <= kept.written <= kept.now
 
     def test_of_many_who_write_at_once_one_is_heard(self, kit: StoreKit) -> None:
-        store = self.steerable(kit)
+        store = kit.index
         documents = [b"%d" % number for number in range(8)]
         kept = together(8, lambda number: store.keep(NAME, documents[number], b""))
         assert sum(kept) == 1
@@ -64,12 +62,12 @@ class SteeringContract(ContractBase):
     def test_a_shorter_idle_time_holds_for_what_nobody_uses(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules(), user="ann")
         kit.advance(11 * MINUTE)
-        self.relimit(kit, make_rules())
-        assert self.look(kit, key, make_rules()) is not None
+        self.audit(kit, make_rules())
+        assert self.read(kit, key, make_rules()) is not None
         shorter = make_rules(idle=10 * MINUTE)
-        self.relimit(kit, shorter)
+        self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
-        assert kit.store.census(shorter).total == 0
+        assert kit.index.count(shorter).total == 0
 
     def test_a_shorter_lifetime_holds_however_much_it_is_used(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules())
@@ -77,16 +75,16 @@ class SteeringContract(ContractBase):
             kit.advance(20 * MINUTE)
             self.live(kit.store.load(key, make_rules(), slide=True))
         shorter = make_rules(lifetime=60 * MINUTE)
-        self.relimit(kit, shorter)
+        self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
 
     def test_longer_limits_bring_nothing_back_and_move_nothing(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules())
-        self.relimit(kit, make_rules())
+        self.audit(kit, make_rules())
         longer = make_rules(idle=120 * MINUTE, lifetime=2000 * MINUTE)
-        self.relimit(kit, longer)
+        self.audit(kit, longer)
         kit.advance(30 * MINUTE)
-        assert self.look(kit, key, longer) is None
+        assert self.read(kit, key, longer) is None
 
     def test_a_tiers_shorter_limits_leave_other_tiers_alone(self, kit: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
@@ -95,39 +93,31 @@ class SteeringContract(ContractBase):
         user = self.add(kit, rules, user="ann", tier=DEFAULT_TIER)
         kit.advance(11 * MINUTE)
         shorter = make_rules(tiers={"admin": long._replace(idle=10 * MINUTE)})
-        self.relimit(kit, rules)
-        self.relimit(kit, shorter)
+        self.audit(kit, rules)
+        self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
-        assert self.look(kit, admin, shorter) is None
-        assert self.look(kit, user, shorter) is not None
+        assert self.read(kit, admin, shorter) is None
+        assert self.read(kit, user, shorter) is not None
 
     def test_many_sessions_are_seen_in_small_steps_each_once(self, kit: StoreKit) -> None:
         rules = make_rules()
         for number in range(25):
             self.add(kit, rules, user="ann" if number % 2 else None)
-        self.relimit(kit, rules)
+        self.audit(kit, rules)
         kit.advance(11 * MINUTE)
         shorter = make_rules(idle=10 * MINUTE)
-        assert self.relimit(kit, shorter, limit=4) == 25
-        assert self.relimit(kit, shorter, limit=4) == 0
+        assert self.audit(kit, shorter, limit=4) == 25
+        assert self.audit(kit, shorter, limit=4) == 0
         assert self.purged(kit, shorter) == 25
 
     # -- help -----------------------------------------------------------------------------------
 
-    def steerable(self, kit: StoreKit) -> Steerable:
-        """The store, if it keeps a document."""
-        if not isinstance(kit.store, Steerable):
-            pytest.skip("the store keeps no documents")
-        return kit.store
-
-    def relimit(self, kit: StoreKit, rules: Rules, limit: int = 100) -> int:
-        """Go by *rules*, for all that is there; how many sessions were changed."""
-        if not isinstance(kit.store, Relimiting):
-            pytest.skip("the store cannot shorten the limits of sessions that nobody uses")
+    def audit(self, kit: StoreKit, rules: Rules, limit: int = 100) -> int:
+        """Audit all sessions under *rules*; returns how many were put under shorter limits."""
         changed = 0
         for _ in range(1000):
-            step = kit.store.relimit(rules, limit)
-            changed += step.changed
+            step = kit.index.audit(rules, limit)
+            changed += step.limited
             if step.done:
                 return changed
         raise AssertionError("a round over all sessions does not end")
@@ -136,7 +126,7 @@ class SteeringContract(ContractBase):
         """Remove what is due; how much that was."""
         due = 0
         while True:
-            step = kit.store.purge(rules, 100)
+            step = kit.index.purge(rules, 100)
             due += step.due
             if not step.more:
                 return due

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import StoreUnavailable
-from ..stores.base import Networked, Store
 from ..stores.memory import MemoryStore
+from ..stores.opening import Opened
 from ..stores.sql.sqlite import SqliteStore
 from .kit import FakeClock, age_redis
 
 # Of a store's methods, those that go on without its server.
-_LOCAL = frozenset({"close", "from_url", "part_count", "part_of", "prepare", "report_to", "states"})
+_LOCAL = frozenset({"close", "from_url", "in_slot", "prepare", "report_to", "states"})
 # Of the tables of a MemoryStore, what is not its content.
 _KEPT = frozenset({"lock", "clock"})
 # A server's own expiry is a net under the purge, a little later. A leap in time would land beyond
@@ -39,44 +39,59 @@ class Clock(NamedTuple):
     restore: Callable[[], None]
 
 
-def clock_of(store: Store, advance: Callable[[int], None] | None) -> Clock:
-    """The clock of *store*; *advance* is for one that is not ours."""
+def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
+    """Returns the clock of a store; *advance* is for one that is not ours."""
+    store = opened.store
     if isinstance(store, MemoryStore):
         return _borrowed(store)
     if advance is not None:
         return Clock(advance, _nothing)
+    if isinstance(store, SqliteStore):
+        return _ahead(store)
     # Imported here: apps on memory do not pay for redis-py.
     from ..stores.redis.store import RedisStore
 
-    if isinstance(store, RedisStore):
-        return Clock(partial(_age, store), _nothing)
-    if isinstance(store, SqliteStore):
-        return _ahead(store)
+    if opened.shards and isinstance(opened.shards[0], RedisStore):
+        return Clock(partial(_age, opened.shards), _nothing)
     return Clock(_cannot, _nothing)
 
 
 @contextmanager
-def down(store: Store, only: Collection[str] = ()) -> Iterator[None]:
-    """Take *store* down for a ``with`` block, or *only* some of its operations.
+def down(opened: Opened, only: Collection[str] = ()) -> Iterator[None]:
+    """Take a store down for a ``with`` block, or *only* some of its operations.
 
-    They are replaced on the object, so that whoever holds the store meets it.
+    They are replaced on the object, so that it does not matter who holds the store.
 
     :raises ValueError: the store has no such operation.
     """
-    names = (name for name in dir(type(store)) if not name.startswith("_"))
-    known = [name for name in names if name not in _LOCAL and callable(getattr(store, name))]
+    known = _operations(opened.store)
     if unknown := sorted({*only} - {*known}):
         raise ValueError(f"the store has no {', '.join(unknown)}; it has {', '.join(known)}")
-    replaced: dict[str, Any] = dict.fromkeys(only or known, _fail)
-    if isinstance(store, Networked) and not only:
-        replaced["states"] = partial(dict.fromkeys, store.states(), "open")
+    with ExitStack() as stack:
+        for store in {id(one): one for one in (opened.store, *opened.shards)}.values():
+            failing = dict.fromkeys(only or _operations(store), _fail)
+            stack.enter_context(_replaced(store, failing))
+        if opened.remote is not None and not only:
+            states = partial(dict.fromkeys, opened.remote.states(), "open")
+            stack.enter_context(_replaced(opened.remote, {"states": states}))
+        yield
+
+
+def _operations(store: object) -> list[str]:
+    """Returns the names of what *store* does with its server."""
+    names = (name for name in dir(type(store)) if not name.startswith("_"))
+    return [name for name in names if name not in _LOCAL and callable(getattr(store, name))]
+
+
+@contextmanager
+def _replaced(store: object, methods: Mapping[str, Any]) -> Iterator[None]:
     mine = vars(store)
-    before = {name: mine[name] for name in replaced if name in mine}
-    mine.update(replaced)
+    before = {name: mine[name] for name in methods if name in mine}
+    mine.update(methods)
     try:
         yield
     finally:
-        for name in replaced:
+        for name in methods:
             mine.pop(name, None)
         mine.update(before)
 
@@ -131,9 +146,9 @@ def _ahead(store: SqliteStore) -> Clock:
 class _Line:
     """What :func:`.kit.age_redis` asks of a client, by the store's own way to its servers."""
 
-    def __init__(self, store: Any) -> None:
-        self._caller = store._caller
-        self.slots: list[str] = [shard.slot for shard in store._shards]
+    def __init__(self, shards: Sequence[Any]) -> None:
+        self._caller = shards[0]._caller
+        self.slots: list[str] = [shard.slot for shard in shards]
 
     def scan_iter(self, _: str) -> Iterator[str]:
         return (f"{slot}:tiers" for slot in self.slots)
@@ -144,9 +159,9 @@ class _Line:
         self._caller.call(send, repeatable=False)
 
 
-def _age(store: Any, by: int) -> None:
-    """Make all sessions of a RedisStore older, on whatever kind of server they are."""
-    line = _Line(store)
+def _age(shards: Sequence[Any], by: int) -> None:
+    """Make all sessions on Redis older, on whatever kind of server they are."""
+    line = _Line(shards)
     prefix = line.slots[0][1:].rpartition(":")[0]
     for slot in line.slots:
         line.eval(_NO_NET, 1, f"{slot}:tiers", f"{slot}:s:*")

@@ -169,7 +169,7 @@ class SafeSessionInterface(SessionInterface):
         if user is None:
             return 0
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
-        return self._end_user(state.app, self._steering.store, self._steering.settings, user, keep)
+        return self._end_user(state.app, self._steering.opened, self._steering.settings, user, keep)
 
     # -- saving ---------------------------------------------------------------------------------
 

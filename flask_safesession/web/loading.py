@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from ..config.overrides import Steering
-from ..config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL
 from ..errors import ConfigError, StoreUnavailable
 from ..model import note as notes
 from ..model.codec import decode
@@ -21,6 +20,7 @@ from ..model.note import GOOD, Note, Secret
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from ..stores import base
+from ..stores.urls import MEMORY_URL, PER_PROCESS, SQLITE_URL
 from . import collisions, transport
 from .change import whose
 from .outcome import end_stolen, report_due, report_end
@@ -96,9 +96,9 @@ class Loader:
         if isinstance(answer, base.Gone):
             self._report_end(state, sid.key, answer)
             return over._replace(
-                ended=answer.to_be_told,
+                ended=answer.reason_for_visitor,
                 is_known=answer.reason != base.UNKNOWN,
-                rotated=answer.buried and answer.reason == base.ROTATED,
+                rotated=answer.has_tombstone and answer.reason == base.ROTATED,
                 onward=(answer.successor, answer.user),
             )
         try:
@@ -127,7 +127,7 @@ class Loader:
             found = over._replace(stand_in=number)
             if isinstance(answer, base.Gone):
                 self._report_end(state, key, answer)
-                if not answer.buried and answer.reason != base.CORRUPT:
+                if not answer.has_tombstone and answer.reason != base.CORRUPT:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It has an ID of its own, whose response may be lost or on its way.

@@ -7,7 +7,6 @@ recognise a repeated call by its stamp, so a lost reply needs no handling here.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 from .. import errors
 from ..events import SessionCreated, SessionRotated, StoreFailed
@@ -17,6 +16,7 @@ from ..model.note import Secret
 from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
+from ..stores.sharded import shard_of
 from . import races
 from .change import MINUTE, Change
 from .data import is_empty
@@ -31,16 +31,16 @@ NOT_STORED = (
     errors.TooManySessions,
 )
 
-# Parts of a store that an anonymous visitor may be refused in.
-_PARTS_TRIED = 3
-# IDs drawn for that at most: chance may choose the same parts again and again.
+# Shards that an anonymous visitor may be refused in.
+_SHARDS_TRIED = 3
+# IDs drawn for that at most: chance may choose the same shards again and again.
 _DRAWN = 30
 
 
 def create(store: base.Store, change: Change) -> Saved | None:
     """Store a session under a new ID."""
     who, payload = change.who, encode(change.data)
-    ids = _fresh_ids(store, who)
+    ids = _fresh_ids(change.settings.shards, who)
     while True:
         sid = ids.pop()
         draft = change.draft(payload, change.first_note(sid))
@@ -58,20 +58,18 @@ def create(store: base.Store, change: Change) -> Saved | None:
         return done(change, answer, sid.key, sid)
 
 
-def _fresh_ids(store: Any, who: Identity) -> list[SessionID]:
+def _fresh_ids(shards: int, who: Identity) -> list[SessionID]:
     """Returns new IDs to be tried.
 
-    A user's are all in one part of the store; an anonymous visitor who is refused in one tries two
-    more.
+    A user's are all in one shard; an anonymous visitor who is refused in one tries two more.
     """
-    count = 1 if who.user_tag or not hasattr(store, "part_count") else store.part_count()
-    if count == 1:
+    if who.user_tag or shards == 1:
         return [new_id(who.user_tag[:1])]
     ids: dict[int, SessionID] = {}
     for _ in range(_DRAWN):
         sid = new_id()
-        ids.setdefault(store.part_of(sid.key), sid)
-        if len(ids) == min(_PARTS_TRIED, count):
+        ids.setdefault(shard_of(sid.key, shards), sid)
+        if len(ids) == min(_SHARDS_TRIED, shards):
             break
     return list(ids.values())
 
@@ -99,7 +97,7 @@ def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
     """Continue with the stand-in that another request has made, or with the next one."""
     answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
     if isinstance(answer, base.Gone):
-        is_over = answer.buried or answer.reason == base.CORRUPT
+        is_over = answer.has_tombstone or answer.reason == base.CORRUPT
     else:
         is_over = not change.continue_from(key, answer.record, stand_in=True)
     if is_over:

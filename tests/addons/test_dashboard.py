@@ -27,6 +27,7 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
 from ..support import servers
+from ..support.counting import PlainStore
 
 MINUTE = 60_000
 TIERS = {name: {"idle_timeout": "10m"} for name in ("anonymous", "customer", "admin")}
@@ -744,7 +745,7 @@ def test_while_the_store_is_down_the_page_says_so(
 ) -> None:
     app = mount(lambda: True)
     client = signed_in(app, "carl")
-    for name in ("load", "census", "page", "sessions_of"):
+    for name in ("load", "count", "page", "sessions_of"):
         monkeypatch.setattr(store, name, out_of_order)
     page = client.get("/watch/")
     assert page.status_code == 503
@@ -754,22 +755,14 @@ def test_while_the_store_is_down_the_page_says_so(
     assert "unknown" in client.get("/watch/figures").text
 
 
-class Plain:
-    """A store with no more than a store must have."""
-
-    shared = False
-
-    def __init__(self, store: MemoryStore) -> None:
-        for name in ("load", "create", "commit", "rotate", "end", "purge", "census", "close"):
-            setattr(self, name, getattr(store, name))
-
-
-def test_a_store_that_cannot_list_still_has_its_figures(mount: Mount, store: MemoryStore) -> None:
-    app = mount(store=Plain(store))
+def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
+    mount: Mount, store: MemoryStore
+) -> None:
+    app = mount(store=PlainStore(store))
     page = signed_in(app, "ada").get("/watch/?q=ada")
     assert page.status_code == 200
-    assert '<p class="figure">1</p>' in page.text
-    assert "none can be listed" in page.text
+    assert "This store does not count its sessions." in page.text
+    assert "This store has no index of its sessions, so they cannot be listed." in page.text
 
 
 def out_of_order(*_: object, **__: object) -> None:

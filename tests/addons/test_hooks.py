@@ -6,6 +6,7 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,23 +19,16 @@ from flask_safesession.instrumentation.hooks import (
     OPERATIONS,
     OUTCOMES,
     Ended,
-    ObservedStore,
     StoreCall,
     observe,
+    observed,
     outcome_of,
     outcome_of_error,
 )
 from flask_safesession.stores import base
-from flask_safesession.stores.base import (
-    Auditing,
-    Conflict,
-    Gone,
-    Leasing,
-    Live,
-    Relimiting,
-    Taken,
-)
+from flask_safesession.stores.base import Conflict, Gone, Live, Taken
 from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.opening import Opened
 from flask_safesession.testing import (
     FakeClock,
     StoreContract,
@@ -47,8 +41,7 @@ from flask_safesession.testing import (
 from ..support.counting import CountingStore
 
 # What asks nobody, and what an operator runs by hand and watches.
-NOT_OBSERVED = {"close", "inspect", "part_count", "part_of", "parts", "prepare"}
-NOT_OBSERVED |= {"report_to", "states"}
+NOT_OBSERVED = {"close", "inspect", "prepare", "report_to", "states"}
 RULES = make_rules()
 
 MakeApp = Callable[..., Flask]
@@ -79,11 +72,10 @@ class TestAnObservedStore(StoreContract):
     @pytest.fixture
     def kit(self) -> Iterator[StoreKit]:
         clock = FakeClock()
-        store: Any = MemoryStore(clock)
-        notes = [Notes(), Notes()]
+        opened, notes = Opened.of(MemoryStore(clock)), [Notes(), Notes()]
         for one in notes:
-            store = ObservedStore(store, one, one)
-        yield StoreKit(store, clock.advance)
+            opened = observed(opened, one, one)
+        yield StoreKit(opened.store, clock.advance)
         assert notes[0].begun == notes[1].begun != []
         assert [call.operation for call in notes[0].ended] == notes[0].begun
 
@@ -93,7 +85,7 @@ def steering_of(app: Flask) -> Steering:
 
 
 def test_every_operation_of_every_protocol_is_observed_or_has_a_reason_not_to_be() -> None:
-    assert {base.Store, base.Part, base.Sharded} <= PROTOCOLS
+    assert {base.Store, base.UserStore, base.IndexedStore, base.RemoteStore} == PROTOCOLS
     methods = {
         name
         for protocol in PROTOCOLS
@@ -108,8 +100,8 @@ def test_a_hook_with_the_same_key_is_called_once(make_app: MakeApp) -> None:
     observe(steering, notes, key)
     observe(steering, others, others)
     observe(steering, notes, key)
-    steering.store.census(RULES)
-    assert notes.begun == others.begun == ["census"]
+    steering.opened.need_index().count(RULES)
+    assert notes.begun == others.begun == ["count"]
 
 
 def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app: MakeApp) -> None:
@@ -119,7 +111,7 @@ def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app:
     observe(steering_of(apps[0]), notes, notes)
     for app in apps:
         app.extensions["tested.safe"].count()
-    assert notes.begun == ["census"]
+    assert notes.begun == ["count"]
     assert set(vars(store)) == before
 
 
@@ -139,7 +131,7 @@ def test_requests_the_purge_job_and_commands_are_observed(make_app: MakeApp) -> 
     assert {"document", "purge", "audit"} <= {*notes.begun}
     notes.begun.clear()
     app.test_cli_runner().invoke(args=["safesession", "stats"])
-    assert "census" in notes.begun
+    assert "count" in notes.begun
 
 
 def test_an_observed_store_goes_with_its_last_reference() -> None:
@@ -147,10 +139,10 @@ def test_an_observed_store_goes_with_its_last_reference() -> None:
     gc.disable()
     try:
         notes = Notes()
-        store = ObservedStore(inner := MemoryStore(), notes, notes)
-        store.census(RULES)
+        opened = observed(Opened.of(inner := MemoryStore()), notes, notes)
+        opened.need_index().count(RULES)
         left = weakref.ref(inner)
-        del store, inner
+        del opened, inner
         assert left() is None
     finally:
         gc.enable()
@@ -160,41 +152,44 @@ def test_the_parts_of_a_store_are_observed_and_its_whole_counts_once(
     make_store: Callable[..., Any],
 ) -> None:
     notes = Notes()
-    store: Any = ObservedStore(make_store(4), notes, notes)
-    store.purge(RULES, 10)
+    opened = observed(Opened.of(make_store(4)), notes, notes)
+    opened.need_index().purge(RULES, 10)
     assert notes.begun == ["purge"]
     notes.begun.clear()
-    for one in store.parts():
+    for one in opened.shards:
         one.purge(RULES, 10)
     assert notes.begun == ["purge"] * 4
     notes.begun.clear()
-    part = store.parts()[0]
-    assert all(isinstance(part, power) for power in (Leasing, Auditing, Relimiting))
-    part.lease("task", 1000)
-    part.audit(RULES, 10)
-    part.relimit(RULES, 10)
-    assert notes.begun == ["lease", "audit", "relimit"]
+    opened.shards[0].lease("task", 1000)
+    opened.shards[0].audit(RULES, 10)
+    assert notes.begun == ["lease", "audit"]
 
 
-def test_a_store_has_the_same_powers_when_it_is_observed(make_store: Callable[..., Any]) -> None:
-    for inner in (MemoryStore(), make_store(4)):
-        store: Any = ObservedStore(inner, Notes(), None)
-        assert store.shared == inner.shared
-        for power in PROTOCOLS - {base.Store, base.Part}:
-            assert isinstance(store, power) == isinstance(inner, power), power
+def test_a_store_can_do_the_same_when_it_is_observed(make_store: Callable[..., Any]) -> None:
+    names = [name for name in dir(base.Store) if name[0] != "_"]
+    plain: Any = SimpleNamespace(**dict.fromkeys(names, print), shared=True)
+    for store in (MemoryStore(), make_store(4), plain):
+        opened, notes = Opened.of(store), Notes()
+        seen = observed(opened, notes, notes)
+        assert seen.store.shared == opened.store.shared
+        assert seen.remote is opened.remote
+        for before, after in ((opened.users, seen.users), (opened.index, seen.index)):
+            assert after is (None if before is None else seen.store)
+        assert len(seen.shards) == len(opened.shards)
 
 
 def test_the_whole_of_a_store_in_one_piece_is_observed() -> None:
     notes = Notes()
-    store: Any = ObservedStore(MemoryStore(), notes, notes)
-    store.purge(RULES, 10)
-    store.audit(RULES, 10)
+    opened = observed(Opened.of(MemoryStore()), notes, notes)
+    assert opened.shards == (opened.store,)
+    opened.shards[0].purge(RULES, 10)
+    opened.shards[0].audit(RULES, 10)
     assert notes.begun == ["purge", "audit"]
 
 
 def test_a_call_is_reported_with_its_outcome_its_time_and_the_class_of_its_error() -> None:
     inner, notes = CountingStore(), Notes()
-    store: Any = ObservedStore(inner, notes, notes)
+    store = observed(Opened.of(inner), notes, notes).store
     store.load(new_key(), RULES, slide=True)
     inner.failing = {"load"}
     with pytest.raises(StoreUnavailable):

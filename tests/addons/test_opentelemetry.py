@@ -129,7 +129,7 @@ def test_of_several_servers_none_is_named(
     make_app: MakeApp, spans: Spans, any_server: Server, prefix: str
 ) -> None:
     app = traced(make_app(store=any_server.url, key_prefix=prefix), spans)
-    store = app.extensions["safesession"].steering.opened
+    store = app.extensions["safesession"].steering.bare.store
     store.states = lambda: {"one:1": "closed", "two:2": "closed"}
     app.test_client().get("/put/cart/3")
     assert not any(server_attributes.SERVER_ADDRESS in (s.attributes or {}) for s in spans.take())
@@ -158,7 +158,7 @@ def test_an_id_that_is_gone_is_no_error(make_app: MakeApp, spans: Spans) -> None
     app = traced(make_app(), spans)
     client = app.test_client()
     client.get("/put/cart/3")
-    app.extensions["safesession"].store._tables.records.clear()
+    app.extensions["safesession"].steering.bare.store._tables.records.clear()
     spans.take()
     client.get("/read")
     found = spans.take()  # the session, and the one that would stand in for it
@@ -222,7 +222,7 @@ def test_where_nothing_is_sampled_nothing_is_looked_up(make_app: MakeApp) -> Non
     server = f"127.0.0.1:{free_port()}"
     app = traced(make_app(store=f"redis://{server}", store_timeout="200ms"), spans)
     asked: list[object] = []
-    app.extensions["safesession"].steering.opened.states = lambda: asked.append(1)
+    app.extensions["safesession"].steering.bare.store.states = lambda: asked.append(1)
     assert app.test_client().get("/put/cart/3").status_code == 503  # as without traces
     assert spans.take() == []
     assert asked == []
@@ -237,7 +237,7 @@ def test_without_a_provider_the_one_of_the_process_is_asked(
     for _ in range(2):
         opentelemetry.instrument(app.extensions["tested.safe"])
     app.extensions["tested.safe"].count()
-    assert spans.names() == ["census safesession"]
+    assert spans.names() == ["count safesession"]
 
 
 def test_without_an_sdk_everything_goes_on_as_before(make_app: MakeApp) -> None:
@@ -254,7 +254,7 @@ def test_without_an_sdk_everything_goes_on_as_before(make_app: MakeApp) -> None:
 
 def test_an_app_and_its_store_are_not_held(make_app: MakeApp, spans: Spans) -> None:
     app = traced(make_app(), spans)
-    left = [weakref.ref(app), weakref.ref(app.extensions["safesession"].steering.opened)]
+    left = [weakref.ref(app), weakref.ref(app.extensions["safesession"].steering.bare.store)]
     del app
     gc.collect()
     assert [reference() for reference in left] == [None, None]

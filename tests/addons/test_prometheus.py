@@ -203,14 +203,14 @@ def test_an_id_that_is_gone_is_no_failure(measured: Measured, clock: FakeClock) 
     assert measured.calls("load", "unavailable") is None
 
 
-def test_the_job_counts_each_shard_and_a_purge_by_hand_is_one_call(
+def test_the_job_and_a_purge_by_hand_count_each_shard(
     make_app: MakeApp, any_server: Server, prefix: str
 ) -> None:
     measured = Measured(make_app(store=any_server.url, key_prefix=prefix, shards=4))
     measured.app.extensions["safesession"].job.run()
-    assert measured.calls("purge") == 4
+    assert measured.calls("purge") == 8  # before the audit, and after it
     measured.safe.purge()
-    assert measured.calls("purge") == 5
+    assert measured.calls("purge") == 16
     measured.app.extensions["safesession"].store.close()
 
 
@@ -270,7 +270,7 @@ def test_a_store_that_fails_breaks_no_scrape(
         raise StoreUnavailable("no answer")
 
     store = measured.app.extensions["safesession"].store
-    monkeypatch.setattr(store, "census", fail)
+    monkeypatch.setattr(store, "count", fail)
     assert measured.value("store_up") == 0
     text = measured.text()
     assert 'safesession_sessions_cap{flask_app="tested"} 100.0' in text
@@ -281,10 +281,10 @@ def test_a_store_that_fails_breaks_no_scrape(
 
 def test_registering_asks_the_store_for_nothing(make_app: MakeApp) -> None:
     measured = Measured(make_app())
-    assert measured.calls("census") is None
+    assert measured.calls("count") is None
     for _ in range(5):
         measured.text()
-    assert measured.calls("census") == 1
+    assert measured.calls("count") == 1
 
 
 def test_a_server_that_was_given_up_shows_until_it_is_back_or_gone(make_app: MakeApp) -> None:
@@ -296,7 +296,7 @@ def test_a_server_that_was_given_up_shows_until_it_is_back_or_gone(make_app: Mak
         with contextlib.suppress(StoreUnavailable):
             measured.safe.count()
     assert measured.value("store_circuit_open", server=server) == 1
-    store = app.extensions["safesession"].store
+    store = app.extensions["safesession"].steering.bare.store
     store.states = dict  # a node that has left its cluster
     measured.text()
     assert measured.value("store_circuit_open", server=server) == 0

@@ -26,7 +26,7 @@ from flask import Flask
 from flask_safesession import SafeSession, StoreUnavailable, session
 from flask_safesession.admin import job as purge_job
 from flask_safesession.admin.job import PurgeJob
-from flask_safesession.admin.purge import PurgeReport, audit, purge, purge_steps
+from flask_safesession.admin.purge import PurgeReport, audit, purge_steps
 from flask_safesession.events import session_ended, store_failed, store_purged
 from flask_safesession.model.tokens import tier_tag, user_tag
 from flask_safesession.stores.base import AuditStep, PurgeStep, Rules
@@ -34,6 +34,7 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
 
 from ..support.concurrency import PATIENCE, in_child
+from ..support.counting import PlainStore
 from ..support.servers import Server
 
 MINUTE = 60_000
@@ -259,7 +260,7 @@ def test_the_job_runs_on_a_daemon_thread_of_its_own(serve: MakeApp, store: Watch
     app = serve(store=store)
     run_soon(app)
     assert store.purging.wait(PATIENCE)
-    [thread] = store.purges
+    thread = store.purges[0]
     assert thread.daemon
     assert thread not in (threading.main_thread(), purge_job_of(app)._scheduler._thread)
 
@@ -881,7 +882,7 @@ def test_the_whole_index_is_made_anew_when_it_is_lost(
     assert_agreement(shop, database, prefix, 10)
     safe_of(shop).purge()
     state = shop.extensions["safesession"]
-    assert state.store.census(state.settings.rules).live == {
+    assert state.store.count(state.settings.rules).live == {
         "anonymous": 4,
         "admin": 3,
         "customer": 3,
@@ -973,9 +974,8 @@ def test_an_audit_ends_with_its_round_or_its_slices(make_app: MakeApp) -> None:
     assert store.steps == 8
 
 
-def test_a_store_without_an_audit_is_purged_all_the_same(make_app: MakeApp) -> None:
-    app = make_app()
-    settings = app.extensions["safesession"].settings
-    inner = MemoryStore()
-    plain: Any = SimpleNamespace(purge=inner.purge, shared=False)
-    assert purge(app, plain, settings) == PurgeReport()
+def test_a_store_without_an_index_has_no_job(make_app: MakeApp) -> None:
+    job = make_app(store=PlainStore(), check_interval="1m").extensions["safesession"].job
+    job.wake()
+    assert job.run() is None
+    assert job._scheduler is None

@@ -13,7 +13,7 @@ from flask import Flask
 
 from flask_safesession.admin.stats import FRESH_FOR, TREND_OVER, Readings, full_in
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.stores.base import Census, Rules
+from flask_safesession.stores.base import Counts, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key
 
@@ -29,12 +29,12 @@ class Counted(MemoryStore):
         self.error: Exception | None = None
         self.meanwhile: Callable[[], object] = int
 
-    def census(self, rules: Rules) -> Census:
+    def count(self, rules: Rules) -> Counts:
         self.asked += 1
         self.meanwhile()
         if self.error is not None:
             raise self.error
-        return super().census(rules)
+        return super().count(rules)
 
 
 class Clock:

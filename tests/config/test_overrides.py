@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.admin import job as purge_job
 from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
-from flask_safesession.stores.base import Gone, Live
+from flask_safesession.stores.base import AuditStep, Gone, Live, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 
 from ..support import servers
-from ..support.counting import CountingStore
+from ..support.counting import CountingStore, PlainStore
 from ..support.kits import REAL
 
 MINUTE = 60_000
@@ -76,7 +77,7 @@ class Process:
             self.state.store.create(self.keys[-1], draft, rules)
 
     def live(self) -> int:
-        return int(self.state.store.census(self.state.settings.rules).total)
+        return int(self.state.store.count(self.state.settings.rules).total)
 
     def ends_of(self, work: Callable[[], object]) -> list[str]:
         """Reasons of the ends that *work* tells of."""
@@ -207,7 +208,7 @@ def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -
     with here.state.steering._lock:
         here.state.job._forked()
         assert not here.state.steering._lock.locked()
-        here.state.steering.look()
+        here.state.steering.refresh()
     assert here.limits == (10, 720)
 
 
@@ -609,13 +610,8 @@ def test_a_document_that_cannot_be_read_is_told_of_once_and_can_be_reset(
 
 
 def test_a_store_that_keeps_no_settings_says_so(make_app: Callable[..., Flask]) -> None:
-    class Plain:
-        shared = True
-
-        def census(self, rules: object) -> None: ...
-
-    process = Process(make_app(store=Plain()))
-    with pytest.raises(ConfigError, match="the store keeps no settings"):
+    process = Process(make_app(store=PlainStore()))
+    with pytest.raises(ConfigError, match="PlainStore has no index of its sessions"):
         process.safe.reconfigure(idle_timeout="10m")
     assert process.safe.tuned() is None
 
@@ -717,28 +713,35 @@ def test_a_repeated_call_is_recognised(fleet: Fleet) -> None:
     assert store.keep("tuning", b"mine", b"")
 
 
+def audited(store: Any, rules: Rules, limit: int = 1000) -> tuple[int, int]:
+    """Audits while limits have become shorter; returns how many sessions changed, and the steps."""
+    changed = 0
+    for steps in count(1):
+        step = store.audit(rules, limit)
+        changed += step.limited
+        if not step.behind:
+            return changed, steps
+    raise AssertionError
+
+
 def test_a_round_goes_on_in_slices_and_is_not_made_twice(fleet: Fleet) -> None:
     long, short = fleet.start(), fleet.start(idle_timeout="10m")
     long.fill(200)
     long.fill(150, user="ada")
     store = long.state.store
-    while not store.relimit(long.state.settings.rules, 1000).done:
-        pass
-    assert store.relimit(long.state.settings.rules, 1000) == (0, True)
-    rules, changed, steps, done = short.state.settings.rules, 0, 0, False
-    while not done:
-        step = store.relimit(rules, 10)
-        changed, done, steps = changed + step.changed, step.done, steps + 1
+    audited(store, long.state.settings.rules)
+    assert audited(store, long.state.settings.rules) == (0, 1)
+    changed, steps = audited(store, short.state.settings.rules, 10)
     assert changed == 350
     assert steps >= 10
-    assert store.relimit(rules, 10) == (0, True)
+    assert audited(store, short.state.settings.rules, 10) == (0, 1)
 
 
 def test_a_slice_is_as_large_as_it_is_asked_to_be(memory: Fleet) -> None:
     here = memory.start()
     here.fill(25)
     rules = memory.start(idle_timeout="10m").state.settings.rules
-    assert here.state.store.relimit(rules, 10) == (10, False)
+    assert here.state.store.audit(rules, 10) == AuditStep(0, False, limited=10, behind=True)
 
 
 def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
@@ -746,23 +749,36 @@ def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
     here.fill(5)
     del here.state.store._tables.records[here.keys[2]]
     rules = memory.start(idle_timeout="10m").state.settings.rules
-    assert here.state.store.relimit(rules, 10).changed == 4
+    assert here.state.store.audit(rules, 10) == AuditStep(1, True, limited=4)
 
 
-def test_an_entry_of_another_user_is_left_to_the_audit(
+def test_longer_limits_of_another_app_are_not_taken_for_those_of_a_round(fleet: Fleet) -> None:
+    """Else the limits of the other app would never become shorter again."""
+    long, short = fleet.start(), fleet.start(idle_timeout="10m")
+    long.fill(20)
+    store = long.state.store
+    audited(store, long.state.settings.rules)
+    store.audit(short.state.settings.rules, 5)
+    audited(store, long.state.settings.rules)
+    audited(store, short.state.settings.rules)
+    records = [store.peek(key).record for key in long.keys]
+    assert {record.idle for record in records} == {10 * MINUTE}
+
+
+def test_an_entry_of_another_user_is_mended_and_its_record_is_put_under_shorter_limits(
     any_server: servers.Server, prefix: str
 ) -> None:
     client: Any = any_server.client()
     store = RedisStore(client, prefix=prefix)
-    long, key = make_rules(), new_key()
+    long, short, key = make_rules(), make_rules(idle=MINUTE), new_key()
     store.create(key, make_draft(rules=long, user="ada"), long)
     [index] = client.keys(f"{{{prefix}:0}}:t:*")
     client.zadd(index, {f"{key}{'x' * 16}": 5e12})
-    while not store.relimit(make_rules(idle=MINUTE), 100).done:
-        pass
-    scores = sorted(score for _, score in client.zrange(index, 0, -1, withscores=True))
-    assert scores[1] == 5e12
-    assert scores[0] < store.document("tuning").now + 2 * MINUTE
+    step = store.audit(short, 100)
+    while not step.done:
+        step = store.audit(short, 100)
+    [(_, score)] = client.zrange(index, 0, -1, withscores=True)
+    assert score < store.document("tuning").now + 2 * MINUTE
     store.close()
     client.close()
 

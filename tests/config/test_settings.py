@@ -20,11 +20,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession
-from flask_safesession.config.settings import SETTINGS, Settings, hide_password, read_settings
+from flask_safesession.config.settings import SETTINGS, Settings, read_settings
 from flask_safesession.model.identity import UserKey
 from flask_safesession.model.policy import Limits
 from flask_safesession.stores.base import Cap
 from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.urls import hide_password
+
+from ..support.counting import PlainStore
 
 MINUTE, HOUR = 60_000, 3_600_000
 SECRET = "hunter2"
@@ -86,7 +89,8 @@ def test_a_shared_store_has_room_for_more_and_larger_sessions(value: str) -> Non
 
 
 def test_a_store_of_ones_own_counts_as_what_it_says_it_is() -> None:
-    mine, shared = MemoryStore(), SimpleNamespace(shared=True)
+    mine, shared = MemoryStore(), PlainStore()
+    shared.shared = True
     assert read_settings({}, {"store": mine}).rules.cap.total == 10_000
     assert read_settings({}, {"store": shared}).rules.cap.total == 1_000_000
     assert read_settings({}, {"store": redis.Redis()}).rules.cap.total == 1_000_000

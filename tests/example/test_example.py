@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
 
 PEOPLE = {"teller": "tess", "admin": "ada", "customer": "carl"}
-STORE_CALLS = ("load", "create", "commit", "rotate", "end", "purge", "census")
+STORE_CALLS = ("load", "create", "commit", "rotate", "end", "purge", "count")
 INLINE_OR_FOREIGN = r"""<style|<script>|\s(style|on\w+)=|=["']?(https?:)?//"""
 
 

@@ -71,7 +71,7 @@ def use(store: RedisStore) -> None:
     new, terms = new_key(), Terms(draft.stamp, restart=True, reason="rotated")
     assert isinstance(store.rotate(key, new, make_draft(user=1), RULES, terms), Live)
     assert isinstance(store.end(new, new_stamp(), "logout", None), Live)
-    assert store.load(new, RULES, slide=True) == Gone("logout", buried=True)
+    assert store.load(new, RULES, slide=True) == Gone("logout", has_tombstone=True)
 
 
 def until_it_works(store: RedisStore, key: str, bound: float = BOUND) -> float:
@@ -306,7 +306,7 @@ def test_fault_33_while_a_slot_is_on_its_way_reads_work_and_nothing_is_half_done
     due = [
         add(store, rules=short)[0] for _ in range(3)
     ]  # last: a create removes those that are due
-    servers.poll("the deadlines", lambda: store.census(RULES).due == len(due))
+    servers.poll("the deadlines", lambda: store.count(RULES).due == len(due))
     number = cluster_six.slot_of(slot(prefix))
     cluster_six.begin_move(number, target)
     names = sorted(source.ask("CLUSTER", "GETKEYSINSLOT", number, 1000))
@@ -321,11 +321,11 @@ def test_fault_33_while_a_slot_is_on_its_way_reads_work_and_nothing_is_half_done
     cluster_six.finish_move(number)
     assert audited(store) == audited(fresh) == 0
     assert store.purge(RULES, 100).due == len(due)
-    assert store.census(RULES).total == len(live)
+    assert store.count(RULES).total == len(live)
     for one in (store, fresh):
         reads_work(one, live, [*due, new_key()])
         for key in dead:
-            assert one.load(key, RULES, slide=True) == Gone("logout", buried=True)
+            assert one.load(key, RULES, slide=True) == Gone("logout", has_tombstone=True)
         use(one)
 
 
@@ -355,7 +355,7 @@ def writes(store: RedisStore, key: str, stamp: str) -> list[Callable[[], object]
         lambda: store.rotate(key, new_key(), make_draft(user=1), RULES, terms),
         lambda: store.end(key, new_stamp(), "logout", None),
         lambda: store.purge(RULES, 10),
-        lambda: store.census(RULES),
+        lambda: store.count(RULES),
         lambda: store.audit(RULES, 10),
         lambda: store.lease("purge", 1000),
     ]
@@ -395,7 +395,7 @@ def test_fault_33_a_slot_that_moves_under_load_loses_and_repeats_nothing(
     for key in made:
         assert isinstance(store.load(key, RULES, slide=False), Live)
     assert audited(store) == 0
-    assert store.census(rules).total == 200 + len(made)
+    assert store.count(rules).total == 200 + len(made)
 
 
 # -- what a create may do -------------------------------------------------------------------------
@@ -411,12 +411,12 @@ def test_fault_33_a_create_is_sent_once_unless_nobody_has_done_it(
         two.nodes.proxy(source).cut_replies = 1
         with pytest.raises(StoreUnavailable):
             add(store)
-        assert store.census(RULES).total == 2  # its reply was lost, and it was not sent again
+        assert store.count(RULES).total == 2  # its reply was lost, and it was not sent again
         number = two.slot_of(slot(prefix_on(two, source)))
         two.begin_move(number, target)
         two.finish_move(number)
         add(store)
-        assert store.census(RULES).total == 3  # it was refused, and sent on
+        assert store.count(RULES).total == 3  # it was refused, and sent on
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -444,4 +444,4 @@ def test_fault_33_fifty_threads_start_at_once(
 ) -> None:
     store = open_store(cluster_six.url, "crowd", PATIENT)
     together(50, lambda _: add(store))
-    assert store.census(RULES).total == 50
+    assert store.count(RULES).total == 50

@@ -190,7 +190,7 @@ def test_fault_31_ten_purges_at_once_remove_each_session_once_and_none_that_was_
 
     def purge(number: int) -> tuple[int, int]:
         due = mended = 0
-        while not over.is_set() or sites[number].store.census(rules).due:
+        while not over.is_set() or sites[number].store.count(rules).due:
             report = sites[number].safe.purge()
             due, mended = due + report.due, mended + report.mended
         return due, mended

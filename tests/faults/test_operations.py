@@ -19,8 +19,8 @@ import trustme
 from redis.crc import key_slot
 
 from flask_safesession import StoreUnavailable
-from flask_safesession.stores.layout import MAX_SHARDS
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.sharded import MAX_SHARDS
 
 from ..support import servers
 from ..support.faults_kit import ANN, OpenSite, Site, good, read

@@ -103,8 +103,10 @@ def test_fault_13_a_confirmed_end_stays_an_end_when_the_replica_is_promoted(
     assert told == []
     pair.cut_off()
     promoted = pair.promote()
-    assert at(promoted, key) == Gone("logout", buried=True)
-    assert at(promoted, rotated) == Gone("rotated", buried=True, successor=new, user=draft.user)
+    assert at(promoted, key) == Gone("logout", has_tombstone=True)
+    assert at(promoted, rotated) == Gone(
+        "rotated", has_tombstone=True, successor=new, user=draft.user
+    )
     assert isinstance(at(promoted, new), Live)
 
 
@@ -133,7 +135,7 @@ def test_fault_13_a_repeated_end_is_not_confirmed_by_the_write_of_another_connec
         pair.cut_off()
         proxy.cut_replies = 1
         answer = store.end(key, new_stamp(), "logout", None)
-        assert answer == Gone("logout", buried=True, repeated=True)
+        assert answer == Gone("logout", has_tombstone=True, repeated=True)
         assert told == [ReplicasMissing("end", key, 1, 0)]
         store.close()
 

@@ -65,7 +65,7 @@ def watch(path: Path, done: Callable[[], bool]) -> int:
     """Look at the caps until *done*; returns how often."""
     store, looks = SqliteStore(path, timeout=20), 0
     while not done():
-        live = store.census(RULES)
+        live = store.count(RULES)
         assert live.total + live.due <= TOTAL
         assert all(len(store.sessions_of(user_tag(user))) <= PER_USER for user in USERS)
         looks += 1
@@ -144,7 +144,7 @@ connections.Connections.finish = only_give
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_hammer_notices_a_store_that_is_wrong(path: Path, mutant: str) -> None:
     """A hammer that finds nothing proves nothing."""
-    SqliteStore(path).census(RULES)
+    SqliteStore(path).count(RULES)
     processes = {n: hammer(path, n, 5, MUTANTS[mutant]) for n in range(PROCESSES)}
     wrong: list[str] = []
     try:
@@ -161,7 +161,7 @@ def test_the_hammer_notices_a_store_that_is_wrong(path: Path, mutant: str) -> No
 
 def test_writers_that_are_killed_leave_everything_or_nothing(path: Path) -> None:
     dice = random.Random(1)
-    SqliteStore(path).census(RULES)
+    SqliteStore(path).count(RULES)
     said: list[Said] = []
     for number in range(12):
         victims = {n: hammer(path, n, 60) for n in (2 * number, 2 * number + 1)}

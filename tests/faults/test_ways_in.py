@@ -42,7 +42,7 @@ def whole(store: RedisStore) -> None:
     """All operations."""
     use(store)
     store.purge(RULES, 10)
-    store.census(RULES)
+    store.count(RULES)
     audited(store)
     store.lease("purge", 10)
 
@@ -194,7 +194,7 @@ def test_several_shards_are_on_several_nodes(
     store = open_store(cluster_six.url, "many", shards=16)
     for number in range(32):
         add(store, user=number)
-    assert store.census(RULES).total == 32
+    assert store.count(RULES).total == 32
     holding = [m for m in cluster_six.masters() if m.ask("DBSIZE")]
     assert len(holding) == 3
     whole(store)

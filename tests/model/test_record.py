@@ -13,10 +13,10 @@ from flask_safesession.model.record import (
     Record,
     dumps,
     dumps_draft,
-    glance,
     header_length,
     limited,
     loads,
+    peek_fields,
     record_from,
     touched,
 )
@@ -119,7 +119,7 @@ def test_what_lists_and_scripts_read_is_in_the_head_and_the_note(record: Record)
     raw = dumps(record)
     listed = loads(raw[: header_length(raw) + len(record.note)])
     assert listed == record._replace(payload=b"")
-    tier, user, created, absolute = glance(raw)
+    tier, user, created, absolute = peek_fields(raw)
     assert (tier.decode(), user.decode()) == (record.tier, record.user)
     assert (int(created, 16), int(absolute, 16)) == (record.created, record.absolute)
 

@@ -454,7 +454,7 @@ def test_a_value_that_looks_like_ours_and_is_due_never_loads_as_a_session(
     assert shared_site.visit(read, cookie).value == {}
 
 
-@pytest.mark.parametrize("table", ["buried:users", "buried:anonymous", "ended"])
+@pytest.mark.parametrize("table", ["tombstones:users", "tombstones:anonymous", "ended"])
 @pytest.mark.parametrize(
     "value",
     [

@@ -146,7 +146,7 @@ def test_what_is_escaped_can_still_be_read(on_redis: Flask) -> None:
 
 def test_the_error_of_a_server_reaches_no_terminal(make_app: MakeApp) -> None:
     class Broken(MemoryStore):
-        def census(self, rules: object) -> Any:
+        def count(self, rules: object) -> Any:
             raise StoreUnavailable(f"the server said {EVIL}")
 
     app = make_app(store=Broken())

@@ -153,7 +153,7 @@ def test_two_ends_of_all_in_one_moment_spare_nobody_in_between(kit: StoreKit) ->
         assert isinstance(store.create(key, draft, rules), Live)
         store.end_all(new_stamp())
         assert isinstance(store.load(key, rules, slide=True), Gone)
-    assert store.census(rules).total == 0
+    assert store.count(rules).total == 0
 
 
 # -- 7.5.2: a list of one's own -------------------------------------------------------------------

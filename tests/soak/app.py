@@ -25,7 +25,7 @@ from .sabotage import sabotage
 from .settings import read
 
 SECRET = "only for the soak: 0d3c9be1"
-CALLS = ("load", "create", "commit", "rotate", "end", "census")
+CALLS = ("load", "create", "commit", "rotate", "end", "count")
 EVENTS, TIMES = "X-Soak-Events", "X-Soak-Times"
 
 T = TypeVar("T")

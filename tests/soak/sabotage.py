@@ -29,7 +29,7 @@ def _logout(store: Any) -> None:
     """Logouts do nothing."""
 
     def end(key: str, stamp: str, reason: str, expected: str | None) -> Gone:
-        return Gone("logout", buried=True, repeated=True)
+        return Gone("logout", has_tombstone=True, repeated=True)
 
     store.end = end
 

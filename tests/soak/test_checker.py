@@ -511,7 +511,7 @@ def test_an_answer_that_must_not_be_is_seen(answer: Exchange, kind: str) -> None
 def test_answers_within_their_limits_are_no_violation() -> None:
     load = ("load", 1.6)
     slow = [x(READ, 1, sent="B", calls=(load,), took=4.6), x(HEALTH, 1, took=0.2)]
-    assert kinds(*slow, x(COUNT, 1, count=1, calls=(("census", 0.1),))) == set()
+    assert kinds(*slow, x(COUNT, 1, count=1, calls=(("count", 0.1),))) == set()
 
 
 def test_a_503_needs_a_fault_that_explains_it() -> None:

@@ -26,17 +26,18 @@ from flask_safesession.model.record import Draft, Record, dumps, loads
 from flask_safesession.model.tokens import NO_USER, user_tag
 from flask_safesession.stores import (
     admission,
-    endings,
+    audit,
     engine,
     memory,
     memory_tables,
-    relimiting,
     rules,
     tables,
+    tombstones,
 )
 from flask_safesession.stores.base import (
     MAX_EVICTIONS,
     TOMBSTONE_TTL,
+    AuditStep,
     Conflict,
     Gone,
     Live,
@@ -44,7 +45,7 @@ from flask_safesession.stores.base import (
     Terms,
 )
 from flask_safesession.stores.memory import MemoryStore, store_clock
-from flask_safesession.stores.memory_tables import _parts as parts
+from flask_safesession.stores.memory_tables import _split as parts
 from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
 
 from ..support.concurrency import PATIENCE, held, in_child
@@ -70,7 +71,7 @@ def assert_sound(store: MemoryStore) -> None:
     """The index has what is in the records, no more and no less."""
     kept = store._tables
     records = {key: loads(raw) for key, raw in kept.records.items()}
-    entries = [(tag, *parts(entry)) for tag, bucket in kept.buckets.items() for entry in bucket]
+    entries = [(tag, *parts(entry)) for tag, bucket in kept.groups.items() for entry in bucket]
     assert sorted(entries) == sorted(
         ("anonymous" if r.user == NO_USER else r.tier, r.deadline, key)
         for key, r in records.items()
@@ -82,7 +83,7 @@ def assert_sound(store: MemoryStore) -> None:
         if r.user != NO_USER
     )
     assert sorted(kept._places.values()) == list(kept.users)
-    for index in (kept.users, *kept.buckets.values()):
+    for index in (kept.users, *kept.groups.values()):
         getattr(index, "_check")()  # noqa: B009  # SortedList's own, which has no types
     assert not is_torn(store)
 
@@ -167,7 +168,7 @@ def test_a_forked_child_starts_empty_and_says_so() -> None:
 
     def child() -> list[Any]:
         found = store.load(key, rules, slide=False)
-        return [isinstance(found, Gone), store.census(rules).total, handler.texts]
+        return [isinstance(found, Gone), store.count(rules).total, handler.texts]
 
     try:
         gone, count, warnings = in_child(child)
@@ -192,7 +193,7 @@ def test_a_child_that_was_forked_while_a_thread_held_the_lock_works() -> None:
 
     with held(store._tables.lock):
         assert in_child(child)
-    assert store.census(rules).total == 1
+    assert store.count(rules).total == 1
 
 
 def test_a_store_that_was_empty_at_the_fork_says_nothing() -> None:
@@ -200,7 +201,7 @@ def test_a_store_that_was_empty_at_the_fork_says_nothing() -> None:
     handler = _Messages()
     events.logger.addHandler(handler)
     try:
-        count, texts = in_child(lambda: [store.census(make_rules()).total, handler.texts])
+        count, texts = in_child(lambda: [store.count(make_rules()).total, handler.texts])
     finally:
         events.logger.removeHandler(handler)
     assert count == 0
@@ -224,7 +225,7 @@ class _Messages(logging.Handler):
 def test_a_flood_of_anonymous_logouts_leaves_a_bounded_number_of_tombstones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endings, "MAX_TOMBSTONES", 100)
+    monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 100)
     store, rules = MemoryStore(FakeClock()), make_rules()
     keys = [add(store, rules) for _ in range(3)]
     store.end(keys[0], "stamp---", "logout", None)
@@ -233,7 +234,7 @@ def test_a_flood_of_anonymous_logouts_leaves_a_bounded_number_of_tombstones(
         store.end(add(store, rules), "stamp---", "logout", None)
     assert kept(store, "anonymous") == 100
     assert store.load(keys[0], rules, slide=True) == Gone("unknown")  # the oldest made room
-    assert store.load(keys[1], rules, slide=True) == Gone("logout", buried=True)
+    assert store.load(keys[1], rules, slide=True) == Gone("logout", has_tombstone=True)
     assert isinstance(store.load(keys[2], rules, slide=True), Live)
 
 
@@ -241,7 +242,7 @@ def test_a_flood_of_anonymous_logouts_pushes_out_no_tombstone_of_a_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither that of a logout nor that of a sign-in, though an anonymous session was before it."""
-    monkeypatch.setattr(endings, "MAX_TOMBSTONES", 50)
+    monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 50)
     store, rules = MemoryStore(FakeClock()), make_rules()
     logout, sign_in, new = add(store, rules, user=1), add(store, rules), new_key()
     store.end(logout, "stamp---", "logout", None)
@@ -249,15 +250,15 @@ def test_a_flood_of_anonymous_logouts_pushes_out_no_tombstone_of_a_user(
     store.rotate(sign_in, new, draft, rules, Terms(None, True, "rotated"))
     for _ in range(200):
         store.end(add(store, rules), "stamp---", "logout", None)
-    assert store.load(logout, rules, slide=True) == Gone("logout", buried=True)
-    moved = Gone("rotated", buried=True, successor=new, user=draft.user)
+    assert store.load(logout, rules, slide=True) == Gone("logout", has_tombstone=True)
+    moved = Gone("rotated", has_tombstone=True, successor=new, user=draft.user)
     assert store.load(sign_in, rules, slide=True) == moved
 
 
 def test_the_tombstones_and_reasons_of_all_users_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endings, "MAX_TOMBSTONES", 50)
+    monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 50)
     store, rules = MemoryStore(FakeClock()), make_rules()
     for user in range(200):
         store.end(add(store, rules, user=user), "stamp---", "revoked", None)
@@ -303,7 +304,7 @@ def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
         assert not store._tables.records
         assert not kept(store, "users")
         assert not store._tables.users
-        assert not any(store._tables.buckets.values())
+        assert not any(store._tables.groups.values())
         return counts
 
     counts = in_child(rounds)  # where no other thread makes or drops objects
@@ -411,8 +412,8 @@ def test_sixteen_threads_leave_index_and_records_equal() -> None:
         done = list(pool.map(hammer, range(16)))
     assert_sound(store)
     assert min(done) > 20  # every thread found sessions to work on
-    census = store.census(rules)
-    assert census.total + census.due == len(store._tables.records) <= 60
+    counts = store.count(rules)
+    assert counts.total + counts.due == len(store._tables.records) <= 60
     clock.advance(HOUR)
     while store.purge(rules, 7).more:
         pass
@@ -423,7 +424,7 @@ def test_sixteen_threads_leave_index_and_records_equal() -> None:
 def _one_step(store: MemoryStore, rules: Rules, dice: random.Random, keys: list[str]) -> int:
     """Something at random with one of *keys*; 1 if its session was there."""
     key, user = dice.choice(keys[-30:]), dice.choice([None, 1, 2, 3])
-    act = dice.choice(["create", "create", "load", "commit", "rotate", "end", "purge", "census"])
+    act = dice.choice(["create", "create", "load", "commit", "rotate", "end", "purge", "count"])
     draft = make_draft(f"{key} {dice.random()}".encode(), rules=rules, user=user)
     answer: object = None
     if act == "create":
@@ -431,8 +432,8 @@ def _one_step(store: MemoryStore, rules: Rules, dice: random.Random, keys: list[
         answer = store.create(keys[-1], draft, rules)
     elif act == "purge":
         store.purge(rules, 20)
-    elif act == "census":
-        store.census(rules)
+    elif act == "count":
+        store.count(rules)
     else:
         answer = found = store.load(key, rules, slide=dice.random() < 0.5)
         if isinstance(found, Live) and act != "load":
@@ -522,7 +523,7 @@ def test_where_nothing_live_is_to_be_evicted_a_users_own_are_no_room_for_more() 
     after = make_rules(total=60, per_user=2, evict=False)
     with pytest.raises(StoreFull):
         add(store, after, user=1)
-    assert store.census(after).total == 200
+    assert store.count(after).total == 200
 
 
 # -- exceptions in the middle -------------------------------------------------------------------
@@ -533,7 +534,7 @@ class Interrupted(Exception):
 
 
 # The steps of the store, and of its indexes.
-OURS = (rules, memory, memory_tables, tables, engine, endings, admission, relimiting, sortedlist)
+OURS = (rules, memory, memory_tables, tables, engine, tombstones, admission, audit, sortedlist)
 STEPS = {module.__file__ for module in OURS}
 
 
@@ -602,7 +603,7 @@ class Scene:
             "end_user": lambda: store.end_user(user_tag(1), "stamp--", "revoked", ""),
             "end_all": lambda: store.end_all("stamp--"),
             "purge": lambda: store.purge(rules, 10),
-            "relimit": lambda: store.relimit(make_rules(idle=MINUTE), 10),
+            "audit": lambda: store.audit(make_rules(idle=MINUTE), 10),
         }
         changes[name]()
 
@@ -612,7 +613,7 @@ class Scene:
         add(self.store, self.rules, user=2)
         self.store.sessions_of(user_tag(1))
         self.store.page(DEFAULT_TIER, "", 10)
-        self.store.census(self.rules)
+        self.store.count(self.rules)
         self.store.purge(self.rules, 10)
 
 
@@ -627,7 +628,7 @@ CHANGES = (
     "end_user",
     "end_all",
     "purge",
-    "relimit",
+    "audit",
 )
 
 
@@ -651,7 +652,7 @@ def test_fault_42_after_an_exception_in_the_middle_of_a_change_the_audit_finds_w
     for scene in scenes_of(change):
         mended += scene.store.audit(scene.rules, 10).mended
         assert_sound(scene.store)
-        assert scene.store.audit(scene.rules, 10) == (0, True)
+        assert scene.store.audit(scene.rules, 10) == AuditStep(0, done=True)
     assert mended or change == "end_all"  # which is done in one step
 
 
@@ -697,12 +698,12 @@ def test_the_audit_mends_what_an_exception_in_the_middle_of_a_step_left_behind()
     keys = [add(store, rules, user=n) for n in range(4)]
     record = loads(store._tables.records[keys[0]])
     del store._tables.records[keys[0]]  # a record behind the index
-    assert store.census(rules).total == 4
+    assert store.count(rules).total == 4
     assert store.audit(rules, 10).mended == 1
-    assert store.census(rules).total == 3
+    assert store.count(rules).total == 3
     assert_sound(store)
     store._tables.records[keys[0]] = dumps(record)  # a record without an entry
     assert store.audit(rules, 10).mended == 1
-    assert store.census(rules).total == 4
+    assert store.count(rules).total == 4
     assert_sound(store)
-    assert store.audit(rules, 10) == (0, True)
+    assert store.audit(rules, 10) == AuditStep(0, done=True)

@@ -48,3 +48,15 @@ class CountingStore:
             return method(*args, **kwargs)
 
         return call
+
+
+class PlainStore:
+    """A store with no more than a store must have: it passes that on to *store*."""
+
+    shared = False
+
+    def __init__(self, store: Store | None = None) -> None:
+        inner = store or MemoryStore()
+        for name in dir(Store):
+            if name[0] != "_":
+                setattr(self, name, getattr(inner, name))

@@ -17,6 +17,8 @@ from flask_safesession.model.record import header_length, loads
 from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.opening import Opened
+from flask_safesession.stores.sharded import shard_of
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit
 
@@ -153,7 +155,7 @@ def dump(store: Any) -> bytes:
         tables = sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'")
         return repr([sql(store, f'SELECT * FROM "{name}"') for (name,) in tables]).encode()
     found = []
-    every_shard = store._shards[0].slot.replace(":0}", ":*}")
+    every_shard = shards_of(store)[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
         command, *rest = _READERS[ask(store, "TYPE", name)]
         found.append(repr([name, ask(store, command, name, *rest)]))
@@ -169,9 +171,14 @@ _READERS: dict[bytes, tuple[str, ...]] = {
 }
 
 
+def shards_of(store: Any) -> Any:
+    """The parts of a store on Redis."""
+    return Opened.of(store).shards
+
+
 def ask(store: Any, *command: Any) -> Any:
     """One command to the one server that a store on Redis has, on a connection of the store."""
-    [reply] = store._caller.topology.route("")(command)
+    [reply] = shards_of(store)[0]._caller.topology.route("")(command)
     return reply
 
 
@@ -183,7 +190,8 @@ def sql(store: SqliteStore, statement: str, *parameters: Any) -> list[Any]:
 
 def name_of(store: Any, key: str) -> str:
     """Under which name a store on Redis keeps the session."""
-    name: str = store._shards[store.part_of(key)]._name(key)
+    shards = shards_of(store)
+    name: str = shards[shard_of(key, len(shards))]._name(key)
     return name
 
 

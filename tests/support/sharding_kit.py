@@ -8,22 +8,21 @@ from typing import Any
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import new_id, new_stamp, tier_tag, user_tag
-from flask_safesession.stores.base import Live
-from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.base import Live, Store
 from flask_safesession.testing import make_draft, make_rules
 
 RULES = make_rules(total=10_000)
-Make = Callable[..., RedisStore]
+Make = Callable[..., Any]
 
 
-def add(store: RedisStore, user: object = None, rules: Any = RULES) -> tuple[str, Draft]:
+def add(store: Store, user: object = None, rules: Any = RULES) -> tuple[str, Draft]:
     tag = user_tag(user)[0] if user is not None else ""
     key, draft = new_id(tag).key, make_draft(new_stamp().encode(), rules=rules, user=user)
     assert isinstance(store.create(key, draft, rules), Live)
     return key, draft
 
 
-def payload(store: RedisStore, key: str) -> bytes | None:
+def payload(store: Store, key: str) -> bytes | None:
     answer = store.load(key, RULES, slide=False)
     return answer.record.payload if isinstance(answer, Live) else None
 

@@ -356,7 +356,7 @@ def test_an_outage_ends_with_its_block_also_by_an_error(safesession: AppKit, app
         with safesession.outage():
             assert client.get("/").status_code == 503
             with pytest.raises(StoreUnavailable):
-                state.store.census(state.settings.rules)
+                state.store.count(state.settings.rules)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -403,7 +403,7 @@ def test_an_app_with_metrics_is_tested_like_any_other(app: Flask) -> None:
 
 def test_time_passes_for_a_store_of_ones_own_as_one_says(make_app: Callable[..., Flask]) -> None:
     class Own:
-        shared, census = False, None
+        shared, counts = False, None
 
         def __init__(self) -> None:
             self.clock = FakeClock(0)

@@ -14,6 +14,7 @@ from flask.cli import AppGroup
 from ...config.settings import Settings
 from ...errors import StoreUnavailable
 from ...model.text import printable, printable_lines
+from ...stores.opening import CannotDo
 
 commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
 
@@ -33,6 +34,8 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
         except StoreUnavailable as error:
             text = printable(f"The session store cannot be used: {error}")
             raise click.ClickException(text) from error
+        except CannotDo as error:
+            raise click.ClickException(printable(str(error))) from error
         except click.ClickException as error:
             vars(error)["message"] = printable_lines(error.message)  # a constant, to type checkers
             raise
@@ -42,7 +45,7 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(state: Any) -> Settings:
     """The settings that the fleet goes by."""
-    state.steering.look()
+    state.steering.refresh()
     settings: Settings = state.settings
     return settings
 

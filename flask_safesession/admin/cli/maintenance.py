@@ -14,7 +14,7 @@ from flask import current_app
 from ...config.settings import MAX_BATCH
 from ...model.text import printable
 from ..check import NAMES, findings
-from ..purge import announce, audit, purge_steps, relimit
+from ..purge import announce, audit, due_only, purge_steps
 from ..stats import stats_of
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 from .watch import text_of, watch
@@ -33,21 +33,24 @@ _LONG = 1000
 def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the sessions that are due, and mend the index."""
     settings = settings_of(state)
-    due = state.store.census(settings.rules).due
+    store = state.opened.need_index()
+    due = store.count(settings.rules).due
     if dry_run:
         say(as_json, {"due": due}, f"{due} sessions are due.", note=note_of_memory(state))
         return
     if batch is not None:
         settings = replace(settings, purge_batch=batch)
-    relimit(state.store, settings)
-    removed = trimmed = 0
-    with _progress(due, shown=due >= _LONG and not as_json) as advance:
-        for step in purge_steps(state.store, settings):
-            announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
-            removed, trimmed = removed + step.due, trimmed + step.trimmed
-            advance(step.due)
-    # The first may go on where the job has stopped in the middle; the second sees everything.
-    mended = sum(audit(state.store, settings, _FULL_ROUND) for _ in range(2))
+    # The first audit may go on where the job has stopped in the middle; the second sees everything.
+    # Between them is removed what is due under shorter limits, and what is over the cap.
+    removed = trimmed = mended = 0
+    for under in (due_only(settings), settings):
+        with _progress(due, shown=due >= _LONG and not as_json) as advance:
+            for step in purge_steps(store, under):
+                announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
+                removed, trimmed = removed + step.due, trimmed + step.trimmed
+                advance(step.due)
+        mended += audit(store, settings, _FULL_ROUND)
+        due = store.count(settings.rules).due
     result = {"due": removed, "trimmed": trimmed, "mended": mended}
     text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
     say(as_json, result, text, note=note_of_memory(state))
@@ -73,7 +76,7 @@ def stats(state: Any, interval: float | None, count: int | None, as_json: bool) 
         return
     if count is not None:
         raise click.UsageError("--count is for --watch: give both, or neither")
-    found = stats_of(state.store, settings_of(state))
+    found = stats_of(state.opened, settings_of(state))
     say(as_json, found._asdict(), text_of(found), note=note_of_memory(state))
 
 

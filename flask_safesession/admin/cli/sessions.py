@@ -18,7 +18,7 @@ from ...model.codec import UndecodableError, decode
 from ...model.policy import milliseconds
 from ...model.text import printable
 from ...model.tokens import is_handle, new_stamp
-from ...stores.base import Live, Owning, Steerable
+from ...stores.base import Live
 from ...web.info import SessionInfo
 from .. import directory
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
@@ -96,7 +96,7 @@ def list_sessions(
 def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
     """Show one session, without using it: its idle time goes on."""
     settings, now = settings_of(state), _now(state)
-    info = directory.find(state.store, settings, handle)
+    info = directory.find(state.opened, settings, handle)
     if info is None:
         raise click.ClickException("No live session has this handle.")
     result = _described(info, now)
@@ -132,8 +132,7 @@ def end(
     if everybody:
         ended = _end_all(state, sure=yes)
     elif user is not None:
-        _owning(state)
-        ended = directory.end_user(app, state.store, settings, user, keep)
+        ended = directory.end_user(app, state.opened, settings, user, keep)
     else:
         ended = int(directory.end(app, state.store, settings, str(handle)))
     text = f"Ended {ended} session{'' if ended == 1 else 's'}."
@@ -143,36 +142,27 @@ def end(
 
 
 def _end_all(state: Any, *, sure: bool) -> int:
-    count: int = state.store.census(state.settings.rules).total
+    count: int = state.opened.need_index().count(state.settings.rules).total
     if not sure:
         question = f"End all {count} sessions, of users and of strangers?"
         click.confirm(question, abort=True, err=True)
-    _owning(state).end_all(new_stamp())
+    state.store.end_all(new_stamp())
     return count
 
 
 def _of_user(state: Any, user: str, tier: str | None) -> Iterator[SessionInfo]:
-    _owning(state)
-    found = directory.sessions_of(state.store, state.settings, user, None)
+    found = directory.sessions_of(state.opened, state.settings, user, None)
     return (one._replace(user=user) for one in found if tier in (None, one.tier))
 
 
 def _all(state: Any, tier: str | None) -> Iterator[SessionInfo]:
-    _owning(state)
     after: str | None = None
     while True:
-        page = directory.browse(state.store, state.settings, tier, after, _PAGE)
+        page = directory.browse(state.opened, state.settings, tier, after, _PAGE)
         yield from page.sessions
         after = page.next
         if after is None:
             return
-
-
-def _owning(state: Any) -> Owning:
-    try:
-        return directory.owning(state.store)
-    except TypeError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _check_tier(settings: Any, tier: str | None) -> None:
@@ -185,12 +175,9 @@ def _check_tier(settings: Any, tier: str | None) -> None:
 
 
 def _now(state: Any) -> datetime:
-    """The store's clock, where it can be asked."""
-    now = (
-        state.store.document(DOCUMENT).now / 1000
-        if isinstance(state.store, Steerable)
-        else time.time()
-    )
+    """Returns the store's time, or where it cannot be asked the machine's."""
+    store = state.opened.index
+    now = store.document(DOCUMENT).now / 1000 if store else time.time()
     return datetime.fromtimestamp(now, UTC)
 
 

@@ -77,7 +77,7 @@ def _looks(state: Any, interval: float, count: int | None) -> Iterator[_Look]:
     done = 0
     while True:
         try:
-            found: Stats | StoreUnavailable = stats_of(state.store, settings_of(state))
+            found: Stats | StoreUnavailable = stats_of(state.opened, settings_of(state))
         except StoreUnavailable as error:
             found = error
         at, growth = monotonic(), 0.0

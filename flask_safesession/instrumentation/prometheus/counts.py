@@ -13,7 +13,6 @@ from flask import Flask
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ... import events
-from ...stores.base import Networked
 from ..hooks import Hook, StoreCall, observe
 
 #: The label that says which app it is.
@@ -105,8 +104,8 @@ class Counts:
 
     def look_at_circuits(self, app: Flask) -> None:
         """Take down which servers this process has given up; those that are gone are well."""
-        store = app.extensions["safesession"].store
-        states = store.states() if isinstance(store, Networked) else {}
+        remote = app.extensions["safesession"].opened.remote
+        states = remote.states() if remote else {}
         known = self._servers[app.name]
         known.update(states)
         for server in known:

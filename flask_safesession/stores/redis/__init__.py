@@ -1,5 +1,5 @@
 """Sessions on Redis or Valkey."""
 
-from .store import RedisStore
+from .store import RedisStore, open_shards
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStore", "open_shards"]

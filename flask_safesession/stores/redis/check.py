@@ -1,16 +1,19 @@
-"""Checks the settings of Redis and Valkey servers, for ``flask safesession check``."""
+"""Checks the settings of Redis and Valkey servers: at the start, and for ``check``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ...errors import StoreUnavailable
+import redis
+
+from ...errors import ConfigError, StoreUnavailable
 from ..base import Finding
 from .scripts import Caller
 from .servers.connections import Connections
-from .servers.standalone import Standalone
+from .servers.standalone import Standalone, Topology
 
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]", "/")
@@ -24,6 +27,25 @@ class _Facts(NamedTuple):
     info: Mapping[str, str]
     saves: bool
     ahead: float
+
+
+def check_shards(topology: Topology, name: str, shards: int) -> bool:
+    """Compares the number of shards with the one stored under *name*; stores it if there is none.
+
+    Returns whether it is stored: a server that takes no writes is asked again by the next call.
+
+    :raises ConfigError: the sessions are in another number of shards.
+    """
+    [stored] = topology.route(name)(("GET", name))
+    if stored is None:
+        with suppress(redis.ResponseError):
+            commands = ("SET", name, shards, "NX"), ("GET", name)
+            stored = topology.route(name)(*commands)[1]
+    if stored in (None, b"%d" % shards):
+        return stored is not None
+    found = stored.decode("ascii", "replace")
+    fix = f"set it back to {found}, or start anew under another SAFESESSION_KEY_PREFIX"
+    raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
 
 
 def findings(caller: Caller, replicas: int) -> list[Finding]:

@@ -31,7 +31,7 @@ class Status(IntEnum):
 
     UNKNOWN = 0
     LIVE = 1
-    BURIED = 2
+    TOMBSTONE = 2
     DUE = 3
     FOREIGN = 4
     NEWER = 5
@@ -63,9 +63,6 @@ def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
 def gone(status: int, rest: list[Any]) -> Gone:
     """Returns why there is no session, from a script's answer.
 
-    The successor of an unknown session is the last key that the script looked up: it may be in
-    another shard.
-
     :raises StoreUnavailable: the record exists, and this version cannot read it.
     """
     if status == Status.FOREIGN:
@@ -74,13 +71,15 @@ def gone(status: int, rest: list[Any]) -> Gone:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
     text = [part.decode("ascii", "replace") if isinstance(part, bytes) else part for part in rest]
     if status == Status.ENDED:
-        return Gone(text[0], told=True)
+        return Gone(text[0], for_visitor=True)
     if status == Status.DUE:
-        return Gone(text[0], tier=text[1], told=bool(text[2]))
-    if status == Status.BURIED:
+        return Gone(text[0], tier=text[1], for_visitor=bool(text[2]))
+    if status == Status.TOMBSTONE:
         reason, _, successor, user, *again = text
-        return Gone(reason, buried=True, repeated=bool(again), successor=successor, user=user)
-    return Gone(UNKNOWN, successor=text[0] if text else "")
+        return Gone(
+            reason, has_tombstone=True, repeated=bool(again), successor=successor, user=user
+        )
+    return Gone(UNKNOWN)
 
 
 def refused(status: int, rest: list[Any]) -> Gone | Conflict:

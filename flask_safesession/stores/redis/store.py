@@ -1,67 +1,85 @@
-"""Sessions on Redis or Valkey: on one slot of one server, or dealt out to several.
-
-A session is in one shard, which its key names; each operation on it is one script call there. Only
-a login needs two, where the user's shard is another one than the stranger's: the new session is
-created, then the old one is ended. Until then nobody knows the new ID, and the loser of a race
-removes its own; left over, it ends by its idle timeout.
-"""
+"""Sessions on Redis or Valkey, in one slot: each operation is one script, by the server's clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import copy
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
-
-import redis
+from typing import Any, TypeAlias
 
 from ...errors import ConfigError, StoreUnavailable
-from ...events import Event, SessionEnded, emit
+from ...events import Event, ReplicasMissing, emit
 from ...model.policy import ANONYMOUS_TIER
-from ...model.record import Draft
-from ...model.tokens import NO_USER, new_stamp, tier_tag
+from ...model.record import Draft, dumps_draft
+from ...model.tokens import KEY_LENGTH, tier_tag
 from ..base import (
-    ROTATED,
+    CORRUPT,
+    LISTED,
     UNKNOWN,
+    Answer,
     AuditStep,
-    Census,
-    Conflict,
+    Counts,
     Document,
     Finding,
     Gone,
     Listed,
     Live,
+    Onward,
     Page,
     PurgeStep,
-    RelimitStep,
-    Removed,
     Rules,
     Taken,
     Terms,
     newest_first,
 )
-from ..layout import shard_of
-from ..remote.deadline import deadline
-from .check import findings
-from .scripts import Caller
-from .servers.standalone import Topology
-from .shard import Shard, where_it_goes
+from ..sharded import Sharded
+from .check import check_shards, findings
+from .replies import (
+    Status,
+    admitted,
+    cap_arguments,
+    dated,
+    gone,
+    limit_rows,
+    listed,
+    refused,
+    removals,
+    theirs,
+)
+from .scripts import Caller, Script
 from .url import topology_of
 
-# The reason on the tombstone of a session that lost a race for being the next one.
-_WITHDRAWN = "withdrawn"
-_T = TypeVar("_T")
+# Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
+_Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
+
+_LOAD = Script("load", "_common", "slide")
+_COMMIT = Script("commit", "_common", "recommit")
+_REFILE = Script("_common", "refile")
+_END = Script("_common", "end")
+_CREATE = Script("_common", "_admission", "create")
+_ROTATE = Script("_common", "_admission", "rotate")
+_PURGE = Script("_common", "_admission", "purge")
+_COUNT = Script("_common", "count")
+_PEEK = Script("_common", "peek")
+_USER = Script("_common", "user")
+_PAGE = Script("_common", "page")
+_END_ALL = Script("_common", "end_all")
+_AUDIT = Script("_common", "audit")
+_DOCUMENT = Script("_common", "document")
+_LEASE = Script("_common", "lease")
 
 
 class RedisStore:
-    """The store behind every URL but ``memory://``.
+    """The store behind the URLs of Redis and Valkey servers.
 
     :param given: a URL, or a ready ``redis.Redis``. A client's address and credentials are used;
         time-outs, retries and decoding are the store's own, so the client itself is not touched.
     :param prefix: what the keys begin with. Apps with the same prefix share sessions and cap.
     :param timeout: seconds that one call may take, reconnects and retries included.
-    :param shards: in how many slots the sessions are; the same for all processes, for ever.
     :param wait_replicas: how many replicas have to confirm the end of a session.
+    :param shards: in how many slots all sessions are; this store is the first of them. Use
+        :func:`open_shards` for more than one.
     :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """
 
@@ -73,194 +91,215 @@ class RedisStore:
         *,
         prefix: str = "safesession",
         timeout: float = 1.0,
-        shards: int = 1,
         wait_replicas: int = 0,
+        shards: int = 1,
     ) -> None:
-        self._listener = _Listener()
-        topology = topology_of(given, self._listener)
-        check = partial(_check_shards, topology, f"{{{prefix}:0}}:shards", shards)
+        self.slot: str = f"{{{prefix}:0}}"
+        self._notify = _Listener()
+        topology = topology_of(given, self._notify)
+        check = partial(check_shards, topology, f"{self.slot}:shards", shards)
         self._caller = Caller(topology, timeout, check)
-        make = partial(Shard, self._caller, prefix, replicas=wait_replicas, notify=self._listener)
-        self._shards = [make(number) for number in range(shards)]
-        self._shared: tuple[Rules | None, Any] = (None, None)
+        self._run = self._caller.run
         self._replicas = wait_replicas
-        self._auditing = 0
+        self._wired: _Wired = (None, (b"", b"", b""), ())
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> RedisStore:
-        """A store for a URL; *options* as for the constructor."""
+        """Returns a store for a URL; *options* as for the constructor."""
         return cls(url, **options)
+
+    def in_slot(self, number: int) -> RedisStore:
+        """Returns the store of another slot, which shares the connections and the listener."""
+        other = copy(self)
+        other.slot = f"{self.slot.rpartition(':')[0]}:{number}}}"
+        return other
 
     # -- one session ----------------------------------------------------------------------------
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
-        """See :meth:`.base.Store.load`."""
-        return self._at(key).load(key, rules, slide=slide)
+        """See :meth:`..base.Store.load`."""
+        limits = self._wire(rules)[1]
+        answer = self._run(_LOAD, (self._name(key),), (limits[slide],), reading=(limits[2],))
+        try:
+            if isinstance(answer, bytes):
+                return dated(answer)
+            status, *rest = answer
+            if status == Status.UNSURE:
+                return self._if_not_over(dated(rest[0]))
+        except ValueError:
+            return Gone(CORRUPT)
+        return gone(status, rest)
+
+    def _if_not_over(self, live: Live) -> Live | Gone:
+        """While a cluster moves the slot, the generation may be on the other node."""
+        name = f"{self.slot}:generation"
+        [found] = self._caller.call(lambda: self._caller.topology.route(name)(("GET", name)))
+        generation = int((found or b"0").partition(b":")[0], 16)
+        return live if live.record.generation == generation else Gone(UNKNOWN)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """See :meth:`.base.Store.create`."""
-        return self._create(key, draft, rules)
+        """See :meth:`..base.Store.create`."""
+        args = (dumps_draft(draft), *self._wire(rules)[2])
+        status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
+        return admitted(status, rest, draft, rules)
 
-    def commit(
-        self, key: str, draft: Draft, expected: str, *, touch: int | None
-    ) -> Live | Gone | Conflict:
-        """See :meth:`.base.Store.commit`."""
-        return self._at(key).commit(key, draft, expected, touch=touch)
+    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+        """See :meth:`..base.Store.commit`."""
+        args = (expected, "" if touch is None else touch, dumps_draft(draft))
+        answer, may_be_done = self._caller.settle(_COMMIT, (self._name(key),), args)
+        if isinstance(answer, bytes):
+            return dated(answer, draft.note + draft.payload)
+        status, *rest = answer
+        if status == Status.LIVE:
+            return dated(rest[0])
+        if status == Status.CONFLICT and may_be_done and not rest[1]:
+            # As many writes came after it as a record has stamps.
+            raise StoreUnavailable("a reply was lost, and nothing tells whether the call was done")
+        return refused(status, rest)
 
-    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict | None:
-        """See :meth:`.base.Store.refile`."""
-        shard = self._at(key)
-        if draft.user != NO_USER and self._at(draft.user) is not shard:
-            return None
-        return shard.refile(key, draft, expected)
+    def refile(self, key: str, draft: Draft, expected: str) -> Answer:
+        """See :meth:`..base.Store.refile`. Every user's sessions are here: never ``None``."""
+        head = dumps_draft(draft._replace(note=b"", payload=b""))
+        status, *rest = self._run(_REFILE, (self._name(key),), (expected, head))
+        if status == Status.LIVE:
+            return dated(rest[0])
+        return refused(status, rest)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
-        """See :meth:`.base.Store.rotate`."""
-
-        def take(shard: Shard, old: str) -> Live | Gone | Conflict | Taken:
-            if shard is self._at(new):
-                return shard.rotate(old, new, draft, self._share(rules), terms)
-            return self._across(shard, old, new, draft, rules, terms)
-
-        return self._follow(key, take)
+    ) -> Answer | Taken:
+        """See :meth:`..base.Store.rotate`."""
+        pace = "1" if terms.restart else "0" if terms.slide else "-"
+        onward = _wire_onward(terms.onward(new, draft.user))
+        head = (terms.expected or "", pace, terms.reason, onward, dumps_draft(draft))
+        args = (*head, *self._wire(rules)[2])
+        names = (self._name(key), self._name(new))
+        status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
+        if status in (Status.LIVE, Status.TAKEN, Status.FULL, Status.TOO_MANY):
+            return admitted(status, rest, draft, rules)
+        return refused(status, rest)
 
     def end(
-        self, key: str, stamp: str, reason: str, expected: str | None
-    ) -> Live | Gone | Conflict:
-        """See :meth:`.base.Store.end`."""
-        return self._follow(key, lambda at, k: at.end(k, stamp, reason, expected))
+        self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
+    ) -> Answer:
+        """See :meth:`..base.Store.end`, and :meth:`..sharded.Shard.end` for *onward*."""
+        args = (stamp, reason, expected or "", _wire_onward(onward))
+        status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
+        if status == Status.LIVE:
+            return dated(rest[0], key=rest[1].decode())
+        return refused(status, rest)
+
+    def resolve(self, key: str) -> str:
+        """See :meth:`..sharded.Shard.resolve`."""
+        return self._peek(key)[0].decode()
 
     # -- a user's -------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Listed | None:
-        """See :meth:`.base.Owning.look`."""
-        answer = self._follow(key, lambda shard, at: shard.look(at))
-        return answer if isinstance(answer, Listed) else None
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`..base.UserStore.peek`."""
+        return next(iter(listed([self._peek(key)])), None)
+
+    def _peek(self, key: str) -> tuple[bytes, bytes]:
+        """Returns the key under which the session goes on, and its first bytes if it is live."""
+        status, *rest = self._run(_PEEK, (self._name(key),), (LISTED,))
+        if status != Status.LIVE:
+            gone(status, rest)  # raises what this version cannot read
+            return key.encode(), b""
+        return rest[0], rest[1]
 
     def sessions_of(self, user: str) -> list[Listed]:
-        """See :meth:`.base.Owning.sessions_of`."""
-        return newest_first(self._at(user).sessions_of(user))
+        """See :meth:`..base.UserStore.sessions_of`."""
+        return newest_first(theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,))))
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
-        """See :meth:`.base.Owning.end_user`."""
-        shard = self._at(user)
-        with deadline(self._caller.timeout):
-            if keep and self._at(keep) is not shard and (kept := self.look(keep)):
-                keep = kept.key  # it was rotated into the user's shard
-            return newest_first(shard.end_user(user, stamp, reason, keep))
+        """See :meth:`..base.UserStore.end_user`."""
+        args = (LISTED, stamp, reason, keep)
+        ended = self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args)
+        return newest_first(theirs(ended))
 
     # -- all of them ----------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
-        """See :meth:`.base.Owning.end_all`."""
-        failed: StoreUnavailable | None = None
-        for shard in self._shards:
-            try:
-                shard.end_all(stamp)
-            except StoreUnavailable as error:
-                failed = error  # the others' sessions end all the same
-        if failed is not None:
-            raise failed
+        """See :meth:`..base.Store.end_all`."""
+        self._confirmed(_END_ALL, "end", (f"{self.slot}:tiers",), (stamp,))
 
     def page(self, tier: str, after: str, limit: int) -> Page:
-        """See :meth:`.base.Owning.page`; shard by shard."""
-        bucket = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        number, _, last = (after or "0:").partition(":")
-        found: list[tuple[str, Listed]] = []
-        for shard in self._shards[int(number) :]:
-            told = shard.page(bucket, last, limit - len(found))
-            found += [(f"{shard.number}:{where}", listed) for where, listed in told]
-            if len(found) >= limit:
-                return Page(tuple(listed for _, listed in found), found[-1][0])
-            last = ""
-        return Page(tuple(listed for _, listed in found), "")
+        """See :meth:`..base.IndexedStore.page`."""
+        group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
+        score, _, entry = after.partition(":")
+        if score:
+            float(score)  # raises what is not where a page ended
+        args = (group, score, entry, limit, LISTED)
+        answer: list[bytes] = self._run(_PAGE, (f"{self.slot}:tiers",), args)[2:]
+        entries = answer[1::3]
+        keys = (entry[:KEY_LENGTH] for entry in entries)
+        found = tuple(listed(zip(keys, answer[2::3], strict=True)))
+        more = len(entries) == limit
+        return Page(found, f"{answer[-3].decode()}:{answer[-2].decode()}" if more else "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """See :meth:`.base.Store.purge`."""
-        due = trimmed = 0
-        more, removed = False, list[Removed]()
-        for part in self.parts():
-            if due + trimmed >= limit:
-                return PurgeStep(due, trimmed, True, tuple(removed))
-            step = part.purge(rules, limit - due - trimmed)
-            due, trimmed = due + step.due, trimmed + step.trimmed
-            more = more or step.more
-            removed += step.removed
-        return PurgeStep(due, trimmed, more, tuple(removed))
+        """See :meth:`..base.IndexedStore.purge`."""
+        args = (limit, *self._wire(rules)[2])
+        _, due, trimmed, more, removed = self._run(_PURGE, (f"{self.slot}:tiers",), args)
+        return PurgeStep(due, trimmed, bool(more), removals(removed))
 
-    def census(self, rules: Rules) -> Census:
-        """See :meth:`.base.Store.census`."""
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`..base.IndexedStore.count`."""
+        # After an index was lost, a mended one has a tier's tag in the place of its name.
+        names = {tier_tag(tier): tier for tier in rules.policy.order}
+        _, now, *rest = self._run(_COUNT, (f"{self.slot}:tiers",), ())
         live: dict[str, int] = {}
-        due = overdue = 0
-        with deadline(self._caller.timeout):
-            for shard in self._shards:
-                found = shard.census(rules)
-                for tier, count in found.live.items():
-                    live[tier] = live.get(tier, 0) + count
-                due, overdue = due + found.due, max(overdue, found.overdue)
-        return Census(live, due, overdue)
+        due, oldest = 0, now
+        for at in range(0, len(rest), 4):
+            name = rest[at].decode("ascii", "replace")
+            name = names.get(name, name)
+            live[name] = live.get(name, 0) + rest[at + 1]
+            due += rest[at + 2]
+            oldest = min(oldest, rest[at + 3])
+        return Counts(live, due, max(0, now - oldest))
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """See :meth:`.base.Auditing.audit`."""
-        del rules
-        step = self._shards[self._auditing].audit(limit)
-        self._auditing = (self._auditing + step.done) % len(self._shards)
-        return AuditStep(step.mended, done=step.done and self._auditing == 0)
-
-    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
-        """See :meth:`.base.Relimiting.relimit`: part by part."""
-        changed = 0
-        for shard in self._shards:
-            step = shard.relimit(rules, limit)
-            changed += step.changed
-            if not step.done:
-                return RelimitStep(changed, done=False)
-        return RelimitStep(changed, done=True)
+        """See :meth:`..base.IndexedStore.audit`."""
+        args = (limit, self._pattern(":[sue]:*"), self._wire(rules)[1][0][1:])
+        _, mended, limited, behind, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
+        return AuditStep(mended, bool(done), limited, bool(behind))
 
     def document(self, name: str) -> Document:
-        """See :meth:`.base.Steerable.document`: the first part has all of them."""
-        return self._shards[0].document(name)
+        """See :meth:`..base.IndexedStore.document`."""
+        return self._document(name)
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
-        """See :meth:`.base.Steerable.keep`."""
-        return self._shards[0].document(name, document, expected).document == document
+        """See :meth:`..base.IndexedStore.keep`."""
+        return self._document(name, document, expected).document == document
+
+    def _document(self, name: str, document: bytes = b"", expected: bytes = b"") -> Document:
+        """Returns the document that is kept after *document* has taken its place, if it may."""
+        _, now, raw = self._run(_DOCUMENT, (f"{self.slot}:doc:{name}",), (document, expected))
+        return Document(raw[11:], int(raw[:11] or b"0", 16), now)
 
     def lease(self, task: str, milliseconds: int) -> bool:
-        """See :meth:`.base.Leasing.lease`."""
-        return self._shards[0].lease(task, milliseconds)
-
-    def parts(self) -> Sequence[_Part]:
-        """See :meth:`.base.Sharded.parts`."""
-        return [_Part(shard, self._share) for shard in self._shards]
-
-    def part_count(self) -> int:
-        """See :meth:`.base.Sharded.part_count`."""
-        return len(self._shards)
-
-    def part_of(self, key: str) -> int:
-        """See :meth:`.base.Sharded.part_of`."""
-        return self._at(key).number
+        """See :meth:`..base.IndexedStore.lease`."""
+        name = f"{self.slot}:lease:{task}"
+        return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
 
     # -- the servers ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """See :meth:`.base.Networked.prepare`; a store that is down is looked at when it is up."""
+        """See :meth:`..base.RemoteStore.prepare`."""
         with suppress(StoreUnavailable):
             self._caller.check()
         self.close()  # the process may fork from here
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
-        """See :meth:`.base.Networked.report_to`."""
-        self._listener.tell = listener
+        """See :meth:`..base.RemoteStore.report_to`."""
+        self._notify.tell = listener
 
     def states(self) -> Mapping[str, str]:
-        """See :meth:`.base.Networked.states`."""
+        """See :meth:`..base.RemoteStore.states`."""
         return {at.server: at.breaker.state for at in self._caller.topology.servers()}
 
     def inspect(self) -> list[Finding]:
-        """See :meth:`.base.Inspecting.inspect`."""
+        """See :meth:`..base.Store.inspect`."""
         found: list[Finding] = []
         try:
             self._caller.check()
@@ -270,130 +309,42 @@ class RedisStore:
         return found + findings(unchecked, self._replicas)
 
     def close(self) -> None:
-        """See :meth:`.base.Store.close`."""
+        """See :meth:`..base.Store.close`."""
         self._caller.topology.close()
 
-    # -- which shard ----------------------------------------------------------------------------
+    # -- help -----------------------------------------------------------------------------------
 
-    def _at(self, key: str) -> Shard:
-        """Returns the shard of a session's key or of a user's tag."""
-        return self._shards[shard_of(key, len(self._shards))]
+    def _pattern(self, of: str) -> str:
+        """For SCAN: names in this slot that go on like *of*."""
+        return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + of
 
-    def _share(self, rules: Rules) -> Rules:
-        """Returns *rules* for one shard; the same object again, for it is put on the wire once."""
-        if len(self._shards) == 1:
-            return rules
-        if self._shared[0] is not rules:
-            cap = rules.cap.share(len(self._shards))
-            self._shared = (rules, rules._replace(cap=cap))
-        return self._shared[1]  # type: ignore[no-any-return]
+    def _name(self, key: str) -> str:
+        return f"{self.slot}:s:{key}"
 
-    def _follow(self, key: str, ask: Callable[[Shard, str], _T | Gone]) -> _T | Gone:
-        """Returns what the shard answers in which the session is.
+    def _wire(self, rules: Rules) -> _Wired:
+        """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
+        if self._wired[0] is not rules:
+            limits = limit_rows(rules)
+            ways = (b"0" + limits, b"1" + limits, b"-" + limits)
+            self._wired = (rules, ways, cap_arguments(rules))
+        return self._wired
 
-        A rotation that was no login may have taken it there. Inside of a shard the scripts follow
-        by themselves.
-        """
-        shard = self._at(key)
-        with deadline(self._caller.timeout):
-            answer = ask(shard, key)
-            if not isinstance(answer, Gone) or answer.reason != UNKNOWN or not answer.successor:
-                return answer
-            if self._at(answer.successor) is not shard:
-                return self._follow(answer.successor, ask)
-        return Gone(UNKNOWN)
-
-    # -- a rotation from one shard to another ---------------------------------------------------
-
-    def _across(
-        self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
-        """A rotation out of *shard* into another: create, then end."""
-        if terms.expected is None and terms.reason != ROTATED:
-            return self._end_first(key, new, draft, rules, terms)
-        created = last_active = 0
-        if not terms.restart:
-            if terms.expected is None:
-                found = shard.look(key)
-                if isinstance(found, Gone) and found.successor:
-                    return found  # in a third one
-                key = found.key if isinstance(found, Listed) else key
-            old = shard.load(key, rules, slide=False)
-            if not isinstance(old, Live):
-                return old
-            created = old.record.created
-            last_active = 0 if terms.slide else old.record.last_active
-        made = self._create_or_withdraw(new, draft, rules, created, last_active)
-        if not isinstance(made, Live):
-            return made
-        try:
-            goes_on = where_it_goes(new, draft, terms)
-            ended = shard.end(key, draft.stamp, terms.reason, terms.expected, goes_on)
-        except StoreUnavailable:
-            self._withdraw(new)
-            raise
-        if _is_over(ended):
-            return made
-        self._withdraw(new)  # somebody was faster
-        for gone in made.removed:  # nobody else will tell of them
-            tier = rules.policy.name_of(gone.tier)
-            self._listener(SessionEnded(gone.key, gone.reason, tier))
-        return ended
-
-    def _end_first(
-        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
-        """A logout that keeps data: it holds whatever becomes of the rest."""
-        goes_on = where_it_goes(new, draft, terms)
-        ended: Live | Gone | Conflict = self._follow(
-            key, lambda at, k: at.end(k, draft.stamp, terms.reason, None, goes_on)
-        )
-        if not _is_over(ended):
-            return ended
-        created = ended.record.created if isinstance(ended, Live) and not terms.restart else 0
-        return self._create_or_withdraw(new, draft, rules, created, 0)
-
-    def _create(self, key: str, draft: Draft, rules: Rules, *age: int) -> Live | Taken:
-        answer = self._at(key).create(key, draft, self._share(rules), *age)
-        if isinstance(answer, Taken):
-            return answer
-        return answer._replace(total=answer.total * len(self._shards))
-
-    def _create_or_withdraw(self, key: str, draft: Draft, rules: Rules, *age: int) -> Live | Taken:
-        try:
-            return self._create(key, draft, rules, *age)
-        except StoreUnavailable:
-            self._withdraw(key)  # it may be there
-            raise
-
-    def _withdraw(self, key: str) -> None:
-        """Take back a session whose ID nobody has been told; left over, it ends as idle."""
-        with suppress(StoreUnavailable):
-            self.end(key, new_stamp(), _WITHDRAWN, None)
-
-
-class _Part(NamedTuple):
-    """One shard, under its share of the rules."""
-
-    shard: Shard
-    share: Callable[[Rules], Rules]
-
-    def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        return self.shard.purge(self.share(rules), limit)
-
-    def audit(self, rules: Rules, limit: int) -> AuditStep:
-        del rules
-        return self.shard.audit(limit)
-
-    def relimit(self, rules: Rules, limit: int) -> RelimitStep:
-        return self.shard.relimit(rules, limit)
-
-    def lease(self, task: str, milliseconds: int) -> bool:
-        return self.shard.lease(task, milliseconds)
+    def _confirmed(
+        self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
+    ) -> Any:
+        """Returns the answer of a script that ends a session; too few replicas are reported."""
+        if not self._replicas:
+            return self._run(script, names, args)
+        answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
+        done = answer[0] == Status.LIVE or answer[-1] == b"again"
+        if done and confirmed < self._replicas:
+            handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
+            self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
+        return answer
 
 
 class _Listener:
-    """Hands on what the servers do. Apart from the store, so that neither holds the other."""
+    """Passes on what the servers report. Apart from the store, so that neither holds the other."""
 
     def __init__(self) -> None:
         self.tell: Callable[[Event], None] = partial(emit, None)
@@ -402,25 +353,20 @@ class _Listener:
         self.tell(event)
 
 
-def _check_shards(topology: Topology, name: str, shards: int) -> bool:
-    """Compares the number of shards with the one stored under *name*; stores it if there is none.
+def open_shards(given: object, *, shards: int, **options: Any) -> RedisStore | Sharded:
+    """Returns a store whose sessions are in so many slots.
 
-    Returns whether it is stored: a server that takes no writes is asked again by the next call.
-
-    :raises ConfigError: the sessions are in another number of shards.
+    :param shards: the same for all processes, for ever.
+    :param options: as for :class:`RedisStore`.
+    :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """
-    [stored] = topology.route(name)(("GET", name))
-    if stored is None:
-        with suppress(redis.ResponseError):
-            commands = ("SET", name, shards, "NX"), ("GET", name)
-            stored = topology.route(name)(*commands)[1]
-    if stored in (None, b"%d" % shards):
-        return stored is not None
-    found = stored.decode("ascii", "replace")
-    fix = f"set it back to {found}, or start anew under another SAFESESSION_KEY_PREFIX"
-    raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
+    first = RedisStore(given, shards=shards, **options)
+    if shards == 1:
+        return first
+    others = (first.in_slot(number) for number in range(1, shards))
+    return Sharded([first, *others], first._notify, first, first._caller.timeout)
 
 
-def _is_over(ended: object) -> bool:
-    """Whether an end was this call's doing."""
-    return isinstance(ended, Live) or (isinstance(ended, Gone) and ended.repeated)
+def _wire_onward(onward: Onward | None) -> str:
+    """Returns where a tombstone leads, as the scripts take it; empty: nowhere."""
+    return f"{onward.key}{onward.sign_in:d}{onward.user}" if onward else ""

@@ -14,9 +14,9 @@ from pathlib import Path
 from ...errors import ConfigError
 from ...model.record import loads
 from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
-from ..endings import absent
-from ..engine import Engine, lease
+from ..engine import Engine
 from ..rules import used
+from ..tombstones import absent
 from .connections import Connections
 from .inspecting import findings
 from .tables import SqlTables
@@ -88,7 +88,7 @@ class SqliteStore(Engine):
             return absent(t, key, t.now(), "")
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """See :meth:`..base.Store.purge`. Between two steps others have time to write."""
+        """See :meth:`..base.IndexedStore.purge`. Between two steps others have time to write."""
         before = time.monotonic()
         step = super().purge(rules, min(limit, PURGE_STEP))
         if step.more:
@@ -97,12 +97,8 @@ class SqliteStore(Engine):
             self._connections.checkpoint()
         return step
 
-    def lease(self, task: str, milliseconds: int) -> bool:
-        """See :meth:`..base.Leasing.lease`."""
-        return lease(self._tables, task, milliseconds)
-
     def inspect(self) -> list[Finding]:
-        """See :meth:`..base.Inspecting.inspect`."""
+        """See :meth:`..base.Store.inspect`."""
         return findings(self.path)
 
     def close(self) -> None:

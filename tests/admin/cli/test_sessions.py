@@ -22,6 +22,7 @@ from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
 
 from ...support import servers
 from ...support.cli_kit import MINUTE, Deployment, MakeApp, run
+from ...support.counting import PlainStore
 
 Deploy = Callable[..., Deployment]
 TIERS: dict[str, Any] = {"guest": {"idle_timeout": "20m"}, "admin": {"idle_timeout": "15m"}}
@@ -485,21 +486,21 @@ def test_a_store_that_is_down_is_a_message(make_app: MakeApp, command: list[str]
     assert "hunter2" not in said.err
 
 
-class Plain:
-    """A store of an app's own, without users."""
-
-    shared = True
-
-    def census(self, rules: object) -> None: ...
-
-
-@pytest.mark.parametrize("command", [["list"], ["list", "--user", "a"], ["end", "--user", "a"]])
+@pytest.mark.parametrize("command", [["list", "--user", "a"], ["end", "--user", "a"]])
 def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: list[str]) -> None:
-    said = run(make_app(store=Plain()), *command)
+    said = run(make_app(store=PlainStore()), *command)
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith(
-        "Error: tests.admin.cli.test_sessions.Plain does not know whose sessions are whose"
+        "Error: tests.support.counting.PlainStore does not know whose sessions are whose: give it"
     )
+
+
+@pytest.mark.parametrize("command", ["list", "stats", "purge", "end --all --yes"])
+def test_a_store_without_an_index_is_a_message(make_app: MakeApp, command: str) -> None:
+    said = run(make_app(store=PlainStore()), *command.split())
+    assert (said.code, said.out) == (1, "")
+    assert "PlainStore has no index of its sessions: give it audit, " in said.err
+    assert "(flask_safesession.stores.base.IndexedStore)" in said.err
 
 
 def test_on_memory_they_say_that_they_see_nothing_of_the_server(make_app: MakeApp) -> None:

@@ -139,11 +139,11 @@ def test_a_dry_run_counts_what_would_end_and_changes_nothing(deploy: Deploy) -> 
     assert said.json["would_end"] == 6
     text = run(there.app, "tune", *options, "--dry-run").out
     assert text == 'With idle_timeout="10m" max_sessions="3" 6 sessions would end.\n'
-    assert (idle_of(there), there.store.census(there.rules).total) == (30, 9)
+    assert (idle_of(there), there.store.count(there.rules).total) == (30, 9)
     run(there.app, "tune", *options)
     purged = run(there.app, "purge", "--json").json
     assert purged["due"] + purged["trimmed"] == 6
-    assert there.store.census(there.rules).total == 3
+    assert there.store.count(there.rules).total == 3
 
 
 def test_a_command_goes_by_what_was_tuned(deploy: Deploy) -> None:
@@ -194,21 +194,21 @@ def test_each_look_is_one_line_of_json(deploy: Deploy, pauses: list[float]) -> N
     assert pauses == [5, 5]
 
 
-def test_a_look_is_one_census(
+def test_a_look_counts_once(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     there = deploy()
     asked: list[str] = []
-    census = type(there.store).census
+    counts = type(there.store).count
 
     def counted(store: Any, rules: Any) -> Any:
-        asked.append("census")
+        asked.append("count")
         there.fill(10)
-        return census(store, rules)
+        return counts(store, rules)
 
-    monkeypatch.setattr(type(there.store), "census", counted)
+    monkeypatch.setattr(type(there.store), "count", counted)
     said = run(there.app, "stats", "--watch", "--json", "--count", "4")
-    assert asked == ["census"] * 4
+    assert asked == ["count"] * 4
     growth = [json.loads(line)["growth_per_second"] for line in said.out.splitlines()]
     assert growth[0] == 0
     assert min(growth[1:]) > 0
@@ -232,15 +232,15 @@ def test_a_store_that_goes_away_is_shown_and_asked_again(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     there = deploy()
-    census = type(there.store).census
+    counts = type(there.store).count
     answers = iter([True, False, True])
 
     def flaky(store: Any, rules: Any) -> Any:
         if not next(answers):
             raise StoreUnavailable("no answer")
-        return census(store, rules)
+        return counts(store, rules)
 
-    monkeypatch.setattr(type(there.store), "census", flaky)
+    monkeypatch.setattr(type(there.store), "count", flaky)
     said = run(there.app, "stats", "--watch", "--json", "--count", "3")
     looks = [json.loads(line) for line in said.out.splitlines()]
     assert [look.get("error") for look in looks] == [None, "no answer", None]

@@ -14,7 +14,8 @@ import redis
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import base
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis import RedisStore, shard
+from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis import store as scripts_of
 from flask_safesession.stores.redis.scripts import Script
 from flask_safesession.testing import age_redis, make_draft, make_rules
 
@@ -23,7 +24,7 @@ from ...support.sharding_kit import index_of
 
 RULES = make_rules(total=1000, per_user=2)
 OF_ALL, OF_USER = 20, 5
-TABLES = ("buried:anonymous", "buried:users", "ended")
+TABLES = ("tombstones:anonymous", "tombstones:users", "ended")
 
 
 def constant(name: str) -> str:
@@ -43,13 +44,13 @@ def store(
     client: redis.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisStore]:
     """A store whose limits are small."""
-    for name, script in vars(shard).items():
+    for name, script in vars(scripts_of).items():
         if isinstance(script, Script):
             small = copy(script)
             for limit, number in (("MAX_TOMBSTONES", OF_ALL), ("MAX_TOMBSTONES_OF_USER", OF_USER)):
                 small.text = small.text.replace(constant(limit), f"local {limit} = {number}\n")
             small.sha = hashlib.sha1(small.text.encode(), usedforsecurity=False).hexdigest()
-            monkeypatch.setattr(shard, name, small)
+            monkeypatch.setattr(scripts_of, name, small)
     made = RedisStore(client, prefix=prefix, timeout=5)
     yield made
     made.close()
@@ -82,7 +83,7 @@ def test_the_scripts_have_the_limits_of_all_stores() -> None:
     text = "".join((folder / f"_{part}.lua").read_text() for part in ("common", "admission"))
     for name in ("MAX_TOMBSTONES", "MAX_TOMBSTONES_OF_USER", "MAX_EVICTIONS", "TOMBSTONE_TTL"):
         assert constant(name) in text
-    assert constant("TOLD_FOR") in text
+    assert constant("VISITOR_REASON_TTL") in text
 
 
 def test_a_flood_of_anonymous_logouts_pushes_out_no_users_tombstone(
@@ -96,9 +97,9 @@ def test_a_flood_of_anonymous_logouts_pushes_out_no_users_tombstone(
     first = log_out(store)
     for _ in range(OF_ALL + 3):
         log_out(store)
-    assert sizes(client, prefix, "buried:anonymous") == [OF_ALL, OF_ALL, 0]
+    assert sizes(client, prefix, "tombstones:anonymous") == [OF_ALL, OF_ALL, 0]
     assert load(store, first) == Gone("unknown")
-    went = Gone("rotated", buried=True, successor=ann, user=user_tag("ann"))
+    went = Gone("rotated", has_tombstone=True, successor=ann, user=user_tag("ann"))
     assert load(store, visitor) == went
 
 
@@ -106,12 +107,12 @@ def test_one_user_pushes_out_what_is_kept_of_that_user_only(
     store: RedisStore, client: redis.Redis, prefix: str
 ) -> None:
     ann, bobs = log_out(store, "ann"), [log_out(store, "bob") for _ in range(OF_USER + 2)]
-    assert load(store, ann) == Gone("logout", buried=True)
-    kept = [load(store, key) for key in bobs].count(Gone("logout", buried=True))
+    assert load(store, ann) == Gone("logout", has_tombstone=True)
+    kept = [load(store, key) for key in bobs].count(Gone("logout", has_tombstone=True))
     assert kept == OF_USER
     for number in range(OF_ALL):
         log_out(store, number)
-    assert sizes(client, prefix, "buried:users") == [OF_ALL] * 3
+    assert sizes(client, prefix, "tombstones:users") == [OF_ALL] * 3
     assert load(store, ann) == Gone("unknown")
 
 
@@ -122,7 +123,7 @@ def test_a_user_who_signs_in_over_and_over_pushes_out_no_reason_of_others(
     for _ in range(OF_USER + 5):
         add(store, "mallory")
     assert sizes(client, prefix, "ended") == [OF_USER + 1] * 3
-    assert load(store, evicted) == Gone("evicted", told=True)
+    assert load(store, evicted) == Gone("evicted", for_visitor=True)
     for number in range(OF_ALL):
         for _ in range(3):
             add(store, number)
@@ -161,8 +162,8 @@ def test_what_is_over_its_time_is_forgotten_by_the_next_ends(
     for _ in range(3):
         log_out(store, "ann")
         log_out(store)
-    assert sizes(client, prefix, "buried:users") == [3, 3, 3]
-    assert sizes(client, prefix, "buried:anonymous") == [3, 3, 0]
+    assert sizes(client, prefix, "tombstones:users") == [3, 3, 3]
+    assert sizes(client, prefix, "tombstones:anonymous") == [3, 3, 0]
 
 
 def test_an_audit_gives_up_a_table_whose_parts_differ(
@@ -171,7 +172,7 @@ def test_an_audit_gives_up_a_table_whose_parts_differ(
     log_out(store, "ann")
     log_out(store)
     slot = f"{{{prefix}:0}}"
-    client.hset(f"{slot}:buried:users:keys", "A" * 18, "nobody's")
+    client.hset(f"{slot}:tombstones:users:keys", "A" * 18, "nobody's")
     assert audit(store) == 1
     assert [sizes(client, prefix, table)[0] for table in TABLES] == [1, 0, 0]
     assert audit(store) == 0
@@ -238,7 +239,7 @@ def test_a_login_looks_at_a_bounded_number_of_its_users_sessions(
     assert isinstance(answer, Live)
     assert len(answer.removed) == base.MAX_EVICTIONS
     assert calls(client) - before < 3 * base.MAX_EVICTIONS
-    while store.census(RULES).total > RULES.cap.per_user:
+    while store.count(RULES).total > RULES.cap.per_user:
         store.create(new_id(user_tag("ann")[:1]).key, draft._replace(stamp=new_stamp()), RULES)
 
 

@@ -12,9 +12,9 @@ from flask import Flask
 from flask_safesession import ConfigError, StoreFull, StoreUnavailable, session
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Gone, Live, Taken, Terms
-from flask_safesession.stores.layout import MAX_SHARDS, shard_of
+from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.redis.servers import connections
-from flask_safesession.stores.redis.shard import Shard
+from flask_safesession.stores.sharded import MAX_SHARDS, shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from ...support import servers
@@ -44,7 +44,7 @@ def test_strangers_are_spread_and_a_users_sessions_are_together(
     assert sum(sizes) == 40
     assert all(sizes)
     assert sorted(homes) == [0, 0, 0, 40]
-    assert store.census(RULES).total == 80
+    assert store.count(RULES).total == 80
 
 
 def test_every_part_has_its_share_of_the_cap(make_store: Make) -> None:
@@ -53,8 +53,8 @@ def test_every_part_has_its_share_of_the_cap(make_store: Make) -> None:
     for _ in range(200):
         add(store, rules=rules)
         add(store, user="she", rules=rules)
-    assert store.census(rules).total <= 40
-    live = store.census(rules).live
+    assert store.count(rules).total <= 40
+    live = store.count(rules).live
     assert live["default"] == 9  # of ten in her shard one is left to strangers
     assert live["anonymous"] >= 27
 
@@ -67,7 +67,7 @@ def test_a_purge_walks_all_shards(
     for _ in range(30):
         add(store, rules=rules)
     removed = []
-    while sum(store.census(rules).live.values()) or store.census(rules).due:
+    while sum(store.count(rules).live.values()) or store.count(rules).due:
         removed.append(store.purge(rules, 7).due)
     assert max(removed) <= 7
     with any_server.client() as client:
@@ -76,8 +76,8 @@ def test_a_purge_walks_all_shards(
 
 def test_each_part_has_a_lease_of_its_own(make_store: Make) -> None:
     first, second = make_store(4), make_store(4)
-    assert [part.lease("purge", 60_000) for part in first.parts()] == [True] * 4
-    assert [part.lease("purge", 60_000) for part in second.parts()] == [False] * 4
+    assert [part.lease("purge", 60_000) for part in first.shards] == [True] * 4
+    assert [part.lease("purge", 60_000) for part in second.shards] == [False] * 4
 
 
 def test_an_audit_goes_round_all_shards(make_store: Make) -> None:
@@ -108,7 +108,7 @@ def elsewhere(key: str, shards: int) -> str:
 
 def went_to(key: str, user: object) -> Gone:
     """What is answered of a session that goes on under *key*."""
-    return Gone("rotated", buried=True, successor=key, user=user_tag(user))
+    return Gone("rotated", has_tombstone=True, successor=key, user=user_tag(user))
 
 
 def test_a_rotation_into_another_shard_is_one_session_afterwards(make_store: Make) -> None:
@@ -119,7 +119,7 @@ def test_a_rotation_into_another_shard_is_one_session_afterwards(make_store: Mak
     assert isinstance(answer, Live)
     assert payload(store, new) == b"changed"
     assert store.load(key, RULES, slide=False) == went_to(new, 1)
-    assert store.census(RULES).total == 1
+    assert store.count(RULES).total == 1
 
 
 def test_a_rotation_into_another_shard_that_is_no_login_keeps_the_age(make_store: Make) -> None:
@@ -146,8 +146,8 @@ def test_a_logout_with_the_old_key_ends_the_session_in_the_other_shard(make_stor
     ended = store.end(key, new_stamp(), "logout", None)
     assert isinstance(ended, Live)
     assert ended.key == newer
-    assert store.census(RULES).total == 0
-    assert store.end(key, new_stamp(), "logout", None) == Gone("logout", buried=True)
+    assert store.count(RULES).total == 0
+    assert store.end(key, new_stamp(), "logout", None) == Gone("logout", has_tombstone=True)
 
 
 def test_the_loser_of_two_rotations_removes_its_own(make_store: Make) -> None:
@@ -159,7 +159,7 @@ def test_the_loser_of_two_rotations_removes_its_own(make_store: Make) -> None:
     lost = store.rotate(key, second, make_draft(user=2), RULES, terms)
     assert lost == went_to(first, 1)
     assert payload(store, second) is None
-    assert store.census(RULES).total == 1
+    assert store.count(RULES).total == 1
 
 
 def test_a_rotation_that_meets_another_write_gives_way(make_store: Make) -> None:
@@ -178,18 +178,18 @@ def test_a_rotation_whose_end_fails_leaves_the_old_session(
 ) -> None:
     store = make_store(4)
     key, draft = add(store)
-    new, end = elsewhere(key, 4), Shard.end
+    new, end = elsewhere(key, 4), RedisStore.end
 
-    def fail_once(*args: Any) -> Any:
-        monkeypatch.setattr(Shard, "end", end)
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(RedisStore, "end", end)
         raise StoreUnavailable("not now")
 
-    monkeypatch.setattr(Shard, "end", fail_once)
+    monkeypatch.setattr(RedisStore, "end", fail_once)
     with pytest.raises(StoreUnavailable):
         store.rotate(key, new, make_draft(user=1), RULES, Terms(draft.stamp, True, "rotated"))
     assert payload(store, key) == draft.payload
     assert payload(store, new) is None
-    assert store.census(RULES).total == 1
+    assert store.count(RULES).total == 1
 
 
 # -- a stranger at full shards ---------------------------------------------------------------------
@@ -210,16 +210,16 @@ def test_a_stranger_who_is_refused_in_one_shard_tries_two_more(
     statuses = [app.test_client().get("/").status_code for _ in range(60)]
     store = app.extensions["safesession"].store
     assert statuses[:3] == [200] * 3  # with one try, two of the first three may meet in one shard
-    assert store.census(RULES).total == 8
+    assert store.count(RULES).total == 8
     assert statuses[-1] == 503
     tried = set()
 
-    def refuse(self: Shard, *args: Any, **kwargs: Any) -> Any:
-        tried.add(self.number)
+    def refuse(self: RedisStore, *args: Any, **kwargs: Any) -> Any:
+        tried.add(self.slot)
         raise StoreFull(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shard, "create", refuse)
+        patch.setattr(RedisStore, "create", refuse)
         assert app.test_client().get("/").status_code == 503
     assert len(tried) == 3
     store.close()
@@ -253,13 +253,13 @@ def test_a_process_that_could_not_look_at_its_start_is_refused_at_each_use(
     uses: list[Callable[[], object]] = [
         lambda: late.load(key, RULES, slide=False),
         lambda: add(late),
-        lambda: late.census(RULES),
-        lambda: late.parts()[0].lease("purge", 1000),
+        lambda: late.count(RULES),
+        lambda: late.lease("purge", 1000),
     ]
     for use in uses:
         with pytest.raises(ConfigError, match="SAFESESSION_SHARDS"):
             use()
-    assert make_store(stored).census(RULES).total == 1
+    assert make_store(stored).count(RULES).total == 1
 
 
 def test_a_process_that_could_not_look_at_its_start_says_how_many_at_its_first_use(
@@ -303,7 +303,7 @@ def test_a_server_that_takes_no_writes_is_read_and_gets_the_number_when_it_does(
     with any_server.client() as client:
         client.config_set("maxmemory", 1)
         try:
-            store.prepare()
+            store.remote.prepare()
             assert store.load(new_id().key, RULES, slide=False) == Gone("unknown")
         finally:
             client.config_set("maxmemory", 0)

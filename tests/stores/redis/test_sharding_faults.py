@@ -15,8 +15,8 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.events import SessionEnded, session_ended
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Conflict, Live, Terms
-from flask_safesession.stores.layout import shard_of
 from flask_safesession.stores.redis.servers import connections
+from flask_safesession.stores.sharded import shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from ...support import servers
@@ -94,7 +94,7 @@ def test_operations_of_several_calls_end_in_time(
     calls: dict[str, Callable[[], object]] = {
         "first load": lambda: fresh.load(keys[-1], RULES, slide=True),
         "followed end": lambda: store.end(keys[0], new_stamp(), "logout", None),
-        "count": lambda: store.census(RULES),
+        "count": lambda: store.count(RULES),
     }
     start = time.monotonic()
     with suppress(StoreUnavailable):

@@ -8,9 +8,8 @@ import pytest
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
-from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.layout import shard_of
-from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.base import Gone, IndexedStore, Live, Terms
+from flask_safesession.stores.sharded import shard_of
 from flask_safesession.testing import make_draft, make_rules
 
 from ...support.sharding_kit import RULES, Make, add, payload
@@ -27,7 +26,7 @@ def test_lists_and_ends_are_as_with_one_shard(make_store: Make) -> None:
     assert [one.key for one in store.sessions_of(ANN)] == [keys[0]]
     assert walk(store, "anonymous") == sorted(strangers)
     store.end_all(new_stamp())
-    assert store.census(RULES).total == 0
+    assert store.count(RULES).total == 0
     assert [payload(store, key) for key in (*keys, *strangers)] == [None] * 23
     while store.purge(RULES, 10).more:
         pass
@@ -46,7 +45,7 @@ def test_a_session_that_is_to_stay_stays_where_a_rotation_took_it(make_store: Ma
     assert [one.key for one in store.sessions_of(ANN)] == [new]
 
 
-def walk(store: RedisStore, tier: str) -> list[str]:
+def walk(store: IndexedStore, tier: str) -> list[str]:
     found: list[str] = []
     after = ""
     while True:
@@ -64,21 +63,21 @@ def test_while_a_slot_is_moved_reads_go_on_and_write_nothing(
     short = make_rules(idle=60_000, lifetime=60_000)
     draft = make_draft(b"data", user="ann")
     store.create(key, draft, RULES)
-    run = store._shards[0]._run
+    run = store._run
 
     def moving(script: Any, names: Any, args: Any, reading: Any = None, **how: Any) -> Any:
         return run(script, names, reading or args, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._shards[0], "_run", moving)
+        patch.setattr(store, "_run", moving)
         answer = store.load(key, short, slide=True)
         assert isinstance(answer, Live)
         assert (answer.record.payload, answer.record.is_used) == (b"data", False)
         assert answer.now >= answer.record.created
         store.end_all(new_stamp())
-        assert store.load(key, RULES, slide=True) == Gone("revoked", told=True)
+        assert store.load(key, RULES, slide=True) == Gone("revoked", for_visitor=True)
     revoked = store.load(key, RULES, slide=True)
-    assert revoked == Gone("revoked", tier=draft.tier, told=True)
+    assert revoked == Gone("revoked", tier=draft.tier, for_visitor=True)
 
 
 def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(
@@ -91,8 +90,8 @@ def test_an_end_of_all_goes_on_where_a_shard_does_not_answer(
     def fail(stamp: str) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr(store._shards[0], "end_all", fail)
-    held = store._shards[0].census(RULES).total
+    monkeypatch.setattr(store.shards[0], "end_all", fail)
+    held = store.shards[0].count(RULES).total
     with pytest.raises(StoreUnavailable):
         store.end_all(new_stamp())
-    assert store.census(RULES).total == held < 20
+    assert store.count(RULES).total == held < 20

@@ -109,10 +109,10 @@ def test_the_names_of_tiers_that_are_gone_are_forgotten(
     key = new_key()
     store.create(key, make_draft(rules=before, user=1, tier="retired"), before)
     store.purge(RULES, 10)
-    assert store.census(RULES).live["retired"] == 1
+    assert store.count(RULES).live["retired"] == 1
     store.end(key, new_stamp(), "logout", None)
     store.purge(RULES, 10)
-    assert "retired" not in store.census(RULES).live
+    assert "retired" not in store.count(RULES).live
 
 
 def test_an_index_that_lost_a_live_session_gets_it_back(
@@ -128,7 +128,7 @@ def test_an_index_that_lost_a_live_session_gets_it_back(
     while not (step := store.audit(RULES, 100)).done:
         mended += step.mended
     assert mended + step.mended == 4
-    assert store.census(RULES).total == 5
+    assert store.count(RULES).total == 5
     members: Any = client.zrange(index_of(slot, 1), 0, -1)
     assert members == [user.encode()]
     store.audit(RULES, 100)
@@ -142,7 +142,7 @@ def test_a_prefix_with_wildcards_audits_its_own_keys_only(client: redis.Redis, p
     for store in (mine, other):
         while not (step := store.audit(RULES, 1000)).done:
             assert step.mended == 0
-        assert store.census(RULES).total == 1
+        assert store.count(RULES).total == 1
 
 
 # -- what is not ours ---------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_a_key_of_another_type_never_loads_and_is_never_touched(
     while not store.audit(RULES, 100).done:
         pass
     assert client.lrange(name(prefix, key), 0, -1) == [b"theirs"]
-    assert store.census(RULES).total == 0
+    assert store.count(RULES).total == 0
 
 
 @pytest.mark.parametrize("at", [24, 35, 46, 57])
@@ -255,7 +255,7 @@ def test_a_rotation_whose_reply_was_lost_is_done_once(
     proxy.cut_replies = 1
     terms = Terms(stamp, restart=True, reason="rotated")
     assert isinstance(far_store.rotate(key, new, make_draft(user=1), RULES, terms), Live)
-    assert far_store.census(RULES).total == 1
+    assert far_store.count(RULES).total == 1
     assert isinstance(far_store.load(new, RULES, slide=False), Live)
 
 
@@ -265,7 +265,7 @@ def test_an_end_whose_reply_was_lost_is_known_as_ones_own(
     key, _ = add(far_store)
     proxy.cut_replies = 1
     answer = far_store.end(key, new_stamp(), "logout", None)
-    assert answer == Gone("logout", buried=True, repeated=True)
+    assert answer == Gone("logout", has_tombstone=True, repeated=True)
 
 
 def test_a_create_whose_reply_was_lost_is_sent_once(
@@ -275,7 +275,7 @@ def test_a_create_whose_reply_was_lost_is_sent_once(
     proxy.cut_replies = 1
     with pytest.raises(StoreUnavailable):
         far_store.create(new_key(), make_draft(), RULES)
-    assert far_store.census(RULES).total == 2  # the orphan, with its index entry
+    assert far_store.count(RULES).total == 2  # the orphan, with its index entry
 
 
 def test_a_reply_cut_in_the_middle_is_never_taken_for_a_whole_one(
@@ -364,7 +364,7 @@ def test_a_silent_network_costs_one_timeout(
     proxy.silent = True
     hasty = RedisStore.from_url(proxy.url, prefix=prefix, timeout=0.2)
     with pytest.raises(StoreUnavailable, match=r"(?i)time"):
-        hasty.census(RULES)
+        hasty.count(RULES)
 
 
 def test_a_reply_in_many_pieces_costs_one_timeout(
@@ -422,7 +422,7 @@ def test_a_client_with_long_retries_and_timeouts_of_its_own_is_bounded_all_the_s
     store = RedisStore(patient, timeout=0.5)
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="refused"):
-        store.census(RULES)
+        store.count(RULES)
     assert time.monotonic() - started < 20  # of the client's minute
 
 
@@ -472,7 +472,7 @@ def test_at_maxmemory_reads_slides_and_logouts_go_on_and_writes_fail_whole(
             assert client.zcard("{safesession:0}:t:anonymous") == 1
             assert isinstance(store.load(key, rules, slide=True), Live)
             assert isinstance(store.end(other, new_stamp(), "logout", None), Live)
-            assert store.load(other, rules, slide=True) == Gone("logout", buried=True)
+            assert store.load(other, rules, slide=True) == Gone("logout", has_tombstone=True)
             assert store.lease("purge", 1000)
             store.purge(rules, 10)
             store.audit(rules, 10)
@@ -506,7 +506,7 @@ def test_a_blocking_pool_is_bounded_in_its_wait(proxy: proxies.Proxy, prefix: st
 
         def call(number: int) -> None:
             with pytest.raises(StoreUnavailable):
-                store.census(RULES)
+                store.count(RULES)
 
         started = time.monotonic()
         together(3, call)
@@ -514,7 +514,7 @@ def test_a_blocking_pool_is_bounded_in_its_wait(proxy: proxies.Proxy, prefix: st
         servers.poll("the proxy", lambda: proxy.open <= 1)
         proxy.silent = False
         proxy.cut_all()
-        assert store.census(RULES).total == 0
+        assert store.count(RULES).total == 0
         store.close()
     pool.disconnect()
 
@@ -534,7 +534,7 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
             store.close()
         wrong = RedisStore.from_url(f"redis://shop:no@127.0.0.1:{server.port}/3", timeout=5)
         with pytest.raises(StoreUnavailable) as caught:
-            wrong.census(RULES)
+            wrong.count(RULES)
         assert ":no@" not in str(caught.value)
 
 

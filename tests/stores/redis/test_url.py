@@ -15,9 +15,9 @@ from redis.cluster import RedisCluster
 from redis.sentinel import Sentinel
 
 from flask_safesession import ConfigError, SafeSession
-from flask_safesession.config.settings import REDIS_SCHEMES
 from flask_safesession.stores.redis.url import SCHEMES, Place, read_url, topology_of
 from flask_safesession.stores.redis.url_parameters import PARAMETERS
+from flask_safesession.stores.urls import REDIS_SCHEMES
 
 from ...support import servers
 

@@ -27,8 +27,8 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable, sessio
 from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.tokens import user_tag
-from flask_safesession.stores import admission, endings, engine, relimiting, rules
-from flask_safesession.stores.base import Gone, Live, Rules, Terms
+from flask_safesession.stores import admission, audit, engine, rules, tombstones
+from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
@@ -335,13 +335,13 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     for user in (None, None, 1):
         add(store, user=user)
     store.end(add(store), "stamp--", "logout", None)
-    assert store.audit(RULES, 10) == (0, True)
+    assert store.audit(RULES, 10) == AuditStep(0, done=True)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE safesession_counts SET held = 7")
         other.execute("INSERT INTO safesession_counts VALUES ('group', 'none', 3)")
     assert store.audit(RULES, 10).mended == 4
     assert_sound(path)
-    assert store.census(RULES).total == 3
+    assert store.count(RULES).total == 3
 
 
 def test_a_test_can_turn_the_clock_of_a_file(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_record_that_is_damaged_is_one_session_less(path: Path) -> None:
     assert store.end(damaged, "stamp--", "logout", None) == Gone("corrupt")
     assert [one.key for one in store.sessions_of(user_tag(1))] == [other]
     assert [one.key for one in store.page(DEFAULT_TIER, "", 9).sessions] == [other]
-    assert store.look(damaged) is None
+    assert store.peek(damaged) is None
     clock.advance(30 * MINUTE)
     reasons = {gone.key: gone.reason for gone in store.purge(RULES, 10).removed}
     assert reasons == {damaged: "corrupt", other: "idle"}
@@ -513,7 +513,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (rules, sqlite, tables, connections, engine, endings, admission, relimiting)
+OURS = (rules, sqlite, tables, connections, engine, tombstones, admission, audit)
 
 
 @pytest.fixture
@@ -670,7 +670,7 @@ def test_a_child_that_ends_takes_no_file_from_its_parent(path: Path) -> None:
         [sys.executable, "-c", LEAVING, str(path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert SqliteStore(path).census(RULES).total == 2
+    assert SqliteStore(path).count(RULES).total == 2
     assert_sound(path)
 
 
@@ -691,7 +691,7 @@ from flask_safesession.testing import make_draft, make_rules, new_key
 store, rules = SqliteStore(sys.argv[1], timeout=30), make_rules(total=40, per_user=3)
 for number in range(100):
     store.create(new_key(), make_draft(user=number % 5 or None), rules)
-print(json.dumps(store.census(rules).total))
+print(json.dumps(store.count(rules).total))
 """
 
 

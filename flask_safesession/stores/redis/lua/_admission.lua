@@ -7,32 +7,32 @@ local function new_choice(p, now, evict)
   return {p = p, now = now, evict = evict, victims = {}, taken = {}, total = 0, users = 0, evicted = 0}
 end
 
-local function count(choice, bucket)
+local function count(choice, group)
   choice.total = choice.total + 1
-  if bucket ~= ANONYMOUS then choice.users = choice.users + 1 end
+  if group ~= ANONYMOUS then choice.users = choice.users + 1 end
 end
 
-local function take(choice, entry, bucket, evicted)
+local function take(choice, entry, group, evicted)
   choice.taken[string.sub(entry, 1, KEY)] = true
-  choice.victims[#choice.victims + 1] = {entry, bucket, evicted}
+  choice.victims[#choice.victims + 1] = {entry, group, evicted}
   if evicted then choice.evicted = choice.evicted + 1 end
-  count(choice, bucket)
+  count(choice, group)
 end
 
--- Takes up to wanted sessions of these buckets in order, those nearest their end first.
-local function pick(choice, buckets, wanted)
+-- Takes up to wanted sessions of these groups in order, those nearest their end first.
+local function pick(choice, groups, wanted)
   local found = 0
-  for _, bucket in ipairs(buckets) do
+  for _, group in ipairs(groups) do
     local at, more = 0, true
     while more and found < wanted do
-      local entries = redis.call('ZRANGE', choice.p .. ':t:' .. bucket, at, at + wanted, 'WITHSCORES')
+      local entries = redis.call('ZRANGE', choice.p .. ':t:' .. group, at, at + wanted, 'WITHSCORES')
       more = #entries > 0
       at = at + #entries / 2
       for i = 1, #entries, 2 do
         local evicted = tonumber(entries[i + 1]) > choice.now
         more = more and found < wanted and (choice.evict or not evicted)
         if more and not choice.taken[string.sub(entries[i], 1, KEY)] then
-          take(choice, entries[i], bucket, evicted)
+          take(choice, entries[i], group, evicted)
           found = found + 1
         end
       end
@@ -41,18 +41,18 @@ local function pick(choice, buckets, wanted)
   return found
 end
 
-local function make_room(choice, buckets, excess)
+local function make_room(choice, groups, excess)
   -- A user's own are evicted even where nobody else's are: they are no reason to admit more.
   local wanted = math.min(excess, MAX_EVICTIONS - (choice.evict and choice.evicted or 0))
-  return wanted <= 0 or pick(choice, buckets, wanted) == wanted
+  return wanted <= 0 or pick(choice, groups, wanted) == wanted
 end
 
--- A few due sessions of each of these buckets.
-local function sweep(choice, buckets)
-  for _, bucket in ipairs(buckets) do
-    local name = choice.p .. ':t:' .. bucket
+-- A few due sessions of each of these groups.
+local function sweep(choice, groups)
+  for _, group in ipairs(groups) do
+    local name = choice.p .. ':t:' .. group
     for _, entry in ipairs(redis.call('ZRANGEBYSCORE', name, '-inf', choice.now, 'LIMIT', 0, SWEEP)) do
-      if not choice.taken[string.sub(entry, 1, KEY)] then take(choice, entry, bucket, false) end
+      if not choice.taken[string.sub(entry, 1, KEY)] then take(choice, entry, group, false) end
     end
   end
 end
@@ -133,38 +133,38 @@ local function read_rules(at)
   return rules
 end
 
--- The buckets of users that exist, in the order of eviction: tiers no longer configured first.
-local function user_buckets(p, rules)
-  local buckets, present = {}, {}
+-- The groups of users that exist, in the order of eviction: tiers no longer configured first.
+local function user_groups(p, rules)
+  local groups, present = {}, {}
   for _, tag in ipairs(redis.call('HKEYS', p .. ':tiers')) do
     present[tag] = true
-    if not rules.names[tag] then buckets[#buckets + 1] = tag end
+    if not rules.names[tag] then groups[#groups + 1] = tag end
   end
   for _, tag in ipairs(rules.order) do
-    if present[tag] then buckets[#buckets + 1] = tag end
+    if present[tag] then groups[#groups + 1] = tag end
   end
-  return buckets, present
+  return groups, present
 end
 
-local function with_anonymous(buckets)
-  return {ANONYMOUS, unpack(buckets)}
+local function with_anonymous(groups)
+  return {ANONYMOUS, unpack(groups)}
 end
 
-local function held(p, buckets)
+local function held(p, groups)
   local sum = 0
-  for _, bucket in ipairs(buckets) do sum = sum + redis.call('ZCARD', p .. ':t:' .. bucket) end
+  for _, group in ipairs(groups) do sum = sum + redis.call('ZCARD', p .. ':t:' .. group) end
   return sum
 end
 
--- What is told of a session of a bucket that goes: its tier tag and a letter for the reason; and the reason. Its
+-- What is noted of a removed session of a group: its tier tag and a letter for the reason; and the reason. Its
 -- name is added to those to be deleted. What stands under it and is no record (somebody else's value) is
 -- left alone. If Redis' own expiry was faster, the tier of an anonymous session is not known.
-local function obituary(name, names, bucket)
+local function removal_note(name, names, group)
   local raw = head(name)
   if type(raw) == 'string' and string.find(raw, '^SS%d') then names[#names + 1] = name end
   local r = parse(raw)
-  if not r then return (bucket == ANONYMOUS and '    ' or bucket) .. TOLD.idle, 'idle' end
-  return r.tier .. TOLD[ended_by(r)], ended_by(r)
+  if not r then return (group == ANONYMOUS and '    ' or group) .. VISITOR_REASONS.idle, 'idle' end
+  return r.tier .. VISITOR_REASONS[ended_by(r)], ended_by(r)
 end
 
 -- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
@@ -172,19 +172,19 @@ end
 local function dismiss(choice)
   local names, entries, found = {}, {}, {}
   for i, victim in ipairs(choice.victims) do
-    local entry, bucket, evicted = victim[1], victim[2], victim[3]
+    local entry, group, evicted = victim[1], victim[2], victim[3]
     local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
-    local told, reason = obituary(choice.p .. ':s:' .. key, names, bucket)
-    if evicted then told, reason = string.sub(told, 1, 4) .. TOLD.evicted, 'evicted' end
-    if user ~= '' then redis.call('ZREM', own(choice.p, user, bucket), key) end
-    tell(choice.p, choice.now, key, user, reason)
-    local ours = entries[bucket] or {}
+    local note, reason = removal_note(choice.p .. ':s:' .. key, names, group)
+    if evicted then note, reason = string.sub(note, 1, 4) .. VISITOR_REASONS.evicted, 'evicted' end
+    if user ~= '' then redis.call('ZREM', own(choice.p, user, group), key) end
+    keep_reason(choice.p, choice.now, key, user, reason)
+    local ours = entries[group] or {}
     ours[#ours + 1] = entry
-    entries[bucket] = ours
-    found[i] = key .. told
+    entries[group] = ours
+    found[i] = key .. note
   end
   in_portions('UNLINK', nil, names)
-  for bucket, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. bucket, ours) end
+  for group, ours in pairs(entries) do in_portions('ZREM', choice.p .. ':t:' .. group, ours) end
   return table.concat(found)
 end
 
@@ -193,9 +193,9 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local choice = new_choice(p, now, rules.evict)
   if leaving then
     choice.taken[leaving.key] = true
-    count(choice, leaving.r.bucket)
+    count(choice, leaving.r.group)
   end
-  local users, present = user_buckets(p, rules)
+  local users, present = user_groups(p, rules)
   local everybody = with_anonymous(users)
   sweep(choice, everybody)
   local users_held = held(p, users)
@@ -208,9 +208,9 @@ local function admit(p, key, draft, r, now, rules, leaving)
     if not stale then return {TOO_MANY} end
     if not make_room(choice, users, users_held - choice.users + 1 - rules.users) then return {FULL} end
   end
-  local buckets = r.user == '' and {ANONYMOUS} or everybody
+  local groups = r.user == '' and {ANONYMOUS} or everybody
   local excess = swap and 0 or total - choice.total + 1 - rules.total
-  if not make_room(choice, buckets, excess) then return {FULL} end
+  if not make_room(choice, groups, excess) then return {FULL} end
 
   write(p, key, draft, r, now)
   if r.user ~= '' and not present[r.tier] then

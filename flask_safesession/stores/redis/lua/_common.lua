@@ -5,26 +5,26 @@
 -- hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
 -- Keys, all in one slot:
 --   {P}:s:KEY          a record
---   {P}:t:BUCKET       deadline -> KEY + user tag; a bucket is 'anonymous' or the tier tag of users
+--   {P}:t:GROUP       deadline -> KEY + user tag; a group is 'anonymous' or the tier tag of users
 --   {P}:u:USER TIER GENERATION   (tags and digits, without blanks) place() -> KEY
 --   {P}:tiers          tier tag -> name
 --   {P}:generation     five hexadecimal digits, ':', the stamp of the end_all that made it
---   {P}:e:GENERATION:BUCKET      what was {P}:t:BUCKET until an end_all; {P}:ending lists these names
---   {P}:buried:anonymous, {P}:buried:users, {P}:ended   tables of what is over: keep()
+--   {P}:e:GENERATION:GROUP      what was {P}:t:GROUP until an end_all; {P}:ending lists these names
+--   {P}:tombstones:anonymous, {P}:tombstones:users, {P}:ended   tables of what is over: keep()
 --   {P}:none           never exists
 local KEY, HEADER, USER_HEADER = 18, 80, 96
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
 local MAX_TOMBSTONES = 10000
 local MAX_TOMBSTONES_OF_USER = 100
--- Why users' sessions end that a visitor is told of, and how long.
-local TOLD = {idle = 'i', lifetime = 'l', evicted = 'e', revoked = 'r', replayed = 'p'}
-local TOLD_FOR = 86400000
+-- Why users' sessions end that their visitors are shown, and how long these reasons are kept.
+local VISITOR_REASONS = {idle = 'i', lifetime = 'l', evicted = 'e', revoked = 'r', replayed = 'p'}
+local VISITOR_REASON_TTL = 86400000
 -- Redis' own expiry is a net under the purge, this much later.
 local NET = 300000
 
 -- The first element of every answer.
-local UNKNOWN, LIVE, BURIED, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local UNKNOWN, LIVE, TOMBSTONE, DUE, FOREIGN, NEWER, CONFLICT, TAKEN, FULL = 0, 1, 2, 3, 4, 5, 6, 7, 8
 local ENDED, UNSURE, TOO_MANY = 9, 10, 11
 
 -- Records of another generation are over: end_all.lua.
@@ -77,7 +77,7 @@ local function parse(raw)
     tier = string.sub(raw, 76, 79),
     user = kind == '+' and string.sub(raw, 81, USER_HEADER) or '',
   }
-  r.bucket = kind == '-' and ANONYMOUS or r.tier
+  r.group = kind == '-' and ANONYMOUS or r.tier
   return r
 end
 
@@ -146,7 +146,7 @@ local function place(r)
 end
 
 local function index(p, key, r)
-  redis.call('ZADD', p .. ':t:' .. r.bucket, deadline(r), member(key, r))
+  redis.call('ZADD', p .. ':t:' .. r.group, deadline(r), member(key, r))
 end
 
 local function index_user(p, key, r)
@@ -154,7 +154,7 @@ local function index_user(p, key, r)
 end
 
 local function unindex(p, key, r)
-  redis.call('ZREM', p .. ':t:' .. r.bucket, member(key, r))
+  redis.call('ZREM', p .. ':t:' .. r.group, member(key, r))
   if r.user ~= '' then redis.call('ZREM', own(p, r.user, r.tier, r.generation), key) end
 end
 
@@ -245,14 +245,14 @@ end
 
 -- Leaves a tombstone of a user, or of an anonymous session. goes_on: nil, or the key under which the session
 -- goes on, its user tag, and '1' if a sign-in brought it there, all in one string.
-local function bury(p, now, key, user, stamp, reason, goes_on)
-  local name = p .. ':buried:' .. (user == '' and ANONYMOUS or 'users')
+local function leave_tombstone(p, now, key, user, stamp, reason, goes_on)
+  local name = p .. ':tombstones:' .. (user == '' and ANONYMOUS or 'users')
   keep(name, TOMBSTONE_TTL, now, key, user, stamp .. reason .. '|' .. (goes_on or ''))
 end
 
 local function tombstone(p, now, key)
-  local value = kept(p .. ':buried:users', TOMBSTONE_TTL, now, key)
-    or kept(p .. ':buried:' .. ANONYMOUS, TOMBSTONE_TTL, now, key)
+  local value = kept(p .. ':tombstones:users', TOMBSTONE_TTL, now, key)
+    or kept(p .. ':tombstones:' .. ANONYMOUS, TOMBSTONE_TTL, now, key)
   -- What another program wrote there is none.
   local head, goes_on = string.match(value or '', '^([%w_-]+)|([%w_-]*)$')
   if not head then return nil end
@@ -267,39 +267,40 @@ local function tombstone(p, now, key)
 end
 
 -- How a user's session has ended is remembered beyond its tombstone; of anonymous ones nothing is.
-local function tell(p, now, key, user, reason)
-  if user ~= '' and TOLD[reason] then keep(p .. ':ended', TOLD_FOR, now, key, user, reason) end
+local function keep_reason(p, now, key, user, reason)
+  if user ~= '' and VISITOR_REASONS[reason] then keep(p .. ':ended', VISITOR_REASON_TTL, now, key, user, reason) end
 end
 
 -- Removes the session and leaves a tombstone. Visitors of anonymous sessions are not shown why they ended.
 local function finish(p, now, key, r, stamp, reason, goes_on, owner)
   remove(p, key, r)
-  tell(p, now, key, r.user, reason)
-  bury(p, now, key, owner or r.user, stamp, r.user == '' and TOLD[reason] and 'ended' or reason, goes_on)
+  keep_reason(p, now, key, r.user, reason)
+  if r.user == '' and VISITOR_REASONS[reason] then reason = 'ended' end
+  leave_tombstone(p, now, key, owner or r.user, stamp, reason, goes_on)
 end
 
--- What to answer where there is no record. Of what is unknown it has the key that was looked for last.
+-- What to answer where there is no record.
 local function no_record(p, now, key, other)
   if other[1] ~= UNKNOWN then return other end
-  local grave = tombstone(p, now, key)
-  if grave then return {BURIED, grave.reason, grave.stamp, grave.successor, grave.user} end
-  local reason = kept(p .. ':ended', TOLD_FOR, now, key)
-  return TOLD[reason] and {ENDED, reason} or {UNKNOWN, key}
+  local found = tombstone(p, now, key)
+  if found then return {TOMBSTONE, found.reason, found.stamp, found.successor, found.user} end
+  local reason = kept(p .. ':ended', VISITOR_REASON_TTL, now, key)
+  return VISITOR_REASONS[reason] and {ENDED, reason} or {UNKNOWN}
 end
 
 local function due(p, now, key, r)
   remove(p, key, r)
-  tell(p, now, key, r.user, ended_by(r))
+  keep_reason(p, now, key, r.user, ended_by(r))
   return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
 end
 
 -- The key under which the session goes on, unless a sign-in made it another one: so that a logout is not
 -- outrun by a rotation. What goes on in another shard is followed by the caller.
-local function where_it_is(p, now, key)
+local function resolve(p, now, key)
   for _ = 1, MAX_TOMBSTONES do
-    local grave = redis.call('EXISTS', p .. ':s:' .. key) == 0 and tombstone(p, now, key)
-    if not grave or grave.successor == '' or grave.sign_in then break end
-    key = grave.successor
+    local found = redis.call('EXISTS', p .. ':s:' .. key) == 0 and tombstone(p, now, key)
+    if not found or found.successor == '' or found.sign_in then break end
+    key = found.successor
   end
   return key
 end

@@ -1,26 +1,55 @@
--- KEYS: audit (a hash with the cursors of a round that goes on over many calls). ARGV: limit, pattern
--- of the keys to walk. Answers LIVE, mended, whether the round is over (1 or 0).
+-- KEYS: audit (a hash: where a round stands that goes on over many calls, and the limits that it applies).
+-- ARGV: how many entries to look at, pattern of the keys to walk, limits as in load.lua without what stands
+-- before them. Answers LIVE, mended, sessions that were put under shorter limits, whether limits have become
+-- shorter and this round has not yet seen all sessions, whether the round is over (1 or 0 each).
 --
--- A round walks each bucket of the index for entries without a record, then the keys for records
--- without an entry and for users' entries without a session.
+-- A round walks each group of the index for entries without a record, then the keys for records without an
+-- entry and for users' entries without a session. It begins anew where a limit is shorter than in the call
+-- before. What is due under shorter limits is left to the purge.
 local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local now = clock()
-local mended = 0
+local mended, limited = 0, 0
 go_on_at_maxmemory(p)
 
-local function agrees(r, key, bucket, score)
-  return r and r.bucket == bucket and deadline(r) == tonumber(score)
+local function times_in(limits, tag)
+  local at = string.find(limits, '|' .. tag, 1, true) or 1
+  return string.sub(limits, at + 5, at + 16), string.sub(limits, at + 17, at + 28)
 end
 
-local function check_entry(bucket, entry, score)
+local function shorter(mine, theirs)
+  for tag in string.gmatch(mine .. theirs, '|(....)') do
+    local idle, lifetime = times_in(mine, tag)
+    local other_idle, other_lifetime = times_in(theirs, tag)
+    if idle < other_idle or lifetime < other_lifetime then return true end
+  end
+  return false
+end
+
+-- Puts the session under the limits if they are shorter than its own.
+local function shorten(key, r)
+  local idle, lifetime = times_in(ARGV[3], r.tier)
+  local absolute = r.created + tonumber(lifetime)
+  if r.idle <= tonumber(idle) and r.absolute <= absolute then return end
+  limited = limited + 1
+  r.idle, r.absolute = math.min(r.idle, tonumber(idle)), math.min(r.absolute, absolute)
+  redis.call('PEXPIRE', p .. ':s:' .. key, ttl(r, now))
+  redis.call('SETRANGE', p .. ':s:' .. key, 24, times(r))
+  index(p, key, r)
+end
+
+local function agrees(r, key, group, score)
+  return r and r.group == group and deadline(r) == tonumber(score)
+end
+
+local function check_entry(group, entry, score)
   local key, user = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1)
   local r, other = parse(head(p .. ':s:' .. key))
   if other and other[1] == NEWER then return end
-  if agrees(r, key, bucket, score) and member(key, r) == entry then return end
+  if agrees(r, key, group, score) and member(key, r) == entry then return shorten(key, r) end
   mended = mended + 1
-  redis.call('ZREM', p .. ':t:' .. bucket, entry)
-  if user ~= '' then redis.call('ZREM', own(p, user, bucket), key) end
+  redis.call('ZREM', p .. ':t:' .. group, entry)
+  if user ~= '' then redis.call('ZREM', own(p, user, group), key) end
 end
 
 -- Whether the place of a user's session among the user's is right, but for the microseconds.
@@ -33,9 +62,9 @@ end
 local function check_record(key)
   local r = parse(head(p .. ':s:' .. key))
   if not r then return end
-  local bucket = p .. ':t:' .. r.bucket
-  if r.generation ~= current then bucket = p .. ':e:' .. r.generation .. ':' .. r.bucket end
-  local score = tonumber(redis.call('ZSCORE', bucket, member(key, r)) or -1)
+  local deadlines = p .. ':t:' .. r.group
+  if r.generation ~= current then deadlines = p .. ':e:' .. r.generation .. ':' .. r.group end
+  local score = tonumber(redis.call('ZSCORE', deadlines, member(key, r)) or -1)
   if r.generation ~= current and score >= 0 then return end  -- the purge removes it
   if score == deadline(r) and placed(r, key) then return end
   mended = mended + 1
@@ -43,6 +72,7 @@ local function check_record(key)
   index(p, key, r)
   index_user(p, key, r)
   if r.user ~= '' then redis.call('HSETNX', p .. ':tiers', r.tier, r.tier) end
+  shorten(key, r)
 end
 
 -- Entries of a user's index that no session of the user stands behind. Of very many some, which are others
@@ -78,9 +108,9 @@ local function check_table(name)
   redis.call('UNLINK', name, name .. ':keys', name .. ':users')
 end
 
-local function walk_bucket(bucket, cursor)
-  local page = redis.call('ZSCAN', p .. ':t:' .. bucket, cursor, 'COUNT', limit)
-  for i = 1, #page[2], 2 do check_entry(bucket, page[2][i], page[2][i + 1]) end
+local function walk_group(group, cursor)
+  local page = redis.call('ZSCAN', p .. ':t:' .. group, cursor, 'COUNT', limit)
+  for i = 1, #page[2], 2 do check_entry(group, page[2][i], page[2][i + 1]) end
   return page[1]
 end
 
@@ -95,25 +125,28 @@ local function walk_keys(cursor)
   return page[1]
 end
 
--- Where the round stands: the index of a walk (0: anonymous, then the tiers, last the keys).
+-- Where the round stands: the index of a walk (1: anonymous, then the tiers, last the keys).
 local walks = {ANONYMOUS}
 local tiers = redis.call('HKEYS', p .. ':tiers')
 table.sort(tiers)
 for _, tag in ipairs(tiers) do walks[#walks + 1] = tag end
-local at = tonumber(redis.call('HGET', KEYS[1], 'walk') or '1')
-local cursor = redis.call('HGET', KEYS[1], 'cursor') or '0'
+local limits = redis.call('HGET', KEYS[1], 'limits')
+local at, cursor = tonumber(redis.call('HGET', KEYS[1], 'walk') or '1'), redis.call('HGET', KEYS[1], 'cursor') or '0'
+local behind = redis.call('HGET', KEYS[1], 'behind') == '1'
+if not limits or shorter(ARGV[3], limits) then at, cursor, behind = 1, '0', true end
 if at <= #walks then
-  cursor = walk_bucket(walks[at], cursor)
+  cursor = walk_group(walks[at], cursor)
 else
   cursor = walk_keys(cursor)
 end
 local over = false
 if cursor == '0' then
   over = at > #walks
-  for _, name in ipairs(over and {':buried:anonymous', ':buried:users', ':ended'} or {}) do
+  for _, name in ipairs(over and {':tombstones:anonymous', ':tombstones:users', ':ended'} or {}) do
     check_table(p .. name)
   end
   at = over and 1 or at + 1
+  behind = behind and at <= #walks and not over
 end
-redis.call('HSET', KEYS[1], 'walk', at, 'cursor', cursor)
-return {LIVE, mended, over and 1 or 0}
+redis.call('HSET', KEYS[1], 'limits', ARGV[3], 'walk', at, 'cursor', cursor, 'behind', behind and 1 or 0)
+return {LIVE, mended, limited, behind and 1 or 0, over and 1 or 0}

@@ -3,12 +3,12 @@
 -- what is over now, and its key. Without an expected stamp the session ends wherever it is.
 local p, key = split(KEYS[1])
 local now = clock()
-if ARGV[3] == '' then key = where_it_is(p, now, key) end
+if ARGV[3] == '' then key = resolve(p, now, key) end
 local r, other = find(p, now, key)
 if not r then
   -- This very call has been here before, and its reply was lost. It writes all the same: a WAIT that
   -- follows counts the replicas that have the last write of its connection.
-  if other[1] == BURIED and other[3] == ARGV[1] then
+  if other[1] == TOMBSTONE and other[3] == ARGV[1] then
     go_on_at_maxmemory(p)
     redis.call('SET', p .. ':none', '')
     redis.call('UNLINK', p .. ':none')

@@ -9,12 +9,12 @@ if stored and string.sub(stored, 7) == ARGV[1] then
   return {LIVE}
 end
 redis.call('SET', name, string.format('%05x:', (tonumber(current, 16) + 1) % 0x100000) .. ARGV[1])
-local buckets = redis.call('HKEYS', KEYS[1])
-buckets[#buckets + 1] = ANONYMOUS
-for _, bucket in ipairs(buckets) do
-  local index = p .. ':t:' .. bucket
+local groups = redis.call('HKEYS', KEYS[1])
+groups[#groups + 1] = ANONYMOUS
+for _, group in ipairs(groups) do
+  local index = p .. ':t:' .. group
   if redis.call('EXISTS', index) == 1 then
-    local aside = p .. ':e:' .. current .. ':' .. bucket
+    local aside = p .. ':e:' .. current .. ':' .. group
     redis.call('RENAME', index, aside)
     redis.call('RPUSH', p .. ':ending', aside)
   end

@@ -4,24 +4,24 @@ local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local rules = read_rules(2)
 local now = clock()
-local users = user_buckets(p, rules)
+local users = user_groups(p, rules)
 local everybody = with_anonymous(users)
 
 -- What is due goes without the bookkeeping of a choice: there may be a million of them.
 local found, seen = {}, 0
 
--- Removes these entries of index, where those of a bucket of a generation are. ended: of what was ended
--- all at once, the ones without a record have been met by a request, which has told of them.
-local function clear(index, entries, bucket, generation, ended)
+-- Removes these entries of index, where those of a group of a generation are. ended: of what was ended
+-- all at once, the ones without a record have been met by a request, which has reported them.
+local function clear(index, entries, group, generation, ended)
   local names = {}
   for _, entry in ipairs(entries) do
     local key, user, before = string.sub(entry, 1, KEY), string.sub(entry, KEY + 1), #names
-    local told, reason = obituary(p .. ':s:' .. key, names, bucket)
+    local note, reason = removal_note(p .. ':s:' .. key, names, group)
     if #names > before or not ended then
-      found[#found + 1] = key .. told
-      tell(p, now, key, user, reason)
+      found[#found + 1] = key .. note
+      keep_reason(p, now, key, user, reason)
     end
-    if user ~= '' then redis.call('ZREM', own(p, user, bucket, generation), key) end
+    if user ~= '' then redis.call('ZREM', own(p, user, group, generation), key) end
   end
   seen = seen + #entries
   in_portions('UNLINK', nil, names)
@@ -29,24 +29,24 @@ local function clear(index, entries, bucket, generation, ended)
 end
 
 go_on_at_maxmemory(p)
-for _, name in ipairs({':buried:' .. ANONYMOUS, ':buried:users'}) do
+for _, name in ipairs({':tombstones:' .. ANONYMOUS, ':tombstones:users'}) do
   forget(p .. name, TOMBSTONE_TTL, now, limit)
 end
-forget(p .. ':ended', TOLD_FOR, now, limit)
+forget(p .. ':ended', VISITOR_REASON_TTL, now, limit)
 
 -- What was ended all at once; its index is not in use any more.
 local ending = redis.call('LINDEX', p .. ':ending', 0)
 while ending and seen < limit do
-  local generation, bucket = string.match(ending, ':e:(%x+):(.*)$')
-  clear(ending, redis.call('ZRANGE', ending, 0, limit - seen - 1), bucket, generation, true)
+  local generation, group = string.match(ending, ':e:(%x+):(.*)$')
+  clear(ending, redis.call('ZRANGE', ending, 0, limit - seen - 1), group, generation, true)
   if redis.call('EXISTS', ending) == 1 then break end
   redis.call('LPOP', p .. ':ending')
   ending = redis.call('LINDEX', p .. ':ending', 0)
 end
 
-for _, bucket in ipairs(everybody) do
-  local index = p .. ':t:' .. bucket
-  clear(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - seen), bucket)
+for _, group in ipairs(everybody) do
+  local index = p .. ':t:' .. group
+  clear(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - seen), group)
 end
 
 local choice = new_choice(p, now, rules.evict)
@@ -58,8 +58,8 @@ if rules.evict and seen < limit then
   pick(choice, everybody, math.min(left - choice.total, total - choice.total - rules.total))
 end
 local trimmed = dismiss(choice)
-for _, bucket in ipairs(users) do
-  if not rules.names[bucket] and held(p, {bucket}) == 0 then redis.call('HDEL', KEYS[1], bucket) end
+for _, group in ipairs(users) do
+  if not rules.names[group] and held(p, {group}) == 0 then redis.call('HDEL', KEYS[1], group) end
 end
 local more = seen + choice.total >= limit and 1 or 0
 return {LIVE, #found, choice.total, more, table.concat(found) .. trimmed}

@@ -9,8 +9,8 @@ if r.tier == to.tier and r.user == to.user then return {LIVE, dated(now, raw)} e
 if r.stamp ~= ARGV[1] then return {CONFLICT, dated(now, raw)} end
 
 local rest = string.sub(raw, (r.user == '' and HEADER or USER_HEADER) + 1)
-local before = {bucket = r.bucket, user = r.user, tier = r.tier, generation = r.generation}
-r.tier, r.user, r.bucket, r.idle = to.tier, to.user, to.bucket, to.idle
+local before = {group = r.group, user = r.user, tier = r.tier, generation = r.generation}
+r.tier, r.user, r.group, r.idle = to.tier, to.user, to.group, to.idle
 r.absolute = r.created + to.absolute
 if deadline(r) <= now then
   unindex(p, key, before)

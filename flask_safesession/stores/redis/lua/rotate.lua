@@ -9,7 +9,7 @@ local now = clock()
 local there = already(p, now, key, r.stamp)
 if there then return there end
 
-if ARGV[1] == '' then old = where_it_is(p, now, old) end
+if ARGV[1] == '' then old = resolve(p, now, old) end
 local leaving, other = find(p, now, old)
 if not leaving then return other end
 if ARGV[1] ~= '' and leaving.stamp ~= ARGV[1] then
@@ -24,6 +24,6 @@ local found = admit(p, key, ARGV[5], r, now, read_rules(6), {key = old, r = leav
 if found[1] == LIVE then
   remove(p, old, leaving)
   -- That of a sign-in is the user's: a flood of anonymous ones does not push it out.
-  bury(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], ARGV[4])
+  leave_tombstone(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], ARGV[4])
 end
 return found

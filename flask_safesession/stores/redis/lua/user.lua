@@ -1,11 +1,11 @@
--- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to be told, stamp of this call, reason; then, if they
--- are to be ended and not only told, the key that is to stay or ''. Answers LIVE, then key and first bytes of
+-- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to be answered, stamp of this call, reason; then, if they
+-- are to be ended and not only listed, the key that is to stay or ''. Answers LIVE, then key and first bytes of
 -- each live session. The only script whose time grows with what one user has.
 local p, user = string.sub(KEYS[1], 1, -20), string.sub(KEYS[1], -16)
 local now = clock()
 local ends = #ARGV == 4
-local stays = ends and ARGV[4] ~= '' and where_it_is(p, now, ARGV[4])
-local found, buried = {LIVE}, 0
+local stays = ends and ARGV[4] ~= '' and resolve(p, now, ARGV[4])
+local found, left = {LIVE}, 0
 
 if ends then go_on_at_maxmemory(p) end
 for _, tier in ipairs(redis.call('HKEYS', p .. ':tiers')) do
@@ -19,10 +19,10 @@ for _, tier in ipairs(redis.call('HKEYS', p .. ':tiers')) do
       names[#names + 1] = p .. ':s:' .. key
       keys[#keys + 1] = key
       entries[#entries + 1] = member(key, r)
-      if ends and buried < MAX_TOMBSTONES_OF_USER then  -- more are not kept
-        tell(p, now, key, user, ARGV[3])
-        bury(p, now, key, user, ARGV[2], ARGV[3])
-        buried = buried + 1
+      if ends and left < MAX_TOMBSTONES_OF_USER then  -- more are not kept
+        keep_reason(p, now, key, user, ARGV[3])
+        leave_tombstone(p, now, key, user, ARGV[2], ARGV[3])
+        left = left + 1
       end
     end
   end

@@ -7,7 +7,7 @@ import pytest
 from ..errors import TooManySessions
 from ..model.policy import DEFAULT_TIER, Limits
 from ..model.tokens import new_stamp, tier_tag, user_tag
-from ..stores.base import LISTED, Gone, Owning, Removed, Rules, Terms
+from ..stores.base import LISTED, Gone, IndexedStore, Removed, Rules, Terms
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_draft, make_rules, together
 
@@ -15,13 +15,13 @@ DEFAULT = tier_tag(DEFAULT_TIER)
 ANN, BOB = user_tag("ann"), user_tag("bob")
 
 
-class OwningContract(ContractBase):
+class UsersContract(ContractBase):
     """Lists and ends of users' sessions, and reasons that visitors are shown."""
 
     # -- lists ----------------------------------------------------------------------------------
 
     def test_a_users_sessions_are_listed_newest_first(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         keys = []
         for _ in range(3):
             keys.append(self.sign_in(kit, rules, payload=b"p" * 2000))
@@ -34,30 +34,30 @@ class OwningContract(ContractBase):
         assert all(one.record.user == ANN for one in listed)
 
     def test_lists_have_the_note_without_the_payload(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.index, make_rules()
         draft = make_draft(b"p" * 2000, rules=rules, user="ann", note=b"n" * 900)
         key = self.key_of("ann")
         self.live(kit.store.create(key, draft, rules))
         shown = [
-            store.look(key),
+            store.peek(key),
             *store.sessions_of(ANN),
             *store.page(DEFAULT_TIER, "", 9).sessions,
         ]
         assert [one.record.note if one else None for one in shown] == [draft.note] * 3
 
     def test_a_refiled_session_is_listed_as_its_new_users(self, kit: StoreKit) -> None:
-        store, rules, key = self.owning(kit), make_rules(), self.key_of("ann")
+        store, rules, key = kit.users, make_rules(), self.key_of("ann")
         self.live(kit.store.create(key, make_draft(rules=rules), rules))
         assert store.sessions_of(ANN) == []
         stamp = self.record(kit, key, rules).stamps[0]
         self.live(kit.store.refile(key, make_draft(rules=rules, user="ann"), stamp))
         assert [one.key for one in store.sessions_of(ANN)] == [key]
-        assert self.walk(store, "anonymous", 2) == []
+        assert self.walk(kit.index, "anonymous", 2) == []
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", "")] == [key]
-        assert self.look(kit, key, rules) is None
+        assert self.read(kit, key, rules) is None
 
     def test_what_is_due_is_not_listed(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.index, make_rules()
         self.sign_in(kit, rules)
         kit.advance(30 * MINUTE)
         assert store.sessions_of(ANN) == []
@@ -65,7 +65,7 @@ class OwningContract(ContractBase):
         assert store.end_user(ANN, new_stamp(), "revoked", "") == []
 
     def test_pages_show_every_session_once(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.index, make_rules()
         keys = [self.sign_in(kit, rules, f"user {n}") for n in range(7)]
         strangers = [self.add(kit, rules) for _ in range(3)]
         assert sorted(self.walk(store, DEFAULT_TIER, 2)) == sorted(keys)
@@ -75,33 +75,33 @@ class OwningContract(ContractBase):
     # -- ends -----------------------------------------------------------------------------------
 
     def test_all_sessions_of_a_user_end_at_once_but_for_one(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         keys = [self.sign_in(kit, rules) for _ in range(4)]
         others = [self.sign_in(kit, rules, "bob"), self.add(kit, rules)]
         ended = store.end_user(ANN, new_stamp(), "revoked", keys[1])
         assert {one.key for one in ended} == {keys[0], keys[2], keys[3]}
         assert [one.key for one in store.sessions_of(ANN)] == [keys[1]]
-        assert all(self.look(kit, key, rules) for key in others)
-        assert kit.store.load(keys[0], rules, slide=True) == Gone("revoked", buried=True)
+        assert all(self.read(kit, key, rules) for key in others)
+        assert kit.store.load(keys[0], rules, slide=True) == Gone("revoked", has_tombstone=True)
         assert store.end_user(ANN, new_stamp(), "revoked", "")[0].key == keys[1]
 
     def test_the_one_that_stays_stays_also_under_its_next_key(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         key, other = self.sign_in(kit, rules), self.sign_in(kit, rules)
         new = self.go_on(kit, rules, key, restart=False)
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", key)] == [other]
-        assert self.look(kit, new, rules)
+        assert self.read(kit, new, rules)
 
     def test_the_one_that_stays_does_not_stay_under_the_key_of_a_sign_in(
         self, kit: StoreKit
     ) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         key = self.sign_in(kit, rules)
         new = self.go_on(kit, rules, key, restart=True)
         assert [one.key for one in store.end_user(ANN, new_stamp(), "revoked", key)] == [new]
 
     def test_an_end_of_all_beats_a_save_that_is_in_flight(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         key = self.sign_in(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
         store.end_user(ANN, new_stamp(), "revoked", "")
@@ -110,7 +110,7 @@ class OwningContract(ContractBase):
         assert store.sessions_of(ANN) == []
 
     def test_a_login_that_races_with_the_end_of_all_is_whole(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
 
         def act(number: int) -> object:
             if number % 2:
@@ -119,31 +119,31 @@ class OwningContract(ContractBase):
 
         keys = [key for key in together(8, act) if isinstance(key, str)]
         listed = {one.key for one in store.sessions_of(ANN)}
-        assert {key for key in keys if self.look(kit, key, rules)} == listed
-        assert kit.store.census(rules).total == len(listed)
+        assert {key for key in keys if self.read(kit, key, rules)} == listed
+        assert kit.index.count(rules).total == len(listed)
 
     def test_everything_there_is_ends_in_one_step(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         ann, stranger = self.sign_in(kit, rules), self.add(kit, rules)
         stamp = self.record(kit, ann, rules).stamps[0]
         store.end_all(new_stamp())
-        assert kit.store.census(rules).total == 0
+        assert kit.index.count(rules).total == 0
         assert store.sessions_of(ANN) == []
         draft = make_draft(rules=rules, user="ann")
         assert isinstance(kit.store.commit(ann, draft, stamp, touch=0), Gone)
         answer = kit.store.load(ann, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert (answer.reason, answer.told) == ("revoked", True)
-        assert self.look(kit, stranger, rules) is None
+        assert (answer.reason, answer.for_visitor) == ("revoked", True)
+        assert self.read(kit, stranger, rules) is None
         later = self.sign_in(kit, rules)
-        assert self.look(kit, later, rules)
+        assert self.read(kit, later, rules)
         assert [one.key for one in store.sessions_of(ANN)] == [later]
 
     def test_what_is_made_after_an_end_of_all_is_of_the_next_generation(
         self, kit: StoreKit
     ) -> None:
         """No times are compared: a clock that is set back neither saves nor ends a session."""
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         old = self.record(kit, self.sign_in(kit, rules), rules)
         for number in (1, 2):
             store.end_all(new_stamp())
@@ -155,7 +155,7 @@ class OwningContract(ContractBase):
             assert rotated.generation == old.generation + number
 
     def test_nothing_that_ended_at_once_is_used_in_any_way(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.index, make_rules()
         keys = [self.sign_in(kit, rules, f"user {number}") for number in range(5)]
         stamps = [self.record(kit, key, rules).stamps[0] for key in keys]
         store.end_all(new_stamp())
@@ -168,60 +168,60 @@ class OwningContract(ContractBase):
         ]
         for answer in answers:
             assert isinstance(answer, Gone)
-            assert (answer.reason, answer.to_be_told) == ("revoked", "revoked")
-        assert store.look(keys[4]) is None
+            assert (answer.reason, answer.reason_for_visitor) == ("revoked", "revoked")
+        assert store.peek(keys[4]) is None
         assert store.end_user(user_tag("user 4"), new_stamp(), "revoked", "") == []
         assert self.walk(store, DEFAULT_TIER, 2) == []
-        assert kit.store.census(rules).total == 0
+        assert kit.index.count(rules).total == 0
 
     def test_what_ended_at_once_is_purged_in_steps(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         keys = {self.sign_in(kit, rules, f"user {n}") for n in range(5)}
         keys |= {self.add(kit, rules) for _ in range(4)}
         store.end_all(new_stamp())
         later = self.sign_in(kit, rules)
         removed: list[Removed] = []
         for _ in range(9):
-            step = kit.store.purge(rules, 2)
+            step = kit.index.purge(rules, 2)
             removed += step.removed
         assert {gone.key for gone in removed} == keys
         assert {gone.reason for gone in removed} == {"revoked"}
-        assert self.look(kit, later, rules)
-        assert kit.store.purge(rules, 10).removed == ()
+        assert self.read(kit, later, rules)
+        assert kit.index.purge(rules, 10).removed == ()
 
     # -- how it ended ---------------------------------------------------------------------------
 
     def test_how_a_users_session_ended_is_told_for_a_day(self, kit: StoreKit) -> None:
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules(per_user=1)
         evicted, newer = self.sign_in(kit, rules), self.sign_in(kit, rules)
-        assert kit.store.load(evicted, rules, slide=True) == Gone("evicted", told=True)
+        assert kit.store.load(evicted, rules, slide=True) == Gone("evicted", for_visitor=True)
         kit.advance(30 * MINUTE)
-        kit.store.purge(rules, 100)
+        kit.index.purge(rules, 100)
         for _ in range(2):
-            assert kit.store.load(newer, rules, slide=True) == Gone("idle", told=True)
+            assert kit.store.load(newer, rules, slide=True) == Gone("idle", for_visitor=True)
         kit.advance(24 * 60 * MINUTE + kit.tolerance)
         assert kit.store.load(newer, rules, slide=True) == Gone("unknown")
 
     def test_how_a_strangers_session_ended_is_never_told(self, kit: StoreKit) -> None:
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules()
         purged, found, revoked = (self.add(kit, rules) for _ in range(3))
         kit.store.end(revoked, new_stamp(), "revoked", None)
         answer = kit.store.load(revoked, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert answer.to_be_told is None
+        assert answer.reason_for_visitor is None
         kit.advance(30 * MINUTE)
         answer = kit.store.load(found, rules, slide=True)
         assert isinstance(answer, Gone)
-        assert answer.to_be_told is None
-        kit.store.purge(rules, 100)
+        assert answer.reason_for_visitor is None
+        kit.index.purge(rules, 100)
         for key in (purged, found, revoked):
             assert kit.store.load(key, rules, slide=True) == Gone("unknown")
 
     def test_one_user_pushes_out_nothing_that_is_kept_of_others(self, kit: StoreKit) -> None:
         """Of one user a hundred tombstones are kept at most, and as many reasons."""
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules(per_user=1)
         evicted = self.sign_in(kit, rules, "bob")
         revoked = self.sign_in(kit, rules, "bob")
@@ -236,7 +236,7 @@ class OwningContract(ContractBase):
         assert self.reasons(kit, rules, [keys[-2]]) == ["evicted"]
         assert self.reasons(kit, rules, [ended[-1]]) == ["revoked"]
         assert self.reasons(kit, rules, [evicted, revoked]) == ["evicted", "revoked"]
-        assert kit.store.load(revoked, rules, slide=True) == Gone("revoked", buried=True)
+        assert kit.store.load(revoked, rules, slide=True) == Gone("revoked", has_tombstone=True)
         kit.advance(2 * MINUTE)  # the tombstones are gone, the reasons are not
         assert self.reasons(kit, rules, ended).count("revoked") <= 100
         expected = ["revoked", "evicted", "revoked"]
@@ -245,7 +245,7 @@ class OwningContract(ContractBase):
     # -- a user's cap ---------------------------------------------------------------------------
 
     def test_a_user_who_has_enough_is_refused_if_the_rules_say_so(self, kit: StoreKit) -> None:
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules(per_user=2)
         rules = rules._replace(cap=rules.cap._replace(refuse=True))
         keys = [self.sign_in(kit, rules) for _ in range(2)]
@@ -257,13 +257,13 @@ class OwningContract(ContractBase):
             kit.store.rotate(
                 stranger, self.key_of("ann"), draft, rules, Terms(None, True, "rotated")
             )
-        assert all(self.look(kit, key, rules) for key in (*keys, stranger))
+        assert all(self.read(kit, key, rules) for key in (*keys, stranger))
         self.sign_in(kit, rules, "bob")
         kit.store.end(keys[0], new_stamp(), "logout", None)
         self.sign_in(kit, rules)
 
     def test_of_logins_at_once_no_more_get_in_than_may(self, kit: StoreKit) -> None:
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules(per_user=3)
         rules = rules._replace(cap=rules.cap._replace(refuse=True))
 
@@ -277,7 +277,7 @@ class OwningContract(ContractBase):
 
     def test_each_tier_may_have_a_number_of_its_own(self, kit: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
-        self.owning(kit)
+        _ = kit.users
         rules = make_rules(tiers={"admin": long})
         rules = rules._replace(cap=rules.cap._replace(per_user=2, per_tier={"admin": 1}))
         plain = []
@@ -286,33 +286,33 @@ class OwningContract(ContractBase):
             plain.append(self.sign_in(kit, rules))
             kit.advance(1000)
         second = self.sign_in(kit, rules, tier="admin")
-        assert self.look(kit, first, rules) is None
-        assert all(self.look(kit, key, rules) for key in (*plain, second))
+        assert self.read(kit, first, rules) is None
+        assert all(self.read(kit, key, rules) for key in (*plain, second))
         third = self.sign_in(kit, rules)
-        assert self.look(kit, plain[0], rules) is None
-        assert all(self.look(kit, key, rules) for key in (plain[1], second, third))
+        assert self.read(kit, plain[0], rules) is None
+        assert all(self.read(kit, key, rules) for key in (plain[1], second, third))
 
     # -- looks ----------------------------------------------------------------------------------
 
     def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         key = self.sign_in(kit, rules)
         kit.advance(MINUTE)
         self.record(kit, key, rules)
-        looked = store.look(key)
+        looked = store.peek(key)
         assert looked is not None
         assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
         assert not looked.record.is_used
         kit.advance(29 * MINUTE)
-        assert store.look(key) is None
-        assert kit.store.purge(rules, 10).due == 1
+        assert store.peek(key) is None
+        assert kit.index.purge(rules, 10).due == 1
 
     def test_a_look_follows_a_rotation_and_no_sign_in(self, kit: StoreKit) -> None:
-        store, rules = self.owning(kit), make_rules()
+        store, rules = kit.users, make_rules()
         for restart in (False, True):
             key = self.sign_in(kit, rules)
             new = self.go_on(kit, rules, key, restart=restart)
-            looked = store.look(key)
+            looked = store.peek(key)
             assert (looked.key if looked else None) == (None if restart else new)
 
     # -- ends of all, and caps ------------------------------------------------------------------
@@ -321,25 +321,25 @@ class OwningContract(ContractBase):
         rules = make_rules(total=10, per_user=2)
         for _ in range(2):
             self.sign_in(kit, rules)
-        self.owning(kit).end_all(new_stamp())
+        kit.store.end_all(new_stamp())
         for number in range(10):
             self.sign_in(kit, rules, f"user {number}")
-            assert kit.store.census(rules).total <= 10
+            assert kit.index.count(rules).total <= 10
         self.sign_in(kit, rules)
-        assert kit.store.census(rules).total <= 10
+        assert kit.index.count(rules).total <= 10
 
     def test_an_end_of_all_that_was_noticed_is_not_told_again_by_the_purge(
         self, kit: StoreKit
     ) -> None:
-        rules = make_rules()
+        store, rules = kit.index, make_rules()
         keys = [self.sign_in(kit, rules, f"user {number}") for number in range(5)]
-        self.owning(kit).end_all(new_stamp())
+        store.end_all(new_stamp())
         assert kit.store.load(keys[2], rules, slide=True) == Gone(
-            "revoked", tier=DEFAULT, told=True
+            "revoked", tier=DEFAULT, for_visitor=True
         )
         told = []
         for _ in range(10):
-            step = kit.store.purge(rules, 2)
+            step = store.purge(rules, 2)
             assert len(step.removed) <= 2
             told += [removed.key for removed in step.removed]
             if not step.more:
@@ -347,12 +347,6 @@ class OwningContract(ContractBase):
         assert sorted(told) == sorted(set(keys) - {keys[2]})
 
     # -- help -----------------------------------------------------------------------------------
-
-    def owning(self, kit: StoreKit) -> Owning:
-        """The store, if it knows whose sessions are whose."""
-        if not isinstance(kit.store, Owning):
-            pytest.skip("the store does not know whose sessions are whose")
-        return kit.store
 
     def sign_in(
         self,
@@ -381,7 +375,7 @@ class OwningContract(ContractBase):
         self.live(kit.store.rotate(key, new, draft, rules, Terms(None, restart, "rotated")))
         return new
 
-    def walk(self, store: Owning, tier: str, limit: int) -> list[str]:
+    def walk(self, store: IndexedStore, tier: str, limit: int) -> list[str]:
         """The keys of all pages."""
         found: list[str] = []
         after = ""

@@ -12,10 +12,10 @@ from ..model.tokens import NO_USER
 from .base import (
     MAX_TOMBSTONES,
     MAX_TOMBSTONES_OF_USER,
-    TOLD,
-    TOLD_FOR,
     TOMBSTONE_TTL,
     UNKNOWN,
+    VISITOR_REASON_TTL,
+    VISITOR_REASONS,
     Gone,
 )
 from .tables import ANONYMOUS_TOMBSTONES, KINDS, REASONS, USER_TOMBSTONES, Ending, Tables
@@ -29,8 +29,8 @@ def leave_tombstone(t: Tables, key: str, user: str, ending: Ending, now: int) ->
 
 def keep_reason(t: Tables, key: str, user: str, reason: str, now: int) -> None:
     """Keep how a user's session ended; of anonymous ones nothing is kept."""
-    if user != NO_USER and reason in TOLD:
-        _keep(t, REASONS, key, user, Ending(reason), now, TOLD_FOR)
+    if user != NO_USER and reason in VISITOR_REASONS:
+        _keep(t, REASONS, key, user, Ending(reason), now, VISITOR_REASON_TTL)
 
 
 def tombstone(t: Tables, key: str, now: int) -> Ending | None:
@@ -53,30 +53,31 @@ def absent(t: Tables, key: str, now: int, stamp: str) -> Gone:
     if found := tombstone(t, key, now):
         return Gone(
             found.reason,
-            buried=True,
+            has_tombstone=True,
             repeated=stamp != "" and found.stamp == stamp,
             successor=found.successor,
             user=found.user,
         )
     reason = t.ending(REASONS, key, now)
-    return Gone(reason.reason, told=True) if reason else Gone(UNKNOWN)
+    return Gone(reason.reason, for_visitor=True) if reason else Gone(UNKNOWN)
 
 
 def finish(t: Tables, key: str, record: Record, ending: Ending, now: int) -> None:
     """Remove a session and leave a tombstone."""
     t.remove(key)
     keep_reason(t, key, record.user, ending.reason, now)
-    if record.user == NO_USER and ending.reason in TOLD:
+    if record.user == NO_USER and ending.reason in VISITOR_REASONS:
         # The visitors of anonymous sessions are not shown why they ended.
         ending = ending._replace(reason="ended")
-    leave_tombstone(t, key, record.user, ending, now)
+    # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+    leave_tombstone(t, key, ending.user or record.user, ending, now)
 
 
 def finish_over(t: Tables, key: str, record: Record, reason: str, now: int) -> Gone:
     """Remove a session that this call found to be over."""
     t.remove(key)
     keep_reason(t, key, record.user, reason, now)
-    return Gone(reason, tier=record.tier, told=record.user != NO_USER)
+    return Gone(reason, tier=record.tier, for_visitor=record.user != NO_USER)
 
 
 def forget(t: Tables, now: int) -> None:

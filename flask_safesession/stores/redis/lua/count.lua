@@ -1,10 +1,10 @@
--- KEYS: tiers. Answers LIVE, now, then name, live, due and earliest deadline of each bucket.
+-- KEYS: tiers. Answers LIVE, now, then name, live, due and earliest deadline of each group.
 local p = string.sub(KEYS[1], 1, -7)
 local now = clock()
 local names = redis.call('HGETALL', KEYS[1])
 local found = {LIVE, now}
-local function add(bucket, name)
-  local key = p .. ':t:' .. bucket
+local function add(group, name)
+  local key = p .. ':t:' .. group
   local past = redis.call('ZCOUNT', key, '-inf', now)
   local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   found[#found + 1] = name

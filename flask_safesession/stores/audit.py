@@ -1,0 +1,87 @@
+"""The part of an audit that puts sessions which nobody uses under shorter limits.
+
+The twin of what ``redis/lua/audit.lua`` does. How far it has come is a document of the store, so
+that another process goes on where one has stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import NamedTuple, TypeAlias
+
+from ..model.policy import DEFAULT_TIER, Policy
+from ..model.record import limited
+from ..model.tokens import tier_tag
+from .base import AuditStep
+from .tables import Entry, Tables
+
+_DOCUMENT = "audit"
+_Limits: TypeAlias = "dict[str, list[int]]"
+
+
+class _Round(NamedTuple):
+    """A walk over all sessions, group by group.
+
+    :param limits: idle time and lifetime by tier tag, as the last step had them.
+    :param group: where the next step begins; ``None``: the walk is over.
+    :param after: the entry of that group that was seen last.
+    """
+
+    limits: _Limits
+    group: str | None
+    after: Entry | None = None
+
+
+def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
+    """Go on for up to *limit* sessions. A walk begins when *policy* has a shorter limit."""
+    limits, before = _limits_of(policy), _stored(t)
+    here = _Round(limits, "") if before is None or _shorter(limits, before.limits) else before
+    here, changed = _walk(t, here._replace(limits=limits), limit)
+    if here != before:
+        t.put_document(_DOCUMENT, json.dumps(here).encode("ascii"), t.now())
+    done = here.group is None
+    return AuditStep(0, done, changed, behind=not done)
+
+
+def _walk(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
+    """Returns where the walk stands after *limit* sessions, and how many were changed."""
+    group, after, changed = here.group, here.after, 0
+    groups = [] if group is None else sorted(found for found in t.counts() if found >= group)
+    for name in groups:
+        entries = list(t.nearest(name, limit, after if name == group else None))
+        changed += sum(_shorten(t, key, here.limits) for _, key in entries)
+        limit -= len(entries)
+        if limit == 0:
+            return here._replace(group=name, after=entries[-1] if entries else None), changed
+    return _Round(here.limits, None), changed
+
+
+def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
+    with suppress(ValueError):  # it is no record: its next use finds it
+        record = t.read(key)
+        fresh = record and limited(record, *_of(limits, record.tier))
+        if fresh is not None and fresh != record:
+            t.put(key, fresh, record)
+            return True
+    return False
+
+
+def _stored(t: Tables) -> _Round | None:
+    with suppress(ValueError, TypeError):  # there is none, or it is not ours
+        limits, group, after = json.loads(t.document(_DOCUMENT)[0])
+        return _Round(limits, group, after and Entry(*after))
+    return None
+
+
+def _shorter(limits: _Limits, before: _Limits) -> bool:
+    pairs = ((_of(limits, tag), _of(before, tag)) for tag in {*limits, *before})
+    return any(mine < its for pair in pairs for mine, its in zip(*pair, strict=True))
+
+
+def _limits_of(policy: Policy) -> _Limits:
+    return {tier_tag(name): list(policy.limits(name)[:2]) for name in policy.names}
+
+
+def _of(limits: _Limits, tag: str) -> list[int]:
+    return limits.get(tag) or limits[tier_tag(DEFAULT_TIER)]

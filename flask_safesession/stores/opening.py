@@ -1,0 +1,245 @@
+"""Which store a URL means, and what a store can do.
+
+The only place that knows all stores. A store is imported when it is opened, so that an app pays for
+its own alone.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+from ..model.text import name_of
+from .base import IndexedStore, RemoteStore, Store, UserStore
+from .memory import MemoryStore
+from .sharded import Sharded
+from .urls import MEMORY_URL, PER_PROCESS, REDIS_SCHEMES, SQLITE_URL, hide_password, meant_by
+
+_MEMORY_NAME = re.compile(rf"[A-Za-z0-9._-]{{0,100}}({re.escape(PER_PROCESS)})?")
+
+
+class CannotDo(TypeError):
+    """A store cannot do what was asked for. The message names the methods that it needs."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store, and which protocols it keeps: found out once.
+
+    :param store: itself.
+    :param users: the same, if it can list and end a user's sessions.
+    :param index: the same, if it can list all sessions, and has a purge.
+    :param remote: its servers, if it is on servers.
+    :param shards: what the purge job looks after one by one: the shards, or the store itself.
+    :param system: what traces call it.
+    :param hooks: what is called around its operations, by name.
+    """
+
+    store: Store
+    users: UserStore | None = None
+    index: IndexedStore | None = None
+    remote: RemoteStore | None = None
+    shards: tuple[IndexedStore, ...] = ()
+    system: str = ""
+    hooks: tuple[object, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, given: Any) -> Opened:
+        """Returns a store with what it can do."""
+        if isinstance(given, Sharded):
+            system = cls.of(given.shards[0]).system
+            return cls(given, given, given, given.remote, tuple(given.shards), system)
+        system = type(given).__name__.removesuffix("Store").lower()
+        users = None if _missing(given, UserStore) else given
+        index = None if _missing(given, IndexedStore) else given
+        remote = None if _missing(given, RemoteStore) else given
+        return cls(given, users, index, remote, (index,) if index else (), system)
+
+    def need_users(self) -> UserStore:
+        """Returns the store for what needs a user's sessions.
+
+        :raises CannotDo: it cannot list them.
+        """
+        if self.users is None:
+            raise self._cannot("does not know whose sessions are whose", UserStore)
+        return self.users
+
+    def need_index(self) -> IndexedStore:
+        """Returns the store for what needs all sessions, or a document.
+
+        :raises CannotDo: it has no index of its sessions.
+        """
+        if self.index is None:
+            raise self._cannot("has no index of its sessions", IndexedStore)
+        return self.index
+
+    def _cannot(self, what: str, protocol: type) -> CannotDo:
+        names = ", ".join(_missing(self.store, protocol))
+        where = f"{protocol.__module__}.{protocol.__name__}"
+        return CannotDo(f"{name_of(type(self.store))} {what}: give it {names} ({where})")
+
+
+def _missing(store: object, protocol: type) -> list[str]:
+    """Returns the methods of *protocol* that *store* has not."""
+    return [name for name in dir(protocol) if name[0] != "_" and not hasattr(store, name)]
+
+
+def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opened:
+    """Open the store that the settings name; a ready one is taken as it is.
+
+    :param given: a URL, a store, or a client of a store's driver.
+    :param folder: where relative paths begin.
+    :param shards: in how many shards the sessions are.
+    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores.
+    :raises ConfigError: it cannot be opened, with what to do instead.
+    """
+    options["shards"] = shards
+    if isinstance(given, str):
+        return Opened.of(_SCHEMES[given.partition("://")[0]].open(given, folder, options))
+    if is_client(given):
+        return Opened.of(_open_redis(given, folder, options))
+    opened = Opened.of(given)
+    held = max(1, len(opened.shards))
+    if held != shards:
+        stated = f"SAFESESSION_SHARDS is {shards}, but the store has {held}"
+        raise ConfigError([f"{stated}: set it to {held}"])
+    return opened
+
+
+def check_store(given: Any) -> Any:
+    """Returns *given*, if sessions can be kept in it.
+
+    :raises ConfigError: with every problem, and without its password.
+    """
+    if isinstance(given, str):
+        scheme, separator, _ = given.partition("://")
+        if not separator or scheme not in _SCHEMES:
+            meant = meant_by(hide_password(given))
+            local, servers = f"{MEMORY_URL!r}, {SQLITE_URL!r}", ", ".join(REDIS_SCHEMES)
+            known = f"give {local} or a URL that begins with {servers} and ://"
+            raise _wrong(given, f"did you mean {meant}?" if meant else known)
+        try:
+            _SCHEMES[scheme].check(given)
+        except ValueError as error:
+            raise _wrong(given, str(error)) from error
+    elif isinstance(given, type) or not (is_client(given) or hasattr(given, "shared")):
+        raise _wrong(given, "give a URL, a Store or a redis-py client")
+    elif not is_client(given) and (names := _missing(given, Store)):
+        raise _wrong(given, f"give it the methods of a Store: {', '.join(names)}")
+    return given
+
+
+def is_client(given: object) -> bool:
+    """Returns whether *given* is a ready client of a driver, and not a store."""
+    return hasattr(given, "execute_command")
+
+
+def is_in_memory(given: Any) -> bool:
+    """Returns whether *given* is the memory of this process."""
+    is_url = isinstance(given, str)
+    return given.startswith(MEMORY_URL) if is_url else not getattr(given, "shared", True)
+
+
+def undivided(given: Any) -> str:
+    """Returns what a store is that has neither shards nor replicas; empty if it may have them."""
+    if is_client(given) or isinstance(given, Sharded):
+        return ""
+    if is_in_memory(given):
+        return "is in memory"
+    if isinstance(given, str):
+        return "is one file" if given.startswith(SQLITE_URL) else ""
+    return "is your own"
+
+
+def _wrong(given: object, fix: str) -> ConfigError:
+    shown = repr(hide_password(given)) if isinstance(given, str) else hide_password(repr(given))
+    return ConfigError([f"SAFESESSION_STORE is {shown}: {fix}"])
+
+
+def place_of(opened: Opened, given: object, prefix: str) -> Hashable:
+    """Returns what is equal for apps of one process that share their sessions.
+
+    :param given: what the settings name.
+    """
+    store = opened.store
+    if given is store or not store.shared:
+        return id(store)
+    place = getattr(store, "path", given)  # one URL may be another file in each app
+    return place if isinstance(place, (str, Path)) else id(given), prefix
+
+
+# -- the table of schemes -------------------------------------------------------------------------
+
+
+def _check_memory(url: str) -> None:
+    if not _MEMORY_NAME.fullmatch(url.removeprefix(MEMORY_URL)):
+        raise ValueError(
+            f"give a name of letters, digits, '.', '_' and '-' after {MEMORY_URL}, or none; after"
+            f" that {PER_PROCESS} where each process may have sessions of its own"
+        )
+
+
+def _open_memory(url: str, folder: str, options: Any) -> Store:
+    """The store that apps of this process share under a name; without one, the app's alone."""
+    del folder, options
+    name = url.removeprefix(MEMORY_URL).removesuffix(PER_PROCESS)
+    with _naming:
+        store = _named.get(name) or MemoryStore()
+        if name:
+            _named[name] = store
+        return store
+
+
+# A store goes when the last app that has it goes.
+_named: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
+_naming = threading.Lock()
+
+
+def _check_file(url: str) -> None:
+    from .sql.url import read_file
+
+    try:
+        read_file(url)
+    except ValueError as error:
+        raise ValueError(f"give a file ({error})") from error
+
+
+def _open_sqlite(url: str, folder: str, options: Any) -> Store:
+    from .sql.sqlite import SqliteStore
+    from .sql.url import find_file
+
+    return SqliteStore(find_file(url, folder), prefix=options["prefix"], timeout=options["timeout"])
+
+
+def _check_redis(url: str) -> None:
+    from .redis.url import read_url
+
+    read_url(url)
+
+
+def _open_redis(given: Any, folder: str, options: Any) -> Store:
+    del folder
+    from .redis.store import open_shards
+
+    return open_shards(given, **options)
+
+
+class _Scheme(NamedTuple):
+    """What begins a URL: how such URLs are checked (:exc:`ValueError` with the fix), and opened."""
+
+    check: Callable[[str], object]
+    open: Callable[[str, str, Any], Store]
+
+
+_REDIS = _Scheme(_check_redis, _open_redis)
+_SCHEMES: dict[str, _Scheme] = {
+    "memory": _Scheme(_check_memory, _open_memory),
+    "sqlite": _Scheme(_check_file, _open_sqlite),
+    **dict.fromkeys(REDIS_SCHEMES, _REDIS),
+}

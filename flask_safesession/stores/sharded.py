@@ -1,0 +1,325 @@
+"""Sessions in several stores, its shards: slots of Redis servers, or several databases.
+
+A session is in one shard, which its key names: keys begin with one of 64 letters, drawn at random
+for an anonymous visitor, and the same for all sessions of a user. The letters are dealt to the
+shards. Each operation on a session is one call of its shard. Only a login needs two, where the
+user's shard is another one: the new session is created, then the old one is ended. Until then no
+visitor has the new ID, and the loser of a race removes its own; left over, it ends by its idle
+timeout.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
+from typing import Protocol, TypeVar
+
+from ..errors import StoreUnavailable
+from ..events import Event, SessionEnded
+from ..model.record import Draft
+from ..model.tokens import NO_USER, new_stamp
+from .base import (
+    ROTATED,
+    UNKNOWN,
+    Answer,
+    AuditStep,
+    Counts,
+    Document,
+    Finding,
+    Gone,
+    IndexedStore,
+    Listed,
+    Live,
+    Onward,
+    Page,
+    PurgeStep,
+    RemoteStore,
+    Removed,
+    Rules,
+    Taken,
+    Terms,
+)
+from .remote.deadline import deadline
+
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+#: The most shards that there can be: one a letter.
+MAX_SHARDS = len(_LETTERS)
+
+# The reason on the tombstone of a session that lost a race for being the next one.
+_WITHDRAWN = "withdrawn"
+_T = TypeVar("_T")
+
+
+def shard_of(key: str, shards: int) -> int:
+    """Returns the number of the shard of a key, or of a user's tag, of so many *shards*."""
+    return _LETTERS.find(key[:1]) % shards
+
+
+class Shard(IndexedStore, Protocol):
+    """What a store has to do beside :class:`.base.IndexedStore` to be one of several."""
+
+    def end(
+        self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
+    ) -> Answer:
+        """End the session; *onward*: where it goes on, in another shard, for the tombstone."""
+        ...
+
+    def resolve(self, key: str) -> str:
+        """Returns the key under which the session goes on, as far as this shard knows."""
+        ...
+
+
+class Sharded:
+    """One store of several.
+
+    :param shards: in the order of their numbers; the same for all processes, for ever.
+    :param notify: receives :class:`.SessionEnded` for what a login evicted that failed then.
+    :param remote: the servers of all shards, if they are on servers.
+    :param timeout: seconds that one operation may take, whatever the number of calls.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        notify: Callable[[Event], None],
+        remote: RemoteStore | None = None,
+        timeout: float = inf,
+    ) -> None:
+        self.shards: Sequence[Shard] = shards
+        self.shared: bool = shards[0].shared
+        self.remote: RemoteStore | None = remote
+        # Shards on the same servers also share their connections.
+        self._apart = shards if remote is None else shards[:1]
+        self._notify = notify
+        self._timeout = timeout
+        self._rules: tuple[Rules | None, Rules | None] = (None, None)
+        self._auditing = 0
+
+    # -- one session ----------------------------------------------------------------------------
+
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """See :meth:`.base.Store.load`."""
+        return self._at(key).load(key, rules, slide=slide)
+
+    def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        """See :meth:`.base.Store.create`."""
+        answer = self._at(key).create(key, draft, self._share(rules))
+        if isinstance(answer, Taken):
+            return answer
+        return answer._replace(total=answer.total * len(self.shards))
+
+    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+        """See :meth:`.base.Store.commit`."""
+        return self._at(key).commit(key, draft, expected, touch=touch)
+
+    def refile(self, key: str, draft: Draft, expected: str) -> Answer | None:
+        """See :meth:`.base.Store.refile`."""
+        shard = self._at(key)
+        if draft.user != NO_USER and self._at(draft.user) is not shard:
+            return None
+        return shard.refile(key, draft, expected)
+
+    def rotate(
+        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Answer | Taken:
+        """See :meth:`.base.Store.rotate`."""
+
+        def take(shard: Shard, old: str) -> Answer | Taken:
+            if shard is self._at(new):
+                return shard.rotate(old, new, draft, self._share(rules), terms)
+            return self._across(shard, old, new, draft, rules, terms)
+
+        return self._follow(key, take)
+
+    def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Answer:
+        """See :meth:`.base.Store.end`."""
+        return self._follow(key, lambda shard, at: shard.end(at, stamp, reason, expected))
+
+    # -- a user's -------------------------------------------------------------------------------
+
+    def peek(self, key: str) -> Listed | None:
+        """See :meth:`.base.UserStore.peek`."""
+        found = self._follow(key, lambda shard, at: shard.peek(at) or Gone(UNKNOWN))
+        return found if isinstance(found, Listed) else None
+
+    def sessions_of(self, user: str) -> list[Listed]:
+        """See :meth:`.base.UserStore.sessions_of`."""
+        return self._at(user).sessions_of(user)
+
+    def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
+        """See :meth:`.base.UserStore.end_user`."""
+        shard = self._at(user)
+        with deadline(self._timeout):
+            if keep and self._at(keep) is not shard and (kept := self.peek(keep)):
+                keep = kept.key  # it was rotated into the user's shard
+            return shard.end_user(user, stamp, reason, keep)
+
+    # -- all of them ----------------------------------------------------------------------------
+
+    def end_all(self, stamp: str) -> None:
+        """See :meth:`.base.Store.end_all`."""
+        failed: StoreUnavailable | None = None
+        for shard in self.shards:
+            try:
+                shard.end_all(stamp)
+            except StoreUnavailable as error:
+                failed = error  # the others' sessions end all the same
+        if failed is not None:
+            raise failed
+
+    def page(self, tier: str, after: str, limit: int) -> Page:
+        """See :meth:`.base.IndexedStore.page`; shard by shard."""
+        first, _, last = (after or "0:").partition(":")
+        found: list[Listed] = []
+        for number in range(int(first), len(self.shards)):
+            page = self.shards[number].page(tier, last, limit - len(found))
+            found += page.sessions
+            if page.next:
+                return Page(tuple(found), f"{number}:{page.next}")
+            last = ""
+        return Page(tuple(found), "")
+
+    def count(self, rules: Rules) -> Counts:
+        """See :meth:`.base.IndexedStore.count`."""
+        live: dict[str, int] = {}
+        due = overdue = 0
+        with deadline(self._timeout):
+            for shard in self.shards:
+                found = shard.count(rules)
+                for tier, count in found.live.items():
+                    live[tier] = live.get(tier, 0) + count
+                due, overdue = due + found.due, max(overdue, found.overdue)
+        return Counts(live, due, overdue)
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """See :meth:`.base.IndexedStore.purge`."""
+        due = trimmed = 0
+        more, removed = False, list[Removed]()
+        for shard in self.shards:
+            if due + trimmed >= limit:
+                return PurgeStep(due, trimmed, True, tuple(removed))
+            step = shard.purge(self._share(rules), limit - due - trimmed)
+            due, trimmed = due + step.due, trimmed + step.trimmed
+            more = more or step.more
+            removed += step.removed
+        return PurgeStep(due, trimmed, more, tuple(removed))
+
+    def audit(self, rules: Rules, limit: int) -> AuditStep:
+        """See :meth:`.base.IndexedStore.audit`; shard by shard."""
+        step = self.shards[self._auditing].audit(rules, limit)
+        self._auditing = (self._auditing + step.done) % len(self.shards)
+        return step._replace(done=step.done and self._auditing == 0)
+
+    def lease(self, task: str, milliseconds: int) -> bool:
+        """See :meth:`.base.IndexedStore.lease`."""
+        return self.shards[0].lease(task, milliseconds)
+
+    def document(self, name: str) -> Document:
+        """See :meth:`.base.IndexedStore.document`: the first shard has all of them."""
+        return self.shards[0].document(name)
+
+    def keep(self, name: str, document: bytes, expected: bytes) -> bool:
+        """See :meth:`.base.IndexedStore.keep`."""
+        return self.shards[0].keep(name, document, expected)
+
+    def inspect(self) -> list[Finding]:
+        """See :meth:`.base.Store.inspect`."""
+        return [found for shard in self._apart for found in shard.inspect()]
+
+    def close(self) -> None:
+        """See :meth:`.base.Store.close`."""
+        for shard in self._apart:
+            shard.close()
+
+    # -- which shard ----------------------------------------------------------------------------
+
+    def _at(self, key: str) -> Shard:
+        """Returns the shard of a session's key or of a user's tag."""
+        return self.shards[shard_of(key, len(self.shards))]
+
+    def _share(self, rules: Rules) -> Rules:
+        """Returns *rules* for one shard; the same object again, which stores may keep prepared."""
+        given, share = self._rules
+        if given is not rules or share is None:
+            share = rules.share(len(self.shards))
+            self._rules = rules, share
+        return share
+
+    def _follow(self, key: str, ask: Callable[[Shard, str], _T | Gone]) -> _T | Gone:
+        """Returns what the shard answers in which the session is.
+
+        A rotation that was no login may have taken it there. Inside of a shard the stores follow by
+        themselves.
+        """
+        shard = self._at(key)
+        with deadline(self._timeout):
+            answer = ask(shard, key)
+            if isinstance(answer, Gone) and answer.reason == UNKNOWN:
+                there = shard.resolve(key)
+                if self._at(there) is not shard:
+                    return self._follow(there, ask)
+            return answer
+
+    # -- a rotation from one shard to another ---------------------------------------------------
+
+    def _across(
+        self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Answer | Taken:
+        """Rotate a session out of *shard* into another: create, then end."""
+        if terms.expected is None and terms.reason != ROTATED:
+            return self._end_first(shard, key, new, draft, rules, terms)
+        if not terms.restart:
+            if terms.expected is None:
+                key = shard.resolve(key)
+            old = shard.load(key, rules, slide=False)
+            if isinstance(old, Live):
+                last_active = 0 if terms.slide else old.record.last_active
+                draft = draft._replace(created=old.record.created, last_active=last_active)
+            elif old.successor != new:  # else this very call has been here before
+                return old
+        made = self._create_or_withdraw(new, draft, rules)
+        if not isinstance(made, Live):
+            return made
+        onward = terms.onward(new, draft.user)
+        try:
+            ended = shard.end(key, draft.stamp, terms.reason, terms.expected, onward=onward)
+        except StoreUnavailable:
+            self._withdraw(new)
+            raise
+        if _is_over(ended):
+            return made
+        self._withdraw(new)  # another request was faster
+        for gone in made.removed:  # the caller does not receive them
+            self._notify(SessionEnded(gone.key, gone.reason, rules.policy.name_of(gone.tier)))
+        return ended
+
+    def _end_first(
+        self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
+    ) -> Answer | Taken:
+        """Rotate by a logout that keeps data: the end holds whatever becomes of the rest."""
+        onward = terms.onward(new, draft.user)
+        ended = shard.end(key, draft.stamp, terms.reason, None, onward=onward)
+        if not _is_over(ended):
+            return ended
+        if isinstance(ended, Live) and not terms.restart:
+            draft = draft._replace(created=ended.record.created)
+        return self._create_or_withdraw(new, draft, rules)
+
+    def _create_or_withdraw(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        try:
+            return self.create(key, draft, rules)
+        except StoreUnavailable:
+            self._withdraw(key)  # it may be there
+            raise
+
+    def _withdraw(self, key: str) -> None:
+        """End a session whose ID no visitor has; left over, it ends by its idle timeout."""
+        with suppress(StoreUnavailable):
+            self.end(key, new_stamp(), _WITHDRAWN, None)
+
+
+def _is_over(ended: object) -> bool:
+    """Whether an end was this call's doing."""
+    return isinstance(ended, Live) or (isinstance(ended, Gone) and ended.repeated)

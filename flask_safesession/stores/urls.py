@@ -1,0 +1,59 @@
+"""URLs of stores as text: what was meant by one, and how to show it."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+
+#: The store of one app; with a name after it, that of all apps of the process which give it.
+MEMORY_URL = "memory://"
+#: The SQLite file in the app's instance folder; with a path after it, another file.
+SQLITE_URL = "sqlite://"
+#: After a URL of memory: each process may have sessions of its own.
+PER_PROCESS = "?per_process=yes"
+
+_SERVERS = ("redis", "rediss", "valkey", "valkeys")
+#: Schemes of Redis and Valkey servers.
+REDIS_SCHEMES: tuple[str, ...] = (
+    *_SERVERS,
+    "unix",
+    *(f"{server}+sentinel" for server in _SERVERS),
+    *(f"{server}+cluster" for server in _SERVERS),
+)
+
+_NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
+_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
+_SLASHES = 3  # more of them, and the path is absolute
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
+
+
+def hide_password(url: str) -> str:
+    """Returns *url* without its password, also if it is malformed: for messages and logs."""
+    hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    # Without a host after it, what is not a port is a password.
+    hidden = re.sub(r"^(\w[\w+.-]*://[^:@/?\[]*):(?!\d+(?:[/?,]|$))[^@]*$", r"\1:***", hidden)
+    return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)
+
+
+def meant_by(text: str) -> str:
+    """Returns the URL that was probably meant by *text*; empty if that is not clear."""
+    if "@" in text or "*" in text:  # it may have a password
+        return ""
+    if re.fullmatch("memory:?/*", text, re.IGNORECASE):
+        return MEMORY_URL
+    if file := _NEARLY_A_FILE.fullmatch(text):
+        return SQLITE_URL + ("//" if len(file[1]) > _SLASHES else "/" if file[2] else "") + file[2]
+    if text.lower() in _SERVERS:
+        return f"{text.lower()}://localhost:6379/0"
+    if url := _NEARLY_A_URL.fullmatch(text):
+        near = get_close_matches(url[1].lower(), REDIS_SCHEMES, n=1, cutoff=0.7)
+        return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
+    return _address_meant(text)
+
+
+def _address_meant(text: str) -> str:
+    if text.startswith("/"):
+        return f"unix://{text}"
+    if (address := _ADDRESS.fullmatch(text)) and (address[2] or "." in text or text == "localhost"):
+        return f"redis://{address[1]}{address[2] or ':6379'}/{address[3] or 0}"
+    return ""
