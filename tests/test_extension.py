@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import fakeredis
 import flask
 import pytest
+import redis
 from flask import Blueprint, Flask, Response, stream_with_context
 from flask.testing import FlaskClient
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -40,7 +40,7 @@ from .support.kits import SERVERS
 KEY = "a key for tests that is long enough"
 LOGGER = "flask_safesession"
 MEMORY = MemoryStore()
-CLIENT = fakeredis.FakeRedis()
+CLIENT = redis.Redis(port=1)
 
 
 class MakeApp(Protocol):

@@ -102,6 +102,7 @@ def site(open_site: Callable[..., Site]) -> Site:
 # -- lists --------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_user_sees_all_sessions_newest_first_and_which_is_this_one(site: Site) -> None:
     clients = []
     for _ in range(3):
@@ -135,6 +136,7 @@ def test_what_a_list_tells_is_what_the_session_says_itself(site: Site) -> None:
     assert site.safe.find("A" * 18) is None
 
 
+@pytest.mark.every_store
 def test_all_sessions_are_browsed_page_by_page(open_site: Callable[..., Site]) -> None:
     tiers = {"admin": {"idle_timeout": "5m", "lifetime": "1h"}}
     site = open_site(expiry="tiered", tiers=tiers)
@@ -185,6 +187,7 @@ def test_ending_a_user_spares_the_one_that_is_kept(site: Site) -> None:
     assert site.safe.end_user("ann") == 0
 
 
+@pytest.mark.every_store
 def test_a_user_ends_all_others(site: Site) -> None:
     clients = [site.member() for _ in range(3)]
     assert clients[1].get("/others").text == "2"
@@ -205,6 +208,7 @@ def test_a_sign_in_can_end_all_earlier_ones(site: Site) -> None:
     assert site.get(newcomer, "/read") == {"user_id": "ann"}
 
 
+@pytest.mark.every_store
 def test_an_end_of_all_signs_everybody_out(site: Site) -> None:
     client = site.member()
     stranger = site.app.test_client()
@@ -232,6 +236,7 @@ def test_what_is_no_handle_names_no_session(site: Site, handle: str) -> None:
 # -- how it ended -------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_user_is_told_that_the_session_was_idle_for_too_long(site: Site) -> None:
     client, stranger = site.member(), site.app.test_client()
     stranger.get("/set/x")
@@ -246,6 +251,7 @@ def test_a_user_is_told_that_the_session_was_idle_for_too_long(site: Site) -> No
     assert site.reason(client) is None
 
 
+@pytest.mark.every_store
 def test_a_user_is_told_that_a_newer_login_took_the_place(open_site: Callable[..., Site]) -> None:
     site = open_site(max_sessions_per_user=1)
     first = site.member()
@@ -334,6 +340,7 @@ def test_a_long_session_gets_a_new_secret_and_the_old_one_works_for_a_while(
     assert "Set-Cookie" not in client.get("/read").headers
 
 
+@pytest.mark.every_store
 def test_an_old_secret_that_comes_back_twice_later_ends_the_session(
     open_site: Callable[..., Site],
 ) -> None:
@@ -491,6 +498,7 @@ def test_a_secret_of_many_renewals_ago_ends_the_session_at_its_second_return(
     assert site.reason(client) == "replayed"
 
 
+@pytest.mark.every_store
 def test_of_two_requests_at_once_one_renews_and_the_changes_of_both_are_stored(
     open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import pytest
 from flask import Flask
 
@@ -25,12 +24,17 @@ from flask_safesession.events import session_ended, settings_tuned
 from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
+from flask_safesession.testing import (
+    StoreKit,
+    age_redis,
+    make_draft,
+    make_rules,
+    new_key,
+)
 from flask_safesession.testing.kit import together
 
 from ..support import servers
 from ..support.counting import CountingStore
-from ..support.kits import REAL
 
 MINUTE = 60_000
 TIERS: dict[str, Any] = {
@@ -102,41 +106,15 @@ class Fleet:
         return Process(self.make_app(**{**self.options, **settings}))
 
 
-@pytest.fixture(params=["memory", "fakeredis", *REAL])
-def fleet(
-    request: pytest.FixtureRequest, make_app: Callable[..., Flask], prefix: str
-) -> Iterator[Fleet]:
-    if request.param == "memory":
-        clock = FakeClock()
-        yield Fleet(make_app, clock.advance, {"store": MemoryStore(clock)})
-        return
-    if request.param == "fakeredis":
-        client: Any = fakeredis.FakeRedis()
-    else:
-        client = request.getfixturevalue("pool").get(request.param).client()
-    made: list[Process] = []
-
-    def make(**settings: Any) -> Flask:
-        made.append(Process(make_app(**settings)))
-        return made[-1].app
-
-    options = {"store": client, "key_prefix": prefix, "store_timeout": 5}
-    yield Fleet(make, lambda ms: age_redis(client, ms, prefix), options)
-    for process in made:
-        process.state.store.close()
-    client.close()
-
-
 @pytest.fixture
-def memory(make_app: Callable[..., Flask]) -> Fleet:
-    """A fleet on one memory store, for what does not depend on the store."""
-    clock = FakeClock()
-    return Fleet(make_app, clock.advance, {"store": MemoryStore(clock)})
+def fleet(make_app: Callable[..., Flask], kit: StoreKit) -> Fleet:
+    return Fleet(make_app, kit.advance, {"store": kit.store})
 
 
 # -- who hears of it, and when -------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_the_others_go_by_it_from_their_next_run_on(fleet: Fleet) -> None:
     here, there = fleet.start(), fleet.start()
     told = here.safe.reconfigure(idle_timeout="10m", max_sessions=500, by="ada")
@@ -172,7 +150,7 @@ def test_it_is_written_down_when_by_the_clock_of_the_store(fleet: Fleet) -> None
     assert told.at.utcoffset() == timedelta(0)
 
 
-def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> None:
+def test_a_request_goes_by_it_and_asks_no_more_of_the_store(fleet: Fleet) -> None:
     counting = CountingStore(MemoryStore())
     looks: list[str] = []
     real = counting.inner.document
@@ -182,7 +160,7 @@ def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> No
         return real(name)
 
     counting.inner.document = document
-    app = memory.make_app(store=counting)
+    app = fleet.make_app(store=counting)
     safe: SafeSession = app.extensions["tested.safe"]
 
     @app.get("/")
@@ -201,8 +179,8 @@ def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> No
     assert (len(looks), counting.take(), calls) == (before, ["load", "commit"], ["create"])
 
 
-def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -> None:
-    here, there = memory.start(check_interval="1h"), memory.start()
+def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(fleet: Fleet) -> None:
+    here, there = fleet.start(check_interval="1h"), fleet.start()
     there.safe.reconfigure(idle_timeout="10m")
     with here.state.steering._lock:
         here.state.job._forked()
@@ -330,6 +308,7 @@ def test_what_a_dry_run_counts_then_ends_also_if_nobody_uses_it(
         assert changes == {"idle_timeout": "25m"}
 
 
+@pytest.mark.every_store
 def test_all_of_many_unused_sessions_end_in_one_run(fleet: Fleet) -> None:
     here, there = fleet.start(purge_batch=10), fleet.start(purge_batch=10)
     here.fill(400)
@@ -350,6 +329,7 @@ def test_purge_by_hand_ends_them_too(fleet: Fleet) -> None:
     assert there.ends_of(there.safe.purge) == ["lifetime"] * 3
 
 
+@pytest.mark.every_store
 def test_a_lifetime_that_is_shorter_by_itself_ends_them_too(fleet: Fleet) -> None:
     here, there = fleet.start(idle_timeout="9m"), fleet.start(idle_timeout="9m")
     here.come_round()
@@ -489,6 +469,7 @@ def test_of_the_tiers_only_those_that_change_are_named(fleet: Fleet) -> None:
     assert here.state.settings.rules.policy.limits("admin").idle == 10 * MINUTE
 
 
+@pytest.mark.every_store
 def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
     processes = [fleet.start(), fleet.start(), fleet.start()]
     changes: list[dict[str, Any]] = [
@@ -505,8 +486,8 @@ def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
         assert told.settings == {"idle_timeout": "10m", "lifetime": "1h", "max_sessions": 7}
 
 
-def test_a_store_that_lost_everything_gives_the_settings_back(memory: Fleet) -> None:
-    here = memory.start()
+def test_a_store_that_lost_everything_gives_the_settings_back(fleet: Fleet) -> None:
+    here = fleet.start()
     here.safe.reconfigure(idle_timeout="10m")
     here.state.store._tables._documents.clear()
     here.come_round()
@@ -538,9 +519,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda given: str(given)[:30])
 def test_what_is_wrong_is_said_and_changes_nothing(
-    memory: Fleet, changes: dict[str, Any], message: str, dry_run: bool
+    fleet: Fleet, changes: dict[str, Any], message: str, dry_run: bool
 ) -> None:
-    here = memory.start(check_interval="1h")
+    here = fleet.start(check_interval="1h")
     before = here.state.settings
     with pytest.raises(ConfigError) as raised:
         here.safe.reconfigure(**changes, dry_run=dry_run)
@@ -550,8 +531,8 @@ def test_what_is_wrong_is_said_and_changes_nothing(
     assert here.state.store.document("tuning").document == b""
 
 
-def test_a_tier_that_is_misspelt_is_told_with_those_there_are(memory: Fleet) -> None:
-    here = memory.start(expiry="tiered", tiers=TIERS)
+def test_a_tier_that_is_misspelt_is_told_with_those_there_are(fleet: Fleet) -> None:
+    here = fleet.start(expiry="tiered", tiers=TIERS)
     with pytest.raises(
         ConfigError, match="'admn' is no tier of this app \\(it has 'guest', 'admin'"
     ):
@@ -621,11 +602,11 @@ def test_a_store_that_keeps_no_settings_says_so(make_app: Callable[..., Flask]) 
 
 
 def test_a_store_that_is_down_is_an_error_for_who_asks_and_none_for_the_job(
-    memory: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = memory.start()
+    here = fleet.start()
     here.fill(1)
-    memory.advance(31 * MINUTE)
+    fleet.advance(31 * MINUTE)
 
     def down(name: str) -> None:
         raise StoreUnavailable("no answer")
@@ -637,9 +618,9 @@ def test_a_store_that_is_down_is_an_error_for_who_asks_and_none_for_the_job(
 
 
 def test_those_who_never_stop_changing_are_given_up_on(
-    memory: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = memory.start()
+    here = fleet.start()
     monkeypatch.setattr(here.state.store, "keep", lambda *_: False)
     with pytest.raises(StoreUnavailable, match="others keep changing"):
         here.safe.reconfigure(idle_timeout="10m")
@@ -662,8 +643,8 @@ def job_of(process: Process) -> Any:
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_the_job_comes_round_as_often_as_it_is_told(memory: Fleet) -> None:
-    here, there = memory.start(check_interval="1h"), memory.start(check_interval="1h")
+def test_the_job_comes_round_as_often_as_it_is_told(fleet: Fleet) -> None:
+    here, there = fleet.start(check_interval="1h"), fleet.start(check_interval="1h")
     for process in (here, there):
         process.app.test_client().get("/")
     here.safe.reconfigure(check_interval="20m")
@@ -676,8 +657,8 @@ def test_the_job_comes_round_as_often_as_it_is_told(memory: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_one_that_has_not_begun_begins_with_what_it_is_told(memory: Fleet) -> None:
-    here = memory.start(check_interval="1h")
+def test_one_that_has_not_begun_begins_with_what_it_is_told(fleet: Fleet) -> None:
+    here = fleet.start(check_interval="1h")
     here.safe.reconfigure(check_interval="20m")
     assert here.state.job._scheduler is None
     here.app.test_client().get("/")
@@ -685,8 +666,8 @@ def test_one_that_has_not_begun_begins_with_what_it_is_told(memory: Fleet) -> No
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_a_process_without_a_job_does_not_get_one(memory: Fleet) -> None:
-    here, cron = memory.start(check_interval="1h"), memory.start(check_interval=None)
+def test_a_process_without_a_job_does_not_get_one(fleet: Fleet) -> None:
+    here, cron = fleet.start(check_interval="1h"), fleet.start(check_interval=None)
     here.safe.reconfigure(check_interval="20m", idle_timeout="10m")
     cron.come_round()
     cron.app.test_client().get("/")
@@ -734,18 +715,18 @@ def test_a_round_goes_on_in_slices_and_is_not_made_twice(fleet: Fleet) -> None:
     assert store.relimit(rules, 10) == (0, True)
 
 
-def test_a_slice_is_as_large_as_it_is_asked_to_be(memory: Fleet) -> None:
-    here = memory.start()
+def test_a_slice_is_as_large_as_it_is_asked_to_be(fleet: Fleet) -> None:
+    here = fleet.start()
     here.fill(25)
-    rules = memory.start(idle_timeout="10m").state.settings.rules
+    rules = fleet.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.relimit(rules, 10) == (10, False)
 
 
-def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
-    here = memory.start()
+def test_an_entry_without_a_record_does_not_stop_a_round(fleet: Fleet) -> None:
+    here = fleet.start()
     here.fill(5)
     del here.state.store._tables.records[here.keys[2]]
-    rules = memory.start(idle_timeout="10m").state.settings.rules
+    rules = fleet.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.relimit(rules, 10).changed == 4
 
 

@@ -18,7 +18,7 @@ from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.sql.sqlite import SqliteStore
-from flask_safesession.testing import FakeClock, StoreKit
+from flask_safesession.testing import StoreKit
 
 from .counting import CountingStore
 
@@ -110,12 +110,6 @@ class Site:
         """Live sessions in the store."""
         with self.app.app_context():
             return self.safe.count()
-
-
-def memory_kit() -> StoreKit:
-    """For what is the same on every store, because it does not reach it."""
-    clock = FakeClock()
-    return StoreKit(MemoryStore(clock), clock.advance)
 
 
 def _view() -> Response:

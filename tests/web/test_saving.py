@@ -37,6 +37,8 @@ from ..support.counting import CountingStore
 from ..support.security_kit import overwrite, raw
 
 MakeApp = Callable[..., Flask]
+# What the store answers to the second request decides.
+pytestmark = pytest.mark.every_store
 
 
 class World:

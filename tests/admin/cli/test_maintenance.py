@@ -19,10 +19,10 @@ from flask_safesession import StoreUnavailable
 from flask_safesession.events import session_ended
 from flask_safesession.stores.base import AuditStep, Census, PurgeStep
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis
+from flask_safesession.testing import FakeClock
 
 from ...support import servers
-from ...support.cli_kit import MINUTE, Deployment, MakeApp, run
+from ...support.cli_kit import MINUTE, Deploy, Deployment, MakeApp, run
 
 COMMANDS = ["purge", "stats", "check"]
 GOOD: dict[str, Any] = {
@@ -32,34 +32,11 @@ GOOD: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["memory", "server"])
-def deploy(
-    request: pytest.FixtureRequest, make_app: MakeApp, prefix: str
-) -> Iterator[Callable[..., Deployment]]:
-    """Makes deployments on memory and on a real server; arguments are settings."""
-    if request.param == "memory":
-        clock = FakeClock()
-        store = MemoryStore(clock)
-        yield lambda **settings: Deployment(make_app(store=store, **settings), clock.advance)
-        return
-    server: servers.Server = request.getfixturevalue("any_server")
-    client, apps = server.client(), []
-
-    def make(**settings: Any) -> Deployment:
-        app = make_app(store=server.url, key_prefix=prefix, **settings)
-        apps.append(app)
-        return Deployment(app, lambda ms: age_redis(client, ms, prefix))
-
-    yield make
-    for app in apps:
-        app.extensions["safesession"].store.close()
-    client.close()
-
-
 # -- purge --------------------------------------------------------------------------------------
 
 
-def test_purge_removes_what_is_due_and_says_so(deploy: Callable[..., Deployment]) -> None:
+@pytest.mark.every_store
+def test_purge_removes_what_is_due_and_says_so(deploy: Deploy) -> None:
     there = deploy()
     there.fill(10)
     there.fill(2, user="me")
@@ -75,7 +52,7 @@ def test_purge_removes_what_is_due_and_says_so(deploy: Callable[..., Deployment]
     assert (after.total, after.due) == (1, 0)
 
 
-def test_purge_speaks_json(deploy: Callable[..., Deployment]) -> None:
+def test_purge_speaks_json(deploy: Deploy) -> None:
     there = deploy()
     there.fill(3)
     there.advance(31 * MINUTE)
@@ -85,12 +62,12 @@ def test_purge_speaks_json(deploy: Callable[..., Deployment]) -> None:
     assert said.err == ""
 
 
-def test_purge_of_nothing_is_no_error(deploy: Callable[..., Deployment]) -> None:
+def test_purge_of_nothing_is_no_error(deploy: Deploy) -> None:
     said = run(deploy().app, "purge", "--json")
     assert (said.code, said.json["due"]) == (0, 0)
 
 
-def test_a_dry_run_counts_and_removes_nothing(deploy: Callable[..., Deployment]) -> None:
+def test_a_dry_run_counts_and_removes_nothing(deploy: Deploy) -> None:
     there = deploy()
     there.fill(4)
     there.advance(31 * MINUTE)
@@ -99,7 +76,7 @@ def test_a_dry_run_counts_and_removes_nothing(deploy: Callable[..., Deployment])
     assert there.store.census(there.rules).due == 4
 
 
-def test_purge_trims_to_a_cap_that_was_lowered(deploy: Callable[..., Deployment]) -> None:
+def test_purge_trims_to_a_cap_that_was_lowered(deploy: Deploy) -> None:
     deploy(max_sessions=100).fill(30)
     there = deploy(max_sessions=20)
     said = run(there.app, "purge", "--json")
@@ -108,7 +85,7 @@ def test_purge_trims_to_a_cap_that_was_lowered(deploy: Callable[..., Deployment]
 
 
 def test_purge_goes_in_steps_of_the_batch_it_is_given(
-    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = deploy(purge_batch=150)
     limits: list[int] = []
@@ -136,7 +113,7 @@ def test_a_wrong_batch_is_a_usage_error(make_app: MakeApp, batch: str) -> None:
     assert said.out == ""
 
 
-def test_purge_sends_an_event_for_each_session(deploy: Callable[..., Deployment]) -> None:
+def test_purge_sends_an_event_for_each_session(deploy: Deploy) -> None:
     there = deploy()
     there.fill(3)
     there.advance(31 * MINUTE)
@@ -186,7 +163,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_long_purge_shows_its_progress_beside_the_output(
-    deploy: Callable[..., Deployment], bars: list[dict[str, Any]]
+    deploy: Deploy, bars: list[dict[str, Any]]
 ) -> None:
     there = deploy()
     there.fill(1000)
@@ -220,7 +197,8 @@ def test_a_long_purge_in_json_shows_none(make_app: MakeApp, bars: list[dict[str,
 TIERS: dict[str, Any] = {"anonymous": {"idle_timeout": "5m"}, "admin": {"idle_timeout": "10m"}}
 
 
-def test_stats_count_against_the_cap_and_by_tier(deploy: Callable[..., Deployment]) -> None:
+@pytest.mark.every_store
+def test_stats_count_against_the_cap_and_by_tier(deploy: Deploy) -> None:
     there = deploy(max_sessions=50, expiry="tiered", tiers=TIERS)
     there.fill(3, tier="anonymous")
     there.fill(1, user="me", tier="admin")
@@ -238,7 +216,7 @@ def test_stats_count_against_the_cap_and_by_tier(deploy: Callable[..., Deploymen
     assert "3 due, the oldest for 6" in text
 
 
-def test_stats_of_an_empty_store(deploy: Callable[..., Deployment]) -> None:
+def test_stats_of_an_empty_store(deploy: Deploy) -> None:
     said = run(deploy().app, "stats", "--json")
     assert said.code == 0
     assert (said.json["sessions"], said.json["due"], said.json["overdue_seconds"]) == (0, 0, 0)
@@ -575,7 +553,7 @@ def test_commands_with_another_number_of_shards_are_refused_and_check_finds_it(
     assert run(shards(1).app, "stats", "--json").json["sessions"] == 20
 
 
-def test_stats_say_how_the_servers_are(deploy: Callable[..., Deployment]) -> None:
+def test_stats_say_how_the_servers_are(deploy: Deploy) -> None:
     there = deploy()
     servers_now = run(there.app, "stats", "--json").json["servers"]
     assert set(servers_now.values()) <= {"closed"}

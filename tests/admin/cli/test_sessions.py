@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -17,41 +16,25 @@ from werkzeug.datastructures import MultiDict
 from flask_safesession.events import session_ended
 from flask_safesession.model.codec import encode
 from flask_safesession.model.note import Note, dumps
-from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft, new_key
+from flask_safesession.testing import make_draft, new_key
 
 from ...support import servers
-from ...support.cli_kit import MINUTE, Deployment, MakeApp, run
+from ...support.cli_kit import MINUTE, Deploy, Deployment, MakeApp, run
 
-Deploy = Callable[..., Deployment]
 TIERS: dict[str, Any] = {"guest": {"idle_timeout": "20m"}, "admin": {"idle_timeout": "15m"}}
 NOBODY = "A" * 18
 
 
-@pytest.fixture(params=["memory", "server"])
-def deploy(request: pytest.FixtureRequest, make_app: MakeApp, prefix: str) -> Iterator[Deploy]:
-    """Makes deployments of an app with a login, on memory and on a real server."""
-    made: list[Deployment] = []
-    clock, server = FakeClock(), None
-    store = MemoryStore(clock)
-    if request.param == "server":
-        server = request.getfixturevalue("any_server")
-        client = server.client()
+@pytest.fixture
+def deploy(deploy: Deploy) -> Deploy:
+    """Makes deployments of an app with a login."""
 
     def make(**settings: Any) -> Deployment:
-        given: dict[str, Any] = {"store": store, **settings}
-        advance: Callable[[int], None] = clock.advance
-        if server is not None:
-            given |= {"store": server.url, "key_prefix": prefix}
-            advance = lambda ms: age_redis(client, ms, prefix)  # noqa: E731
-        made.append(Deployment(with_login(make_app(**given)), advance))
-        return made[-1]
+        there = deploy(**settings)
+        with_login(there.app)
+        return there
 
-    yield make
-    for one in made:
-        one.store.close()
-    if server is not None:
-        client.close()
+    return make
 
 
 def with_login(app: Flask) -> Flask:
@@ -89,6 +72,7 @@ def listed(there: Deployment, *options: str) -> list[dict[str, Any]]:
 # -- list ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_all_live_sessions_are_listed(deploy: Deploy) -> None:
     there = deploy(expiry="tiered", tiers=TIERS)
     there.app.test_client().get("/visit")
@@ -351,6 +335,7 @@ def test_a_handle_may_begin_with_a_dash(deploy: Deploy, command: list[str], hand
 # -- end ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_session_is_ended_by_its_handle(deploy: Deploy) -> None:
     there = deploy()
     ada, bob = sign_in(there, "ada"), sign_in(there, "bob")

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import pytest
 import redis
 from flask import Flask
@@ -536,14 +535,6 @@ def test_credentials_and_database_of_a_client_are_kept(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable) as caught:
             wrong.census(RULES)
         assert ":no@" not in str(caught.value)
-
-
-def test_fakeredis_is_a_client_like_any_other(prefix: str) -> None:
-    server = fakeredis.FakeServer()
-    one = RedisStore(fakeredis.FakeRedis(server=server), prefix=prefix)
-    two = RedisStore(fakeredis.FakeRedis(server=server), prefix=prefix)
-    key, _ = add(one)
-    assert isinstance(two.load(key, RULES, slide=True), Live)
 
 
 def test_a_lease_is_given_to_one(store: RedisStore) -> None:
