@@ -21,16 +21,9 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.admin import job as purge_job
 from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
-from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import (
-    StoreKit,
-    age_redis,
-    make_draft,
-    make_rules,
-    new_key,
-)
+from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 
 from ..support import servers
@@ -345,45 +338,6 @@ def test_a_lifetime_that_is_shorter_by_itself_ends_them_too(fleet: Fleet) -> Non
     assert there.ends_of(there.come_round) == ["lifetime"] * 4
 
 
-def test_one_that_is_not_due_yet_ends_when_it_is(fleet: Fleet) -> None:
-    here, there = fleet.start(), fleet.start()
-    here.fill(2)
-    here.safe.reconfigure(idle_timeout="10m")
-    there.come_round()
-    assert there.live() == 2
-    fleet.advance(9 * MINUTE)
-    assert there.live() == 2
-    fleet.advance(2 * MINUTE)
-    assert there.live() == 0
-
-
-def test_longer_limits_bring_nothing_back(fleet: Fleet) -> None:
-    here, there = fleet.start(), fleet.start()
-    here.fill(2)
-    fleet.advance(31 * MINUTE)
-    told = here.safe.reconfigure(idle_timeout="2h")
-    there.come_round()
-    assert there.live() == 0
-    rules = there.state.settings.rules
-    answers = [there.state.store.load(key, rules, slide=True) for key in here.keys]
-    assert all(isinstance(answer, Gone) for answer in answers)
-    assert told.settings == {"idle_timeout": "2h"}
-
-
-def test_longer_limits_hold_from_the_next_change_on(fleet: Fleet) -> None:
-    here = fleet.start()
-    here.fill(1, user="ada")
-    here.safe.reconfigure(idle_timeout="2h")
-    here.come_round()
-    rules, [key] = here.state.settings.rules, here.keys
-    record = here.state.store.load(key, rules, slide=False).record
-    assert record.idle == 30 * MINUTE
-    draft = make_draft(rules=rules, user="ada0")
-    fresh = here.state.store.commit(key, draft, record.stamps[0], touch=0)
-    assert isinstance(fresh, Live)
-    assert fresh.record.idle == 120 * MINUTE
-
-
 def test_limits_that_are_shortened_a_second_time_hold_too(fleet: Fleet) -> None:
     here = fleet.start()
     here.safe.reconfigure(idle_timeout="10m")
@@ -679,25 +633,6 @@ def test_a_process_without_a_job_does_not_get_one(fleet: Fleet) -> None:
 # -- the store's part ----------------------------------------------------------------------------
 
 
-def test_who_expects_another_document_does_not_take_its_place(fleet: Fleet) -> None:
-    store = fleet.start().state.store
-    assert store.document("tuning").document == b""
-    assert not store.keep("tuning", b"mine", b"something")
-    assert store.keep("tuning", b"mine", b"")
-    assert not store.keep("tuning", b"yours", b"")
-    assert store.document("tuning").document == b"mine"
-    assert store.keep("tuning", b"yours", b"mine")
-    found = store.document("tuning")
-    assert found.document == b"yours"
-    assert 0 < found.written <= found.now
-
-
-def test_a_repeated_call_is_recognised(fleet: Fleet) -> None:
-    store = fleet.start().state.store
-    assert store.keep("tuning", b"mine", b"")
-    assert store.keep("tuning", b"mine", b"")
-
-
 def test_a_round_goes_on_in_slices_and_is_not_made_twice(fleet: Fleet) -> None:
     long, short = fleet.start(), fleet.start(idle_timeout="10m")
     long.fill(200)
@@ -713,13 +648,6 @@ def test_a_round_goes_on_in_slices_and_is_not_made_twice(fleet: Fleet) -> None:
     assert changed == 350
     assert steps >= 10
     assert store.relimit(rules, 10) == (0, True)
-
-
-def test_a_slice_is_as_large_as_it_is_asked_to_be(fleet: Fleet) -> None:
-    here = fleet.start()
-    here.fill(25)
-    rules = fleet.start(idle_timeout="10m").state.settings.rules
-    assert here.state.store.relimit(rules, 10) == (10, False)
 
 
 def test_an_entry_without_a_record_does_not_stop_a_round(fleet: Fleet) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -743,12 +743,6 @@ def test_every_problem_stands_in_the_message_on_a_line_of_its_own() -> None:
     assert first == "SafeSession cannot start:"
     assert lines == [f"  - {text}" for text in caught.value.problems]
     assert len(lines) == 2
-
-
-def test_a_second_extension_on_one_app_is_refused(make_app: Callable[..., Flask]) -> None:
-    app = make_app()
-    with pytest.raises(ConfigError, match="has SafeSession already"):
-        SafeSession(app)
 
 
 def test_what_fails_leaves_the_app_as_it_was() -> None:

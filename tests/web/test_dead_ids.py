@@ -428,13 +428,3 @@ def test_a_late_logout_ends_the_session_that_goes_on_under_another_id(
         late.get(path)
     assert site.data(client) == {}
     assert site.data(late) == {}
-
-
-def test_a_late_logout_leaves_a_newer_sign_in_alone(site: Site) -> None:
-    client = site.browser()
-    client.get("/set/private")
-    late = site.late(client)
-    assert site.sign_in(client) == 200
-    for path in ("/set/late", "/out"):
-        late.get(path)
-    assert site.data(client)["user_id"] == "ann"

@@ -41,9 +41,6 @@ from ..test_memory import interrupted
 MINUTE = 60_000
 PATIENCE = 20.0
 RULES = make_rules()
-MakeApp = Callable[..., Flask]
-
-
 # -- help ---------------------------------------------------------------------------------------
 
 
