@@ -190,15 +190,6 @@ def test_who_is_not_allowed_gets_no_page_and_changes_nothing(app: Flask, path: s
     assert user_of(carl) == "carl"
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_stranger_is_not_allowed(app: Flask, path: str) -> None:
-    statuses = {
-        app.test_client().open(f"/watch{path}", method=m).status_code for m in ("GET", "POST")
-    }
-    assert statuses <= {403, 405}
-    assert 403 in statuses
-
-
 @pytest.mark.parametrize("verdict", [None, 1, "yes", object(), ("Sign in", 401)])
 @pytest.mark.parametrize("path", GET)
 def test_an_answer_that_is_not_true_or_false_lets_nobody_in(

@@ -38,7 +38,6 @@ class Site:
         app.add_url_rule("/read", "read", lambda: dict(session))
         app.add_url_rule("/info", "info", self._info)
         app.add_url_rule("/list", "list", self._list)
-        app.add_url_rule("/others", "others", lambda: str(session.end_others()))
         app.add_url_rule("/quick", "quick", self.safe.fresh(within="10s")(lambda: "quick"))
         app.add_url_rule("/pay", "pay", self.safe.fresh(within="10m")(lambda: "paid"))
 
