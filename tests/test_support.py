@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .support import servers
-from .support.kits import REAL
 from .support.proxy import Proxy, awake, before
-
-
-@pytest.fixture(params=REAL)
-def kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -50,18 +42,6 @@ def round_trips(client: redis.Redis, count: int) -> list[float]:
         client.ping()
         times.append(time.perf_counter() - start)
     return times
-
-
-def test_a_paused_server_is_silent_and_then_goes_on(kind: str, tmp_path: Path) -> None:
-    with (
-        servers.running(kind, tmp_path) as server,
-        hasty(server.port, 0.1) as client,
-    ):
-        client.ping()
-        with server.paused(), pytest.raises(redis.TimeoutError):
-            client.ping()
-        assert client.ping()
-        server.pause()  # and is killed like that
 
 
 def test_no_server_outlives_the_tests(tmp_path: Path) -> None:
@@ -93,50 +73,3 @@ def test_a_delay_is_what_it_says(proxy: Proxy) -> None:
         shortest = min(round_trips(far, 200))
     # Never less; how much more it is says how busy the machine is.
     assert 0.0019 < shortest < 0.02
-
-
-HOUR = 3600
-
-
-def test_what_is_under_way_keeps_its_order_and_does_not_wait_for_each_other(proxy: Proxy) -> None:
-    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port))) as client:
-        start = time.monotonic()
-        for sent in range(1, 6):
-            proxy.delay = HOUR - sent
-            client.sendall(b"%d" % sent)
-            servers.poll("a chunk", partial(is_under_way, proxy, sent), every=0.001)
-        due = sorted(proxy._due, key=lambda chunk: chunk[:2])
-    assert b"".join(data for *_, data in due) == b"12345"
-    # One after the other would be five hours.
-    assert all(HOUR - 1 <= when - start < 2 * HOUR for when, *_ in due)
-
-
-def is_under_way(proxy: Proxy, chunks: int) -> bool:
-    return proxy.under_way == chunks
-
-
-def test_a_proxy_refuses_cuts_and_resets(proxy: Proxy) -> None:
-    with hasty(proxy.port) as client:
-        client.ping()
-        assert (proxy.connections, proxy.open) == (1, 1)
-        proxy.refuse = True
-        assert client.ping()  # what is open stays open
-        proxy.cut_all()
-        assert proxy.open == 0
-        with pytest.raises(redis.ConnectionError):
-            client.ping()
-        proxy.mend()
-        assert client.ping()
-        assert (proxy.connections, proxy.open) == (2, 1)
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_cut_is_an_end_or_a_reset(proxy: Proxy, reset: bool) -> None:
-    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port))) as client:
-        client.sendall(b"PING\r\n")
-        assert client.recv(7) == b"+PONG\r\n"
-        proxy.reset = reset
-        proxy.cut_replies = 1
-        client.sendall(b"PING\r\n")
-        with pytest.raises(ConnectionResetError) if reset else contextlib.nullcontext():
-            assert client.recv(7) == b""

@@ -436,43 +436,6 @@ def test_a_touch_interval_over_a_lifetime_that_is_the_idle_time_names_the_lifeti
     assert "must be shorter than SAFESESSION_LIFETIME ('5m')" in only
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        pytest.param({"SESSION_COOKIE_NAME": name, **config}, words, id=f"{name}-{n}")
-        for n, (name, config, words) in enumerate(
-            [
-                ("__Host-s", {}, "set SESSION_COOKIE_SECURE"),
-                ("__Secure-s", {}, "set SESSION_COOKIE_SECURE"),
-                ("__HOST-s", {}, "set SESSION_COOKIE_SECURE"),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "SESSION_COOKIE_DOMAIN": "example.org"},
-                    "remove SESSION_COOKIE_DOMAIN",
-                ),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "SESSION_COOKIE_PATH": "/app"},
-                    "wants SESSION_COOKIE_PATH '/'",
-                ),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "APPLICATION_ROOT": "/app"},
-                    "wants SESSION_COOKIE_PATH '/'",
-                ),
-                ("s" * 257, {}, "over 256 characters"),
-            ]
-        )
-    ],
-)
-def test_a_cookie_that_browsers_would_drop_is_a_contradiction(
-    config: dict[str, Any], words: str
-) -> None:
-    only = problem(config)
-    assert only.startswith("SESSION_COOKIE_NAME")
-    assert words in only
-
-
 def test_a_host_cookie_as_it_should_be_is_none() -> None:
     config = {"SESSION_COOKIE_NAME": "__Host-s", "SESSION_COOKIE_SECURE": True}
     read_settings({**config, "SESSION_COOKIE_PATH": "/", "APPLICATION_ROOT": "/app"}, {})

@@ -164,22 +164,6 @@ def test_a_login_gives_a_new_id_and_keeps_what_is_in_the_session(
     assert thief.get("/cart").json == ["pear"]  # an empty cart, and the thief's own
 
 
-def test_a_login_before_each_request_is_one_sign_in(
-    app: Flask, client: FlaskClient, clock: FakeClock
-) -> None:
-    @app.before_request
-    def of_the_proxy() -> None:
-        login_user(User("ann"))
-
-    text(client, "/who")
-    first = cookie(client)
-    for _ in range(3):
-        clock.advance(MINUTE)
-        assert text(client, "/who") == "ann"
-        client.post("/sign_in", headers=HOME)
-        assert cookie(client) == first
-
-
 @pytest.mark.parametrize("user_key", ["account", lambda data: data.get("_user_id")])
 def test_a_login_before_each_request_is_one_sign_in_whatever_names_the_user(
     make_app: MakeApp, store: CountingStore, clock: FakeClock, user_key: Any

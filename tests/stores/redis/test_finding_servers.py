@@ -202,14 +202,6 @@ def test_a_map_names_nodes_in_many_ways(told: list[Any], meant: str) -> None:
     assert [at.server for at in nodes.cluster.servers()] == [meant]
 
 
-def test_who_moved_without_a_name_is_looked_up() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2))
-    nodes["b:2"].slots = all_on(entry(b"?", 3, [b"ip", b"c"]))
-    nodes["b:2"].next = [MovedError("1 ?:3")]
-    assert nodes.ask() == "c:3"
-
-
 def test_nodes_that_send_each_other_calls_do_not_do_so_forever() -> None:
     nodes = Nodes("a:1")
     nodes["a:1"].slots = all_on(entry(b"a", 1))
@@ -253,15 +245,6 @@ def test_what_may_have_been_done_is_not_sent_to_another_node(careful: bool, sent
         assert nodes.ask(careful=careful) == "c:3"
 
 
-def test_a_node_that_is_down_for_itself_has_done_nothing() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2))
-    nodes.cluster.servers()
-    nodes["b:2"].slots = all_on(entry(b"c", 3))
-    nodes["b:2"].next = [ClusterDownError("The cluster is down")]
-    assert nodes.ask(careful=True) == "c:3"
-
-
 def test_a_call_that_comes_after_a_failure_looks_first() -> None:
     """A probe of a stopped node would cost its whole time."""
     nodes = Nodes("a:1")
@@ -293,13 +276,3 @@ def test_a_slot_that_nobody_has_is_told() -> None:
     nodes["a:1"].slots = [[0, 1, entry(b"a", 1)]]
     with pytest.raises(redis.ConnectionError, match="a:1 does not know who has the slot"):
         nodes.ask()
-
-
-def test_the_map_is_not_read_all_the_time() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = nodes["b:2"].slots = all_on(entry(b"b", 2))
-    nodes["b:2"].next = [LOST] * 100
-    for _ in range(100):
-        with pytest.raises(redis.ConnectionError):
-            nodes.ask()
-    assert 2 <= len(nodes["a:1"].given + nodes["b:2"].given) < 10
