@@ -14,7 +14,8 @@ from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import NO_USER, SessionID, new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import Live, Rules, Store
-from flask_safesession.stores.redis.servers.connections import Command, Connections, deadline
+from flask_safesession.stores.redis.servers.connections import Command, Connections
+from flask_safesession.stores.remote.deadline import deadline
 
 from . import data
 

@@ -1,8 +1,11 @@
 """Quayside: a small bank with a shop, to show what SafeSession does in a real application.
 
-``flask --app example run`` starts it; nothing needs to be configured. To keep the sessions in
-Redis instead of this process::
+``flask --app example run`` starts it; nothing needs to be configured. Sessions are in the memory of
+this process then. In a file they survive a restart, and several workers share them; for several
+machines there is Redis::
 
+    SAFESESSION_STORE=sqlite:// flask --app example run --debug
+    SAFESESSION_STORE=sqlite:// gunicorn --workers 3 "example:create_app()"
     SAFESESSION_STORE=redis://localhost:6379/0 flask --app example run
 
 Start reading in ``sessions.py``: it is all that an application needs.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
+from pathlib import Path
 
 from flask import Flask
 
@@ -25,10 +27,31 @@ def configure(app: Flask) -> None:
         # An empty variable (``SAFESESSION_STORE=``, common in compose files) means: not set.
         if name.startswith(PREFIX) and text:
             app.config[name] = parse(text)
-    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
-    if not app.config["SECRET_KEY"]:
-        app.config["SECRET_KEY"] = secrets.token_hex(32)
+    key = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
+    if not key and str(app.config.get("SAFESESSION_STORE")).startswith("sqlite://"):
+        with suppress(OSError):  # SafeSession says what is wrong with the folder
+            key = kept_key(app)
+    if not key:
+        key = secrets.token_hex(32)
         app.logger.warning(RANDOM_KEY_NOTE)
+    app.config["SECRET_KEY"] = key
+
+
+def kept_key(app: Flask) -> str:
+    """Return the secret key in the instance folder, where SQLite's file is; make it if missing.
+
+    Workers share it, and it survives a restart as the sessions do. In production set SECRET_KEY.
+    """
+    folder = Path(app.instance_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, own = folder / "secret_key", folder / f"secret_key.{secrets.token_hex(8)}"
+    if not path.exists():
+        own.touch(mode=0o600)
+        own.write_text(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            path.hardlink_to(own)  # another process never reads half of it
+        own.unlink()
+    return path.read_text()
 
 
 def parse(text: str) -> object:

@@ -23,8 +23,7 @@ from .admin.neighbours import Neighbours
 from .admin.purge import PurgeReport, purge
 from .admin.stats import Stats, stats_of
 from .config.overrides import Own, Steering, Tuned
-from .config.reading import MEMORY_URL, SQLITE_URL
-from .config.settings import Settings
+from .config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL, Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
 from .model.policy import milliseconds
@@ -357,7 +356,7 @@ def _assigned_in_vain() -> str:
 def _open_store(app: Flask, settings: Settings) -> Store:
     given = settings.store
     if isinstance(given, str) and given.startswith(MEMORY_URL):
-        return _open_memory(given.removeprefix(MEMORY_URL))
+        return _open_memory(given.removeprefix(MEMORY_URL).removesuffix(PER_PROCESS))
     if isinstance(given, str) and given.startswith(SQLITE_URL):
         return _open_sqlite(app, settings)
     if not isinstance(given, str) and hasattr(given, "census"):

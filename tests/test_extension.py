@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import weakref
@@ -19,7 +20,14 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import flask_safesession
-from flask_safesession import ConfigError, SafeSession, SessionInfo, StoreFull, session
+from flask_safesession import (
+    ConfigError,
+    SafeSession,
+    SessionInfo,
+    StoreFull,
+    StoreUnavailable,
+    session,
+)
 from flask_safesession.events import (
     session_created,
     session_ended,
@@ -356,24 +364,78 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [r for r in caplog.records if r.name == LOGGER and r.levelno == logging.WARNING]
 
 
-def test_memory_under_several_processes_is_warned_about_once(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture
+MANY = {"wsgi.multiprocess": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "accepted"),
+    [
+        ({}, "memory://?per_process=yes"),
+        ({"store": "memory://"}, "memory://?per_process=yes"),
+        ({"store": "memory://shop"}, "memory://shop?per_process=yes"),
+        ({"store": MEMORY, "on_outage": "readonly-anonymous"}, "memory://?per_process=yes"),
+    ],
+    ids=["default", "memory", "name", "store"],
+)
+def test_memory_under_several_processes_is_an_error_of_each_request_that_uses_the_session(
+    settings: dict[str, Any], accepted: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    many = {"wsgi.multiprocess": True}
-    client.get("/untouched", environ_overrides=many)
-    client.get("/put/a/1")
-    assert warnings_in(caplog) == []
-    for _ in range(3):
-        client.get("/all", environ_overrides=many)
-    [warning] = warnings_in(caplog)
-    assert "Set SAFESESSION_STORE to 'sqlite://'" in warning.getMessage()
+    app = plain_app()
+    app.register_error_handler(StoreUnavailable, lambda error: "no outage")
+    app.add_url_rule("/exempt", "exempt", SafeSession.exempt(lambda: str(dict(session))))
+    SafeSession(app, **settings)
+    client = app.test_client()
+    for path in ("/untouched", "/exempt"):
+        assert client.get(path, environ_overrides=MANY).status_code == 200
+    assert caplog.records == []
+    for path in ("/all", "/all", "/put/a/1"):
+        caplog.clear()
+        response = client.get(path, environ_overrides=MANY)
+        assert (response.status_code, response.headers.get("Set-Cookie")) == (500, None)
+        [record] = caplog.records
+        assert record.exc_info is not None
+        text = str(record.exc_info[1])
+        assert text.startswith("Sessions cannot be used:\n  - this server runs several processes")
+        assert "to 'sqlite://'" in text
+        assert f"or to {accepted!r} if" in text
+    assert client.get("/put/a/1").status_code == 200
+
+
+def test_a_view_that_ignores_that_memory_is_not_shared_reports_no_success() -> None:
+    app = plain_app()
+    app.testing = False
+
+    @app.get("/ignore")
+    def ignore() -> str:
+        with contextlib.suppress(ConfigError):
+            session["a"] = 1
+        session["a"] = 1
+        return "stored"
+
+    SafeSession(app)
+    assert app.test_client().get("/ignore", environ_overrides=MANY).status_code == 500
+
+
+def test_each_process_may_have_sessions_of_its_own_if_the_app_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stores = ["memory://?per_process=yes", "memory://shop?per_process=yes", "memory://shop"]
+    one, two, three = apps = [plain_app(name) for name in ("one", "two", "three")]
+    for app, store in zip(apps, stores, strict=True):
+        SafeSession(app, store=store)
+    client = Client(DispatcherMiddleware(one, {"/two": two, "/three": three}))
+    client.get("/put/a/1", environ_overrides=MANY)
+    assert client.get("/all", environ_overrides=MANY).json == {"a": "1"}
+    client.get("/two/put/b/2", environ_overrides=MANY)
+    assert client.get("/three/all").json == {"b": "2"}
+    assert [record for record in caplog.records if "several processes" in record.message] == []
 
 
 def test_a_shared_store_under_several_processes_is_as_it_should_be(
     make_app: MakeApp, any_server: servers.Server, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = with_views(make_app(store=any_server.url, key_prefix=prefix, store_timeout="5s"))
-    response = app.test_client().get("/put/a/1", environ_overrides={"wsgi.multiprocess": True})
+    response = app.test_client().get("/put/a/1", environ_overrides=MANY)
     assert response.status_code == 200
     assert warnings_in(caplog) == []
     app.extensions["safesession"].store.close()

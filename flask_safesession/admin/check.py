@@ -146,11 +146,11 @@ def _of_the_cookie(app: Flask) -> Iterator[Finding]:
 def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[Finding]:
     if app.debug:
         yield Finding("debug-mode", "debug mode is on: its pages show what is in a session")
-    if not store.shared and _worker_count() > 1:
+    if not (store.shared or settings.per_process) and _worker_count() > 1:
         yield Finding(
             "memory-of-several-processes",
             "WEB_CONCURRENCY asks for several processes, and SAFESESSION_STORE is memory://:"
-            " they will not share sessions; use sqlite:// (one machine) or a redis:// URL",
+            " requests that use a session will fail; use sqlite:// (one machine) or a redis:// URL",
         )
     if settings.check_interval is None:
         yield Finding(

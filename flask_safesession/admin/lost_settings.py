@@ -1,7 +1,7 @@
-"""Settings that mean nothing here, and session extensions that are in each other's way.
+"""Reports settings without effect, and session extensions that replace each other.
 
-They are left over from Flask's own sessions or from Flask-Session, or two places say different
-things. Nothing fails because of them, and so nobody would notice.
+Such settings are left over from Flask's own sessions or from Flask-Session, or one place overrules
+another. Nothing fails because of them, so nobody would notice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from flask import Flask, request_started
 from flask.sessions import SecureCookieSessionInterface
 
 from ..config.overrides import Own
-from ..config.reading import DEFAULTS, PREFIX
-from ..config.settings import Settings
+from ..config.reading import PREFIX
+from ..config.settings import SETTINGS, Settings
 from ..events import logger
 from ..model.text import name_of
 from ..stores.base import Finding
@@ -37,7 +37,7 @@ _FLASK_SESSION = (
 
 
 def lost_settings(config: Mapping[str, Any], own: Own) -> Iterator[Finding]:
-    """Yields a finding for each kind of setting in *config* that changes nothing.
+    """Yields a finding for each kind of setting in *config* that has no effect.
 
     :param own: the app's settings, as they are used.
     """
@@ -48,7 +48,7 @@ def lost_settings(config: Mapping[str, Any], own: Own) -> Iterator[Finding]:
             f"{', '.join(left)}: Flask-Session's, without effect here; set {PREFIX}STORE and"
             f" {PREFIX}KEY_PREFIX instead, and remove them",
         )
-    for name in DEFAULTS:
+    for name in SETTINGS:
         if PREFIX + name in config and _differs(config[PREFIX + name], own.given, name.lower()):
             yield Finding(
                 "overruled-setting",
@@ -79,7 +79,7 @@ def _differs(value: object, given: Mapping[str, Any], name: str) -> bool:
 
 
 def report_lost_settings(config: Mapping[str, Any], own: Own) -> None:
-    """Log each finding of :func:`lost_settings`; that an argument wins is as it is documented."""
+    """Log each finding of :func:`lost_settings`; that an argument wins is documented: DEBUG."""
     for finding in lost_settings(config, own):
         level = logging.DEBUG if finding.name == "overruled-setting" else logging.WARNING
         logger.log(level, "%s", finding.text)
@@ -92,17 +92,17 @@ class Takeover:
         kind = type(app.session_interface)
         #: The class of the interface that was there before, if it was not Flask's own.
         self.before: str = "" if kind is SecureCookieSessionInterface else name_of(kind)
-        request_started.connect(self._look, app)  # weakly: it goes with the app
+        request_started.connect(self._look, app)  # weakly: it is freed with the app
         if self.before:
             logger.warning("%s", self._text(self.before))
 
     def findings(self, app: Flask) -> Iterator[Finding]:
-        """Yields what there is to report of *app* now."""
+        """Yields a finding for each other session extension of *app*."""
         for text in filter(None, (self.before and self._text(self.before), _after(app))):
             yield Finding("second-session-extension", text)
 
     def _look(self, app: Flask, **_: object) -> None:
-        """Look once, at the first request: then everything has been initialised."""
+        """Check once, at the first request, when everything has been initialised."""
         request_started.disconnect(self._look, app)
         if text := _after(app):
             logger.warning("%s", text)
@@ -116,7 +116,7 @@ class Takeover:
 
 
 def _after(app: Flask) -> str:
-    """Say that another extension has replaced the session interface; empty if none has."""
+    """Returns a text if another extension has replaced the session interface, else nothing."""
     if isinstance(app.session_interface, SafeSessionInterface):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""How long sessions may last and how many there may be, as the keys of ``app.config`` say."""
+"""Reads how long sessions may last, and how many there may be, from the settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIMITS = ("idle_timeout", "lifetime")
 
 
 def read_policy(keys: Keys) -> Policy | None:
-    """When sessions end; ``None`` where *keys* has a problem with that."""
+    """Returns when sessions end; ``None`` if a setting that decides this is wrong."""
     return _PolicyReader(keys).policy()
 
 
@@ -30,7 +30,7 @@ class _Span(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """What one tier is allowed, in the words of the settings."""
+    """The limits of one tier, as they were written."""
 
     idle: _Span
     lifetime: _Span
@@ -39,11 +39,10 @@ class _Spans(NamedTuple):
 class _PolicyReader:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        given = keys.get("TOUCH_INTERVAL")
-        self._touch = None if given is None else keys.duration_or_zero("TOUCH_INTERVAL")
+        self._touch: int | None = keys["TOUCH_INTERVAL"]
 
     def policy(self) -> Policy | None:
-        kind = self._keys.choice("EXPIRY", "sliding", "fixed", "tiered")
+        kind = self._keys["EXPIRY"]
         default = self._default(fixed=kind == "fixed")
         tiers = self._tiers(kind, default)
         if default is None:
@@ -61,7 +60,7 @@ class _PolicyReader:
         return self._checked(_Spans(idle, lifetime))
 
     def _own(self, name: str) -> _Span:
-        return _Span(self._keys.duration(name), PREFIX + name, self._keys.shown(name))
+        return _Span(self._keys[name] or 0, PREFIX + name, self._keys.shown(name))
 
     def _checked(self, spans: _Spans) -> _Spans:
         idle, lifetime = spans
@@ -75,11 +74,11 @@ class _PolicyReader:
     def _check_touch(self, tiers: list[_Spans]) -> None:
         shortest = min(spans.idle for spans in tiers)
         if self._touch is not None and self._touch >= shortest.length:
-            mend = (
+            self._keys.complain(
+                "TOUCH_INTERVAL",
                 f"it must be shorter than {shortest.setting} ({shortest.text}), otherwise use would"
-                " not keep a session alive"
+                " not keep a session alive",
             )
-            self._keys.complain("TOUCH_INTERVAL", mend)
 
     def _limits(self, spans: _Spans) -> Limits:
         idle = spans.idle.length
@@ -87,10 +86,8 @@ class _PolicyReader:
         return Limits(idle, spans.lifetime.length, touch)
 
     def _tiers(self, kind: str, default: _Spans | None) -> dict[str, _Spans]:
-        tiers = self._keys.get("TIERS")
-        if not isinstance(tiers, Mapping):
-            mend = 'give a dict of names to {"idle_timeout": …, "lifetime": …}'
-            self._keys.complain("TIERS", mend)
+        tiers = self._keys["TIERS"]
+        if tiers is None:
             return {}
         if tiers and kind in ("sliding", "fixed"):
             self._keys.problems.append(
@@ -126,31 +123,30 @@ class _PolicyReader:
         return _Span(length, setting, repr(value))
 
 
-def read_cap(keys: Keys, default: int, shards: int) -> Cap:
-    """How many sessions there may be: *default* in all, if nothing is said."""
-    total = keys.number("MAX_SESSIONS", default)
+def read_cap(keys: Keys, default: int) -> Cap:
+    """Returns how many sessions there may be: *default* in all, if nothing is said."""
+    total, shards = keys["MAX_SESSIONS"] or default, keys["SHARDS"] or 1
     per_user, per_tier = _per_user(keys)
-    refuse = keys.choice("WHEN_USER_FULL", "evict-oldest", "reject") == "reject"
-    evict = keys.choice("WHEN_FULL", "evict", "reject") == "evict"
     if total < _SMALLEST_CAP * shards:
         each = "" if shards == 1 else f" for each of {shards} shards"
-        mend = (
-            f"give 2 at least{each}, one for a user and one for a visitor who is about to sign in"
+        keys.complain(
+            "MAX_SESSIONS",
+            f"give 2 at least{each}, one for a user and one for a visitor who is about to sign in",
         )
-        keys.complain("MAX_SESSIONS", mend, total if keys.get("MAX_SESSIONS") is None else None)
+    evict, refuse = keys["WHEN_FULL"] == "evict", keys["WHEN_USER_FULL"] == "reject"
     cap = Cap.of(total, per_user, evict=evict)._replace(per_tier=per_tier, refuse=refuse)
     if keys.is_set("MAX_SESSIONS_PER_USER"):
         return cap
-    # Under a small cap the default would let one account push out all the others.
+    # Under a small cap the default would let one account evict all the others.
     users = cap.share(shards).users
     return cap._replace(per_user=min(per_user, max(1, users // 2)))
 
 
 def _per_user(keys: Keys) -> tuple[int, dict[str, int]]:
-    """How many sessions a user may have; and of each tier, if the tiers differ."""
-    given = keys.get("MAX_SESSIONS_PER_USER")
-    if not given or not isinstance(given, Mapping):
-        return keys.number("MAX_SESSIONS_PER_USER", 100), {}
+    """Returns how many sessions a user may have, and of each tier if the tiers differ."""
+    given = keys["MAX_SESSIONS_PER_USER"]
+    if not isinstance(given, Mapping):
+        return given or 100, {}
     numbers: dict[str, int] = {}
     for tier, value in given.items():
         try:
@@ -160,7 +156,7 @@ def _per_user(keys: Keys) -> tuple[int, dict[str, int]]:
                 f"{PREFIX}MAX_SESSIONS_PER_USER[{tier!r}] is {value!r}: give a whole number"
                 " above zero"
             )
-        if tier not in (DEFAULT_TIER, *(keys.get("TIERS") or ())):
+        if tier not in (DEFAULT_TIER, *(keys["TIERS"] or ())):
             keys.problems.append(
                 f"{PREFIX}MAX_SESSIONS_PER_USER has {tier!r}, which is no tier: give one of"
                 f" {PREFIX}TIERS, or {DEFAULT_TIER!r}"

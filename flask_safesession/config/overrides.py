@@ -22,8 +22,8 @@ from ..events import SettingsTuned, emit, logger
 from ..model.policy import as_datetime, milliseconds, spelled
 from ..stores.base import Document, Steerable, Store
 from .dry_run import count_ends
-from .reading import DEFAULTS, PREFIX
-from .settings import Settings, read_settings
+from .reading import PREFIX
+from .settings import SETTINGS, Settings, read_settings
 
 #: What can be changed while the fleet runs.
 TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
@@ -68,7 +68,7 @@ class Own:
         :raises ConfigError: with every problem that was found.
         """
         settings = read_settings(config, arguments)
-        known = {name: PREFIX + name for name in DEFAULTS if PREFIX + name in config}
+        known = {name: PREFIX + name for name in SETTINGS if PREFIX + name in config}
         given = {name.lower(): config[key] for name, key in known.items()}
         return cls(settings, {**given, **{name.lower(): arguments[name] for name in arguments}})
 

@@ -1,165 +1,141 @@
-"""The keys of ``app.config`` that are ours: what they are by default, and how one is read.
+"""How settings are read from ``app.config``: one row for each, and parsers for their values.
 
-What is wrong with a value is noted instead of raised, so that all problems are told at once.
+A wrong value is noted instead of raised, so that all problems are reported at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from flask import Flask
 
+from ..errors import ConfigError
 from ..events import logger
+from ..model.identity import UserKey
 from ..model.policy import milliseconds
 
 PREFIX = "SAFESESSION_"
-#: The store of one app; with a name behind it, that of all apps of the process which give it.
-MEMORY_URL = "memory://"
-#: The SQLite file in the app's instance folder; with a path behind it, another file.
-SQLITE_URL = "sqlite://"
 
-#: What ``SAFESESSION_ON_OUTAGE`` may be.
-UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
-
-#: Keys of Flask's own that people look for among ours.
+# Keys of Flask's own that people look for among ours.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
 
-_T = TypeVar("_T")
-_PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")
 
-DEFAULTS: dict[str, Any] = {
-    "STORE": MEMORY_URL,
-    "EXPIRY": "sliding",
-    "IDLE_TIMEOUT": "30m",
-    "LIFETIME": "12h",
-    "TIERS": {},
-    "TIER_KEY": "_tier",
-    "USER_KEY": ("_user_id", "user_id"),
-    "TOUCH_INTERVAL": None,
-    "MAX_SESSIONS": None,
-    "MAX_SESSIONS_PER_USER": 100,
-    "WHEN_FULL": "evict",
-    "WHEN_USER_FULL": "evict-oldest",
-    "MAX_SESSION_SIZE": None,
-    "CHECK_INTERVAL": "60s",
-    "PURGE_BATCH": 200,
-    "SCHEDULER": None,
-    "STORE_TIMEOUT": "1s",
-    "ON_OUTAGE": UNAVAILABLE,
-    "KEY_PREFIX": "safesession",
-    "SHARDS": 1,
-    "WAIT_REPLICAS": 0,
-    "RECORD_CLIENT": False,
-    "RENEW_INTERVAL": None,
-    "RENEW_GRACE": "10s",
-}
+class Setting(NamedTuple):
+    """One setting.
+
+    :param default: as an app would write it.
+    :param unit: what it is given in, for the documentation.
+    :param read: returns the value as the package uses it; raises ``TypeError`` or ``ValueError``
+        for a wrong one, or ``ConfigError`` with problems of its own.
+    :param fix: what to do about a wrong value.
+    """
+
+    default: Any
+    unit: str
+    read: Callable[[Any], Any]
+    fix: str
 
 
 class Keys:
-    """The keys in *config*, with *overrides* (lower case, no prefix) on top.
+    """The settings in *config*, with *overrides* (lower case, no prefix) on top.
 
-    ``problems``: what is wrong with those that were read so far, each with its mend.
+    ``problems``: what is wrong with them so far, each with its fix.
+
+    :param table: all settings by name.
     """
 
-    def __init__(self, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        self.problems: list[str] = []
+    def __init__(
+        self, table: Mapping[str, Setting], config: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> None:
+        self._table = table
         self._given = {k: v for k, v in config.items() if str(k).startswith(PREFIX)}
         self._given |= {PREFIX + k.upper(): v for k, v in overrides.items()}
-        self._check_names(set(overrides))
+        self.problems: list[str] = [*_unknown(self._given, table, set(overrides))]
+        self._read = {name: self._checked(name, row) for name, row in table.items()}
 
-    def get(self, name: str) -> Any:
-        """As it is given, or its default."""
-        return self._given.get(PREFIX + name, DEFAULTS[name])
+    def __getitem__(self, name: str) -> Any:
+        """Returns the value of a setting as it was read; ``None`` if it is wrong."""
+        return self._read[name]
 
     def is_set(self, name: str) -> bool:
-        """Whether it is given."""
+        """Returns whether a setting is given."""
         return PREFIX + name in self._given
 
     def shown(self, name: str) -> str:
-        """As it is written, for messages."""
-        return repr(self.get(name)) + ("" if self.is_set(name) else " by default")
+        """Returns a setting as it is written, for messages."""
+        return repr(self._value(name)) + ("" if self.is_set(name) else " by default")
 
-    def complain(self, name: str, mend: str, value: object = None) -> None:
-        """Note that a key is wrong; *value* is shown in the place of what is given."""
-        shown = repr(self.get(name)) if value is None else value
-        self.problems.append(f"{PREFIX}{name} is {shown}: {mend}")
+    def complain(self, name: str, fix: str) -> None:
+        """Note that a setting is wrong."""
+        self.problems.append(f"{PREFIX}{name} is {self.shown(name)}: {fix}")
 
-    def checked(self, name: str, check: Callable[[Any], _T], mend: str) -> _T | None:
-        """What *check* makes of it; ``None`` if it is wrong."""
+    def _value(self, name: str) -> Any:
+        return self._given.get(PREFIX + name, self._table[name].default)
+
+    def _checked(self, name: str, row: Setting) -> Any:
         try:
-            return check(self.get(name))
+            return row.read(self._value(name))
+        except ConfigError as error:
+            self.problems += error.problems
         except (TypeError, ValueError) as error:
-            self.complain(name, mend + (f" ({error})" if str(error) else ""))
-            return None
-
-    def duration(self, name: str, mend: str = "give a duration") -> int:
-        """Milliseconds; 0 if it is wrong."""
-        return self.checked(name, milliseconds, mend) or 0
-
-    def duration_or_zero(self, name: str) -> int:
-        """Milliseconds, which may be none."""
-        return self.checked(name, _milliseconds_or_zero, "give a duration") or 0
-
-    def number(self, name: str, default: int) -> int:
-        """A whole number above zero; *default* for ``None``, or if it is wrong."""
-        if self.get(name) is None:
-            return default
-        return self.checked(name, positive, "give a whole number above zero") or default
-
-    def number_or_zero(self, name: str, mend: str) -> int:
-        """A whole number, which may be zero."""
-        return self.checked(name, _positive_or_zero, mend) or 0
-
-    def choice(self, name: str, *options: Any) -> Any:
-        """One of *options*; what is given all the same if it is wrong."""
-        value = self.get(name)
-        if value not in options or type(value) is not type(options[0]):  # 1 is not True
-            *most, last = map(repr, options)
-            self.complain(name, f"give {', '.join(most)} or {last}")
-        return value
-
-    def text(self, name: str) -> str:
-        """A text that is not empty."""
-        return self.checked(name, _non_empty, "give a name") or ""
-
-    def names(self, name: str, mend: str) -> tuple[str, ...]:
-        """A text, or several in order."""
-        return self.checked(name, _names, mend) or ()
-
-    def plain(self, name: str) -> str:
-        """A text that can be part of a key of the store."""
-        mend = "give a text without braces, spaces or control characters"
-        return self.checked(name, _plain, mend) or ""
-
-    def scheduler(self, name: str) -> Any:
-        """A scheduler, or ``None``."""
-        return self.checked(name, _scheduler_of, "give an APScheduler 3 scheduler")
-
-    def _check_names(self, arguments: set[str]) -> None:
-        for key in sorted(self._given):
-            name = key.removeprefix(PREFIX)
-            if name in DEFAULTS:
-                continue
-            argument, near = name.lower(), get_close_matches(name, DEFAULTS, n=1, cutoff=0.7)
-            if flasks := next((of for of in (name, f"SESSION_{name}") if of in _FLASKS), None):
-                given = f"the argument {argument}" if argument in arguments else key
-                self.problems.append(
-                    f'{given} is not a setting: {flasks} is Flask\'s, set app.config["{flasks}"]'
-                )
-            elif near:
-                self.problems.append(f"{key} is not a setting: did you mean {PREFIX}{near[0]}?")
-            elif argument in arguments:
-                self.problems.append(f"{argument} is not an argument of SafeSession")
-            else:
-                logger.warning("%s is not a setting of SafeSession", key)
+            self.complain(name, row.fix + (f" ({error})" if str(error) else ""))
+        return None
 
 
-def _milliseconds_or_zero(value: object) -> int:
+def _unknown(
+    given: Mapping[str, Any], known: Mapping[str, Setting], arguments: set[str]
+) -> Iterator[str]:
+    """Yields a problem for each key that is no setting; one that resembles none is a warning."""
+    for key in sorted(given):
+        name = key.removeprefix(PREFIX)
+        if name in known:
+            continue
+        argument, near = name.lower(), get_close_matches(name, known, n=1, cutoff=0.7)
+        if flasks := next((of for of in (name, f"SESSION_{name}") if of in _FLASKS), None):
+            shown = f"the argument {argument}" if argument in arguments else key
+            yield f'{shown} is not a setting: {flasks} is Flask\'s, set app.config["{flasks}"]'
+        elif near:
+            yield f"{key} is not a setting: did you mean {PREFIX}{near[0]}?"
+        elif argument in arguments:
+            yield f"{argument} is not an argument of SafeSession"
+        else:
+            logger.warning("%s is not a setting of SafeSession", key)
+
+
+# -- parsers ------------------------------------------------------------------------------------
+
+
+def choice(*options: Any, unit: str = "a name") -> Setting:
+    """Returns a setting that is one of *options*, by default the first."""
+    kind, (*most, last) = type(options[0]), map(repr, options)
+    read = only(lambda value: value in options and type(value) is kind)  # 1 is not True
+    return Setting(options[0], unit, read, f"give {', '.join(most)} or {last}")
+
+
+def only(is_right: Callable[[Any], Any], read: Callable[[Any], Any] = lambda v: v) -> Any:
+    """Returns a parser of values that *is_right* accepts once they were read by *read*."""
+
+    def checked(value: object) -> Any:
+        found = read(value)
+        if not is_right(found):
+            raise ValueError
+        return found
+
+    return checked
+
+
+def none_or(read: Callable[[Any], Any], meaning: Any = None) -> Callable[[Any], Any]:
+    """Returns a parser that also takes ``None``, which has that *meaning*."""
+    return lambda value: meaning if value is None else read(value)
+
+
+def milliseconds_or_zero(value: object) -> int:
+    """Returns a duration in milliseconds; it may be none at all."""
     is_number = isinstance(value, (int, float, timedelta)) and not isinstance(value, bool)
     if (is_number and not value) or re.fullmatch(r"\s*0+\s*(ms|[smhdw])?\s*", str(value)):
         return 0
@@ -167,43 +143,40 @@ def _milliseconds_or_zero(value: object) -> int:
 
 
 def positive(value: object) -> int:
-    """*value*, if it is a whole number above zero, or says one."""
-    number = 0
+    """Returns *value* if it is a whole number above zero, or text with one."""
+    found = 0
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):  # what int() says of it is not for people
-            number = int(value)
-    if number < 1:
+            found = int(value)
+    if found < 1:
         raise ValueError
-    return number
+    return found
 
 
-def _positive_or_zero(value: object) -> int:
+def positive_or_zero(value: object) -> int:
+    """Returns *value* if it is zero or as :func:`positive` takes it."""
     return 0 if type(value) in (int, str) and value in (0, "0") else positive(value)
 
 
-def _non_empty(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
+def positive_or_mapping(value: object) -> int | Mapping[Any, Any]:
+    """Returns a number for all tiers, or a mapping of some, to be checked with the tiers."""
+    return value if value and isinstance(value, Mapping) else positive(value)
 
 
-def _names(value: object) -> tuple[str, ...]:
+text = only(lambda value: isinstance(value, str) and value)
+
+
+def user_key(value: object) -> UserKey:
+    """Returns where a session's user is: under a key, one of several in order, or by a function."""
+    if callable(value) and not isinstance(value, type):
+        return UserKey(find=value)
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable) or isinstance(names, (set, frozenset)):
         raise TypeError  # a set has no order, and the order decides
-    checked = tuple(_non_empty(name) for name in names)
-    return checked or _names(None)
+    return UserKey(only(len, tuple)(map(text, names)))
 
 
-def _plain(value: object) -> str:
-    if not isinstance(value, str) or not _PLAIN.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _scheduler_of(value: object) -> Any:
-    """APScheduler's own object, also from an extension that wraps it in ``.scheduler``."""
-    scheduler = getattr(value, "scheduler", value)
-    if value is not None and not hasattr(scheduler, "add_job"):
-        raise ValueError
-    return scheduler
+def scheduler(value: object) -> Any:
+    """Returns APScheduler's own object, also of an extension that has it as ``.scheduler``."""
+    found = getattr(value, "scheduler", value)
+    return None if value is None else only(lambda found: hasattr(found, "add_job"))(found)

@@ -1,4 +1,4 @@
-"""``app.config`` to one frozen object, with every problem found in one go.
+"""All settings in one table, and ``app.config`` read by it to one frozen object.
 
 Each key is named ``SAFESESSION_…`` in ``app.config``; as a keyword argument of
 :class:`~flask_safesession.SafeSession` it is in lower case without the prefix, and wins.
@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
 from ..errors import ConfigError
 from ..model.identity import UserKey
+from ..model.policy import milliseconds
 from ..stores.base import Rules
 from ..stores.layout import MAX_SHARDS
 from ..stores.sql.url import read_file
+from . import reading
 from .limits import read_cap, read_policy
-from .reading import MEMORY_URL, PREFIX, READONLY, SQLITE_URL, UNAVAILABLE, Keys
+from .reading import PREFIX, Keys, Setting, choice, none_or, only
+
+#: The store of one app; with a name after it, that of all apps of the process which give it.
+MEMORY_URL = "memory://"
+#: The SQLite file in the app's instance folder; with a path after it, another file.
+SQLITE_URL = "sqlite://"
+#: After a URL of memory: each process may have sessions of its own.
+PER_PROCESS = "?per_process=yes"
 
 _SERVERS = ("redis", "rediss", "valkey", "valkeys")
 #: Schemes of ``SAFESESSION_STORE``, beside those of memory and of SQLite.
@@ -29,11 +38,14 @@ REDIS_SCHEMES: tuple[str, ...] = (
     *(f"{server}+cluster" for server in _SERVERS),
 )
 
+#: What ``SAFESESSION_ON_OUTAGE`` may be.
+UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
 #: The most that one purge step may be asked to remove.
 MAX_BATCH = 10_000
 
 _LONGEST_COOKIE_NAME = 256
-_MEMORY_NAME = re.compile(r"[A-Za-z0-9._-]{0,100}")
+_MEMORY_NAME = re.compile(rf"[A-Za-z0-9._-]{{0,100}}({re.escape(PER_PROCESS)})?")
+_PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for keys of a store
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
 _NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
 _SLASHES = 3  # more of them, and the path is absolute
@@ -42,29 +54,20 @@ _ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNOR
 
 @dataclass(frozen=True)
 class Settings:
-    """What an app asked for, checked.
+    """The settings of an app, checked. Fields are named as the settings that they are from.
 
     :param store: a URL, a store, or a client: as given.
     :param rules: the limits and caps that the store enforces.
-    :param user_key: where a session's user stands.
-    :param max_size: bytes of one session's data.
-    :param check_interval: milliseconds between purge runs; ``None``: no job.
-    :param purge_batch: sessions that one purge step removes at most.
-    :param scheduler: the app's own APScheduler, or ``None``.
-    :param store_timeout: seconds that one store call may take.
-    :param shards: in how many parts a shared store is.
-    :param wait_replicas: replicas that have to confirm the end of a session.
-    :param record_client: note the address and the browser of users' sessions.
-    :param renew_interval: milliseconds after which a session that is used gets a new secret.
-    :param renew_grace: milliseconds for which the one before it is still good.
-    :param on_outage: what a request sees whose session cannot be loaded.
+    :param max_session_size: bytes of one session's data.
+    :param check_interval: milliseconds, as in the other intervals; ``None``: no job.
+    :param store_timeout: seconds.
     """
 
-    store: Any = field(repr=False)  # its URL may hold a password
     rules: Rules
+    store: Any = field(repr=False)  # its URL may hold a password
     tier_key: str
     user_key: UserKey
-    max_size: int
+    max_session_size: int
     check_interval: int | None
     purge_batch: int
     scheduler: Any
@@ -77,129 +80,94 @@ class Settings:
     renew_interval: int | None
     renew_grace: int
 
+    @property
+    def per_process(self) -> bool:
+        """Whether the app accepts that each process has sessions of its own."""
+        return isinstance(self.store, str) and self.store.endswith(PER_PROCESS)
+
 
 def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
-    """The settings in *config*, with *overrides* (lower case, no prefix) on top.
+    """Returns the settings in *config*, with *overrides* (lower case, no prefix) on top.
 
     :raises ConfigError: with every problem that was found.
     """
-    keys = Keys(config, overrides)
-    keys.problems[:0] = cookie_problems(config)
-    store, in_memory = _store(keys)
+    keys = Keys(SETTINGS, config, overrides)
+    in_memory = _is_memory(keys["STORE"])
     policy = read_policy(keys)
-    foreign = hasattr(store, "census") and not hasattr(store, "part_of")
+    cap = read_cap(keys, 10_000 if in_memory else 1_000_000)
+    _check_undivided(keys, in_memory=in_memory)
+    problems = [*cookie_problems(config), *keys.problems]
+    if problems or policy is None:
+        raise ConfigError(problems)
+    values = {f.name: keys[f.name.upper()] for f in fields(Settings) if f.name != "rules"}
+    values["max_session_size"] = values["max_session_size"] or (64 if in_memory else 256) * 1024
+    return Settings(Rules(policy, cap), **values)
+
+
+def _is_memory(store: object) -> bool:
+    """Whether *store* is the memory of this process."""
+    if isinstance(store, str):
+        return store.startswith(MEMORY_URL)
+    return not getattr(store, "shared", True)
+
+
+def _check_undivided(keys: Keys, *, in_memory: bool) -> None:
+    """Refuse parts and replicas where the store has none."""
+    store = keys["STORE"]
     in_file = isinstance(store, str) and store.startswith(SQLITE_URL)
-    alone = "is in memory" if in_memory else "is one file" if in_file else ""
-    alone = alone or ("is your own" if foreign else "")
-    shards = _shards(keys, alone)
-    cap = read_cap(keys, 10_000 if in_memory else 1_000_000, shards)
-    given = {
-        "store": store,
-        "max_size": keys.number("MAX_SESSION_SIZE", 64 * 1024 if in_memory else 256 * 1024),
-        "tier_key": keys.text("TIER_KEY"),
-        "user_key": _user_key(keys),
-        "check_interval": _duration_or_none(keys, "CHECK_INTERVAL", "no job"),
-        "purge_batch": _batch(keys),
-        "scheduler": keys.scheduler("SCHEDULER"),
-        "store_timeout": keys.duration("STORE_TIMEOUT") / 1000,
-        "on_outage": keys.choice("ON_OUTAGE", UNAVAILABLE, READONLY),
-        "key_prefix": keys.plain("KEY_PREFIX"),
-        "shards": shards,
-        "wait_replicas": _wait_replicas(keys, alone),
-        "record_client": bool(keys.choice("RECORD_CLIENT", True, False)),
-        "renew_interval": _duration_or_none(keys, "RENEW_INTERVAL", "no renewals"),
-        "renew_grace": keys.duration_or_zero("RENEW_GRACE"),
-    }
-    if keys.problems or policy is None:
-        raise ConfigError(keys.problems)
-    return Settings(rules=Rules(policy, cap), **given)
+    foreign = hasattr(store, "census") and not hasattr(store, "part_of")
+    what = "is in memory" if in_memory else "is one file" if in_file else "is your own"
+    for name in ("SHARDS", "WAIT_REPLICAS") if in_memory or in_file or foreign else ():
+        if keys[name] not in (None, SETTINGS[name].default):
+            shown = f"{PREFIX}{name} is {keys.shown(name)}"
+            keys.problems.append(f"{shown}, but the store {what}: leave it")
 
 
-def _user_key(keys: Keys) -> UserKey:
-    given = keys.get("USER_KEY")
-    if callable(given) and not isinstance(given, type):
-        return UserKey(find=given)
-    fix = "give the session key that holds the user, several, or a function of the session"
-    return UserKey(keys.names("USER_KEY", fix))
+# -- the store ----------------------------------------------------------------------------------
 
 
-def _duration_or_none(keys: Keys, name: str, meaning: str) -> int | None:
-    if keys.get(name) is None:
-        return None
-    return keys.duration(name, f"give a duration, or None for {meaning}")
+def _read_store(store: Any) -> Any:
+    """*store*, if sessions can be kept in it.
 
-
-def _batch(keys: Keys) -> int:
-    batch = keys.number("PURGE_BATCH", 200)
-    if batch > MAX_BATCH:
-        mend = f"give {MAX_BATCH} at most, since the store waits for each step"
-        keys.complain("PURGE_BATCH", mend)
-    return batch
-
-
-def _shards(keys: Keys, alone: str) -> int:
-    shards = keys.number("SHARDS", 1)
-    if shards & (shards - 1) or shards > MAX_SHARDS:
-        mend = f"give a power of two, {MAX_SHARDS} at most, so that all shards are of one size"
-        keys.complain("SHARDS", mend)
-    if shards > 1 and alone:
-        keys.problems.append(
-            f"{PREFIX}SHARDS is {keys.shown('SHARDS')}, but the store {alone}: leave it"
-        )
-    return min(shards, MAX_SHARDS)
-
-
-def _wait_replicas(keys: Keys, alone: str) -> int:
-    replicas = keys.number_or_zero("WAIT_REPLICAS", "give the number of replicas, or 0")
-    if replicas and alone:
-        keys.problems.append(
-            f"{PREFIX}WAIT_REPLICAS is {keys.shown('WAIT_REPLICAS')}, but the store {alone}:"
-            " leave it"
-        )
-    return replicas
-
-
-def _store(keys: Keys) -> tuple[Any, bool]:
-    """What is to hold the sessions, and whether it is the memory of this process."""
-    store = keys.get("STORE")
+    :raises ConfigError: with every problem, and without its password.
+    """
     if not isinstance(store, str):
         usable = hasattr(store, "shared") or hasattr(store, "execute_command")
         if isinstance(store, type) or not usable:
-            shown = hide_password(repr(store))
-            keys.complain("STORE", "give a URL, a Store or a redis-py client", shown)
-        return store, not getattr(store, "shared", True)
-    shown = repr(hide_password(store))
+            raise _wrong_store(store, SETTINGS["STORE"].fix)
+        return store
     scheme, separator, name = store.partition("://")
-    in_memory = store.startswith(MEMORY_URL)
-    if in_memory and not _MEMORY_NAME.fullmatch(name):
-        mend = f"give a name of letters, digits, '.', '_' and '-' after {MEMORY_URL}, or none"
-        keys.complain("STORE", mend, shown)
+    if store.startswith(MEMORY_URL):
+        if not _MEMORY_NAME.fullmatch(name):
+            raise _wrong_store(
+                store,
+                f"give a name of letters, digits, '.', '_' and '-' after {MEMORY_URL}, or none;"
+                f" after that {PER_PROCESS} where each process may have sessions of its own",
+            )
     elif store.startswith(SQLITE_URL):
-        keys.checked("STORE", read_file, "give a file")
-    elif not in_memory and not (separator and scheme in REDIS_SCHEMES):
-        mend = (
-            f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with"
-            f" {', '.join(REDIS_SCHEMES)} and ://"
-        )
-        meant = _meant(hide_password(store))
-        keys.complain("STORE", f"did you mean {meant}?" if meant else mend, shown)
-    elif not in_memory:
-        _check_redis(keys, store)
-    return store, in_memory
+        try:
+            read_file(store)
+        except ValueError as error:
+            raise _wrong_store(store, f"give a file ({error})") from error
+    elif separator and scheme in REDIS_SCHEMES:
+        from ..stores.redis.url import read_url  # apps on memory do not pay for redis-py
+
+        read_url(store)
+    else:
+        meant, schemes = _meant(hide_password(store)), ", ".join(REDIS_SCHEMES)
+        known = f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {schemes} and ://"
+        raise _wrong_store(store, f"did you mean {meant}?" if meant else known)
+    return store
 
 
-def _check_redis(keys: Keys, url: str) -> None:
-    from ..stores.redis.url import read_url  # apps on memory do not pay for redis-py
-
-    try:
-        read_url(url)
-    except ConfigError as error:
-        keys.problems += error.problems
+def _wrong_store(store: object, fix: str) -> ConfigError:
+    shown = repr(hide_password(store)) if isinstance(store, str) else hide_password(repr(store))
+    return ConfigError([f"{PREFIX}STORE is {shown}: {fix}"])
 
 
 def _meant(text: str) -> str:
-    """Returns the URL that *text*, which is none, may stand for; empty if that is not clear."""
-    if "@" in text or "*" in text:  # a password
+    """Returns the URL that was probably meant by *text*; empty if that is not clear."""
+    if "@" in text or "*" in text:  # it may have a password
         return ""
     if re.fullmatch("memory:?/*", text, re.IGNORECASE):
         return MEMORY_URL
@@ -222,7 +190,10 @@ def _address_meant(text: str) -> str:
 
 
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:
-    """Contradictions in Flask's own cookie settings, each with its mend (RFC 6265bis, 4.1.3)."""
+    """Returns contradictions in Flask's own cookie settings and how to fix them.
+
+    See RFC 6265bis, 4.1.3.
+    """
     name = str(config.get("SESSION_COOKIE_NAME") or "")
     lowered = name.lower()
     problems = []
@@ -236,26 +207,96 @@ def cookie_problems(config: Mapping[str, Any]) -> list[str]:
         )
     path = config.get("SESSION_COOKIE_PATH") or config.get("APPLICATION_ROOT") or "/"
     if lowered.startswith("__host-") and path != "/":
-        problems.append(f"SESSION_COOKIE_NAME {name!r} wants SESSION_COOKIE_PATH '/', not {path!r}")
+        problems.append(
+            f"SESSION_COOKIE_NAME {name!r} requires SESSION_COOKIE_PATH '/', not {path!r}"
+        )
     samesite = config.get("SESSION_COOKIE_SAMESITE")
     spelled = samesite.title() if isinstance(samesite, str) else samesite
     if spelled not in (None, "Lax", "Strict", "None"):
         problems.append(f"SESSION_COOKIE_SAMESITE is {samesite!r}: give 'Lax', 'Strict' or 'None'")
     if str(samesite).title() == "None" and samesite is not None and not is_secure(config):
-        problems.append("SESSION_COOKIE_SAMESITE 'None' wants SESSION_COOKIE_SECURE: browsers do")
+        problems.append("SESSION_COOKIE_SAMESITE 'None' requires SESSION_COOKIE_SECURE")
     if len(name) > _LONGEST_COOKIE_NAME:
         problems.append("SESSION_COOKIE_NAME is over 256 characters: browsers drop such cookies")
     return problems
 
 
 def is_secure(config: Mapping[str, Any]) -> bool:
-    """Whether the cookie is sent over HTTPS only: Werkzeug also adds that to a partitioned one."""
+    """Returns whether the cookie is sent over HTTPS only, as every partitioned one is."""
     return bool(config.get("SESSION_COOKIE_SECURE") or config.get("SESSION_COOKIE_PARTITIONED"))
 
 
 def hide_password(url: str) -> str:
-    """*url* without its password, also if it is malformed: for messages and logs."""
+    """Returns *url* without its password, also if it is malformed: for messages and logs."""
     hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    # Without a host behind it, what is no port is a password.
+    # Without a host after it, what is not a port is a password.
     hidden = re.sub(r"^(\w[\w+.-]*://[^:@/?\[]*):(?!\d+(?:[/?,]|$))[^@]*$", r"\1:***", hidden)
     return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)
+
+
+_DURATION, _NUMBER = "give a duration", "give a whole number above zero"
+
+#: All settings by name, in the order of the documentation.
+SETTINGS: dict[str, Setting] = {
+    "STORE": Setting(
+        MEMORY_URL, "URL, client or store", _read_store, "give a URL, a Store or a redis-py client"
+    ),
+    "EXPIRY": choice("sliding", "fixed", "tiered"),
+    "IDLE_TIMEOUT": Setting("30m", "duration", milliseconds, _DURATION),
+    "LIFETIME": Setting("12h", "duration", milliseconds, _DURATION),
+    "TIERS": Setting(
+        {},
+        "dict of name to dict of durations",
+        only(lambda tiers: isinstance(tiers, Mapping)),
+        'give a dict of names to {"idle_timeout": …, "lifetime": …}',
+    ),
+    "TIER_KEY": Setting("_tier", "a session key", reading.text, "give a name"),
+    "USER_KEY": Setting(
+        ("_user_id", "user_id"),
+        "a session key, a dotted path, several of them, or a function",
+        reading.user_key,
+        "give the session key that holds the user, several, or a function of the session",
+    ),
+    "TOUCH_INTERVAL": Setting(
+        None, "duration, or `0`", none_or(reading.milliseconds_or_zero), _DURATION
+    ),
+    "MAX_SESSIONS": Setting(None, "sessions", none_or(reading.positive), _NUMBER),
+    "MAX_SESSIONS_PER_USER": Setting(
+        100, "sessions", none_or(reading.positive_or_mapping, 100), _NUMBER
+    ),
+    "WHEN_FULL": choice("evict", "reject"),
+    "WHEN_USER_FULL": choice("evict-oldest", "reject"),
+    "MAX_SESSION_SIZE": Setting(None, "bytes", none_or(reading.positive), _NUMBER),
+    "CHECK_INTERVAL": Setting(
+        "60s", "duration", none_or(milliseconds), f"{_DURATION}, or None for no job"
+    ),
+    "PURGE_BATCH": Setting(
+        200,
+        "sessions",
+        none_or(only(lambda n: n <= MAX_BATCH, reading.positive), 200),
+        f"{_NUMBER}, {MAX_BATCH} at most, since the store waits for each step",
+    ),
+    "SCHEDULER": Setting(None, "a scheduler", reading.scheduler, "give an APScheduler 3 scheduler"),
+    "STORE_TIMEOUT": Setting("1s", "duration", lambda v: milliseconds(v) / 1000, _DURATION),
+    "ON_OUTAGE": choice(UNAVAILABLE, READONLY),
+    "KEY_PREFIX": Setting(
+        "safesession",
+        "text",
+        only(_PLAIN.fullmatch, reading.text),
+        "give a text without braces, spaces or control characters",
+    ),
+    "SHARDS": Setting(
+        1,
+        "parts",
+        none_or(only(lambda n: n <= MAX_SHARDS and n & -n == n, reading.positive), 1),
+        f"give a power of two, {MAX_SHARDS} at most, so that all shards are of one size",
+    ),
+    "WAIT_REPLICAS": Setting(
+        0, "replicas", reading.positive_or_zero, "give the number of replicas, or 0"
+    ),
+    "RECORD_CLIENT": choice(False, True, unit="`True` or `False`"),
+    "RENEW_INTERVAL": Setting(
+        None, "duration", none_or(milliseconds), f"{_DURATION}, or None for no renewals"
+    ),
+    "RENEW_GRACE": Setting("10s", "duration, or `0`", reading.milliseconds_or_zero, _DURATION),
+}

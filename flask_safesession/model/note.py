@@ -1,15 +1,14 @@
-"""The note of a record: what is known of a session beside its data, and which secrets open it.
+"""The note of a record: what lists show of a session without its data, and which secrets open it.
 
 A renewal puts a new secret into the note by an ordinary commit. The session keeps its key, and
 there are no links. What can go wrong, and what then happens:
 
 - *The response with the new secret is lost, or slow.* The browser goes on with the one before
-  (``base``). Until the new one (``cur``) was presented, the older ones are good, and after the
-  grace another secret takes the place of the one that nobody has presented; the one that it
-  replaces (``prev``) may still arrive.
+  (``base``). Until the new one (``cur``) was presented, the older ones are good. After the grace
+  another secret replaces the one that was never presented (``prev``), which may still arrive.
 - *Parallel requests carry the one before.* It is good for the grace.
-- *A secret comes back that was replaced.* A slow upload does that, and so does a thief. The first
-  time nothing is served, and the time is noted; the second time, later than the grace after that,
+- *A secret comes back that was replaced.* A slow upload does that, and a stolen cookie. The first
+  time nothing is served, and the time is noted. The second time, later than the grace after that,
   the session ends.
 """
 
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from .tokens import SECRET_DIGEST_LENGTH
+#: The most characters of an endpoint that are kept. With the rest of a note they fit in a list.
+LONGEST_ENDPOINT = 80
 
 
 class Client(NamedTuple):
@@ -36,7 +36,7 @@ class Client(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a record's note says. Times are milliseconds since the session was made.
+    """The parts of a record's note. Times are milliseconds since the session was created.
 
     :param cur: digest of the newest secret; empty: the session has no cookie of its own.
     :param base: of the one that was presented last.
@@ -47,6 +47,7 @@ class Note(NamedTuple):
     :param owes_id: a response that could not deliver a cookie owed a new ID.
     :param deleted: the browser's cookie was deleted, since nothing was left in the session.
     :param client: address and browser at the sign-in, and at the last use.
+    :param endpoint: where the session was created; empty: outside a request, or at no endpoint.
     """
 
     cur: bytes = b""
@@ -58,10 +59,11 @@ class Note(NamedTuple):
     owes_id: bool = False
     deleted: bool = False
     client: tuple[str, ...] = ()
+    endpoint: str = ""
 
     @property
     def clients(self) -> tuple[Client | None, Client | None]:
-        """From where the session was begun, and used last."""
+        """The clients at the sign-in and at the last use."""
         if not self.client:
             return None, None
         return Client(*self.client[:2]), Client(*self.client[2:])
@@ -87,9 +89,13 @@ class Secret(Enum):
 GOOD = frozenset({Secret.CURRENT, Secret.OLDER, Secret.STRANDED})
 
 
-def first_note(digest: bytes, *, permanent: bool = False) -> Note:
-    """Returns the note of a session whose cookie is being set for the first time."""
-    return Note(cur=digest, base=digest, permanent=permanent)
+def first_note(digest: bytes, *, permanent: bool = False, endpoint: str | None = None) -> Note:
+    """Returns the note of a session that begins, or that goes on under another ID.
+
+    :param digest: of the secret in its first cookie; empty: it has no cookie.
+    """
+    kept = str(endpoint or "")[:LONGEST_ENDPOINT]
+    return Note(cur=digest, base=digest, permanent=permanent, endpoint=kept)
 
 
 def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
@@ -135,14 +141,13 @@ def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
 
 
 _CLIENT_PARTS = (0, 4)
-# A note that has one digest and nothing else begins with this.
-_ALONE = b"\x81\xa1s\xc4\x0c"
-_ALONE_LENGTH = len(_ALONE) + SECRET_DIGEST_LENGTH
+# What nearly every note has, and nothing else.
+_USUAL = frozenset("se")
 _FLAGS = ("permanent", "owes_id", "deleted")
 
 
 def dumps(note: Note) -> bytes:
-    """Returns the bytes of *note*: a msgpack map of what is not as usual."""
+    """Returns the bytes of *note*: a msgpack map of the parts that it has."""
     parts: dict[str, Any] = {}
     if note.since or note.prev or not note.is_presented:
         parts["s"] = [note.cur, note.base, note.prev, note.since]
@@ -154,6 +159,8 @@ def dumps(note: Note) -> bytes:
         parts["f"] = flags
     if note.client:
         parts["c"] = note.client
+    if note.endpoint:
+        parts["e"] = note.endpoint
     return msgpack.packb(parts, unicode_errors="replace") if parts else b""
 
 
@@ -164,26 +171,27 @@ def loads(raw: bytes) -> Note:
     """
     if not raw:
         return Note()
-    if len(raw) == _ALONE_LENGTH and raw.startswith(_ALONE):  # as nearly every note is
-        digest = raw[len(_ALONE) :]
-        return Note(digest, digest)
     try:
-        parts = msgpack.unpackb(raw, unicode_errors="replace")
-        found = parts.get("s", b"")
-        cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
-        flags = {name: bool(parts.get("f", 0) >> n & 1) for n, name in enumerate(_FLAGS)}
-        client = tuple(map(str, parts.get("c", ())))
-        return _checked(Note(cur, base, prev, since, parts.get("t", 0), client=client, **flags))
+        return _note(msgpack.unpackb(raw, unicode_errors="replace"))
     except Exception as error:  # whatever foreign bytes provoke, it is the same to the caller
         raise ValueError("not a session's note") from error
 
 
-def _checked(note: Note) -> Note:
-    kinds: list[tuple[Any, type]] = [(digest, bytes) for digest in (note.cur, note.base, note.prev)]
-    kinds += [(note.since, int), (note.strike, int)]
-    if (
-        not all(isinstance(part, kind) for part, kind in kinds)
-        or len(note.client) not in _CLIENT_PARTS
-    ):
-        raise ValueError("not a session's note")
-    return note
+def _note(parts: dict[str, Any]) -> Note:
+    found, endpoint = parts.get("s", b""), parts.get("e", "")
+    cur, base, prev, since = found if isinstance(found, list) else (found, found, b"", 0)
+    kinds = (type(cur), type(base), type(prev), type(since), type(endpoint))
+    if kinds != (bytes, bytes, bytes, int, str):
+        raise ValueError("parts of another kind")
+    note = Note(cur, base, prev, since, endpoint=endpoint)
+    if not parts.keys() - _USUAL:
+        return note
+    client, strike, flags = (
+        tuple(map(str, parts.get("c", ()))),
+        parts.get("t", 0),
+        parts.get("f", 0),
+    )
+    if len(client) not in _CLIENT_PARTS or not isinstance(strike, int):
+        raise ValueError("neither clients nor a time")
+    named: dict[str, Any] = {name: bool(flags >> n & 1) for n, name in enumerate(_FLAGS)}
+    return note._replace(client=client, strike=strike, **named)

@@ -139,7 +139,8 @@ class _Line:
         return (f"{slot}:tiers" for slot in self.slots)
 
     def eval(self, script: str, count: int, *args: object) -> None:
-        send = partial(self._caller.topology.exchange, args[0], ("EVAL", script, count, *args))
+        exchange = self._caller.topology.route(args[0])
+        send = partial(exchange, ("EVAL", script, count, *args))
         self._caller.call(send, repeatable=False)
 
 

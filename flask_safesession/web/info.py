@@ -29,6 +29,9 @@ class SessionInfo(NamedTuple):
     :param current: it is the session of this request.
     :param client: from where the user signed in, with ``SAFESESSION_RECORD_CLIENT``.
     :param last_client: from where it was used last.
+    :param endpoint: the endpoint (``request.endpoint``) at which the session was created, 80
+        characters of it at most. ``None`` outside a request, and where no view was found. A sign-in
+        keeps it. ``None`` while new.
     :param ended_reason: why the session that the cookie names has ended, if its user should know:
         ``idle``, ``lifetime``, ``evicted`` (by a newer login), ``revoked`` (by an administrator, or
         from another device), ``replayed`` (an old cookie came back, so it may have been stolen).
@@ -48,6 +51,12 @@ class SessionInfo(NamedTuple):
     client: Client | None = None
     last_client: Client | None = None
     ended_reason: str | None = None
+    endpoint: str | None = None
+
+    @property
+    def used_again(self) -> bool:
+        """Whether the session was used after the request that created it, or its last sign-in."""
+        return self.last_active != self.created_at
 
 
 def info_of(
@@ -67,4 +76,4 @@ def described(key: str, record: Record, note: Note, user: Any, tier: str) -> Ses
     created, active = as_datetime(record.created), as_datetime(record.last_active)
     known = SessionInfo(user, tier, key, False, created, active, as_datetime(record.deadline))
     first, last = note.clients
-    return known._replace(client=first, last_client=last)
+    return known._replace(client=first, last_client=last, endpoint=note.endpoint or None)

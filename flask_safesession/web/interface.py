@@ -20,8 +20,7 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
 from ..config.overrides import Steering
-from ..config.reading import READONLY
-from ..config.settings import Settings
+from ..config.settings import READONLY, Settings
 from ..errors import (
     SessionTooLarge,
     StoreFull,
@@ -139,11 +138,11 @@ class SafeSessionInterface(SessionInterface):
         event of Socket.IO's has nothing to do with a view that matches its address.)
 
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
+        :raises ConfigError: the store is memory that the server's processes do not share.
         """
         is_view = session._dispatched and _is_of_this_request(session)
         if is_view and _is_marked(app, request, EXEMPT):
             return Loaded(Scratch())
-        self._warn_of_processes(request)
         try:
             slide = not (is_view and _is_marked(app, request, PASSIVE))
             name = self.get_cookie_name(app)
@@ -187,16 +186,6 @@ class SafeSessionInterface(SessionInterface):
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
         return self._end_user(app, self._store, self._settings, user, keep)
 
-    def _warn_of_processes(self, request: Request) -> None:
-        if not self._store.shared and request.environ.get("wsgi.multiprocess"):
-            self._say(
-                "processes",
-                "sessions are kept in memory, but this server runs several processes, which do not"
-                " share it: visitors will lose their sessions between them. Set SAFESESSION_STORE"
-                " to 'sqlite://' (one machine) or to a redis:// URL",
-                logging.WARNING,
-            )
-
     # -- saving ---------------------------------------------------------------------------------
 
     def _save(self, app: Flask, session: Session, response: Response, *, responding: bool) -> None:
@@ -204,8 +193,9 @@ class SafeSessionInterface(SessionInterface):
         is_final = responding or not _is_of_this_request(session)
         later = session._dispatched and not is_final and not is_socket
         deliverable = is_final and not is_socket
-        key = app.secret_key or ""
-        delivery = Delivery(deliverable, later, key, self._client(session), self._say)
+        endpoint = flask.request.endpoint if _is_of_this_request(session) else None
+        key, client = app.secret_key or "", self._client(session)
+        delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
             saved = save(session, self._store, self._settings, delivery)
         except UndeliverableSignIn as error:

@@ -15,8 +15,8 @@ from typing import Any
 from flask import Flask, Request
 
 from ..config.overrides import Steering
-from ..config.settings import Settings
-from ..errors import StoreUnavailable
+from ..config.settings import MEMORY_URL, PER_PROCESS, SQLITE_URL, Settings
+from ..errors import ConfigError, StoreUnavailable
 from ..events import SessionEnded
 from ..model import note as notes
 from ..model.codec import decode
@@ -29,6 +29,8 @@ from .change import whose
 from .saving import MAX_STAND_INS, end_stolen, ends
 from .session import Loaded, Session, Stored, Suspect
 
+# Whether the server runs several processes (PEP 3333).
+_MULTIPROCESS = "wsgi.multiprocess"
 # Where a socket keeps the key of the session that its handshake was served.
 _SOCKET_KEY = "flask_safesession.key"
 # Corrupt records that were reported by this process: each is reported once.
@@ -63,7 +65,9 @@ class Loader:
         """Returns the session behind the cookies of that *name* in *request*.
 
         :raises StoreUnavailable: the store did not answer.
+        :raises ConfigError: the store is memory that the server's processes do not share.
         """
+        self._check_processes(request)
         over = Loaded({}, slide=slide)
         known = transport.verified(app, request, name)
         for verified in known:
@@ -80,6 +84,19 @@ class Loader:
             values = partial(transport.values, request, name)
             collisions.watch(app, request, values, verified=bool(known))
         return over if over.dead is None else self._stand_in(over, over.dead, session)
+
+    def _check_processes(self, request: Request) -> None:
+        """Refuse memory where several processes serve one visitor in turn: each has its own."""
+        settings = self._settings
+        if self._store.shared or settings.per_process or not request.environ.get(_MULTIPROCESS):
+            return
+        given = settings.store if isinstance(settings.store, str) else MEMORY_URL
+        problem = (
+            "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
+            f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
+            f" {given + PER_PROCESS!r} if each process may have sessions of its own"
+        )
+        raise ConfigError([problem], "Sessions cannot be used")
 
     def _look_up(
         self, request: Request, verified: Verified, session: Session, *, slide: bool

@@ -46,7 +46,7 @@ from ..events import (
 from ..model import note as notes
 from ..model.codec import decode, encode
 from ..model.identity import Identity
-from ..model.note import Note, Secret
+from ..model.note import Secret
 from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores.base import (
@@ -252,7 +252,7 @@ class _Save:
         if number >= MAX_STAND_INS:
             return self._create()
         key = dead.stand_in(number)
-        draft = self._change.draft(encode(self._change.data), Note())
+        draft = self._change.draft(encode(self._change.data), self._change.first_note(None))
         answer = self._store.create(key, draft, self._rules)
         if isinstance(answer, Taken):
             self._share_stand_in(key)
@@ -331,7 +331,8 @@ class _Save:
         expected, reason = (None, LOGOUT) if force else (record.stamps[0], ROTATED)
         terms = Terms(expected, restart, reason, slide=self._change.loaded.slide)
         payload = encode(self._change.data, record.payload)
-        draft = self._change.draft(payload, self._change.first_note(sid, stored.note))
+        before = None if restart and force else stored.note
+        draft = self._change.draft(payload, self._change.first_note(sid, before))
         self._tried = sid
         answer = self._store.rotate(old, sid.key, draft, self._rules, terms)
         if isinstance(answer, Taken):

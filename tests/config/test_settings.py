@@ -1,4 +1,4 @@
-"""What may be configured, and that every mistake is named at once, with its mend."""
+"""What may be configured, and that every mistake is reported at once, with its fix."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
 from flask_safesession import ConfigError, SafeSession
-from flask_safesession.config.reading import DEFAULTS
-from flask_safesession.config.settings import Settings, hide_password, read_settings
+from flask_safesession.config.settings import SETTINGS, Settings, hide_password, read_settings
 from flask_safesession.model.identity import UserKey
 from flask_safesession.model.policy import Limits
 from flask_safesession.stores.base import Cap
@@ -73,7 +72,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert settings.rules.policy.tiers == {}
     assert settings.rules.cap == Cap(10_000, 9_500, 100, evict=True)
     assert (settings.tier_key, settings.user_key) == ("_tier", UserKey(("_user_id", "user_id")))
-    assert (settings.max_size, settings.purge_batch) == (64 * 1024, 200)
+    assert (settings.max_session_size, settings.purge_batch) == (64 * 1024, 200)
     assert (settings.check_interval, settings.store_timeout) == (MINUTE, 1.0)
     assert (settings.scheduler, settings.key_prefix) == (None, "safesession")
 
@@ -82,7 +81,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
 def test_a_shared_store_has_room_for_more_and_larger_sessions(value: str) -> None:
     settings = read_settings({}, {"store": value})
     assert (settings.store, settings.rules.cap.total) == (value, 1_000_000)
-    assert settings.max_size == 256 * 1024
+    assert settings.max_session_size == 256 * 1024
 
 
 def test_a_store_of_ones_own_counts_as_what_it_says_it_is() -> None:
@@ -94,7 +93,7 @@ def test_a_store_of_ones_own_counts_as_what_it_says_it_is() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
-        read_settings({}, {}).max_size = 1  # type: ignore[misc]
+        read_settings({}, {}).max_session_size = 1  # type: ignore[misc]
 
 
 def test_keyword_arguments_win_over_the_config() -> None:
@@ -149,7 +148,7 @@ def test_settings_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     }
     assert settings.user_key == UserKey(("uid", "user_id"))
     assert settings.rules.cap == Cap(5000, 4750, 100, evict=False)
-    assert (settings.max_size, settings.check_interval, settings.store_timeout) == (
+    assert (settings.max_session_size, settings.check_interval, settings.store_timeout) == (
         4096,
         None,
         0.25,
@@ -451,6 +450,9 @@ def test_a_host_cookie_as_it_should_be_is_none() -> None:
         "memory:///x",
         "memory://a b",
         f"memory://{'x' * 101}",
+        "memory://?per_process=no",
+        "memory://?per_process=yes&x=1",
+        "memory://a b?per_process=yes",
         "http://h",
         "postgresql://h",
         "h",
@@ -655,7 +657,7 @@ def test_no_duration_is_none_and_not_nought(name: str, meaning: str, value: obje
     )
 
 
-@pytest.mark.parametrize("name", [name for name in DEFAULTS if name not in ("STORE", "SCHEDULER")])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("STORE", "SCHEDULER")])
 @by_value("x y", "1.5", "9" * 5000, b"x", object(), 1j, [[]])
 def test_no_message_shows_what_python_says(name: str, value: object) -> None:
     with suppress(ConfigError):
@@ -687,7 +689,7 @@ def test_keys_of_others_are_none_of_our_business(caplog: pytest.LogCaptureFixtur
 
 
 def wrong_in_every_key() -> Iterator[tuple[str, Any]]:
-    for name in DEFAULTS:
+    for name in SETTINGS:
         yield f"SAFESESSION_{name}", object()
 
 
@@ -697,6 +699,13 @@ def test_every_problem_is_reported_at_once() -> None:
     for key in [*wrong, "SESSION_COOKIE_NAME", "SAFESESSION_TIER_KEYS"]:
         assert [text for text in found if text.startswith(key + " ")], key
     assert len(found) == len(set(found)) == len(wrong) + 2
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_wrong_value_is_answered_with_the_fix_of_its_setting(name: str) -> None:
+    wrong = object()
+    expected = f"SAFESESSION_{name} is {wrong!r}: {SETTINGS[name].fix}"
+    assert problem({f"SAFESESSION_{name}": wrong}).startswith(expected)
 
 
 def test_every_problem_stands_in_the_message_on_a_line_of_its_own() -> None:

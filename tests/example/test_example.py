@@ -3,9 +3,20 @@
 import doctest
 import os
 import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, Request, build_opener
 
+import psutil
 import pytest
 from flask import Flask
 from flask.cli import ScriptInfo
@@ -23,6 +34,8 @@ from flask_safesession.heartbeat import TEXTS
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
+
+from ..support import servers
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
@@ -363,6 +376,81 @@ def test_flask_finds_the_factory_and_nothing_needs_to_be_configured(
     app = ScriptInfo(app_import_path="example").load_app()
     assert len(app.secret_key or "") == 64
     assert "SECRET_KEY is not set" in caplog.text
+
+
+def test_with_sqlite_the_footer_says_so_and_the_key_is_kept_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SAFESESSION_STORE", "sqlite://")
+    monkeypatch.setattr(Flask, "auto_find_instance_path", lambda _: str(tmp_path / "instance"))
+    first, second = create_app(check_interval=None), create_app(check_interval=None)
+    assert first.secret_key == second.secret_key
+    assert stat.S_IMODE((tmp_path / "instance/secret_key").stat().st_mode) == 0o600
+    assert "SECRET_KEY is not set" not in caplog.text
+    one, two = first.test_client(), second.test_client()
+    sign_in(one, "customer")
+    two.set_cookie("session", one.get_cookie("session").value)  # type: ignore[union-attr]
+    page = two.get("/desk").text
+    assert "Sign out" in page
+    assert "Sessions in <b>sqlite</b>: 1 live" in page
+    for app in (first, second):
+        app.extensions["safesession"].store.close()
+
+
+def test_with_sqlite_a_saved_file_under_debug_signs_nobody_out(tmp_path: Path) -> None:
+    shutil.copytree(Path(example.__file__).parent, tmp_path / "example")
+    port = servers.free_port()
+    path = [str(tmp_path), str(Path(example.__file__).parents[1])]
+    environ = {"SAFESESSION_STORE": "sqlite://", "PYTHONPATH": os.pathsep.join(path)}
+    unset = ("SECRET_KEY", "SAFESESSION_STORE", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    command = [sys.executable, "-m", "flask", "--app", "example", "run", "--debug"]
+    with subprocess.Popen(
+        [*command, "--port", str(port)],
+        cwd=tmp_path,
+        env=kept | environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            browser = Browser(f"http://127.0.0.1:{port}")
+            before = served_by(process.pid, browser)
+            browser.open("/sign-in", username="carl", password=DEMO_PASSWORDS["carl"])
+            assert ">Sign out<" in browser.open("/desk")
+            (tmp_path / "example/shop.py").touch()
+            assert served_by(process.pid, browser, other_than=before) != before
+            assert ">Sign out<" in browser.open("/desk")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class Browser:
+    """A visitor with cookies, of a server in another process."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._opener = build_opener(HTTPCookieProcessor())
+
+    def open(self, page: str, **form: str) -> str:
+        data = urlencode(form).encode() if form else None
+        with self._opener.open(Request(self._base + page, data), timeout=30) as response:
+            text: str = response.read().decode()
+            return text
+
+
+def served_by(parent: int, browser: Browser, other_than: set[int] | None = None) -> set[int]:
+    """The child that serves requests, once there is one."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        children = {child.pid for child in psutil.Process(parent).children()}
+        if children and children != other_than:
+            with suppress(OSError):
+                browser.open("/health")
+                return children
+        time.sleep(0.05)
+    raise AssertionError("the server does not answer")
 
 
 def test_the_environment_configures_sessions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ import redis
 
 from flask_safesession import ConfigError
 from flask_safesession.model.tokens import new_id, sign
-from flask_safesession.stores.redis.servers.connections import deadline
 from flask_safesession.stores.remote.breaker import FAILURES
+from flask_safesession.stores.remote.deadline import deadline
 
 from ..support import fleets, servers
 from ..support.faults_kit import Site, good, outage, read, unavailable

@@ -55,7 +55,7 @@ def test_a_user_who_may_do_what_the_documentation_lists_is_enough(
 ) -> None:
     with servers.running(kind, tmp_path, users={"app": USER}, unix=True) as server:
         whole(open_store(server.url_for("app", SECRET)))
-        with pytest.raises(StoreUnavailable, match="mend the user name or password"):
+        with pytest.raises(StoreUnavailable, match="correct the user name or password"):
             add(open_store(server.url_for("app", "wrong")))
         whole(open_store(f"unix://app:{quote(SECRET, safe='')}@{server.socket}?db=0"))
 

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from flask_safesession.model import note as notes
 from flask_safesession.model.note import Note, Secret, judge
 from flask_safesession.model.record import MAX_NOTE
+from flask_safesession.stores.base import LISTED
+from flask_safesession.web.client import LONGEST_ADDRESS, LONGEST_AGENT
 
 GRACE = 10_000
+LONGEST_HEADER = 96  # of a record
 FIRST, SECOND, THIRD, FOURTH = (bytes([n]) * 12 for n in range(1, 5))
 
 FRESH = notes.first_note(FIRST)
@@ -60,9 +63,31 @@ def test_one_secret_more_is_known_once_the_newest_was_presented() -> None:
     assert notes.presented(SETTLED) == SETTLED
 
 
-def test_without_renewals_a_note_is_one_digest() -> None:
+def test_without_renewals_a_note_is_one_digest_and_the_endpoint() -> None:
     assert len(notes.dumps(FRESH)) <= 5 + 12
+    assert len(notes.dumps(FRESH._replace(endpoint="shop.cart"))) <= 5 + 12 + 3 + len("shop.cart")
     assert notes.dumps(Note()) == b""
+
+
+def test_an_endpoint_is_cut_and_the_longest_note_is_in_what_lists_read() -> None:
+    note = notes.first_note(FIRST, endpoint="\U0001f6d2" * 100)
+    assert note.endpoint == "\U0001f6d2" * 80
+    longest = note._replace(
+        cur=SECOND,
+        prev=THIRD,
+        since=2**43,
+        strike=2**43,
+        permanent=True,
+        owes_id=True,
+        deleted=True,
+        client=("é" * LONGEST_ADDRESS, "é" * LONGEST_AGENT) * 2,  # headers are Latin-1
+    )
+    assert LONGEST_HEADER + len(notes.dumps(longest)) <= LISTED
+
+
+def test_a_session_outside_of_a_view_has_no_endpoint() -> None:
+    assert notes.first_note(FIRST, endpoint=None) == FRESH
+    assert notes.loads(notes.dumps(FRESH)).endpoint == ""
 
 
 _digests = st.sampled_from([b"", FIRST, SECOND, THIRD])
@@ -81,6 +106,7 @@ _times = st.integers(0, 2**43)
         owes_id=st.booleans(),
         deleted=st.booleans(),
         client=st.tuples(*[st.text(max_size=60)] * 4) | st.just(()),
+        endpoint=st.text(max_size=80),
     )
 )
 def test_a_note_comes_back_as_it_was_and_has_its_place(note: Note) -> None:
@@ -90,7 +116,12 @@ def test_a_note_comes_back_as_it_was_and_has_its_place(note: Note) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"\xc1", b"\x01", b"\x81\xa1s\x01", b"\x81", b"\x90" * 2000, b"\x91" * 4000]
+    "raw",
+    [
+        *(b"\xc1", b"\x01", b"\x81\xa1s\x01", b"\x81", b"\x90" * 2000, b"\x91" * 4000),
+        *(b"\x81\xa1s\x94\xc4\x00\xc4\x00\xc4\x00\xa1x", b"\x81\xa1s\x93\xc4\x00\xc4\x00\xc4\x00"),
+        *(b"\x81\xa1c\x91\xa1x", b"\x81\xa1t\xa1x", b"\x81\xa1f\xa1x"),
+    ],
 )
 def test_foreign_bytes_are_not_a_note(raw: bytes) -> None:
     with pytest.raises(ValueError, match="note"):

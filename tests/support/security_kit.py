@@ -165,7 +165,7 @@ _READERS: dict[bytes, tuple[str, ...]] = {
 
 def ask(store: Any, *command: Any) -> Any:
     """One command to the one server that a store on Redis has, on a connection of the store."""
-    [reply] = store._caller.topology.exchange("", command)
+    [reply] = store._caller.topology.route("")(command)
     return reply
 
 

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, SessionTooLarge, StoreUnavailable, session
+from flask_safesession.model.tokens import new_id, sign
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 from flask_safesession.web.interface import SafeSessionInterface
@@ -706,6 +707,61 @@ def test_info_tells_what_is_known(app: Flask, client: FlaskClient) -> None:
     assert (known["user"], known["new"], known["tier"]) == ("7", False, "default")
     assert len(known["handle"]) == 18
     assert known["handle"] not in (cookie_of(client) or "")
+
+
+@pytest.mark.parametrize(
+    ("paths", "endpoint", "used"),
+    [
+        (["/append"], "append", False),
+        (["/append", "/read"], "append", True),
+        (["/append", "/login/7"], "append", False),
+        (["/login/7", "/append", "/regenerate"], "login", True),
+        (["/login/7", "/set/_tier/x"], "login", True),
+        (["/login/7", "/logout", "/append"], "append", False),
+        (["/login/7", "/anew"], "anew", False),
+        (["/not-there"], None, False),
+        (["/long"], "x" * 80, False),
+    ],
+)
+def test_info_tells_where_the_session_was_created_and_whether_it_was_used_again(
+    app: Flask,
+    client: FlaskClient,
+    clock: FakeClock,
+    paths: list[str],
+    endpoint: str | None,
+    used: bool,
+) -> None:
+    app.add_url_rule("/regenerate", "regenerate", lambda: f"{session.regenerate()}")  # type: ignore[func-returns-value]
+    app.add_url_rule("/long", "x" * 100, lambda: f"{session.update(a=1)}")
+    app.register_error_handler(404, lambda error: (f"{session.update(a=1)}", 404))
+
+    @app.get("/anew")
+    def anew() -> str:
+        session.clear()
+        session["user_id"] = "8"
+        return "another session"
+
+    for path in paths:
+        client.get(path)
+        clock.advance(60_000)
+    [info] = app.extensions["tested.safe"].browse().sessions
+    assert (info.endpoint, info.used_again) == (endpoint, used)
+    with client.session_transaction() as inside:
+        assert inside.info.endpoint == endpoint  # type: ignore[attr-defined]
+
+
+def test_a_session_that_no_request_created_and_one_that_stands_in_for_another(
+    app: Flask, client: FlaskClient
+) -> None:
+    with client.session_transaction() as inside:
+        inside["user_id"] = "7"
+    known = app.extensions["tested.safe"].sessions_of("7")
+    client.set_cookie("session", sign(new_id(), app.secret_key or ""))
+    client.get("/append")
+    assert [info.endpoint for info in known] == [None]
+    assert [
+        info.endpoint for info in app.extensions["tested.safe"].browse("anonymous").sessions
+    ] == ["append"]
 
 
 def test_an_exception_from_before_the_session_was_opened_stays_the_one_that_counts(

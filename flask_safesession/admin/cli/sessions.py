@@ -216,6 +216,8 @@ def _described(info: SessionInfo, now: datetime) -> dict[str, Any]:
         "left_seconds": round(_left(info, now), 1),
         "client": info.client and info.client._asdict(),
         "last_client": info.last_client and info.last_client._asdict(),
+        "endpoint": info.endpoint,
+        "used_again": info.used_again,
     }
 
 

@@ -1,4 +1,4 @@
-"""What ``flask safesession check`` finds in the settings of Redis and Valkey servers."""
+"""Checks the settings of Redis and Valkey servers, for ``flask safesession check``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .servers.standalone import Standalone
 
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]", "/")
-# Seconds by which the clocks of two servers may differ; the way there and back is in it.
+# Seconds by which the clocks of two servers may differ, the time of two calls included.
 _APART = 1.0
 
 
-class _Told(NamedTuple):
-    """What one server has told: INFO, whether it saves snapshots, how far its clock is ahead."""
+class _Facts(NamedTuple):
+    """Facts about a server: INFO, whether it saves snapshots, how far its clock is ahead."""
 
     info: Mapping[str, str]
     saves: bool
@@ -29,7 +29,7 @@ class _Told(NamedTuple):
 def findings(caller: Caller, replicas: int) -> list[Finding]:
     """Returns a finding for each setting that should be changed, server by server.
 
-    :param replicas: how many have to confirm the end of a session.
+    :param replicas: how many replicas have to confirm the end of a session.
     :raises StoreUnavailable: the only server does not answer; of several, that is a finding.
     """
     servers = caller.topology.servers()
@@ -37,29 +37,29 @@ def findings(caller: Caller, replicas: int) -> list[Finding]:
     found, clocks = list[Finding](), dict[str, float]()
     for server in servers:
         try:
-            told = _ask(caller, server)
+            facts = _ask(caller, server)
         except StoreUnavailable as error:
             if len(servers) == 1:
                 raise
             text = f"{server.server}: cannot be used: {error}"
             found.append(Finding("server-unavailable", text))
             continue
-        clocks[server.server] = told.ahead
+        clocks[server.server] = facts.ahead
         where = f"{server.server}: " if len(servers) > 1 else ""
-        of_one = (*_of_server(told), *_of_replicas(told.info, replicas, alone=alone))
+        of_one = (*_of_server(facts), *_of_replicas(facts.info, replicas, alone=alone))
         found += [Finding(name, where + text) for name, text in (*of_one, *_of_network(server))]
     return found + list(_of_clocks(clocks))
 
 
-def _ask(caller: Caller, server: Connections) -> _Told:
+def _ask(caller: Caller, server: Connections) -> _Facts:
     raw, (seconds, micros) = caller.call(lambda: server.exchange(("INFO",), ("TIME",)))
-    # Ahead of a clock that does not step; only differences between servers mean something.
+    # Ahead of a clock that is never set; only differences between servers have a meaning.
     ahead = int(seconds) + int(micros) / 1_000_000 - time.monotonic()
-    return _Told(_parsed(raw), _saves_snapshots(caller, server), ahead)
+    return _Facts(_parsed(raw), _saves_snapshots(caller, server), ahead)
 
 
-def _of_server(told: _Told) -> Iterator[Finding]:
-    info = told.info
+def _of_server(facts: _Facts) -> Iterator[Finding]:
+    info = facts.info
     kind = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{kind}_version", "0")
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST[kind]:
@@ -71,22 +71,22 @@ def _of_server(told: _Told) -> Iterator[Finding]:
     if policy != "noeviction":
         yield Finding(
             "eviction-policy",
-            f"maxmemory-policy is {policy}: the server will drop sessions behind our back, users'"
-            " first or last as it likes; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap",
+            f"maxmemory-policy is {policy}: the server will remove sessions by its own rules, also"
+            " those of users; set it to noeviction, SAFESESSION_MAX_SESSIONS is the cap",
         )
     if info.get("maxmemory") == "0":
         yield Finding(
             "no-memory-limit",
             "maxmemory is not set: other data on this server can take all its memory",
         )
-    if info.get("aof_enabled") != "1" and not told.saves:
+    if info.get("aof_enabled") != "1" and not facts.saves:
         yield Finding(
             "no-persistence", "persistence is off: a restart of the server signs everybody out"
         )
     if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
         yield Finding(
             "failed-save",
-            "the server could not save its data the last time: look at its disk and its log",
+            "the server could not save its data the last time: check its disk and its log",
         )
 
 
@@ -102,7 +102,7 @@ def _of_replicas(info: Mapping[str, str], wanted: int, *, alone: bool) -> Iterat
         yield Finding(
             "missing-replicas",
             f"SAFESESSION_WAIT_REPLICAS is {wanted}, and {online} are connected: logins and"
-            " logouts wait for them in vain; connect more, or lower it",
+            " logouts wait for the others in vain; connect more, or lower it",
         )
     elif online == 0 and not alone:
         yield Finding(
@@ -119,7 +119,7 @@ def _of_network(server: Connections) -> Iterator[Finding]:
 
 
 def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
-    """*clocks*: by how many seconds each server's is ahead."""
+    """Compares *clocks*: by how many seconds each server's is ahead."""
     if not clocks:
         return
     first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
@@ -127,13 +127,13 @@ def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
     if apart > _APART:
         yield Finding(
             "clocks-apart",
-            f"the clocks of {first} and {last} are {apart:.0f} s apart: what moves between them"
-            " ends early or late by that; run NTP on both",
+            f"the clocks of {first} and {last} are {apart:.0f} s apart: a session that moves"
+            " between them ends early or late by that; run NTP on both",
         )
 
 
 def _saves_snapshots(caller: Caller, server: Connections) -> bool:
-    """Whether the server saves snapshots; also yes where it will not say."""
+    """Returns whether the server saves snapshots, or does not allow to ask."""
     try:
         answer: Any = caller.call(lambda: server.exchange(("CONFIG", "GET", "save"))[0])
     except StoreUnavailable:  # CONFIG is forbidden on most managed servers
@@ -142,6 +142,6 @@ def _saves_snapshots(caller: Caller, server: Connections) -> bool:
 
 
 def _parsed(raw: bytes) -> dict[str, str]:
-    """The answer of INFO: lines of names and values."""
+    """Returns names and values of an answer of INFO."""
     lines = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines())
     return {name: value for name, colon, value in lines if colon}

@@ -1,8 +1,8 @@
-"""A ready client in ``SAFESESSION_STORE`` to the server that it connects to.
+"""Finds the server of a ready client in ``SAFESESSION_STORE``.
 
-The server's address and our credentials are taken from its public parts. Time-outs, retries,
-decoding and the ways of its pool are not, and the client itself is not touched. Clients of Sentinel
-and of clusters keep what is needed in private parts: a URL takes their place.
+The server's address and the credentials are taken from public attributes of the client. Its
+time-outs, retries, decoding and pool are not used. Clients of Sentinel and of clusters keep what is
+needed in private attributes: a URL takes their place.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..remote.breaker import Notify
 from .servers.standalone import Access, Standalone
 from .servers.timed import timed
 
-# What redis-py has for "as many as you like".
+# redis-py's default for the number of connections.
 _UNLIMITED = 2**31
 _KINDS = "give a redis.Redis client, a URL such as redis://localhost:6379/0, or a Store"
 
 
 def topology_of_client(client: Any, notify: Notify) -> Standalone:
-    """The server that *client* connects to.
+    """Returns the server that *client* connects to.
 
     :raises ConfigError: it cannot be used safely, with what to do instead.
     """
@@ -43,13 +43,10 @@ def topology_of_client(client: Any, notify: Notify) -> Standalone:
 
 
 def _foreign(client: Any) -> str | None:
-    """Why *client* is not one of redis-py's clients."""
+    """Returns why *client* is not one of redis-py's clients."""
     kind = f"{type(client).__module__}.{type(client).__name__}"
     if any(base.__module__.startswith("valkey.") for base in type(client).__mro__):
-        return (
-            f"a {kind}: give its URL (valkey://...), or a client of redis-py, with which Valkey"
-            " servers get on as well"
-        )
+        return f"a {kind}: give its URL (valkey://...), or a client of redis-py, also for Valkey"
     if ".asyncio" in kind:
         return f"a {kind}, which is asynchronous: give the client of the same name that is not"
     if not isinstance(client, (redis.Redis, RedisCluster, Sentinel)):
@@ -58,7 +55,7 @@ def _foreign(client: Any) -> str | None:
 
 
 def _needs_url(client: Any) -> str | None:
-    """Which URL to give in the place of *client*."""
+    """Returns which URL to give instead of *client*."""
     if isinstance(client, RedisCluster):
         return "a client of a cluster: give its URL, redis+cluster://HOST:PORT,HOST:PORT"
     pool = getattr(client, "connection_pool", None)
@@ -71,7 +68,7 @@ def _needs_url(client: Any) -> str | None:
 
 
 def _unsafe(client: redis.Redis) -> str | None:
-    """Why *client* cannot be used although it is one of redis-py's."""
+    """Returns why a client of redis-py cannot be used."""
     pool = client.connection_pool
     if client.connection is not None:
         return (
@@ -82,5 +79,5 @@ def _unsafe(client: redis.Redis) -> str | None:
         return f"a client on a {name_of(type(pool))}: {_KINDS}"
     options = pool.connection_kwargs
     if options.get("ssl_validate_ocsp") or options.get("ssl_validate_ocsp_stapled"):
-        return "a client that asks for OCSP, for which there is no time limit: make it without"
+        return "a client that uses OCSP, for which there is no time limit: make it without"
     return None

@@ -1,4 +1,4 @@
-"""How rules go to the scripts, and how their answers are read."""
+"""Encodes rules for the scripts, and decodes their answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Status(IntEnum):
     TOO_MANY = 11
 
 
-# How the scripts list those who were removed.
+# The form in which the scripts list removed sessions.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
 _REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
 # Hexadecimal digits of the store's time before a record.
@@ -51,21 +51,22 @@ _NOW = 11
 
 
 def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
-    """A live session: the store's time and the record in one string.
+    """Returns a live session from one string: the store's time, then the record.
 
-    :param rest: what follows the header, where *raw* ends with it.
-    :param more: of the answer.
-    :raises ValueError: it is no record.
+    :param rest: note and payload, if *raw* ends before them.
+    :param more: further fields of the answer.
+    :raises ValueError: it is not a record.
     """
     return Live(loads(raw[_NOW:], rest), int(raw[:_NOW], 16), **more)
 
 
 def gone(status: int, rest: list[Any]) -> Gone:
-    """What an answer says of a session that is not there.
+    """Returns why there is no session, from a script's answer.
 
-    What is unknown has the key that was looked for last as its successor: it may be elsewhere.
+    The successor of an unknown session is the last key that the script looked up: it may be in
+    another shard.
 
-    :raises StoreUnavailable: it is there, and cannot be read by this version.
+    :raises StoreUnavailable: the record exists, and this version cannot read it.
     """
     if status == Status.FOREIGN:
         return Gone(CORRUPT)
@@ -93,10 +94,10 @@ def refused(status: int, rest: list[Any]) -> Gone | Conflict:
 
 
 def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken:
-    """What an admission made.
+    """Returns the result of an admission.
 
-    :raises StoreFull: no room.
-    :raises TooManySessions: no room for one more of this user.
+    :raises StoreFull: the cap is reached.
+    :raises TooManySessions: the user's cap is reached.
     """
     if status == Status.TAKEN:
         return Taken()
@@ -105,7 +106,8 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
     if status == Status.TOO_MANY:
         raise TooManySessions
     raw, total, removed = rest
-    made = draft.note + draft.payload if total else None  # else it is repeated, and as it is now
+    # Without a total it is a repetition, and *raw* has the record as it is now.
+    made = draft.note + draft.payload if total else None
     return dated(raw, made, removed=removals(removed), total=total)
 
 
@@ -115,7 +117,7 @@ def theirs(answer: list[Any]) -> list[Listed]:
 
 
 def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
-    """The sessions whose keys and first bytes these are, as far as they can be read."""
+    """Returns the sessions of pairs of key and first bytes, without unreadable ones."""
     found = []
     for key, raw in pairs:
         with suppress(ValueError):
@@ -124,14 +126,14 @@ def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
 
 
 def removals(packed: bytes) -> tuple[Removed, ...]:
-    """Who was removed: key, tier tag and a letter for the reason, one behind the other."""
+    """Returns the removed sessions: each is a key, a tier tag and a letter for the reason."""
     text = packed.decode("ascii", "replace")
     pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
     return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
 
 
 def limit_rows(rules: Rules) -> bytes:
-    """The limits of each tier, as scripts take them."""
+    """Returns the limits of each tier, as scripts take them."""
     policy = rules.policy
     tags = [("    ", policy.limits(DEFAULT_TIER))] + [
         (tier_tag(n), t) for n, t in policy.tiers.items()
@@ -141,7 +143,7 @@ def limit_rows(rules: Rules) -> bytes:
 
 
 def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
-    """The caps and the order of tiers, as scripts take them."""
+    """Returns the caps and the order of tiers, as scripts take them."""
     cap = rules.cap
     order = [part for tier in rules.policy.order for part in (tier_tag(tier), tier)]
     own = "".join(f"|{tier_tag(tier)}{n:09d}" for tier, n in cap.per_tier.items())

@@ -1,11 +1,11 @@
-"""Runs Lua scripts on whichever server is responsible, in time, and with redis-py's errors as ours.
+"""Runs Lua scripts on the server responsible for a key, in time, with store errors for redis-py's.
 
-The scripts stand in ``lua/`` with their protocol in a comment on top. All that one of them touches
-is in one slot.
+The scripts are files in ``lua/``, each with its protocol in a comment at the top. All that a script
+touches is in one slot.
 
-What a lost reply does: a script that recognises its own repetition is sent again on a fresh
-connection while there is time. Others are sent once. Where the server says that it has done nothing
-(it is loading, or no master any more), every script is sent again.
+After a lost reply, a script that recognises its own repetition is sent again on a fresh connection
+while there is time; others are sent once. When the server answers that it has done nothing (it is
+loading, or is no longer a master), every script is sent again.
 """
 
 from __future__ import annotations
@@ -28,43 +28,39 @@ from redis.exceptions import (
 )
 
 from ...errors import StoreUnavailable
-from ..remote.breaker import CircuitOpenError
-from .servers.connections import Command, deadline, remaining, was_sent
+from ..remote.deadline import deadline
+from .servers.connections import CircuitOpenError, Command, remaining, was_sent
 from .servers.standalone import Topology
 
 _T = TypeVar("_T")
 
-# What part of the time that a call has left may be spent on waiting for replicas; and seconds off
-# that, for a server looks only ten times a second whether a wait is over.
+# The part of a call's remaining time that may be spent on waiting for replicas; and seconds less
+# than that, since a server checks only ten times a second whether a wait is over.
 _WAITING = 0.8
 _LATE = 0.1
 # The server has done nothing, and may be ready in a moment: seconds until it is asked again.
 _NOT_YET = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 _PAUSES = (0.01, 0.03, 0.06)
-_ACL = "give the ACL user the commands and keys that the documentation of stores lists"
-_MEMORY = "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS"
-# What stands in errors that an operator can do something about, and what to do.
-_MENDS = {
-    "NOAUTH": "give the password in SAFESESSION_STORE",
-    "unauthenticated": "give the password in SAFESESSION_STORE",
-    "Authentication required": "give the password in SAFESESSION_STORE",
-    "WRONGPASS": "mend the user name or password in SAFESESSION_STORE",
-    "invalid username-password": "mend the user name or password in SAFESESSION_STORE",
-    "without any password configured": "mend the user name or password in SAFESESSION_STORE",
-    **dict.fromkeys(["NOPERM", "NoPermission", "ACL failure", "can't run this command"], _ACL),
-    "No permissions to access": _ACL,
-    "max number of clients reached": "raise the server's maxclients, or run fewer workers",
-    **dict.fromkeys(["OOM", "OutOfMemory"], _MEMORY),
-    "MISCONF": "the server cannot save its data: look at its disk and its log",
-    "NOREPLICAS": "the server wants more replicas than it has: see min-replicas-to-write",
-    "BUSY": "somebody's script keeps the server busy: SCRIPT KILL ends it",
-}
+# What to do about an error, by parts of its text.
+_FIXES = {
+    "give the password in SAFESESSION_STORE":
+        ("NOAUTH", "unauthenticated", "Authentication required"),
+    "correct the user name or password in SAFESESSION_STORE":
+        ("WRONGPASS", "invalid username-password", "without any password configured"),
+    "give the ACL user the commands and keys that the documentation of stores lists":
+        ("NOPERM", "NoPermission", "No permissions", "ACL failure", "can't run this command"),
+    "raise the server's maxclients, or run fewer workers": ("max number of clients reached",),
+    "raise the server's maxmemory, or lower SAFESESSION_MAX_SESSIONS": ("OOM", "OutOfMemory"),
+    "the server cannot save its data: check its disk and its log": ("MISCONF",),
+    "the server requires more replicas than it has: see min-replicas-to-write": ("NOREPLICAS",),
+    "another program's script keeps the server busy: SCRIPT KILL ends it": ("BUSY",),
+}  # fmt: skip
 
 
 class Script:
-    """A Lua script and the digest by which the server remembers it.
+    """A Lua script and the digest that the server stores it under.
 
-    :param parts: files in ``lua/``, put one behind the other.
+    :param parts: files in ``lua/``, concatenated.
     """
 
     def __init__(self, *parts: str) -> None:
@@ -74,7 +70,7 @@ class Script:
 
 
 class Confirmed(NamedTuple):
-    """A script's answer, and how many replicas have what it wrote."""
+    """A script's answer, and the number of replicas that have what it wrote."""
 
     answer: Any
     replicas: int
@@ -83,10 +79,10 @@ class Confirmed(NamedTuple):
 class Caller:
     """Calls servers, each call within the time-out.
 
-    :param topology: where the servers are.
+    :param topology: finds the servers.
     :param timeout: seconds that one call may take, reconnects and retries included.
-    :param check: run before the first call, in its time, and before the next ones until it
-        returns true. What it raises, the calls raise.
+    :param check: runs before the first call, in its time, and before the next ones until it
+        returns true. The calls raise what it raises.
     """
 
     def __init__(
@@ -113,75 +109,69 @@ class Caller:
         repeatable: bool = True,
         reading: tuple[Any, ...] | None = None,
     ) -> Any:
-        """The answer of *script*.
+        """Returns the answer of *script*.
 
-        :param repeatable: it recognises its own repetition.
-        :param reading: what it gets in the place of *args* where nothing can be written: while a
-            cluster moves the slot to another node, and where no server is a master any more.
-            ``None``: it is not to be run then.
+        :param repeatable: the script recognises its own repetition.
+        :param reading: replaces *args* where nothing can be written: while a cluster moves the
+            slot to another node, and where no server is a master any more. ``None``: the script
+            does not run then.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        left = False
-
-        def send() -> Any:
-            nonlocal left
-            try:
-                return self._send(script, keys, args, careful=not repeatable)[0]
-            except (TryAgainError, ReadOnlyError) as error:
-                # A server that is no master any more is left first, for the one that is.
-                is_first, left = isinstance(error, ReadOnlyError) and not left, True
-                if reading is None or is_first:
-                    raise
-                return self._send(script, keys, reading, guarded=False)[0]
-
-        return self.call(send, repeatable=repeatable)
+        tries, left = _Tries(repeatable=repeatable), False
+        with _Call(self.timeout):
+            while True:
+                with tries:
+                    try:
+                        return self._send(script, keys, args, careful=not repeatable)[0]
+                    except (TryAgainError, ReadOnlyError) as error:
+                        # A server that is no longer the master is left first, for the one that is.
+                        is_first, left = isinstance(error, ReadOnlyError) and not left, True
+                        if reading is None or is_first:
+                            raise
+                        return self._send(script, keys, reading, guarded=False)[0]
 
     def settle(
         self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]
     ) -> tuple[Any, bool]:
-        """The answer of a repeatable *script*, and whether an earlier try of this call may be done.
+        """Returns the answer of a repeatable *script*, and whether an earlier try may be done.
 
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        may_be_done = False
-
-        def send() -> Any:
-            nonlocal may_be_done
-            try:
-                return self._send(script, keys, args, careful=True)[0]
-            except redis.ConnectionError as error:
-                may_be_done = may_be_done or (was_sent(error) and not isinstance(error, _NOT_YET))
-                raise
-
-        answer = self.call(send)
-        return answer, may_be_done
+        tries = _Tries()
+        with _Call(self.timeout):
+            while True:
+                with tries:
+                    return self._send(script, keys, args, careful=True)[0], tries.may_be_done
 
     def confirm(
         self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...], replicas: int
     ) -> Confirmed:
-        """The answer of a repeatable *script*, after a wait until so many *replicas* have it.
+        """Returns the answer of a repeatable *script*, after a wait for so many *replicas*.
 
-        WAIT stands behind the script and not in it, where it would not wait; and scripts that are
-        run with it write also when they are repeated: it confirms the connection's last write.
+        WAIT follows the script and is not part of it, where it would not wait. It confirms the
+        connection's last write, so such a script writes also when it is repeated.
+
+        :raises StoreUnavailable: the server did not answer, or with an error.
         """
-
-        def send() -> Confirmed:
-            return Confirmed(*self._send(script, keys, args, replicas=replicas))
-
-        return self.call(send)
+        tries = _Tries()
+        with _Call(self.timeout):
+            while True:
+                with tries:
+                    return Confirmed(*self._send(script, keys, args, replicas=replicas))
 
     def call(self, send: Callable[[], _T], *, repeatable: bool = True) -> _T:
-        """``send()``, within the time-out, and again where that can do no harm.
+        """Returns what *send* returns, within the time-out.
 
+        :param repeatable: *send* may be called again after its reply was lost.
         :raises StoreUnavailable: it failed.
         """
-        try:
-            with deadline(self.timeout):
-                if not self._checked:
-                    self._checked = _persistently(self._check, repeatable=True)
-                return _persistently(send, repeatable=repeatable)
-        except RedisError as error:
-            raise StoreUnavailable(explain(error)) from error
+        tries = _Tries(repeatable=repeatable)
+        with _Call(self.timeout):
+            while True:
+                with tries:
+                    if not self._checked:
+                        self._checked = self._check()
+                    return send()
 
     def _send(
         self,
@@ -193,47 +183,75 @@ class Caller:
         careful: bool = False,
         guarded: bool = True,
     ) -> list[Any]:
+        if not self._checked:
+            self.check()
         if guarded and self.topology.guarded:
             keys = (*keys, f"{keys[0][: keys[0].index('}') + 1]}:none")
-        tail, exchange = (len(keys), *keys, *args), self.topology.exchange
+        tail, exchange = (len(keys), *keys, *args), self.topology.route(keys[0])
         try:
-            commands = _awaited(("EVALSHA", script.sha, *tail), replicas)
-            return exchange(keys[0], *commands, careful=careful)
+            return exchange(*_awaited(("EVALSHA", script.sha, *tail), replicas), careful=careful)
         except NoScriptError:
-            # A restart or SCRIPT FLUSH: sending the text also makes the server remember it.
-            commands = _awaited(("EVAL", script.text, *tail), replicas)
-            return exchange(keys[0], *commands, careful=careful)
+            # A restart or SCRIPT FLUSH: sending the text also makes the server store it.
+            return exchange(*_awaited(("EVAL", script.text, *tail), replicas), careful=careful)
 
 
 def _awaited(command: Command, replicas: int) -> tuple[Command, ...]:
-    """*command*, and behind it the wait for *replicas*, for part of the time that is left."""
+    """Returns *command*, followed by the wait for *replicas*, for part of the time that is left."""
     if not replicas:
         return (command,)
     patience = max(0.001, remaining() * _WAITING - _LATE)
     return (command, ("WAIT", replicas, int(patience * 1000)))
 
 
-def _persistently(send: Callable[[], _T], *, repeatable: bool) -> _T:
-    pauses = iter(_PAUSES)
-    lost = False
-    while True:
-        try:
-            return send()
-        except _NOT_YET:
-            if (pause := next(pauses, None)) is None:
-                raise
-            time.sleep(min(pause, remaining()))
-        except (ReadOnlyError, redis.ConnectionError) as error:
-            # No master any more; or the reply may have been lost. There may be time to ask again.
-            undone = isinstance(error, ReadOnlyError)
-            if lost or isinstance(error, CircuitOpenError) or not (repeatable or undone):
-                raise
-            lost = True
-            remaining()
+class _Call(deadline):
+    """Limits the time of a call, and raises redis-py's errors as ours."""
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        error = exception[1]
+        if isinstance(error, RedisError):
+            raise StoreUnavailable(explain(error)) from error
+
+
+class _Tries:
+    """Suppresses the errors after which a call is tried again.
+
+    ``may_be_done``: the server may have done what a failed try has sent.
+    """
+
+    may_be_done = False
+    _lost = False
+    _pauses = 0  # made so far
+
+    def __init__(self, *, repeatable: bool = True) -> None:
+        self._repeatable = repeatable
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if error is None:
+            return False
+        if isinstance(error, _NOT_YET):
+            if self._pauses == len(_PAUSES):
+                return False
+            time.sleep(min(_PAUSES[self._pauses], remaining()))
+            self._pauses += 1
+            return True
+        # No longer a master; or the reply may have been lost.
+        if not isinstance(error, (ReadOnlyError, redis.ConnectionError)):
+            return False
+        undone = isinstance(error, ReadOnlyError)
+        if self._lost or isinstance(error, CircuitOpenError) or not (self._repeatable or undone):
+            return False
+        self.may_be_done = not undone and was_sent(error)
+        self._lost = True
+        remaining()
+        return True
 
 
 def explain(error: RedisError) -> str:
-    """The error for the log, with what to do about it where that is known."""
+    """Returns the error for the log, with the fix where it is known."""
     text = f"{type(error).__name__}: {error}"
-    mend = next((mend for sign, mend in _MENDS.items() if sign in text), None)
-    return f"{text} ({mend})" if mend else text
+    fixes = (fix for fix, signs in _FIXES.items() if any(sign in text for sign in signs))
+    return next((f"{text} ({fix})" for fix in fixes), text)

@@ -103,7 +103,7 @@ class Shard:
     def _if_not_over(self, live: Live) -> Live | Gone:
         """While a cluster moves the slot, the generation may be on the other node."""
         name = f"{self.slot}:generation"
-        [found] = self._caller.call(lambda: self._caller.topology.exchange(name, ("GET", name)))
+        [found] = self._caller.call(lambda: self._caller.topology.route(name)(("GET", name)))
         generation = int((found or b"0").partition(b":")[0], 16)
         return live if live.record.generation == generation else Gone(UNKNOWN)
 

@@ -41,9 +41,9 @@ from ..base import (
     newest_first,
 )
 from ..layout import shard_of
+from ..remote.deadline import deadline
 from .check import findings
 from .scripts import Caller
-from .servers.connections import deadline
 from .servers.standalone import Topology
 from .shard import Shard, where_it_goes
 from .url import topology_of
@@ -409,11 +409,11 @@ def _check_shards(topology: Topology, name: str, shards: int) -> bool:
 
     :raises ConfigError: the sessions are in another number of shards.
     """
-    [stored] = topology.exchange(name, ("GET", name))
+    [stored] = topology.route(name)(("GET", name))
     if stored is None:
         with suppress(redis.ResponseError):
             commands = ("SET", name, shards, "NX"), ("GET", name)
-            stored = topology.exchange(name, *commands)[1]
+            stored = topology.route(name)(*commands)[1]
     if stored in (None, b"%d" % shards):
         return stored is not None
     found = stored.decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""A URL in ``SAFESESSION_STORE`` to the servers that it names, every part of it checked.
+"""Finds the servers that a URL in ``SAFESESSION_STORE`` names, and checks every part of it.
 
 ``redis`` may be ``valkey``, and ``rediss`` or ``valkeys`` where everything is encrypted (TLS)::
 
@@ -25,16 +25,15 @@ from .servers.cluster import Cluster
 from .servers.sentinel import Sentinel
 from .servers.standalone import Access, Address, Standalone, Topology
 from .servers.timed import timed
-from .url_parameters import SENTINEL, TCP, read_parameters, tls_options, tls_problems
+from .url_parameters import CLUSTER, SENTINEL, UNIX, read_parameters, tls_options, tls_problems
 
-_UNIX, _CLUSTER = "unix", "cluster"
 _SERVERS, _ENCRYPTED = ("redis", "rediss", "valkey", "valkeys"), ("rediss", "valkeys")
-#: What URLs may begin with.
+#: The schemes of URLs.
 SCHEMES: tuple[str, ...] = (
     *_SERVERS,
-    _UNIX,
+    UNIX,
     *(f"{server}+{SENTINEL}" for server in _SERVERS),
-    *(f"{server}+{_CLUSTER}" for server in _SERVERS),
+    *(f"{server}+{CLUSTER}" for server in _SERVERS),
 )
 _COMMON = ("client_name", "socket_keepalive")
 _PERSON = ("username", "password")
@@ -44,13 +43,13 @@ _ENCODE = "in user names and passwords write @ : / ? % as %40 %3A %2F %3F %25"
 
 
 class Place(NamedTuple):
-    """What a URL says.
+    """The parts of a URL.
 
     :param how: ``unix``, ``sentinel``, ``cluster``, or nothing: one server.
     :param addresses: of the server, of the Sentinels, or of some nodes.
-    :param name: of the service among Sentinels, or of a socket file.
-    :param access: how to get into the servers.
-    :param sentinels: how to get into the Sentinels.
+    :param name: of the service, for Sentinels; or of a socket file.
+    :param access: how to connect to the servers.
+    :param sentinels: how to connect to the Sentinels.
     """
 
     how: str
@@ -61,7 +60,7 @@ class Place(NamedTuple):
 
 
 def topology_of(given: object, notify: Notify) -> Topology:
-    """The servers that a URL or a ready client names; a client itself is not touched.
+    """Returns the servers that a URL or a ready client names; a client itself is not used.
 
     :raises ConfigError: with every problem, and what to do instead; no password is shown.
     """
@@ -72,19 +71,19 @@ def topology_of(given: object, notify: Notify) -> Topology:
     if place.how == SENTINEL:
         sentinels = [place.sentinels.to(address, _ignore) for address in place.addresses]
         return Sentinel(place.name, sentinels, access, notify)
-    if place.how == _CLUSTER:
+    if place.how == CLUSTER:
         return Cluster(place.addresses, access, notify)
-    if place.how == _UNIX:
+    if place.how == UNIX:
         return Standalone(access.by(timed(access.kind), place.name, notify, path=place.name))
     return Standalone(access.to(place.addresses[0], notify))
 
 
 def _ignore(event: Event) -> None:
-    """A Sentinel that is down is not a store that is down: nothing is reported."""
+    """Report nothing: while a Sentinel is down, the store need not be."""
 
 
 def read_url(url: str) -> Place:
-    """What *url* says.
+    """Returns the parts of *url*.
 
     :raises ConfigError: with every problem in it.
     """
@@ -92,7 +91,7 @@ def read_url(url: str) -> Place:
     kind, _, how = scheme.partition("+")
     before, _, query = rest.partition("?")
     authority, _, path = before.partition("/")
-    reader = _Reader(how or (_UNIX if kind == _UNIX else ""), encrypted=kind in _ENCRYPTED)
+    reader = _Reader(how or (UNIX if kind == UNIX else ""), encrypted=kind in _ENCRYPTED)
     if scheme not in SCHEMES:
         reader.problems.append(f"it begins with none of {', '.join(SCHEMES)}")
     if re.search(r"[\s\x00-\x1f\x7f]", url):
@@ -102,13 +101,13 @@ def read_url(url: str) -> Place:
     reader.read_path(path)
     if reader.problems:
         raise ConfigError(
-            f"SAFESESSION_STORE is a URL that cannot be used: {told}" for told in reader.problems
+            f"SAFESESSION_STORE is a URL that cannot be used: {text}" for text in reader.problems
         )
     return reader.place()
 
 
 class _Reader:
-    """Reads part by part and collects what is wrong."""
+    """Reads a URL part by part and collects its problems."""
 
     def __init__(self, how: str, *, encrypted: bool) -> None:
         self.problems = list[str]()
@@ -119,44 +118,40 @@ class _Reader:
         self._values: dict[str, Any] = {}
 
     def read_query(self, query: str) -> None:
-        facts = {TCP: self._how != _UNIX, SENTINEL: self._how == SENTINEL}
-        about = {fact for fact, is_so in facts.items() if is_so}
-        self._values, problems = read_parameters(query, about)
+        self._values, problems = read_parameters(query, self._how)
         self.problems += problems
-        about_tls = [name for name in self._values if name.startswith("ssl_")]
+        of_tls = [name for name in self._values if name.startswith("ssl_")]
         if self._encrypted or self._values.get("sentinel_ssl"):
             self.problems += tls_problems(self._values)
-        elif about_tls:
-            self.problems.append(
-                f"?{about_tls[0]}= is about TLS: let the URL begin with rediss or valkeys"
-            )
+        elif of_tls:
+            self.problems.append(f"?{of_tls[0]}= is for TLS: begin with rediss or valkeys")
 
     def read_authority(self, authority: str) -> None:
-        who, at, where = authority.rpartition("@")
-        user, colon, password = who.partition(":")
+        credentials, at, hosts = authority.rpartition("@")
+        user, colon, password = credentials.partition(":")
         if at and not (colon and password):
             self.problems.append(f"there is an @ without a password before it; {_ENCODE}")
         self._set("username", unquote(user))
         self._set("password", unquote(password))
         if "username" in self._values and "password" not in self._values:
             self.problems.append("there is a user without a password")
-        if self._how != _UNIX:
-            self._read_hosts(where)
-        elif where:
+        if self._how != UNIX:
+            self._read_hosts(hosts)
+        elif hosts:
             self.problems.append("a path begins with /, so there are three: unix:///path")
 
-    def _read_hosts(self, where: str) -> None:
-        found = [_address(text, self._how) for text in where.split(",")]
+    def _read_hosts(self, hosts: str) -> None:
+        found = [_address(text, self._how) for text in hosts.split(",")]
         self._addresses = tuple(address for address in found if address)
-        if not where:
-            self.problems.append(f"there is no host in it; {_ENCODE}")
+        if not hosts:
+            self.problems.append(f"it has no host; {_ENCODE}")
         elif None in found:
-            self.problems.append(f"host, host:port or [::1]:port is wanted; {_ENCODE}")
+            self.problems.append(f"write host, host:port or [::1]:port; {_ENCODE}")
         elif len(found) > 1 and not self._how:
             self.problems.append("there are several hosts: is it redis+sentinel or redis+cluster?")
 
     def read_path(self, path: str) -> None:
-        if self._how == _UNIX:
+        if self._how == UNIX:
             self._name = "/" + unquote(path)
             if not path:
                 self.problems.append("there is no path in it: unix:///path/to/socket")
@@ -171,7 +166,7 @@ class _Reader:
             self.problems.append(f"the path should be the number of a database; {_ENCODE}")
         elif database:
             self._set("db", int(database))
-        if self._how == _CLUSTER and self._values.get("db"):
+        if self._how == CLUSTER and self._values.get("db"):
             self.problems.append("a cluster has no database but 0: leave it out")
 
     def place(self) -> Place:
@@ -191,23 +186,23 @@ class _Reader:
         )
 
     def _access(self, options: Mapping[str, Any], secure: bool, limit: int | None) -> Access:
-        if self._how == _UNIX:
+        if self._how == UNIX:
             return Access(redis.UnixDomainSocketConnection, options, limit)
         if secure:
             return Access(redis.SSLConnection, {**options, **tls_options(self._values)}, limit)
         return Access(redis.Connection, options, limit)
 
     def _set(self, name: str, value: Any) -> None:
-        """A value that may stand in two places of the URL."""
+        """Store a value that the URL may have in two places."""
         if value in ("", None):
             return
         if name in self._values and self._values[name] != value:
-            self.problems.append(f"the {name} stands there twice: leave out ?{name}=")
+            self.problems.append(f"the {name} is there twice: leave out ?{name}=")
         self._values[name] = value
 
 
 def _address(text: str, how: str) -> Address | None:
-    """Host and port; ``None``: it is something else."""
+    """Returns host and port; ``None``: *text* is not an address."""
     if not (match := _HOST.fullmatch(text)):
         return None
     v6, name, port = match.groups()

@@ -1,26 +1,22 @@
-"""What may stand behind the question mark of a URL in ``SAFESESSION_STORE``, and what may not."""
+"""Parameters after the question mark of a URL in ``SAFESESSION_STORE``."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
-#: What a URL has to be about for some parameters to mean anything: a network, Sentinels.
-TCP, SENTINEL = "tcp", "sentinel"
+#: The topologies of URLs; without one, a single server on a network.
+UNIX, SENTINEL, CLUSTER = "unix", "sentinel", "cluster"
 
-_LACKING = {
-    TCP: "there is no network on the way to a socket file: leave it out",
-    SENTINEL: "it is about Sentinels: let the URL begin with redis+sentinel",
-}
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _REQS = {name: name for name in ("required", "optional", "none")}
 
-#: Reads the text of a value; raises ``ValueError`` with what would be one.
+#: Parses a value; raises ``ValueError`` with what is accepted.
 _Check: TypeAlias = Callable[[str], Any]
 
 
@@ -61,7 +57,7 @@ def _one_of(choices: Mapping[str, Any], prefix: str = "") -> _Check:
     return read
 
 
-#: How the value of each parameter is read.
+#: All parameters, each with the parser of its value.
 PARAMETERS: dict[str, _Check] = {
     "db": _whole(0),
     "username": _text,
@@ -82,36 +78,22 @@ PARAMETERS: dict[str, _Check] = {
     "sentinel_password": _text,
     "sentinel_ssl": _switch,
 }
-_REFUSED = {
-    "SAFESESSION_STORE_TIMEOUT limits every call as a whole, repetitions included": (
-        "socket_timeout socket_connect_timeout timeout retry retry_on_timeout retry_on_error"
-        " cluster_error_retry_attempts"
-    ),
-    "the part of the URL before the ? says that": (
-        "ssl service_name host port path unix_socket_path"
-    ),
-    "the store sets that itself": (
-        "decode_responses encoding encoding_errors protocol legacy_responses read_from_replicas"
-        " readonly load_balancing_strategy require_full_coverage skip_full_coverage_check"
-        " reinitialize_steps dynamic_startup_nodes is_master check_connection min_other_sentinels"
-        " single_connection_client health_check_interval"
-    ),
-}
-#: Parameters of redis-py that are not for the URL, and why.
-OURS: dict[str, str] = {name: why for why, names in _REFUSED.items() for name in names.split()}
+# redis-py's, in place of which there is a setting.
+_TIMEOUTS = re.compile("timeout|retry|retries")
 
 
-def read_parameters(query: str, about: Container[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values in *query*, and what is wrong with others.
+def read_parameters(query: str, how: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns the values in *query*, and what is wrong with the others.
 
-    :param about: what the URL is about: of :data:`TCP`, :data:`SENTINEL`.
+    :param how: the topology of the URL: empty, or one of :data:`UNIX`, :data:`SENTINEL`,
+        :data:`CLUSTER`.
     """
     values: dict[str, Any] = {}
     problems = list[str]()
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name in values:
-            problems.append(f"?{name}= stands there twice")
-        elif problem := _why_not(name, about):
+            problems.append(f"?{name}= is there twice")
+        elif problem := _why_not(name, how):
             problems.append(problem)
         else:
             try:
@@ -123,39 +105,39 @@ def read_parameters(query: str, about: Container[str]) -> tuple[dict[str, Any], 
     return values, problems
 
 
-def _why_not(name: str, about: Container[str]) -> str | None:
-    if name in OURS:
-        return f"?{name}= is not for the URL: leave it out, {OURS[name]}"
+def _why_not(name: str, how: str) -> str | None:
+    """Returns why the URL cannot have the parameter *name*."""
+    if name.startswith("sentinel_") and name in PARAMETERS and how != SENTINEL:
+        return f"?{name}= is for Sentinels: let the URL begin with redis+sentinel"
+    if name == "socket_keepalive" and how == UNIX:
+        return f"?{name}= is for networks, not for a socket file: leave it out"
     if name in PARAMETERS:
-        needs = _needs(name)
-        is_so = not needs or needs in about
-        return None if is_so else f"?{name}= means nothing here: {_LACKING[needs]}"
+        return None
     if not re.fullmatch(r"\w{1,40}", name, re.ASCII):  # it may be a piece of a password
-        return "there is something behind the ? that is no parameter"
+        return "what follows the ? is not a parameter"
+    if _TIMEOUTS.search(name):
+        return f"?{name}= is not for the URL: use SAFESESSION_STORE_TIMEOUT, which covers retries"
     near = get_close_matches(name, PARAMETERS, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PARAMETERS)}"
     return f"?{name}= is unknown: {hint}"
 
 
-def _needs(name: str) -> str:
-    if name.startswith("sentinel_"):
-        return SENTINEL
-    return TCP if name == "socket_keepalive" else ""
-
-
 def tls_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a connection with TLS. Host names are checked, whatever redis-py's version."""
+    """Returns the options of a connection with TLS, which by default checks the host name.
+
+    redis-py does so by default only since its release 6.
+    """
     verified = values.get("ssl_cert_reqs") != "none"
     options = {name: value for name, value in values.items() if name.startswith("ssl_")}
     return {"ssl_check_hostname": verified, **options}
 
 
 def tls_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the files and the rest, as it would else be found with the first call."""
+    """Returns what is wrong with the files and other values, before the first call finds it."""
     problems = list[str]()
     certificate, key = values.get("ssl_certfile"), values.get("ssl_keyfile")
     if key and not certificate:
-        problems.append("?ssl_keyfile= wants an ?ssl_certfile=")
+        problems.append("?ssl_keyfile= requires an ?ssl_certfile=")
     if values.get("ssl_cert_reqs") == "none" and values.get("ssl_check_hostname"):
         problems.append("?ssl_check_hostname=yes contradicts ?ssl_cert_reqs=none: leave out one")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

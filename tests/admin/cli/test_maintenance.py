@@ -315,6 +315,7 @@ def test_several_workers_on_memory_are_a_finding(
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", asked)
     assert len(findings(sound(make_app))) == found
+    assert findings(sound(make_app, store="memory://?per_process=yes")) == []
 
 
 def test_another_extensions_interface_is_a_finding(make_app: MakeApp) -> None:

@@ -79,6 +79,8 @@ def test_all_live_sessions_are_listed(deploy: Deploy) -> None:
     found = listed(there)
     assert sorted(one["tier"] for one in found) == ["admin", "default", "default", "guest"]
     assert {one["user"] for one in found} == {None}
+    seen = {(one["endpoint"], one["used_again"]) for one in found}
+    assert seen == {("visit", False), ("login", False)}
     assert list(found[0]) == [
         "handle",
         "user",
@@ -90,6 +92,8 @@ def test_all_live_sessions_are_listed(deploy: Deploy) -> None:
         "left_seconds",
         "client",
         "last_client",
+        "endpoint",
+        "used_again",
     ]
 
 
@@ -180,6 +184,8 @@ def test_a_session_is_shown_without_its_data_and_without_being_used(deploy: Depl
     said = run(there.app, "show", one["handle"])
     assert said.code == 0
     assert f"handle: {one['handle']}\n" in said.out
+    assert "\nendpoint: " in said.out
+    assert "\nused_again: false\n" in said.out
     assert "milk" not in said.out + run(there.app, "show", one["handle"], "--json").out
     for _ in range(2):
         run(there.app, "show", one["handle"], "--data")

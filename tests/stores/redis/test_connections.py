@@ -15,12 +15,12 @@ from flask_safesession.stores.redis.servers import connections as module
 from flask_safesession.stores.redis.servers import timed
 from flask_safesession.stores.redis.servers.connections import (
     Connections,
-    deadline,
     remaining,
     was_sent,
 )
 from flask_safesession.stores.redis.servers.standalone import Access
 from flask_safesession.stores.remote.breaker import FAILURES
+from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.testing.kit import together
 
 from ...support import proxy as proxies
@@ -126,6 +126,12 @@ def test_a_fork_leaves_the_parents_connections_alone(proxy: proxies.Proxy, conne
     assert in_child(child) == ["PONG"]
     assert server.exchange(PING) == [b"PONG"]
     assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("command", [PING, ("SET", "\xfc", b"\0\r\n", 7), ("EVAL", "", 0)])
+def test_commands_are_packed_as_redis_py_packs_them(command: tuple[Any, ...]) -> None:
+    connection: Any = redis.Connection()  # type: ignore[no-untyped-call]  # never connected
+    assert module._packed(command) == b"".join(connection.pack_command(*command))
 
 
 # -- what a failure tells -------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from redis.exceptions import (
 from redis.sentinel import MasterNotFoundError
 
 from flask_safesession.stores.redis.servers.cluster import Cluster
-from flask_safesession.stores.redis.servers.connections import Connections, deadline, remaining
+from flask_safesession.stores.redis.servers.connections import Connections, remaining
 from flask_safesession.stores.redis.servers.sentinel import _Watch
 from flask_safesession.stores.redis.servers.standalone import Address, spelled
+from flask_safesession.stores.remote.deadline import deadline
 
 PING = ("PING",)
 LOST = redis.ConnectionError("lost")
@@ -173,7 +174,7 @@ class Nodes(dict[str, Node]):
     def ask(self, *, careful: bool = False) -> Any:
         """Who answered."""
         with deadline(5):
-            return self.cluster.exchange("{a}", PING, careful=careful)[0]
+            return self.cluster.route("{a}")(PING, careful=careful)[0]
 
 
 def entry(host: bytes | None, port: int, *more: Any) -> list[Any]:
@@ -274,5 +275,5 @@ def test_who_does_not_answer_is_asked_last_and_nobody_gets_more_than_a_share() -
 def test_a_slot_that_nobody_has_is_told() -> None:
     nodes = Nodes("a:1")
     nodes["a:1"].slots = [[0, 1, entry(b"a", 1)]]
-    with pytest.raises(redis.ConnectionError, match="a:1 does not know who has the slot"):
+    with pytest.raises(redis.ConnectionError, match="a:1 does not know the slot's node"):
         nodes.ask()

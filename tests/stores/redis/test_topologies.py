@@ -138,6 +138,6 @@ def test_without_any_node_the_seeds_are_what_is_known() -> None:
     topology = topology_of(f"redis+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}", print)
     assert [at.server for at in topology.servers()] == [f"127.0.0.1:{port}" for port in ports]
     with pytest.raises(redis.ConnectionError, match="no map of the cluster") as caught:
-        topology.exchange("{a}", PING)
+        topology.route("{a}")(PING)
     for port in ports:
         assert f"127.0.0.1:{port}: Error 111" in str(caught.value)

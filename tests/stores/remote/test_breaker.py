@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +14,9 @@ import redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError
 
 from flask_safesession.events import StoreStateChanged
+from flask_safesession.stores.redis.servers.connections import CircuitOpenError, failed
 from flask_safesession.stores.remote import breaker as module
-from flask_safesession.stores.remote.breaker import (
-    FAILURES,
-    PROBE_INTERVAL,
-    Breaker,
-    CircuitOpenError,
-)
+from flask_safesession.stores.remote.breaker import FAILURES, PROBE_INTERVAL, Breaker, watching
 from flask_safesession.testing.kit import together
 
 DOWN = redis.ConnectionError("refused")
@@ -72,7 +71,7 @@ def told() -> Told:
 
 @pytest.fixture
 def breaker(told: Told) -> Breaker:
-    return Breaker("h:1", told)
+    return Breaker("h:1", told, failed, CircuitOpenError)
 
 
 @pytest.fixture
@@ -80,10 +79,15 @@ def server() -> Server:
     return Server()
 
 
-def fail(breaker: Breaker, server: Callable[[], object], times: int = FAILURES) -> None:
+def call(breaker: Breaker, server: Callable[[], str], *, late: bool = False) -> str:
+    with watching(breaker, late=late):
+        return server()
+
+
+def fail(breaker: Breaker, server: Callable[[], str], times: int = FAILURES) -> None:
     for _ in range(times):
         with pytest.raises(redis.RedisError):
-            breaker.call(server)
+            call(breaker, server)
 
 
 def open_(breaker: Breaker) -> None:
@@ -101,7 +105,7 @@ def test_a_row_of_failures_opens_it_and_one_less_does_not(
         fail(breaker, server, FAILURES - 1)
         server.error = None
         assert (breaker.state, breaker.failing) == ("closed", True)
-        assert breaker.call(server) == "reply"
+        assert call(breaker, server) == "reply"
         assert not breaker.failing
     server.error = DOWN
     fail(breaker, server)
@@ -114,7 +118,7 @@ def test_while_it_is_open_nobody_is_let_through_and_all_are_told_why(
     open_(breaker)
     clock.now += PROBE_INTERVAL - 0.01
     with pytest.raises(CircuitOpenError, match=r"h:1 .*: refused"):
-        breaker.call(server)
+        call(breaker, server)
     assert server.calls == 0
 
 
@@ -123,7 +127,7 @@ def test_a_probe_that_succeeds_closes_it(
 ) -> None:
     open_(breaker)
     clock.now += PROBE_INTERVAL
-    assert breaker.call(server) == "reply"
+    assert call(breaker, server) == "reply"
     assert (breaker.state, breaker.failing, told) == ("closed", False, ["open", "closed"])
 
 
@@ -138,7 +142,7 @@ def test_a_probe_that_fails_keeps_it_open_for_another_while(
             fail(breaker, server, 1)
         assert (server.calls, breaker.state) == (count, "open")
     with pytest.raises(CircuitOpenError, match="silent"):
-        breaker.call(server)
+        call(breaker, server)
     assert told == ["open"]
 
 
@@ -166,7 +170,7 @@ def test_what_interrupts_a_call_says_nothing_of_the_server(
     server.error = interruption()
     for _ in range(FAILURES):
         with pytest.raises(interruption):
-            breaker.call(server)
+            call(breaker, server)
     assert not breaker.failing
 
 
@@ -178,13 +182,13 @@ def test_an_interrupted_probe_keeps_it_open_and_the_next_one_is_free(
     server.error = interruption()
     clock.now += PROBE_INTERVAL
     with pytest.raises(interruption):
-        breaker.call(server)
+        call(breaker, server)
     assert breaker.state == "open"
     server.error = None
     with pytest.raises(CircuitOpenError, match=interruption.__name__):
-        breaker.call(server)
+        call(breaker, server)
     clock.now += PROBE_INTERVAL
-    assert breaker.call(server) == "reply"
+    assert call(breaker, server) == "reply"
 
 
 def test_a_probe_that_is_never_heard_of_again_is_not_waited_for_forever(
@@ -193,12 +197,12 @@ def test_a_probe_that_is_never_heard_of_again_is_not_waited_for_forever(
     """A greenlet that nobody switches back to, a thread that a debugger holds."""
     open_(breaker)
     clock.now += PROBE_INTERVAL
-    assert breaker._starts_probe(late=False)
+    assert breaker.begin(late=False) == "half-open"
     assert breaker.state == "half-open"
     with pytest.raises(CircuitOpenError):
-        breaker.call(server)
+        call(breaker, server)
     clock.now += 60
-    assert breaker.call(server) == "reply"
+    assert call(breaker, server) == "reply"
     assert breaker.state == "closed"
 
 
@@ -208,23 +212,34 @@ def test_a_probe_that_is_never_heard_of_again_is_not_waited_for_forever(
 def test_a_late_success_neither_fails_nor_closes_it(
     clock: Clock, breaker: Breaker, told: Told
 ) -> None:
-    def call() -> str:
+    def succeed() -> str:
         open_(breaker)  # others failed meanwhile
         return "late"
 
-    assert breaker.call(call) == "late"
+    assert call(breaker, succeed) == "late"
     assert (breaker.state, told) == ("open", ["open"])
 
 
-def test_a_late_failure_does_not_disturb_the_probe(clock: Clock, breaker: Breaker) -> None:
+def test_a_success_that_began_before_does_not_end_the_probe(clock: Clock, breaker: Breaker) -> None:
     def probe() -> str:
-        breaker._note("closed", failed=True)  # of a call that began before
+        breaker.end("closed", None, late=False)
         assert breaker.state == "half-open"
         return "reply"
 
     open_(breaker)
     clock.now += PROBE_INTERVAL
-    assert breaker.call(probe) == "reply"
+    assert call(breaker, probe) == "reply"
+
+
+def test_a_late_failure_does_not_disturb_the_probe(clock: Clock, breaker: Breaker) -> None:
+    def probe() -> str:
+        breaker.end("closed", DOWN, late=False)  # of a call that began before
+        assert breaker.state == "half-open"
+        return "reply"
+
+    open_(breaker)
+    clock.now += PROBE_INTERVAL
+    assert call(breaker, probe) == "reply"
     assert breaker.state == "closed"
 
 
@@ -234,7 +249,7 @@ def test_a_time_out_of_a_call_with_little_time_left_does_not_count(
     server.error = redis.TimeoutError()
     for _ in range(FAILURES * 2):
         with pytest.raises(redis.TimeoutError):
-            breaker.call(server, late=True)
+            call(breaker, server, late=True)
     assert not breaker.failing
 
 
@@ -244,7 +259,7 @@ def test_what_takes_no_time_counts_however_little_is_left(
     server.error = DOWN
     for _ in range(FAILURES):
         with pytest.raises(redis.ConnectionError):
-            breaker.call(server, late=True)
+            call(breaker, server, late=True)
     assert breaker.state == "open"
 
 
@@ -254,9 +269,9 @@ def test_a_call_with_little_time_left_is_not_the_probe(
     open_(breaker)
     clock.now += PROBE_INTERVAL
     with pytest.raises(CircuitOpenError):
-        breaker.call(server, late=True)
+        call(breaker, server, late=True)
     assert server.calls == 0
-    assert breaker.call(server) == "reply"
+    assert call(breaker, server) == "reply"
 
 
 def test_a_listener_may_use_the_breaker(clock: Clock, server: Server) -> None:
@@ -264,17 +279,26 @@ def test_a_listener_may_use_the_breaker(clock: Clock, server: Server) -> None:
 
     def listen(event: Any) -> None:
         states.append(event.state)
-        breaker.call(server) if event.state == "closed" else fail(breaker, server, 1)
+        call(breaker, server) if event.state == "closed" else fail(breaker, server, 1)
 
     states: list[str] = []
-    breaker = Breaker("h:1", listen)
+    breaker = Breaker("h:1", listen, failed, CircuitOpenError)
     done = threading.Thread(target=open_, args=(breaker,), daemon=True)
     done.start()
     done.join(10)
     assert not done.is_alive()
     clock.now += PROBE_INTERVAL
-    assert breaker.call(server) == "reply"
+    assert call(breaker, server) == "reply"
     assert states == ["open", "closed"]
+
+
+def test_nothing_that_stores_on_networks_share_imports_a_driver() -> None:
+    files = Path(module.__file__).parent.glob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    assert names
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 # -- many at once -------------------------------------------------------------------------------
@@ -283,16 +307,16 @@ def test_a_listener_may_use_the_breaker(clock: Clock, server: Server) -> None:
 def test_fifty_threads_open_it_once_and_close_it_once(
     clock: Clock, breaker: Breaker, server: Server, told: Told
 ) -> None:
-    def call(number: int) -> str:
+    def use(number: int) -> str:
         try:
-            return breaker.call(server)
+            return call(breaker, server)
         except redis.ConnectionError as error:
             return type(error).__name__
 
     server.error = DOWN
-    together(50, call)
+    together(50, use)
     assert (breaker.state, told) == ("open", ["open"])
     server.error = None
     clock.now += PROBE_INTERVAL
-    assert "reply" in together(50, call)
+    assert "reply" in together(50, use)
     assert (breaker.state, told) == ("closed", ["open", "closed"])

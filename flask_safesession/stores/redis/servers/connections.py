@@ -12,77 +12,60 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import redis
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError
 
-from ...remote.breaker import Breaker, CircuitOpenError, Notify
+from ...remote import deadline
+from ...remote.breaker import Breaker, Notify, watching
 
 #: A command and its arguments.
 Command: TypeAlias = tuple[Any, ...]
+#: Sends commands to one server: :meth:`Connections.exchange`, or what works like it.
+Exchange: TypeAlias = Callable[..., list[Any]]
 
-# Seconds for which an idle connection is taken to be alive. A command that can be repeated does no
-# harm on a dead one: it is sent again on a fresh one.
+#: Errors of a server that cannot be reached.
+FAILED = (redis.ConnectionError, redis.TimeoutError)
+#: Errors that a server itself answers, so that it can be reached.
+ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
+
+# Seconds for which an idle connection is trusted to be open. A command that may be repeated does no
+# harm on a closed one: it is sent again on a fresh one.
 _TRUSTED = 1.0
-# Seconds after which an idle connection is given up: firewalls forget those that say nothing for
-# some minutes, and then a call on one would wait in vain until its deadline.
+# Seconds after which an idle connection is closed: firewalls drop those that are silent for some
+# minutes, and a call on one would wait until its deadline.
 _KEPT = 60.0
 
-# Until when, and of how many seconds; of a thread or a greenlet, whichever way that came to be.
-_limit: ContextVar[tuple[float, float] | None] = ContextVar("limit", default=None)
-# Of a call's time, what has to be left when it is sent for its time-out to tell of the server.
-_FAIR = 0.5
+#: Returns the seconds that this call has left; raises ``redis.TimeoutError`` if there are none.
+remaining: Callable[[], float] = partial(deadline.remaining, redis.TimeoutError)
 
 
-class deadline:  # noqa: N801  # read as a word of the with statement
-    """``with deadline(1.0):`` all that is done on connections here ends in that time.
+class CircuitOpenError(redis.ConnectionError):
+    """The server was down a moment ago and has not been found up since. Nothing was sent."""
 
-    One inside another can only shorten it.
-
-    :param seconds: what a call may take.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        until, outer = time.monotonic() + self._seconds, _limit.get()
-        until = until if outer is None else min(until, outer[0])
-        self._token = _limit.set((until, self._seconds))
-
-    def __exit__(self, *exception: object) -> None:
-        _limit.reset(self._token)
-
-
-def remaining() -> float:
-    """Seconds that this call has left.
-
-    :raises redis.TimeoutError: none.
-    """
-    limit = _limit.get()
-    left = 1.0 if limit is None else limit[0] - time.monotonic()
-    if left <= 0:
-        raise redis.TimeoutError("no time left for this call")
-    return left
-
-
-def _is_late() -> bool:
-    """Whether so much time is gone that a time-out would be no fault of the server."""
-    limit = _limit.get()
-    return limit is not None and limit[0] - time.monotonic() < limit[1] * _FAIR
+    was_sent = False
 
 
 def was_sent(error: redis.RedisError) -> bool:
-    """Whether the server may have got the commands that ended in *error*."""
-    return not isinstance(error, CircuitOpenError) and getattr(error, "was_sent", True)
+    """Returns whether the server may have received the commands that ended in *error*."""
+    return getattr(error, "was_sent", True)
+
+
+def failed(error: BaseException, late: bool) -> bool | None:
+    """Returns whether an error is a failure of the server: see :data:`.breaker.Failed`."""
+    if not isinstance(error, redis.RedisError) or (late and isinstance(error, redis.TimeoutError)):
+        return None
+    return isinstance(error, FAILED) and not isinstance(error, ANSWERED)
 
 
 class _Slots:
-    """So many calls at once; the others wait for one to end, within their time.
+    """Allows a number of calls at once; the others wait for one to end, within their time.
 
-    A call that ends gives its slot to the next one by name. When that one's wait is cut short (by
-    gevent, by ``SystemExit``) it hands the slot on; with a semaphore or a queue it would be lost.
+    A call that ends gives its slot to one waiting call. If that one's wait is interrupted (by
+    gevent, by ``SystemExit``), it hands the slot on; with a semaphore or a queue it would be lost.
     """
 
     def __init__(self, count: int) -> None:
@@ -129,7 +112,7 @@ class _Slots:
 
 
 class _Turn:
-    """Of one that waits. ``given``: it has the slot, also if it does not know yet."""
+    """One waiting call. ``given``: the slot is its own, even if its thread has not run yet."""
 
     def __init__(self) -> None:
         self.given = False
@@ -138,42 +121,39 @@ class _Turn:
 
 
 class _Own:
-    """What a process has for itself; sockets and locks of its parent are nothing for it."""
+    """The state of one process, which must not use sockets and locks of its parent."""
 
     def __init__(self, server: str, limit: int | None, notify: Notify) -> None:
         self.process = os.getpid()
         self.idle: deque[tuple[float, Any]] = deque()
-        # By call: two calls follow each other on one connection.
+        # By call, since a connection may already serve the next call when one is removed here.
         self.busy: dict[object, Any] = {}
-        self.free = _Slots(limit) if limit else None
-        self.breaker = Breaker(server, notify)
+        self.free = _Slots(limit) if limit else nullcontext()
+        self.breaker = Breaker(server, notify, failed, CircuitOpenError)
 
     def close(self) -> None:
-        """Close what is idle."""
-        while True:
-            try:
-                _, connection = self.idle.pop()
-            except IndexError:
-                return
-            connection.disconnect()
+        """Close the idle connections."""
+        while self.idle:
+            with suppress(IndexError):  # another thread was faster
+                self.idle.pop()[1].disconnect()
 
     def leave(self) -> None:
-        """Close a forked child's copies of all sockets; the parent's own stay as they are."""
+        """Close a forked child's copies of all sockets; the parent's own stay open."""
         self.close()
         for connection in self.busy.values():
             connection.disconnect()
 
 
 class Connections:
-    """Sends commands to one server, over connections that are kept at hand while they are idle.
+    """Sends commands to one server, over connections that are kept while they are idle.
 
     There are never more than were in use at once. A forked child makes its own.
 
-    :param make: gives a new connection of redis-py, of a class of :mod:`.timed`, not connected yet.
+    :param make: returns a new connection of a class of :mod:`.timed`, not connected yet.
     :param server: host and port, or path, for logs and figures.
-    :param encrypted: by TLS.
     :param limit: the most connections at once; ``None``: as many as there are calls.
-    :param notify: told when the server's circuit breaker opens and closes.
+    :param notify: called when the server's circuit breaker opens and closes.
+    :param encrypted: whether connections use TLS.
     """
 
     def __init__(
@@ -188,9 +168,8 @@ class Connections:
         self.server = server
         self.encrypted = encrypted
         self._make = make
-        self._limit = limit
-        self._notify = notify
-        self._own = _Own(server, limit, notify)
+        self._make_own = partial(_Own, server, limit, notify)
+        self._own = self._make_own()
 
     @property
     def breaker(self) -> Breaker:
@@ -198,21 +177,20 @@ class Connections:
         return self._own.breaker
 
     def exchange(self, *commands: Command, careful: bool = False) -> list[Any]:
-        """Send *commands* in one go and return their replies; the connection is sound afterwards.
+        """Send *commands* in one go and return their replies.
 
-        :param careful: make sure first that the server has not closed the connection meanwhile;
-            for commands that must not be sent twice.
+        :param careful: for commands that must not be sent twice: make sure first that the server
+            has not closed the connection meanwhile.
         :raises redis.RedisError: the first error among the replies, or that of the connection.
         """
         own = self._own
         if own.process != os.getpid():
-            own, parents = _Own(self.server, self._limit, self._notify), own
+            own, parents = self._make_own(), own
             self._own = own
             parents.leave()
-        if own.free is None:
-            return own.breaker.call(self._exchange, own, commands, careful, late=_is_late())
-        with own.free:  # not in the breaker's sight: the server may be well
-            return own.breaker.call(self._exchange, own, commands, careful, late=_is_late())
+        # The wait for a slot is outside of the breaker: a long one is not the server's failure.
+        with own.free, watching(own.breaker, late=deadline.is_late()):
+            return self._exchange(own, commands, careful)
 
     def close(self) -> None:
         """Close the idle connections. Others are made when they are needed."""
@@ -225,18 +203,18 @@ class Connections:
             _connect(connection)
             replies, error = _talk(connection, commands)
         except BaseException:
-            # Whatever it was (a time-out, a greenlet's end, Ctrl-C): the reply may still be under
-            # way, and must not be given to another request (CVE-2023-28858).
+            # Whatever it was (a time-out, a greenlet's end, Ctrl-C): the reply may still arrive,
+            # and another request must not read it (CVE-2023-28858).
             connection.disconnect()
-            own.close()  # the others may be as dead
+            own.close()  # the others may be closed by the server as well
             del own.busy[call]
             raise
         if isinstance(error, redis.ReadOnlyError):
-            connection.disconnect()  # it is no master any more: connect to who is
+            connection.disconnect()  # no longer the master: the next connection finds the new one
             own.close()
         else:
             _put_back(own.idle, connection)
-        del own.busy[call]  # last: a child that is forked here finds it all the same
+        del own.busy[call]  # last, so that a child that is forked here still finds the connection
         if error is not None:
             raise error
         return replies
@@ -245,7 +223,7 @@ class Connections:
         try:
             since, connection = own.idle.pop()
         except IndexError:
-            connection = own.busy[call] = self._make()  # it connects when it is used
+            connection = own.busy[call] = self._make()  # not connected yet
             return connection
         own.busy[call] = connection  # at once: a child may be forked during the next lines
         age = time.monotonic() - since
@@ -270,33 +248,39 @@ def _unsent(error: redis.RedisError) -> redis.RedisError:
 def _talk(
     connection: Any, commands: tuple[Command, ...]
 ) -> tuple[list[Any], redis.ResponseError | None]:
-    """The replies, and the first error among them."""
-    if len(commands) == 1:
-        connection.send_command(*commands[0])
-    else:
-        connection.send_packed_command(connection.pack_commands(commands))
+    """Returns the replies, and the first error among them."""
+    connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
     replies: list[Any] = []
     error: redis.ResponseError | None = None
     for _ in commands:
         try:
             replies.append(connection.read_response())
-        except redis.ResponseError as told:  # a whole reply: read on
-            error = error or told
+        except redis.ResponseError as answer:  # a whole reply: read on
+            error = error or answer
     return replies, error
+
+
+def _packed(command: Command) -> bytes:
+    """Returns a command as it is sent; redis-py takes three times as long for that."""
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
+    return b"*%d\r\n%b" % (
+        len(words),
+        b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]),
+    )
 
 
 def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
     now = time.monotonic()
     idle.append((now, connection))
     try:
-        if now - idle[0][0] > _KEPT:  # it was needed when there was more to do
+        if now - idle[0][0] > _KEPT:  # it was needed when there were more calls at once
             idle.popleft()[1].disconnect()
-    except IndexError:  # others took it, and this one, too
+    except IndexError:  # other threads have taken all of them
         return
 
 
 def _is_stale(connection: Any) -> bool:
-    """Whether the server has closed an idle connection, or has said what nobody asked for."""
+    """Returns whether the server closed an idle connection, or sent what no call asked for."""
     try:
         return bool(connection.can_read(timeout=0))
     except (redis.RedisError, OSError):

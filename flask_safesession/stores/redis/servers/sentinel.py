@@ -1,8 +1,8 @@
-"""One server behind Sentinel, which says who it is, and makes another one the master if need be.
+"""One server behind Sentinels, which name the master and replace it when it is lost.
 
-As Redis' guidelines for Sentinel clients have it: whenever a connection is made, Sentinels are
-asked who the master is, one after the other, and the server that they name is asked whether it is
-one. redis-py's own Sentinel client has no deadline for that, and does not ask the server.
+After Redis' guidelines for Sentinel clients: for each new connection, Sentinels are asked for the
+master, one after the other, and the server that they name is asked for its role. redis-py's own
+Sentinel client has no deadline for that, and does not ask the server.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import redis
 from redis.sentinel import MasterNotFoundError
 
-from ...remote.breaker import ANSWERED, FAILED, Notify
-from .connections import Command, Connections, deadline, remaining
+from ...remote.breaker import Notify
+from ...remote.deadline import deadline
+from .connections import ANSWERED, FAILED, Connections, Exchange, remaining
 from .standalone import Access, Address, spelled
 from .timed import timed
 
@@ -23,12 +24,12 @@ _Base: Any = object
 
 
 class Sentinel:
-    """The master of a service, whoever it is at the moment.
+    """The current master of a service.
 
     :param service: its name in the Sentinels' configuration.
     :param sentinels: connections to each of them.
-    :param access: how to get into the master.
-    :param notify: told when the master's circuit breaker opens and closes.
+    :param access: how to connect to the master.
+    :param notify: called when the master's circuit breaker opens and closes.
     """
 
     guarded = False
@@ -40,30 +41,30 @@ class Sentinel:
         name = f"{sentinels[0].server}/{service}"
         self._master = access.by(_of_master(access.kind), name, notify, watch=self._watch)
 
-    def exchange(self, key: str, *commands: Command, careful: bool = False) -> list[Any]:
-        """See :meth:`.topology.Topology.exchange`."""
+    def route(self, key: str) -> Exchange:
+        """See :meth:`.standalone.Topology.route`."""
         del key
         if self._watch.moved:
             self._watch.moved = False
-            self._master.close()  # idle connections to whoever was the master before
-        return self._master.exchange(*commands, careful=careful)
+            self._master.close()  # idle connections to the previous master
+        return self._master.exchange
 
     def servers(self) -> Sequence[Connections]:
-        """See :meth:`.topology.Topology.servers`."""
+        """See :meth:`.standalone.Topology.servers`."""
         return (self._master,)
 
     def close(self) -> None:
-        """See :meth:`.topology.Topology.close`."""
+        """See :meth:`.standalone.Topology.close`."""
         self._master.close()
         self._watch.close()
 
 
 class _Watch:
-    """Finds the master. ``moved``: it is another one than the last time."""
+    """Finds the master. ``moved``: it is not the same server as before."""
 
     def __init__(self, service: str, sentinels: Sequence[Connections]) -> None:
         self._service = service
-        # Who is asked first stands first. Replaced as a whole, so that no lock is needed.
+        # In the order in which they are asked. Replaced as a whole, so that no lock is needed.
         self._order = tuple(sentinels)
         self._master: Address | None = None
         self.moved = False
@@ -73,35 +74,35 @@ class _Watch:
 
         A Sentinel that is cut off may name an old master. It is asked last from then on.
 
-        :param connect: raises if that is no master.
+        :param connect: raises if that server is not a master.
         :raises MasterNotFoundError: no Sentinel has named one.
         """
-        told = list[str]()
+        problems = list[str]()
         tried = set[Address]()
-        for sentinel, address in self._named(told):
+        for sentinel, address in self._named(problems):
             if address in tried:
                 continue
             tried.add(address)
             try:
                 connect(address)
-            except ANSWERED:  # the master is there and will not have us, whoever names it
+            except ANSWERED:  # the master itself refuses, so other Sentinels cannot help
                 raise
             except FAILED as error:
-                told.append(f"{sentinel.server} names {spelled(address)}: {error}")
+                problems.append(f"{sentinel.server} names {spelled(address)}: {error}")
                 self._order = (*self._without(sentinel), sentinel)
             else:
                 self._order = (sentinel, *self._without(sentinel))
                 self.moved = self.moved or self._master not in (None, address)
                 self._master = address
                 return
-        raise MasterNotFoundError(f"no master for {self._service!r}; " + "; ".join(told))
+        raise MasterNotFoundError(f"no master for {self._service!r}; " + "; ".join(problems))
 
     def close(self) -> None:
         for sentinel in self._order:
             sentinel.close()
 
-    def _named(self, told: list[str]) -> Iterator[tuple[Connections, Address]]:
-        """Ask one Sentinel after the other; none may take more than its share of the time."""
+    def _named(self, problems: list[str]) -> Iterator[tuple[Connections, Address]]:
+        """Yields what one Sentinel after the other names, each within its share of the time."""
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
         order = self._order
         for asked, sentinel in enumerate(order):
@@ -109,10 +110,10 @@ class _Watch:
                 with deadline(remaining() / (len(order) - asked + 1)):
                     answer = sentinel.exchange(question)[0]
             except redis.RedisError as error:
-                told.append(f"{sentinel.server}: {error}")
+                problems.append(f"{sentinel.server}: {error}")
                 continue
             if not answer:
-                told.append(f"{sentinel.server} does not know it")
+                problems.append(f"{sentinel.server} does not know it")
                 continue
             yield sentinel, (answer[0].decode(), int(answer[1]))
 
@@ -122,7 +123,7 @@ class _Watch:
 
 @cache
 def _of_master(kind: Any) -> Any:
-    """A class of connections to whoever is the master when they are made."""
+    """Returns a class like *kind* of connections to the current master."""
     return type(f"Master{kind.__name__}", (_ToMaster, timed(kind)), {})
 
 
@@ -146,4 +147,4 @@ class _ToMaster(_Base):  # type: ignore[misc]  # stands before a class of timed(
             raise
         if role != "master":
             self.disconnect()
-            raise redis.ConnectionError(f"it is no master but a {role}")
+            raise redis.ConnectionError(f"it is not a master but a {role}")

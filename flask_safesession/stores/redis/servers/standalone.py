@@ -1,8 +1,4 @@
-"""Where the servers are: one, one behind Sentinel, or a cluster.
-
-A topology sends commands to the server that is responsible for a key, and knows nothing of
-sessions.
-"""
+"""One server; and the protocol of a topology, which finds the server responsible for a key."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import redis
 
 from ...remote.breaker import Notify
-from .connections import Command, Connections
+from .connections import Connections, Exchange
 from .timed import ours, timed
 
 #: Host and port.
@@ -21,11 +17,10 @@ Address: TypeAlias = tuple[str, int]
 
 
 class Access(NamedTuple):
-    """How to get into a server, wherever it is.
+    """How to connect to a server, whatever its address.
 
     :param kind: redis-py's class of connections.
-    :param options: what they are made with, as redis-py has it; :mod:`.timed` takes of this what
-        says who we are.
+    :param options: redis-py's arguments of that class; :func:`.timed.ours` selects from them.
     :param limit: the most connections at once; ``None``: as many as there are calls.
     """
 
@@ -35,47 +30,45 @@ class Access(NamedTuple):
 
     @property
     def encrypted(self) -> bool:
-        """Whether by TLS."""
+        """Whether connections use TLS."""
         return issubclass(self.kind, redis.SSLConnection)
 
     def to(self, address: Address, notify: Notify) -> Connections:
-        """Connections to the server at *address*."""
+        """Returns connections to the server at *address*."""
         host, port = address
         return self.by(timed(self.kind), spelled(address), notify, host=host, port=port)
 
     def by(self, kind: Any, server: str, notify: Notify, **more: Any) -> Connections:
-        """Connections of another class, one of :mod:`.timed`, to what is called *server*."""
+        """Returns connections of the class *kind* of :mod:`.timed`, named *server* in logs."""
         make = partial(kind, **{**ours(self.options), **more})
         return Connections(make, server, self.limit, notify, encrypted=self.encrypted)
 
 
 def spelled(address: Address) -> str:
-    """An address as people write it."""
+    """Returns an address in its usual form, ``host:port``."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Topology(Protocol):
-    """What a store needs of its servers.
+    """The servers of a store.
 
-    ``guarded``: scripts have to name a key that never exists. On a cluster a slot that is on its
-    way to another node has keys on both; a script that names a missing key is refused there before
+    ``guarded``: scripts have to name a key that never exists. On a cluster a slot that is moving
+    to another node has keys on both; a script that names a missing key is refused there before
     it does anything (TRYAGAIN), and would stop half-way otherwise.
     """
 
     guarded: bool
 
-    def exchange(self, key: str, *commands: Command, careful: bool = False) -> list[Any]:
-        """Send *commands* to the server responsible for *key*, all on one connection.
+    def route(self, key: str) -> Exchange:
+        """Returns what sends commands to the server responsible for *key*, for the next call.
 
-        :param careful: for commands that must not be sent twice: never to a dead connection, nor
-            again after their reply was lost.
-        :raises redis.RedisError: the server's error, or that of the connection.
+        See :meth:`.connections.Connections.exchange`.
         """
         ...
 
     def servers(self) -> Sequence[Connections]:
-        """The servers that sessions are on, as far as this process knows them."""
+        """Returns the servers that have sessions, as far as this process has found them."""
         ...
 
     def close(self) -> None:
@@ -91,10 +84,10 @@ class Standalone:
     def __init__(self, server: Connections) -> None:
         self._server = server
 
-    def exchange(self, key: str, *commands: Command, careful: bool = False) -> list[Any]:
-        """See :meth:`Topology.exchange`."""
+    def route(self, key: str) -> Exchange:
+        """See :meth:`Topology.route`."""
         del key
-        return self._server.exchange(*commands, careful=careful)
+        return self._server.exchange
 
     def servers(self) -> Sequence[Connections]:
         """See :meth:`Topology.servers`."""

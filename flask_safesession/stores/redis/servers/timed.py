@@ -1,4 +1,4 @@
-"""Connection classes of redis-py whose every wait is cut to what is left of the call."""
+"""Connection classes of redis-py that cut each wait to what is left of the call."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from redis.retry import Retry
 
 from .connections import remaining
 
-# What says where the server is and who we are. Everything else (decoding, retries, caches, hooks on
-# the client's own pool) is that client's business.
+# Arguments with the server's address and our credentials. The others (decoding, retries, caches,
+# hooks on the client's own pool) do not apply to our connections.
 _KEPT = frozenset(
     {
         "host",
@@ -37,7 +37,7 @@ _KEPT = frozenset(
         "socket_keepalive_options",
         "socket_type",
         "redis_connect_func",
-        # fakeredis' connections find their server by these
+        # for fakeredis
         "server",
         "server_key",
         "version",
@@ -47,30 +47,30 @@ _KEPT = frozenset(
         "client_class",
     }
 )
-# Older releases of redis-py tell the errors of clusters and replicas apart with this one only.
+# Older releases of redis-py distinguish the errors of clusters and replicas with this one only.
 _PARSER = getattr(redis.cluster, "ClusterParser", None)
-# A wait of no time at all would be none: the socket would not block.
+# The shortest wait: with a limit of zero the socket would not block at all.
 _LEAST = 0.001
 # Seconds for which a fork waits for connections that are being made.
 _PATIENCE = 0.2
-# One entry a connection that is being made: its socket is known to its thread alone.
+# One entry for each connection that is being made, whose socket only its own thread can reach.
 _connecting: set[object] = set()
 
 
 def ours(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a class of :func:`timed`: of *given*, who we are and where the server is."""
+    """Returns arguments for a class of :func:`timed`: address and credentials out of *given*."""
     kwargs = {name: value for name, value in given.items() if name in _KEPT}
     kwargs |= {name: value for name, value in given.items() if name.startswith("ssl_")}
     kwargs |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
-    # RESP2: on RESP3, redis-py 8 takes whatever is left on a connection for a notification, and a
-    # reply that nobody had waited for would be given to the next request.
+    # RESP2: on RESP3, redis-py 8 takes what is left on a connection for a notification, and the
+    # next request would get a reply that an earlier one had not waited for.
     kwargs |= {"decode_responses": False, "protocol": 2}
     return kwargs if _PARSER is None else {**kwargs, "parser_class": _PARSER}
 
 
 @cache
 def timed(base: Any) -> Any:
-    """A connection class like *base*, whose every wait is cut to what is left of the call."""
+    """Returns a class like *base* that cuts each wait to what is left of the call."""
     return type(f"Timed{base.__name__}", (_Timed, *_resolving(base)), {})
 
 
@@ -78,21 +78,8 @@ _Base: Any = object
 
 
 class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py's, see timed()
-    @property
-    def socket_connect_timeout(self) -> float:
-        return _left()  # asked anew for each address that is tried
-
-    @socket_connect_timeout.setter
-    def socket_connect_timeout(self, value: float | None) -> None:
-        """What the given client had is not ours."""
-
-    @property
-    def socket_timeout(self) -> float:
-        return _left()
-
-    @socket_timeout.setter
-    def socket_timeout(self, value: float | None) -> None:
-        """What the given client had is not ours."""
+    # redis-py reads them for each address that it tries. What the given client had does not apply.
+    socket_connect_timeout = socket_timeout = property(lambda _: _left(), lambda _, __: None)
 
     def connect(self) -> None:
         if getattr(self, "_sock", None) is None:
@@ -108,13 +95,9 @@ class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py'
             _connecting.discard(made)
         return _Cut(sock) if isinstance(sock, socket.socket) else sock
 
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        self.connect()
-        super().send_packed_command(command, check_health)
-
 
 def _let_connect() -> None:
-    """Before a fork: let new sockets get to where the child finds its copies, and closes them."""
+    """Wait before a fork until new sockets are where the child finds and closes its copies."""
     until = time.monotonic() + _PATIENCE
     while _connecting and time.monotonic() < until:
         time.sleep(_LEAST)
@@ -125,7 +108,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _left() -> float:
-    """As :func:`remaining`, for places where an error would leave a socket open."""
+    """Returns what :func:`remaining` does, without an error, which would leave a socket open."""
     try:
         return max(_LEAST, remaining())
     except redis.TimeoutError:
@@ -133,14 +116,14 @@ def _left() -> float:
 
 
 class _Cut:
-    """A socket whose every wait gets what is left of the call: a reply may come in pieces."""
+    """A socket that limits each wait to what is left of the call: replies may come in pieces."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._waits = True
 
     def settimeout(self, limit: float | None) -> None:
-        """Only whether it is to wait at all is the caller's to say."""
+        """Store only whether to wait at all; for how long is the deadline's decision."""
         self._waits = limit != 0
 
     def recv(self, *args: Any) -> bytes:
@@ -166,7 +149,7 @@ class _Cut:
 
 
 class _Resolving(redis.Connection):
-    """Looks the host up in time: the system's resolver has no limit that could be set."""
+    """Resolves the host name in time: the system's resolver has no time limit."""
 
     def _connect(self) -> Any:
         name, failed = self.host, OSError("the name has no address")
@@ -182,13 +165,13 @@ class _Resolving(redis.Connection):
 
 
 def _resolving(base: type[Any]) -> tuple[type[Any], ...]:
-    """The base classes of one like *base*, with :class:`_Resolving` below."""
+    """Returns the base classes of a class like *base*, with :class:`_Resolving` below."""
     if base is redis.Connection:
         return (_Resolving,)
     return (base, _Resolving) if issubclass(base, redis.Connection) else (base,)
 
 
-# One look-up of a name at a time, in a thread of its own, which may hang: by process and name.
+# By process and name: one look-up at a time, in a thread of its own, which may hang.
 _lookups: dict[tuple[int, str], Future[list[str]]] = {}
 
 
@@ -211,7 +194,7 @@ def _look_up(key: tuple[int, str], found: Future[list[str]]) -> None:
     try:
         answers = socket.getaddrinfo(key[1], None, type=socket.SOCK_STREAM)
         found.set_result(list(dict.fromkeys(str(answer[4][0]) for answer in answers)))
-    except Exception as error:  # noqa: BLE001  # whoever waits for it raises it
+    except Exception as error:  # noqa: BLE001  # raised by the calls that wait
         found.set_exception(error)
     finally:
         _lookups.pop(key, None)
