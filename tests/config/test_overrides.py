@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,70 +193,6 @@ def test_each_process_tells_of_it_once(fleet: Fleet, caplog: pytest.LogCaptureFi
     assert heard == [(here.app, *told), (there.app, *told)]
     lines = [r.getMessage() for r in caplog.records if "settings-tuned" in r.getMessage()]
     assert lines == ['settings-tuned revision=1 by=ada settings=idle_timeout="10m"'] * 2
-
-
-SHOP = """
-import sys
-from flask import Flask
-from flask_safesession import SafeSession
-from flask_safesession.events import settings_tuned
-
-app = Flask("shop")
-app.config.from_prefixed_env()
-app.secret_key = "a key for tests that is long enough"
-SafeSession(app, check_interval="100ms")
-
-def say(sender, event):
-    default = app.extensions["safesession"].settings.rules.policy.default
-    print(event.revision, event.by, default.idle, flush=True)
-
-if __name__ == "__main__":
-    settings_tuned.connect(say, app)
-    app.test_client().get("/")
-    print("serving", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_shell_steers_a_server_that_runs(
-    any_server: servers.Server, prefix: str, tmp_path: Path
-) -> None:
-    (tmp_path / "shop.py").write_text(SHOP)
-    env = {
-        **os.environ,
-        "FLASK_SAFESESSION_STORE": any_server.url,
-        "FLASK_SAFESESSION_KEY_PREFIX": prefix,
-    }
-
-    def tune(*options: str) -> None:
-        command = ["-m", "flask", "--app", "shop", "safesession", "tune", *options]
-        subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE
-        )
-
-    process = subprocess.Popen(
-        [sys.executable, "shop.py"],
-        cwd=tmp_path,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    too_long = threading.Timer(2 * PATIENCE, process.kill)
-    too_long.start()
-    try:
-        with process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == "serving\n"
-            tune("--idle-timeout", "10m", "--by", "ada")
-            assert process.stdout.readline() == f"1 ada {10 * MINUTE}\n"
-            tune("--reset", "--by", "bob")
-            assert process.stdout.readline() == f"2 bob {30 * MINUTE}\n"
-            process.stdin.close()
-    finally:
-        too_long.cancel()
-    assert process.returncode == 0
 
 
 # -- what holds then -----------------------------------------------------------------------------

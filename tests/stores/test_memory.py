@@ -113,12 +113,6 @@ def test_a_step_of_the_wall_clock_ends_nothing_early_and_keeps_nothing_late(
         assert store.purge(rules, 100).removed == ()
 
 
-def test_the_wall_clock_does_not_move_the_stores_clock() -> None:
-    before = store_clock()
-    with time_machine.travel(datetime(2001, 1, 1, tzinfo=UTC)):
-        assert 0 <= store_clock() - before < MINUTE
-
-
 def test_the_stores_clock_shows_the_time_of_day_at_which_the_process_started() -> None:
     assert abs(store_clock() - time.time() * 1000) < MINUTE
 
