@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -653,3 +654,21 @@ def test_a_session_transaction_that_cannot_be_stored_raises(make_app: MakeApp) -
         client.session_transaction() as data,
     ):
         data["thing"] = object()
+
+
+def test_requests_in_threads_each_have_their_own_session(app: Flask) -> None:
+    barrier = threading.Barrier(4)
+    found: dict[int, list[Any]] = {}
+
+    def browse(number: int) -> None:
+        client = app.test_client()
+        barrier.wait(20)
+        client.get(f"/put/mine/{number}")
+        found[number] = [client.get("/all").json for _ in range(5)]
+
+    threads = [threading.Thread(target=browse, args=[n]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found == {n: [{"mine": str(n)}] * 5 for n in range(4)}

@@ -30,7 +30,6 @@ TIERS: dict[str, Any] = {
     "admin": {"idle_timeout": "10m", "lifetime": "2h"},
 }
 # Seconds: longer than any test may wait for another process.
-PATIENCE = 30
 
 
 @dataclass
