@@ -86,6 +86,16 @@ def test_redis_own_expiry_is_a_net_after_the_deadline(
     assert 30 * 60_000 < ttl <= 35 * 60_000
 
 
+def test_a_passive_load_that_shortens_the_limits_is_no_use(
+    store: RedisStore, client: redis.Redis, prefix: str
+) -> None:
+    key, _ = add(store)
+    age_redis(client, 5 * 60_000, prefix)
+    answer = store.load(key, make_rules(idle=20 * 60_000), slide=False)
+    assert isinstance(answer, Live)
+    assert (answer.record.idle, answer.record.last_active) == (20 * 60_000, answer.record.created)
+
+
 def test_nothing_is_left_when_all_has_ended(
     store: RedisStore, client: redis.Redis, prefix: str
 ) -> None:
