@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import fakeredis
 import hypothesis
 import pytest
 from flask import Flask
@@ -23,7 +22,7 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import environment, servers
-from .support.kits import REAL, SERVERS, redis_kit, sqlite_kit
+from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sqlite_kit
 
 environment.forget()
 
@@ -45,7 +44,7 @@ _prefixes = count()
 def pytest_report_header() -> str:
     missing = [name for name in ("redis", "valkey") if name not in SERVERS]
     absent = f"; not on this machine: {', '.join(missing)}" if missing else ""
-    return f"stores: memory, fakeredis, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
+    return f"stores: memory, sqlite, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
 
 
 def pytest_sessionstart() -> None:
@@ -109,22 +108,31 @@ def any_server(pool: _Pool) -> servers.Server:
     return pool.get(SERVERS[0])
 
 
-@pytest.fixture(params=["memory", "sqlite", "fakeredis", *REAL])
-def kit(request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
-    """Every store there is."""
-    if request.param == "memory":
-        clock = FakeClock()
-        yield StoreKit(MemoryStore(clock), clock.advance)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked ``every_store`` on every store, all else on the memory store alone."""
+    if "store_kind" in metafunc.fixturenames and metafunc.definition.get_closest_marker(
+        "every_store"
+    ):
+        metafunc.parametrize("store_kind", STORES)
+
+
+@pytest.fixture
+def store_kind() -> str:
+    return "memory"
+
+
+@pytest.fixture
+def kit(store_kind: str, request: pytest.FixtureRequest, prefix: str) -> Iterator[StoreKit]:
+    """A store in memory; in tests that are marked ``every_store``, each store in turn."""
+    if store_kind == "memory":
+        yield memory_kit()
         return
-    if request.param == "sqlite":
+    if store_kind == "sqlite":
         made = sqlite_kit(request.getfixturevalue("tmp_path"))
         yield made
         made.store.close()
         return
-    if request.param == "fakeredis":
-        client: Any = fakeredis.FakeRedis()
-    else:
-        client = request.getfixturevalue("pool").get(request.param).client()
+    client: Any = request.getfixturevalue("pool").get(store_kind).client()
     made = redis_kit(client, prefix)
     yield made
     made.store.close()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .support import servers
-from .support.kits import REAL
 from .support.proxy import Proxy, awake, before
-
-
-@pytest.fixture(params=REAL)
-def kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -50,60 +42,6 @@ def round_trips(client: redis.Redis, count: int) -> list[float]:
         client.ping()
         times.append(time.perf_counter() - start)
     return times
-
-
-def test_a_restart_keeps_what_was_acknowledged_or_loses_all(kind: str, tmp_path: Path) -> None:
-    with servers.running(kind, tmp_path, *servers.KEEP) as server:
-        server.ask("SET", "a", "kept")
-        server.kill()
-        assert not server.running
-        server.restart()
-        assert server.ask("GET", "a") == b"kept"
-        server.restart(empty=True)
-        assert server.ask("GET", "a") is None
-
-
-def test_a_paused_server_is_silent_and_then_goes_on(kind: str, tmp_path: Path) -> None:
-    with (
-        servers.running(kind, tmp_path) as server,
-        hasty(server.port, 0.1) as client,
-    ):
-        client.ping()
-        with server.paused(), pytest.raises(redis.TimeoutError):
-            client.ping()
-        assert client.ping()
-        server.pause()  # and is killed like that
-
-
-def test_a_server_has_users_a_socket_and_limits(kind: str, tmp_path: Path) -> None:
-    users = {"app": "on >secret ~app:* &* +@all"}
-    options = ("--maxclients", "50", "--maxmemory", "60mb")
-    with (
-        servers.running(
-            kind, tmp_path, *options, password="p:/@", users=users, unix=True
-        ) as server,
-        contextlib.closing(redis.Redis.from_url(server.url_for("app", "secret"))) as app,
-        contextlib.closing(
-            redis.Redis(unix_socket_path=str(server.socket), password="p:/@")
-        ) as near,
-    ):
-        app.set("app:1", 1)
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            app.set("other", 1)
-        limits = near.config_get("max*")
-        assert (limits["maxclients"], limits["maxmemory"]) == ("50", str(60 << 20))
-        with hasty(server.port) as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
-
-
-def test_tls_takes_a_certificate_from_both(kind: str, tmp_path: Path) -> None:
-    if not servers.has_tls(kind):
-        pytest.skip(f"{kind} here was built without TLS")
-    with servers.running(kind, tmp_path, tls=servers.Certificates.make(tmp_path)) as server:
-        with contextlib.closing(redis.Redis.from_url(server.url)) as client:
-            assert client.ping()
-        with hasty(server.port) as plain, pytest.raises(redis.ConnectionError):
-            plain.ping()
 
 
 def test_no_server_outlives_the_tests(tmp_path: Path) -> None:
@@ -135,77 +73,3 @@ def test_a_delay_is_what_it_says(proxy: Proxy) -> None:
         shortest = min(round_trips(far, 200))
     # Never less; how much more it is says how busy the machine is.
     assert 0.0019 < shortest < 0.02
-
-
-HOUR = 3600
-
-
-def test_what_is_under_way_keeps_its_order_and_does_not_wait_for_each_other(proxy: Proxy) -> None:
-    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port))) as client:
-        start = time.monotonic()
-        for sent in range(1, 6):
-            proxy.delay = HOUR - sent
-            client.sendall(b"%d" % sent)
-            servers.poll("a chunk", partial(is_under_way, proxy, sent), every=0.001)
-        due = sorted(proxy._due, key=lambda chunk: chunk[:2])
-    assert b"".join(data for *_, data in due) == b"12345"
-    # One after the other would be five hours.
-    assert all(HOUR - 1 <= when - start < 2 * HOUR for when, *_ in due)
-
-
-def is_under_way(proxy: Proxy, chunks: int) -> bool:
-    return proxy.under_way == chunks
-
-
-def test_a_proxy_refuses_cuts_and_resets(proxy: Proxy) -> None:
-    with hasty(proxy.port) as client:
-        client.ping()
-        assert (proxy.connections, proxy.open) == (1, 1)
-        proxy.refuse = True
-        assert client.ping()  # what is open stays open
-        proxy.cut_all()
-        assert proxy.open == 0
-        with pytest.raises(redis.ConnectionError):
-            client.ping()
-        proxy.mend()
-        assert client.ping()
-        assert (proxy.connections, proxy.open) == (2, 1)
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_cut_is_an_end_or_a_reset(proxy: Proxy, reset: bool) -> None:
-    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port))) as client:
-        client.sendall(b"PING\r\n")
-        assert client.recv(7) == b"+PONG\r\n"
-        proxy.reset = reset
-        proxy.cut_replies = 1
-        client.sendall(b"PING\r\n")
-        with pytest.raises(ConnectionResetError) if reset else contextlib.nullcontext():
-            assert client.recv(7) == b""
-
-
-def test_a_proxy_outlives_its_server_and_may_get_another(
-    any_server: servers.Server, proxy: Proxy
-) -> None:
-    proxy.target = servers.free_port()
-    with hasty(proxy.port) as client:
-        with pytest.raises(redis.ConnectionError):
-            client.ping()
-        proxy.target = any_server.port
-        assert client.ping()
-
-
-def test_a_proxy_holds_back_what_a_slow_reader_does_not_take(
-    any_server: servers.Server, proxy: Proxy, prefix: str
-) -> None:
-    size = 20 << 20  # more than all the buffers on the way
-    any_server.ask("SET", prefix, b"x" * size)
-    with contextlib.closing(socket.create_connection(("127.0.0.1", proxy.port))) as slow:
-        slow.sendall(b"GET %b\r\n" % prefix.encode())
-        with hasty(proxy.port) as client:
-            assert all(client.ping() for _ in range(10))  # the others are served meanwhile
-        replies = slow.makefile("rb")
-        assert replies.readline() == b"$%d\r\n" % size
-        assert replies.read(size) == b"x" * size
-        replies.close()
-    any_server.ask("DEL", prefix)

@@ -11,7 +11,6 @@ from html import unescape
 from itertools import product
 from typing import Any
 
-import fakeredis
 import flask
 import pytest
 from flask import Flask, render_template_string, session
@@ -22,7 +21,7 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.heartbeat import TEXTS, heartbeat
 from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis
+from flask_safesession.testing import FakeClock
 
 OURS = {"X-Heartbeat": "1"}
 MINUTE = 60
@@ -490,20 +489,13 @@ def test_it_works_with_flask_login(make_app: Callable[..., Flask]) -> None:
 
 
 def test_a_process_that_has_heard_no_time_yet_tells_the_time_left_all_the_same(
-    make_app: Callable[..., Flask],
+    make_app: Callable[..., Flask], store: MemoryStore, clock: FakeClock
 ) -> None:
-    server = fakeredis.FakeServer()
-
-    def browser() -> FlaskClient:
-        return Site(
-            make_app, settings={"store": fakeredis.FakeRedis(server=server)}
-        ).app.test_client()
-
-    one, other = browser(), browser()
+    one, other = (Site(make_app, settings={"store": store}).app.test_client() for _ in range(2))
     one.get("/login/u")
     cookie = one.get_cookie("session")
     assert cookie is not None
-    age_redis(fakeredis.FakeRedis(server=server), 29 * MINUTE * 1000)
+    clock.advance(29 * MINUTE * 1000)
     other.set_cookie("session", cookie.value)
     told = other.get("/heartbeat").json
     assert told is not None

@@ -154,18 +154,6 @@ def test_a_call_that_fails_is_an_error_of_a_kind_and_says_no_more(
     assert span.attributes["safesession.outcome"] == "unavailable"
 
 
-def test_an_id_that_is_gone_is_no_error(make_app: MakeApp, spans: Spans) -> None:
-    app = traced(make_app(), spans)
-    client = app.test_client()
-    client.get("/put/cart/3")
-    app.extensions["safesession"].steering.bare.store._tables.records.clear()
-    spans.take()
-    client.get("/read")
-    found = spans.take()  # the session, and the one that would stand in for it
-    assert [dict(span.attributes or {})["safesession.outcome"] for span in found] == ["gone"] * 2
-    assert {span.status.status_code for span in found} == {StatusCode.UNSET}
-
-
 def test_no_span_has_a_key_a_user_or_data(make_app: MakeApp, spans: Spans) -> None:
     store = CountingStore()
     client = traced(make_app(store=store), spans).test_client()

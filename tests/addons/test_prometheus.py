@@ -28,7 +28,6 @@ from flask_safesession.instrumentation.prometheus.counts import CALL_BUCKETS, _T
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
-from ..support.counting import CountingStore
 from ..support.servers import Server, free_port, poll
 from ..support.sites.running import Site, gunicorn
 
@@ -181,26 +180,6 @@ def test_a_request_that_leaves_the_session_alone_counts_nothing(measured: Measur
     client.get("/put/cart/3")
     client.get("/metrics")
     assert measured.calls("load") is None
-
-
-def test_a_call_that_fails_is_counted_as_such_and_fails_as_before(make_app: MakeApp) -> None:
-    store = CountingStore()
-    measured = Measured(make_app(store=store))
-    client = measured.app.test_client()
-    client.get("/put/cart/3")
-    store.failing = {"load"}
-    assert client.get("/read").status_code == 503
-    assert measured.calls("load", "unavailable") == 1
-    assert measured.value("store_failures_total", operation="load") == 1
-
-
-def test_an_id_that_is_gone_is_no_failure(measured: Measured, clock: FakeClock) -> None:
-    client = measured.app.test_client()
-    client.get("/put/cart/3")
-    clock.advance(24 * HOUR)
-    client.get("/read")
-    assert measured.calls("load", "gone") == 2  # the session's, and that of its stand-in
-    assert measured.calls("load", "unavailable") is None
 
 
 def test_the_job_and_a_purge_by_hand_count_each_shard(

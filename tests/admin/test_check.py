@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import weakref
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import make_draft, new_key
 
 ROOT = Path(__file__).parents[2]
-MakeApp = Callable[..., Flask]
 GOOD: dict[str, Any] = {
     "SECRET_KEY": "0123456789abcdef0123456789abcdef",
     "SESSION_COOKIE_SECURE": True,

@@ -11,14 +11,11 @@ from flask.testing import FlaskClient
 
 from flask_safesession import NotFresh, SafeSession, TooManySessions, session
 from flask_safesession.events import (
-    SessionReplayed,
     session_ended,
     session_rejected,
     session_replayed,
 )
 from flask_safesession.testing import StoreKit
-
-from ..support.counting import CountingStore
 
 MakeApp = Callable[..., Flask]
 MINUTE = 60_000
@@ -41,7 +38,6 @@ class Site:
         app.add_url_rule("/read", "read", lambda: dict(session))
         app.add_url_rule("/info", "info", self._info)
         app.add_url_rule("/list", "list", self._list)
-        app.add_url_rule("/others", "others", lambda: str(session.end_others()))
         app.add_url_rule("/quick", "quick", self.safe.fresh(within="10s")(lambda: "quick"))
         app.add_url_rule("/pay", "pay", self.safe.fresh(within="10m")(lambda: "paid"))
 
@@ -102,6 +98,7 @@ def site(open_site: Callable[..., Site]) -> Site:
 # -- lists --------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_user_sees_all_sessions_newest_first_and_which_is_this_one(site: Site) -> None:
     clients = []
     for _ in range(3):
@@ -135,6 +132,7 @@ def test_what_a_list_tells_is_what_the_session_says_itself(site: Site) -> None:
     assert site.safe.find("A" * 18) is None
 
 
+@pytest.mark.every_store
 def test_all_sessions_are_browsed_page_by_page(open_site: Callable[..., Site]) -> None:
     tiers = {"admin": {"idle_timeout": "5m", "lifetime": "1h"}}
     site = open_site(expiry="tiered", tiers=tiers)
@@ -175,23 +173,6 @@ def test_an_ended_session_is_over_at_once_and_says_why(site: Site) -> None:
     assert not site.safe.end(handle)
 
 
-def test_ending_a_user_spares_the_one_that_is_kept(site: Site) -> None:
-    clients = [site.member() for _ in range(3)]
-    bob = site.member("bob")
-    assert site.safe.end_user("ann", keep=site.handle(clients[0])) == 2
-    assert [site.get(client, "/read") for client in clients] == [{"user_id": "ann"}, {}, {}]
-    assert site.get(bob, "/read") == {"user_id": "bob"}
-    assert site.safe.end_user("ann") == 1
-    assert site.safe.end_user("ann") == 0
-
-
-def test_a_user_ends_all_others(site: Site) -> None:
-    clients = [site.member() for _ in range(3)]
-    assert clients[1].get("/others").text == "2"
-    assert [bool(site.get(client, "/read")) for client in clients] == [False, True, False]
-    assert site.app.test_client().get("/others").text == "0"
-
-
 def test_a_sign_in_can_end_all_earlier_ones(site: Site) -> None:
     def sign_in_alone(user: str) -> str:
         session["user_id"] = user
@@ -203,20 +184,6 @@ def test_a_sign_in_can_end_all_earlier_ones(site: Site) -> None:
     assert newcomer.get("/alone/ann").text == "2"
     assert [site.get(client, "/read") for client in clients] == [{}, {}]
     assert site.get(newcomer, "/read") == {"user_id": "ann"}
-
-
-def test_an_end_of_all_signs_everybody_out(site: Site) -> None:
-    client = site.member()
-    stranger = site.app.test_client()
-    stranger.get("/set/x")
-    site.kit.advance(1)
-    with site.app.app_context():
-        site.safe.end_all()
-        assert site.safe.count() == 0
-    assert site.get(client, "/read") == site.get(stranger, "/read") == {}
-    assert site.reason(client) == "revoked"
-    assert site.reason(stranger) is None
-    assert site.get(site.member(), "/read") == {"user_id": "ann"}
 
 
 @pytest.mark.parametrize("handle", ["", "é" * 18, "A" * 17, "\ud800", "*" * 18])
@@ -232,6 +199,7 @@ def test_what_is_no_handle_names_no_session(site: Site, handle: str) -> None:
 # -- how it ended -------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_user_is_told_that_the_session_was_idle_for_too_long(site: Site) -> None:
     client, stranger = site.member(), site.app.test_client()
     stranger.get("/set/x")
@@ -246,6 +214,7 @@ def test_a_user_is_told_that_the_session_was_idle_for_too_long(site: Site) -> No
     assert site.reason(client) is None
 
 
+@pytest.mark.every_store
 def test_a_user_is_told_that_a_newer_login_took_the_place(open_site: Callable[..., Site]) -> None:
     site = open_site(max_sessions_per_user=1)
     first = site.member()
@@ -334,42 +303,6 @@ def test_a_long_session_gets_a_new_secret_and_the_old_one_works_for_a_while(
     assert "Set-Cookie" not in client.get("/read").headers
 
 
-def test_an_old_secret_that_comes_back_twice_later_ends_the_session(
-    open_site: Callable[..., Site],
-) -> None:
-    site = open_site(renew_interval="10m", touch_interval="1m")
-    told: list[SessionReplayed] = []
-
-    def note(sender: Any, event: SessionReplayed) -> None:
-        told.append(event)
-
-    client = site.member()
-    thief, handle = site.like(client), site.handle(client)
-    site.kit.advance(11 * MINUTE)
-    client.get("/read")
-    site.get(client, "/read")
-    site.kit.advance(11_000)
-    with session_replayed.connected_to(note, site.app):
-        assert site.get(thief, "/read") == {}
-        assert site.get(thief, "/read") == {}
-        assert told == []
-        assert site.get(client, "/read") == {"user_id": "ann"}
-        site.kit.advance(11_000)
-        assert site.get(thief, "/read") == {}
-    assert told == [SessionReplayed(handle, "default")]
-    assert site.get(client, "/read") == {}
-    assert site.reason(client) == "replayed"
-
-
-def test_a_login_has_no_grace(open_site: Callable[..., Site]) -> None:
-    site = open_site(renew_interval="10m", touch_interval="1m")
-    client = site.app.test_client()
-    client.get("/set/x")
-    old = site.like(client)
-    client.get("/in/ann")
-    assert site.get(old, "/read") == {}
-
-
 @pytest.mark.parametrize("writes", [True, False])
 def test_a_request_that_is_slower_than_the_grace_goes_on_under_the_new_id(
     open_site: Callable[..., Site], writes: bool
@@ -441,23 +374,6 @@ def test_a_renewal_that_finds_no_room_is_no_failure(
             assert low.get(client, "/read")["user_id"] == "ann"
 
 
-def test_a_renewal_that_the_store_does_not_answer_is_tried_again(
-    make_app: MakeApp, kit: StoreKit
-) -> None:
-    store = CountingStore(kit.store)
-    site = Site(make_app(store=store, renew_interval="10m"), kit)
-    client = site.member()
-    before = cookie_of(client)
-    site.kit.advance(11 * MINUTE)
-    store.failing = {"commit"}
-    assert site.get(client, "/read") == {"user_id": "ann"}
-    assert client.get("/set/x").status_code == 503
-    assert cookie_of(client) == before
-    store.failing = set()
-    site.get(client, "/read")
-    assert cookie_of(client) != before
-
-
 def test_when_an_id_was_renewed_is_no_reason_to_keep_a_session(
     open_site: Callable[..., Site],
 ) -> None:
@@ -491,6 +407,7 @@ def test_a_secret_of_many_renewals_ago_ends_the_session_at_its_second_return(
     assert site.reason(client) == "replayed"
 
 
+@pytest.mark.every_store
 def test_of_two_requests_at_once_one_renews_and_the_changes_of_both_are_stored(
     open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,20 +432,6 @@ def test_of_two_requests_at_once_one_renews_and_the_changes_of_both_are_stored(
 
 
 # -- fresh sign-ins -----------------------------------------------------------------------------
-
-
-def test_a_view_can_want_a_recent_sign_in(site: Site) -> None:
-    client = site.member()
-    assert client.get("/pay").text == "paid"
-    for _ in range(11):  # used all the time
-        site.kit.advance(MINUTE)
-        client.get("/read")
-    assert client.get("/pay").status_code == 403
-    client.get("/in/ann")  # the same user assigned by a GET: nobody was asked for a password
-    assert client.get("/pay").status_code == 403
-    client.post("/in/ann")
-    assert client.get("/pay").text == "paid"
-    assert site.app.test_client().get("/pay").status_code == 403
 
 
 def test_a_process_that_has_only_signed_somebody_in_knows_how_late_it_is(site: Site) -> None:

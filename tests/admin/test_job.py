@@ -23,15 +23,14 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from flask import Flask
 
-from flask_safesession import SafeSession, StoreUnavailable, session
+from flask_safesession import SafeSession, StoreUnavailable
 from flask_safesession.admin import job as purge_job
 from flask_safesession.admin.job import PurgeJob
-from flask_safesession.admin.purge import PurgeReport, audit, purge_steps
+from flask_safesession.admin.purge import PurgeReport, audit
 from flask_safesession.events import session_ended, store_failed, store_purged
-from flask_safesession.model.tokens import tier_tag, user_tag
 from flask_safesession.stores.base import AuditStep, PurgeStep, Rules
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
+from flask_safesession.testing import FakeClock, make_draft, make_rules, new_key
 
 from ..support.concurrency import PATIENCE, in_child
 from ..support.counting import PlainStore
@@ -171,11 +170,6 @@ def test_the_job_comes_round_by_its_interval_in_utc_late_or_not(serve: MakeApp) 
     assert job.next_run_time.utcoffset() == timedelta()
     left = job.next_run_time - datetime.now(UTC)
     assert timedelta(seconds=60) < left <= timedelta(seconds=90)
-
-
-def test_without_an_interval_there_is_no_job(serve: MakeApp) -> None:
-    serve(check_interval=None)
-    assert purge_job._scheduler is None
 
 
 def test_the_job_runs_again_and_again(serve: MakeApp, store: WatchedStore) -> None:
@@ -726,55 +720,6 @@ def test_a_run_sends_what_it_did_when_it_is_over(make_app: MakeApp) -> None:
     assert told == [(app, 5, 1, 0), (app, 0, 0, 0)]
 
 
-def test_a_receiver_that_fails_does_not_stop_the_run(
-    make_app: MakeApp, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = FakeClock()
-    store = MemoryStore(clock)
-    app = make_app(store=store)
-    fill(store, rules_of(app), 3)
-    clock.advance(24 * 60 * MINUTE)
-
-    def fail(sender: Flask, event: Any) -> None:
-        raise ZeroDivisionError
-
-    with session_ended.connected_to(fail):
-        assert purge_job_of(app).run() == PurgeReport(due=3)
-    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
-        "a receiver of session-ended failed"
-    ] * 3
-
-
-def test_the_store_is_free_between_the_steps_of_a_run(make_app: MakeApp) -> None:
-    clock = FakeClock()
-    store = MemoryStore(clock)
-    app = make_app(store=store, purge_batch=10)
-    settings = app.extensions["safesession"].settings
-    fill(store, settings.rules, 35)
-    clock.advance(24 * 60 * MINUTE)
-    removed = []
-    for step in purge_steps(store, settings):
-        assert not store._tables.lock.locked()
-        removed.append(step.due)
-    assert removed == [10, 10, 10, 5]
-
-
-def test_a_run_is_told_to_the_sessions_own_app_only(make_app: MakeApp) -> None:
-    clock = FakeClock()
-    store = MemoryStore(clock)
-    app, other = make_app(store=store), make_app()
-    fill(store, rules_of(app), 1)
-    clock.advance(24 * 60 * MINUTE)
-    heard: list[Any] = []
-
-    def receive(sender: Flask, event: Any) -> None:
-        heard.append(event)
-
-    with session_ended.connected_to(receive, sender=other):
-        purge_job_of(app).run()
-    assert heard == []
-
-
 # -- the audit (FAULTS, row 30) -----------------------------------------------------------------
 
 
@@ -788,150 +733,9 @@ def database(server: Server) -> Iterator[redis.Redis]:
     client.close()
 
 
-@pytest.fixture
-def shop(make_app: MakeApp, database: redis.Redis, prefix: str) -> Iterator[Flask]:
-    """An app with 6 users' sessions and 4 strangers'."""
-    tiers = {"admin": {"idle_timeout": "10m"}, "customer": {"idle_timeout": "30m"}}
-    app = make_app(
-        store=database, key_prefix=prefix, store_timeout="5s", expiry="tiered", tiers=tiers
-    )
-
-    @app.get("/login/<user>/<tier>")
-    def login(user: str, tier: str) -> str:
-        session["user_id"], session["_tier"] = user, tier
-        return ""
-
-    @app.get("/look-around")
-    def look_around() -> str:
-        session["cart"] = []
-        return ""
-
-    for user in ("ann", "bob", "cleo"):
-        app.test_client().get(f"/login/{user}/admin")
-        app.test_client().get(f"/login/{user}/customer")
-    for _ in range(4):
-        app.test_client().get("/look-around")
-    yield app
-    close([app])
-
-
 def names(database: redis.Redis, prefix: str, kind: str) -> list[str]:
     found: Any = database.keys(f"{{{prefix}:0}}:{kind}:*")
     return sorted(name.decode() for name in found)
-
-
-def assert_agreement(app: Flask, database: redis.Redis, prefix: str, count: int) -> None:
-    """The count is *count*, and every entry has its record and every record its entries."""
-    assert safe_of(app).count() == count
-    records = {name.rpartition(":")[2] for name in names(database, prefix, "s")}
-    indexed: set[str] = set()
-    users: set[str] = set()
-    for bucket in names(database, prefix, "t"):
-        members: Any = database.zrange(bucket, 0, -1)
-        indexed |= {member.decode()[:18] for member in members}
-        users |= {member.decode()[:18] for member in members if len(member) > 18}
-    listed: set[str] = set()
-    for tag in names(database, prefix, "u"):
-        members = database.zrange(tag, 0, -1)
-        listed |= {member.decode() for member in members}
-    assert len(records) == count
-    assert indexed == records
-    assert listed == users
-
-
-def a_record(database: redis.Redis, prefix: str, *, of_a_user: bool) -> str:
-    """The name of a record."""
-    for name in names(database, prefix, "s"):
-        raw: Any = database.get(name)
-        if (raw[79:80] == b"+") is of_a_user:
-            return name
-    raise AssertionError("there is none")
-
-
-@pytest.mark.parametrize("of_a_user", [True, False], ids=["user", "stranger"])
-def test_a_record_that_is_gone_behind_the_index_is_not_counted_after_a_purge(
-    shop: Flask, database: redis.Redis, prefix: str, of_a_user: bool
-) -> None:
-    database.delete(a_record(database, prefix, of_a_user=of_a_user))
-    assert safe_of(shop).count() == 10
-    assert safe_of(shop).purge() == PurgeReport(mended=1)
-    assert_agreement(shop, database, prefix, 9)
-
-
-@pytest.mark.parametrize("of_a_user", [True, False], ids=["user", "stranger"])
-def test_a_record_that_the_index_has_lost_is_counted_after_a_purge(
-    shop: Flask, database: redis.Redis, prefix: str, of_a_user: bool
-) -> None:
-    name = a_record(database, prefix, of_a_user=of_a_user)
-    for bucket in names(database, prefix, "t"):
-        members: Any = database.zrange(bucket, 0, -1)
-        database.zrem(bucket, *[m for m in members if m[:18] == name[-18:].encode()] or [b"none"])
-    assert safe_of(shop).count() == 9
-    assert safe_of(shop).purge() == PurgeReport(mended=1)
-    assert_agreement(shop, database, prefix, 10)
-
-
-def test_the_whole_index_is_made_anew_when_it_is_lost(
-    shop: Flask, database: redis.Redis, prefix: str
-) -> None:
-    for name in names(database, prefix, "t") + names(database, prefix, "u"):
-        database.delete(name)
-    database.delete(f"{{{prefix}:0}}:tiers")
-    assert safe_of(shop).count() == 0
-    safe_of(shop).purge()
-    assert_agreement(shop, database, prefix, 10)
-    safe_of(shop).purge()
-    state = shop.extensions["safesession"]
-    assert state.store.count(state.settings.rules).live == {
-        "anonymous": 4,
-        "admin": 3,
-        "customer": 3,
-    }
-
-
-def test_a_stale_entry_in_a_users_set_is_removed(
-    shop: Flask, database: redis.Redis, prefix: str
-) -> None:
-    ann = next(database.scan_iter(f"{{{prefix}:0}}:u:{user_tag('ann')}*"))
-    before = database.zcard(ann)
-    assert database.zadd(ann, {new_key(): 1}) == 1
-    assert safe_of(shop).purge() == PurgeReport(mended=1)
-    assert_agreement(shop, database, prefix, 10)
-    assert database.zcard(ann) == before
-
-
-def test_an_entry_with_a_wrong_deadline_is_mended(
-    shop: Flask, database: redis.Redis, prefix: str
-) -> None:
-    bucket = f"{{{prefix}:0}}:t:{tier_tag('admin')}"
-    entries: Any = database.zrange(bucket, 0, 0)
-    [entry] = entries
-    before = database.zscore(bucket, entry)
-    database.zincrby(bucket, 5 * MINUTE, entry)
-    safe_of(shop).purge()
-    assert database.zscore(bucket, entry) == before
-    assert_agreement(shop, database, prefix, 10)
-
-
-def test_the_job_mends_as_well(shop: Flask, database: redis.Redis, prefix: str) -> None:
-    database.delete(a_record(database, prefix, of_a_user=True))
-    assert purge_job_of(shop).run() == PurgeReport(mended=1)
-    assert_agreement(shop, database, prefix, 9)
-
-
-def test_what_agrees_is_left_alone(shop: Flask, database: redis.Redis, prefix: str) -> None:
-    assert safe_of(shop).purge() == PurgeReport()
-    assert_agreement(shop, database, prefix, 10)
-
-
-def test_a_due_record_that_the_index_has_lost_is_removed(
-    shop: Flask, database: redis.Redis, prefix: str
-) -> None:
-    for name in names(database, prefix, "t"):
-        database.delete(name)
-    age_redis(database, 12 * MINUTE, prefix)  # admins' end after ten; Redis drops them after 15
-    safe_of(shop).purge()
-    assert_agreement(shop, database, prefix, 7)
 
 
 def test_the_audit_of_a_large_store_goes_on_where_it_stopped(

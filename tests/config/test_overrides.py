@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-import fakeredis
 import pytest
 from flask import Flask
 
@@ -23,15 +17,14 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable
 from flask_safesession.admin import job as purge_job
 from flask_safesession.config import dry_run as foresight
 from flask_safesession.events import session_ended, settings_tuned
-from flask_safesession.stores.base import AuditStep, Gone, Live, Rules
+from flask_safesession.stores.base import AuditStep, Rules
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
-from flask_safesession.testing import FakeClock, age_redis, make_draft, make_rules, new_key
+from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 from flask_safesession.testing.kit import together
 
 from ..support import servers
 from ..support.counting import CountingStore, PlainStore
-from ..support.kits import REAL
 
 MINUTE = 60_000
 TIERS: dict[str, Any] = {
@@ -39,7 +32,6 @@ TIERS: dict[str, Any] = {
     "admin": {"idle_timeout": "10m", "lifetime": "2h"},
 }
 # Seconds: longer than any test may wait for another process.
-PATIENCE = 30
 
 
 @dataclass
@@ -103,41 +95,15 @@ class Fleet:
         return Process(self.make_app(**{**self.options, **settings}))
 
 
-@pytest.fixture(params=["memory", "fakeredis", *REAL])
-def fleet(
-    request: pytest.FixtureRequest, make_app: Callable[..., Flask], prefix: str
-) -> Iterator[Fleet]:
-    if request.param == "memory":
-        clock = FakeClock()
-        yield Fleet(make_app, clock.advance, {"store": MemoryStore(clock)})
-        return
-    if request.param == "fakeredis":
-        client: Any = fakeredis.FakeRedis()
-    else:
-        client = request.getfixturevalue("pool").get(request.param).client()
-    made: list[Process] = []
-
-    def make(**settings: Any) -> Flask:
-        made.append(Process(make_app(**settings)))
-        return made[-1].app
-
-    options = {"store": client, "key_prefix": prefix, "store_timeout": 5}
-    yield Fleet(make, lambda ms: age_redis(client, ms, prefix), options)
-    for process in made:
-        process.state.store.close()
-    client.close()
-
-
 @pytest.fixture
-def memory(make_app: Callable[..., Flask]) -> Fleet:
-    """A fleet on one memory store, for what does not depend on the store."""
-    clock = FakeClock()
-    return Fleet(make_app, clock.advance, {"store": MemoryStore(clock)})
+def fleet(make_app: Callable[..., Flask], kit: StoreKit) -> Fleet:
+    return Fleet(make_app, kit.advance, {"store": kit.store})
 
 
 # -- who hears of it, and when -------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_the_others_go_by_it_from_their_next_run_on(fleet: Fleet) -> None:
     here, there = fleet.start(), fleet.start()
     told = here.safe.reconfigure(idle_timeout="10m", max_sessions=500, by="ada")
@@ -173,7 +139,7 @@ def test_it_is_written_down_when_by_the_clock_of_the_store(fleet: Fleet) -> None
     assert told.at.utcoffset() == timedelta(0)
 
 
-def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> None:
+def test_a_request_goes_by_it_and_asks_no_more_of_the_store(fleet: Fleet) -> None:
     counting = CountingStore(MemoryStore())
     looks: list[str] = []
     real = counting.inner.document
@@ -183,7 +149,7 @@ def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> No
         return real(name)
 
     counting.inner.document = document
-    app = memory.make_app(store=counting)
+    app = fleet.make_app(store=counting)
     safe: SafeSession = app.extensions["tested.safe"]
 
     @app.get("/")
@@ -202,8 +168,8 @@ def test_a_request_goes_by_it_and_asks_no_more_of_the_store(memory: Fleet) -> No
     assert (len(looks), counting.take(), calls) == (before, ["load", "commit"], ["create"])
 
 
-def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(memory: Fleet) -> None:
-    here, there = memory.start(check_interval="1h"), memory.start()
+def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(fleet: Fleet) -> None:
+    here, there = fleet.start(check_interval="1h"), fleet.start()
     there.safe.reconfigure(idle_timeout="10m")
     with here.state.steering._lock:
         here.state.job._forked()
@@ -228,70 +194,6 @@ def test_each_process_tells_of_it_once(fleet: Fleet, caplog: pytest.LogCaptureFi
     assert heard == [(here.app, *told), (there.app, *told)]
     lines = [r.getMessage() for r in caplog.records if "settings-tuned" in r.getMessage()]
     assert lines == ['settings-tuned revision=1 by=ada settings=idle_timeout="10m"'] * 2
-
-
-SHOP = """
-import sys
-from flask import Flask
-from flask_safesession import SafeSession
-from flask_safesession.events import settings_tuned
-
-app = Flask("shop")
-app.config.from_prefixed_env()
-app.secret_key = "a key for tests that is long enough"
-SafeSession(app, check_interval="100ms")
-
-def say(sender, event):
-    default = app.extensions["safesession"].settings.rules.policy.default
-    print(event.revision, event.by, default.idle, flush=True)
-
-if __name__ == "__main__":
-    settings_tuned.connect(say, app)
-    app.test_client().get("/")
-    print("serving", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_shell_steers_a_server_that_runs(
-    any_server: servers.Server, prefix: str, tmp_path: Path
-) -> None:
-    (tmp_path / "shop.py").write_text(SHOP)
-    env = {
-        **os.environ,
-        "FLASK_SAFESESSION_STORE": any_server.url,
-        "FLASK_SAFESESSION_KEY_PREFIX": prefix,
-    }
-
-    def tune(*options: str) -> None:
-        command = ["-m", "flask", "--app", "shop", "safesession", "tune", *options]
-        subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=env, check=True, stdout=subprocess.PIPE
-        )
-
-    process = subprocess.Popen(
-        [sys.executable, "shop.py"],
-        cwd=tmp_path,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    too_long = threading.Timer(2 * PATIENCE, process.kill)
-    too_long.start()
-    try:
-        with process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == "serving\n"
-            tune("--idle-timeout", "10m", "--by", "ada")
-            assert process.stdout.readline() == f"1 ada {10 * MINUTE}\n"
-            tune("--reset", "--by", "bob")
-            assert process.stdout.readline() == f"2 bob {30 * MINUTE}\n"
-            process.stdin.close()
-    finally:
-        too_long.cancel()
-    assert process.returncode == 0
 
 
 # -- what holds then -----------------------------------------------------------------------------
@@ -331,6 +233,7 @@ def test_what_a_dry_run_counts_then_ends_also_if_nobody_uses_it(
         assert changes == {"idle_timeout": "25m"}
 
 
+@pytest.mark.every_store
 def test_all_of_many_unused_sessions_end_in_one_run(fleet: Fleet) -> None:
     here, there = fleet.start(purge_batch=10), fleet.start(purge_batch=10)
     here.fill(400)
@@ -351,6 +254,7 @@ def test_purge_by_hand_ends_them_too(fleet: Fleet) -> None:
     assert there.ends_of(there.safe.purge) == ["lifetime"] * 3
 
 
+@pytest.mark.every_store
 def test_a_lifetime_that_is_shorter_by_itself_ends_them_too(fleet: Fleet) -> None:
     here, there = fleet.start(idle_timeout="9m"), fleet.start(idle_timeout="9m")
     here.come_round()
@@ -364,45 +268,6 @@ def test_a_lifetime_that_is_shorter_by_itself_ends_them_too(fleet: Fleet) -> Non
     assert there.live() == 4
     fleet.advance(5 * MINUTE)
     assert there.ends_of(there.come_round) == ["lifetime"] * 4
-
-
-def test_one_that_is_not_due_yet_ends_when_it_is(fleet: Fleet) -> None:
-    here, there = fleet.start(), fleet.start()
-    here.fill(2)
-    here.safe.reconfigure(idle_timeout="10m")
-    there.come_round()
-    assert there.live() == 2
-    fleet.advance(9 * MINUTE)
-    assert there.live() == 2
-    fleet.advance(2 * MINUTE)
-    assert there.live() == 0
-
-
-def test_longer_limits_bring_nothing_back(fleet: Fleet) -> None:
-    here, there = fleet.start(), fleet.start()
-    here.fill(2)
-    fleet.advance(31 * MINUTE)
-    told = here.safe.reconfigure(idle_timeout="2h")
-    there.come_round()
-    assert there.live() == 0
-    rules = there.state.settings.rules
-    answers = [there.state.store.load(key, rules, slide=True) for key in here.keys]
-    assert all(isinstance(answer, Gone) for answer in answers)
-    assert told.settings == {"idle_timeout": "2h"}
-
-
-def test_longer_limits_hold_from_the_next_change_on(fleet: Fleet) -> None:
-    here = fleet.start()
-    here.fill(1, user="ada")
-    here.safe.reconfigure(idle_timeout="2h")
-    here.come_round()
-    rules, [key] = here.state.settings.rules, here.keys
-    record = here.state.store.load(key, rules, slide=False).record
-    assert record.idle == 30 * MINUTE
-    draft = make_draft(rules=rules, user="ada0")
-    fresh = here.state.store.commit(key, draft, record.stamps[0], touch=0)
-    assert isinstance(fresh, Live)
-    assert fresh.record.idle == 120 * MINUTE
 
 
 def test_limits_that_are_shortened_a_second_time_hold_too(fleet: Fleet) -> None:
@@ -490,6 +355,7 @@ def test_of_the_tiers_only_those_that_change_are_named(fleet: Fleet) -> None:
     assert here.state.settings.rules.policy.limits("admin").idle == 10 * MINUTE
 
 
+@pytest.mark.every_store
 def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
     processes = [fleet.start(), fleet.start(), fleet.start()]
     changes: list[dict[str, Any]] = [
@@ -506,8 +372,8 @@ def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
         assert told.settings == {"idle_timeout": "10m", "lifetime": "1h", "max_sessions": 7}
 
 
-def test_a_store_that_lost_everything_gives_the_settings_back(memory: Fleet) -> None:
-    here = memory.start()
+def test_a_store_that_lost_everything_gives_the_settings_back(fleet: Fleet) -> None:
+    here = fleet.start()
     here.safe.reconfigure(idle_timeout="10m")
     here.state.store._tables._documents.clear()
     here.come_round()
@@ -539,9 +405,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda given: str(given)[:30])
 def test_what_is_wrong_is_said_and_changes_nothing(
-    memory: Fleet, changes: dict[str, Any], message: str, dry_run: bool
+    fleet: Fleet, changes: dict[str, Any], message: str, dry_run: bool
 ) -> None:
-    here = memory.start(check_interval="1h")
+    here = fleet.start(check_interval="1h")
     before = here.state.settings
     with pytest.raises(ConfigError) as raised:
         here.safe.reconfigure(**changes, dry_run=dry_run)
@@ -551,8 +417,8 @@ def test_what_is_wrong_is_said_and_changes_nothing(
     assert here.state.store.document("tuning").document == b""
 
 
-def test_a_tier_that_is_misspelt_is_told_with_those_there_are(memory: Fleet) -> None:
-    here = memory.start(expiry="tiered", tiers=TIERS)
+def test_a_tier_that_is_misspelt_is_told_with_those_there_are(fleet: Fleet) -> None:
+    here = fleet.start(expiry="tiered", tiers=TIERS)
     with pytest.raises(
         ConfigError, match="'admn' is no tier of this app \\(it has 'guest', 'admin'"
     ):
@@ -617,11 +483,11 @@ def test_a_store_that_keeps_no_settings_says_so(make_app: Callable[..., Flask]) 
 
 
 def test_a_store_that_is_down_is_an_error_for_who_asks_and_none_for_the_job(
-    memory: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = memory.start()
+    here = fleet.start()
     here.fill(1)
-    memory.advance(31 * MINUTE)
+    fleet.advance(31 * MINUTE)
 
     def down(name: str) -> None:
         raise StoreUnavailable("no answer")
@@ -633,9 +499,9 @@ def test_a_store_that_is_down_is_an_error_for_who_asks_and_none_for_the_job(
 
 
 def test_those_who_never_stop_changing_are_given_up_on(
-    memory: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = memory.start()
+    here = fleet.start()
     monkeypatch.setattr(here.state.store, "keep", lambda *_: False)
     with pytest.raises(StoreUnavailable, match="others keep changing"):
         here.safe.reconfigure(idle_timeout="10m")
@@ -658,8 +524,8 @@ def job_of(process: Process) -> Any:
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_the_job_comes_round_as_often_as_it_is_told(memory: Fleet) -> None:
-    here, there = memory.start(check_interval="1h"), memory.start(check_interval="1h")
+def test_the_job_comes_round_as_often_as_it_is_told(fleet: Fleet) -> None:
+    here, there = fleet.start(check_interval="1h"), fleet.start(check_interval="1h")
     for process in (here, there):
         process.app.test_client().get("/")
     here.safe.reconfigure(check_interval="20m")
@@ -672,8 +538,8 @@ def test_the_job_comes_round_as_often_as_it_is_told(memory: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_one_that_has_not_begun_begins_with_what_it_is_told(memory: Fleet) -> None:
-    here = memory.start(check_interval="1h")
+def test_one_that_has_not_begun_begins_with_what_it_is_told(fleet: Fleet) -> None:
+    here = fleet.start(check_interval="1h")
     here.safe.reconfigure(check_interval="20m")
     assert here.state.job._scheduler is None
     here.app.test_client().get("/")
@@ -681,8 +547,8 @@ def test_one_that_has_not_begun_begins_with_what_it_is_told(memory: Fleet) -> No
 
 
 @pytest.mark.usefixtures("scheduler")
-def test_a_process_without_a_job_does_not_get_one(memory: Fleet) -> None:
-    here, cron = memory.start(check_interval="1h"), memory.start(check_interval=None)
+def test_a_process_without_a_job_does_not_get_one(fleet: Fleet) -> None:
+    here, cron = fleet.start(check_interval="1h"), fleet.start(check_interval=None)
     here.safe.reconfigure(check_interval="20m", idle_timeout="10m")
     cron.come_round()
     cron.app.test_client().get("/")
@@ -692,25 +558,6 @@ def test_a_process_without_a_job_does_not_get_one(memory: Fleet) -> None:
 
 
 # -- the store's part ----------------------------------------------------------------------------
-
-
-def test_who_expects_another_document_does_not_take_its_place(fleet: Fleet) -> None:
-    store = fleet.start().state.store
-    assert store.document("tuning").document == b""
-    assert not store.keep("tuning", b"mine", b"something")
-    assert store.keep("tuning", b"mine", b"")
-    assert not store.keep("tuning", b"yours", b"")
-    assert store.document("tuning").document == b"mine"
-    assert store.keep("tuning", b"yours", b"mine")
-    found = store.document("tuning")
-    assert found.document == b"yours"
-    assert 0 < found.written <= found.now
-
-
-def test_a_repeated_call_is_recognised(fleet: Fleet) -> None:
-    store = fleet.start().state.store
-    assert store.keep("tuning", b"mine", b"")
-    assert store.keep("tuning", b"mine", b"")
 
 
 def audited(store: Any, rules: Rules, limit: int = 1000) -> tuple[int, int]:
@@ -737,18 +584,18 @@ def test_a_round_goes_on_in_slices_and_is_not_made_twice(fleet: Fleet) -> None:
     assert audited(store, short.state.settings.rules, 10) == (0, 1)
 
 
-def test_a_slice_is_as_large_as_it_is_asked_to_be(memory: Fleet) -> None:
-    here = memory.start()
+def test_a_slice_is_as_large_as_it_is_asked_to_be(fleet: Fleet) -> None:
+    here = fleet.start()
     here.fill(25)
-    rules = memory.start(idle_timeout="10m").state.settings.rules
+    rules = fleet.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.audit(rules, 10) == AuditStep(0, False, limited=10, behind=True)
 
 
-def test_an_entry_without_a_record_does_not_stop_a_round(memory: Fleet) -> None:
-    here = memory.start()
+def test_an_entry_without_a_record_does_not_stop_a_round(fleet: Fleet) -> None:
+    here = fleet.start()
     here.fill(5)
     del here.state.store._tables.records[here.keys[2]]
-    rules = memory.start(idle_timeout="10m").state.settings.rules
+    rules = fleet.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.audit(rules, 10) == AuditStep(1, True, limited=4)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
-import fakeredis
 import pytest
 import redis
 import redis.asyncio
@@ -440,43 +439,6 @@ def test_a_touch_interval_over_a_lifetime_that_is_the_idle_time_names_the_lifeti
     assert "must be shorter than SAFESESSION_LIFETIME ('5m')" in only
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        pytest.param({"SESSION_COOKIE_NAME": name, **config}, words, id=f"{name}-{n}")
-        for n, (name, config, words) in enumerate(
-            [
-                ("__Host-s", {}, "set SESSION_COOKIE_SECURE"),
-                ("__Secure-s", {}, "set SESSION_COOKIE_SECURE"),
-                ("__HOST-s", {}, "set SESSION_COOKIE_SECURE"),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "SESSION_COOKIE_DOMAIN": "example.org"},
-                    "remove SESSION_COOKIE_DOMAIN",
-                ),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "SESSION_COOKIE_PATH": "/app"},
-                    "requires SESSION_COOKIE_PATH '/'",
-                ),
-                (
-                    "__Host-s",
-                    {"SESSION_COOKIE_SECURE": True, "APPLICATION_ROOT": "/app"},
-                    "requires SESSION_COOKIE_PATH '/'",
-                ),
-                ("s" * 257, {}, "over 256 characters"),
-            ]
-        )
-    ],
-)
-def test_a_cookie_that_browsers_would_drop_is_a_contradiction(
-    config: dict[str, Any], words: str
-) -> None:
-    only = problem(config)
-    assert only.startswith("SESSION_COOKIE_NAME")
-    assert words in only
-
-
 def test_a_host_cookie_as_it_should_be_is_none() -> None:
     config = {"SESSION_COOKIE_NAME": "__Host-s", "SESSION_COOKIE_SECURE": True}
     read_settings({**config, "SESSION_COOKIE_PATH": "/", "APPLICATION_ROOT": "/app"}, {})
@@ -549,7 +511,7 @@ def test_a_url_that_cannot_be_read_is_a_problem_like_the_others(value: str) -> N
     assert any("SAFESESSION_STORE" in text for text in caught.value.problems)
 
 
-@by_value(MemoryStore, redis.Redis, fakeredis.FakeRedis)
+@by_value(MemoryStore, redis.Redis)
 def test_a_class_is_no_store(value: object) -> None:
     """A call was forgotten; without this, every request would fail."""
     with pytest.raises(ConfigError, match="SAFESESSION_STORE"):
@@ -757,12 +719,6 @@ def test_every_problem_stands_in_the_message_on_a_line_of_its_own() -> None:
     assert first == "SafeSession cannot start:"
     assert lines == [f"  - {text}" for text in caught.value.problems]
     assert len(lines) == 2
-
-
-def test_a_second_extension_on_one_app_is_refused(make_app: Callable[..., Flask]) -> None:
-    app = make_app()
-    with pytest.raises(ConfigError, match="has SafeSession already"):
-        SafeSession(app)
 
 
 def test_what_fails_leaves_the_app_as_it_was() -> None:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -171,33 +170,6 @@ def test_who_was_signed_out_is_told_why_where_to_sign_in(
     assert notes("/sign-in") == []
 
 
-def test_an_admin_is_out_after_ten_idle_minutes(visitor: FlaskClient, wait: Wait) -> None:
-    sign_in(visitor, "admin")
-    wait(599)
-    assert watch(visitor)["left"] == 1
-    wait(1)
-    assert watch(visitor) == {"alive": False}
-
-
-def test_an_admin_is_out_after_an_hour_however_busy(visitor: FlaskClient, wait: Wait) -> None:
-    sign_in(visitor, "admin")
-    for _ in range(6):
-        wait(595)
-        visitor.post("/session/use")
-    assert watch(visitor)["left"] == 30
-    wait(30)
-    assert watch(visitor) == {"alive": False}
-
-
-def test_a_customer_stays_as_long_as_something_happens(visitor: FlaskClient, wait: Wait) -> None:
-    sign_in(visitor, "customer")
-    for _ in range(20):
-        wait(29 * 60)
-        assert visitor.get("/desk").status_code == 200
-    wait(30 * 60)
-    assert visitor.get("/desk").location == "/sign-in"
-
-
 def test_a_wrong_password_signs_nobody_in_and_stores_nothing(
     app: Flask, visitor: FlaskClient
 ) -> None:
@@ -207,19 +179,6 @@ def test_a_wrong_password_signs_nobody_in_and_stores_nothing(
         assert "do not belong together" in response.text
     with app.app_context():
         assert safe.count() == 0
-
-
-def test_sign_out_ends_the_session_for_every_copy_of_its_cookie(
-    app: Flask, visitor: FlaskClient
-) -> None:
-    sign_in(visitor, "customer")
-    stolen = cookie(visitor)
-    assert stolen is not None
-    assert "You are signed out" in visitor.post("/sign-out", follow_redirects=True).text
-    with app.app_context():
-        assert safe.count() == 0
-    visitor.set_cookie("session", stolen)
-    assert watch(visitor) == {"alive": False}
 
 
 # The cart
@@ -239,20 +198,6 @@ def test_nobody_carries_more_than_twenty_of_one(visitor: FlaskClient) -> None:
     for _ in range(22):
         put(visitor, "rope")
     assert quantities(visitor) == [20]
-
-
-def test_an_emptied_cart_leaves_an_empty_session_for_a_minute(
-    app: Flask, visitor: FlaskClient
-) -> None:
-    put(visitor, "mug")
-    put(visitor, "mug", "take")
-    assert visitor.get_cookie("session") is None
-    assert "Nothing in it yet" in visitor.get("/cart").text
-    with app.app_context():
-        [left] = safe.browse().sessions
-    assert left.expires_at
-    assert left.last_active
-    assert left.expires_at - left.last_active == timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("sku", "change"), [("yacht", "add"), ("mug", "steal")])
@@ -296,41 +241,6 @@ def test_looking_around_stores_nothing(app: Flask, visitor: FlaskClient, page: s
     assert "Set-Cookie" not in response.headers
     with app.app_context():
         assert safe.count() == 0
-
-
-def test_watching_does_not_keep_the_session_alive(visitor: FlaskClient, wait: Wait) -> None:
-    sign_in(visitor, "customer")
-    for minute in range(1, 30):
-        wait(60)
-        facts = watch(visitor)
-        assert (facts["left"], facts["idle"]) == (1800 - 60 * minute, 60 * minute)
-    wait(60)
-    assert watch(visitor) == {"alive": False}
-
-
-def test_the_button_uses_the_session(visitor: FlaskClient, wait: Wait) -> None:
-    sign_in(visitor, "customer")
-    wait(600)
-    assert visitor.post("/session/use").location == "/session"
-    facts = watch(visitor)
-    assert (facts["left"], facts["idle"], facts["age"], facts["uses"]) == (1800, 0, 600, 1)
-
-
-def test_a_new_id_keeps_data_and_age_and_kills_the_old_cookie(
-    visitor: FlaskClient, wait: Wait
-) -> None:
-    sign_in(visitor, "admin")
-    put(visitor, "bell")
-    before, old = watch(visitor), cookie(visitor)
-    assert old is not None
-    wait(60)
-    assert "a new ID" in visitor.post("/session/regenerate", follow_redirects=True).text
-    after = watch(visitor)
-    assert after["handle"] != before["handle"]
-    assert after["age"] == 60
-    assert quantities(visitor) == [1]
-    visitor.set_cookie("session", old)
-    assert watch(visitor) == {"alive": False}
 
 
 def test_a_stranger_has_a_short_session_of_the_tier_for_strangers(visitor: FlaskClient) -> None:
@@ -393,12 +303,6 @@ def test_our_own_forms_and_curl_are_served(visitor: FlaskClient, headers: dict[s
     sign_in(visitor, "customer")
     assert visitor.post("/sign-out", headers=headers).status_code == 303
     assert watch(visitor) == {"alive": False}
-
-
-def test_the_cookie_is_kept_from_scripts_and_from_other_sites(visitor: FlaskClient) -> None:
-    header = sign_in(visitor, "customer").headers["Set-Cookie"]
-    assert "HttpOnly" in header
-    assert "SameSite=Lax" in header
 
 
 def test_pages_keep_the_content_security_policy_that_they_send(visitor: FlaskClient) -> None:
@@ -561,23 +465,6 @@ def test_the_environment_configures_sessions(monkeypatch: pytest.MonkeyPatch) ->
     assert "It ends 90 seconds after it began" in page
     assert "7 at most" in page
     assert 89 < watch(visitor)["left"] <= 90
-
-
-@pytest.mark.parametrize(
-    ("expiry", "rule"),
-    [
-        ("sliding", "ends after 30 minutes without use, and at the latest 12 hours"),
-        ("fixed", "ends 12 hours after it began, used or not"),
-    ],
-)
-def test_another_policy_is_one_variable_away(
-    monkeypatch: pytest.MonkeyPatch, expiry: str, rule: str
-) -> None:
-    monkeypatch.setenv("SAFESESSION_EXPIRY", expiry)
-    visitor = create_app(check_interval=None).test_client()
-    sign_in(visitor, "teller")
-    assert rule in visitor.get("/session").text
-    assert watch(visitor)["tier"] == "default"
 
 
 @pytest.mark.parametrize("module", [example.environment, example.furniture])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from flask.testing import FlaskClient
 
@@ -13,7 +11,6 @@ from ..support import servers
 from ..support.faults_kit import CHANGES, OpenSite, assert_whole, cookie_of, good, read, records
 
 pytestmark = pytest.mark.faults
-Damage = Callable[[servers.Server], object]
 
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "allkeys-random"])

@@ -13,6 +13,7 @@ from flask_safesession import ConfigError, SafeSession, session
 from flask_safesession.events import SessionEnded, session_ended
 from flask_safesession.testing import StoreKit
 
+from ..support.kits import memory_kit
 from ..support.security_kit import (
     KEY,
     MINUTE,
@@ -22,7 +23,6 @@ from ..support.security_kit import (
     forget,
     login,
     logout,
-    memory_kit,
     read,
     regenerate,
     write,
@@ -90,6 +90,7 @@ def test_a_tier_without_limits_is_refused() -> None:
 # -- 7.1.2: how many ------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_one_session_more_than_a_user_may_have_ends_one_of_that_user_whose_cookie_never_came_back(
     kit: StoreKit,
 ) -> None:
@@ -108,6 +109,7 @@ def test_one_session_more_than_a_user_may_have_ends_one_of_that_user_whose_cooki
     assert site.visit(read, other).value == {"user_id": "other"}
 
 
+@pytest.mark.every_store
 def test_of_sessions_that_are_all_used_the_one_unused_for_the_longest_ends(kit: StoreKit) -> None:
     site = Site(kit, max_sessions_per_user=3, touch_interval=0)
     cookies = [site.visit(login("user")).cookie for _ in range(3)]
@@ -122,6 +124,7 @@ def test_of_sessions_that_are_all_used_the_one_unused_for_the_longest_ends(kit: 
 # -- 7.2.1: the server decides --------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_signed_cookie_whose_record_was_deleted_is_a_strangers(site: Site, kit: StoreKit) -> None:
     cookie = site.visit(login(1)).cookie
     forget(kit.store, site.sid(cookie).key)
@@ -238,6 +241,7 @@ def _by_revocation(site: Site, cookie: str) -> None:
     site.kit.store.end(site.sid(cookie).key, "stamp--1", "revoked", None)
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize(
     "end",
     [
@@ -260,6 +264,7 @@ def test_an_ended_session_cannot_be_replayed(kit: StoreKit, end: Any) -> None:
     assert site.is_gone(cookie)
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize(
     "late",
     [

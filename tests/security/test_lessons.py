@@ -24,6 +24,7 @@ from flask_safesession.model.record import header_length
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.testing import StoreKit, age_redis, make_draft, make_rules, new_key
 
+from ..support.kits import memory_kit
 from ..support.security_kit import (
     KEY,
     MINUTE,
@@ -35,7 +36,6 @@ from ..support.security_kit import (
     dump,
     login,
     logout,
-    memory_kit,
     name_of,
     overwrite,
     raw,
@@ -547,6 +547,7 @@ def test_a_corrupt_record_never_gives_a_lasting_500(shared_site: Site, kind: str
     assert bad == []
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("payload", [b"\xc1 corrupt", b"\x81\xa1a" + b"\x91" * 500 + b"\x01"])
 def test_a_corrupt_payload_is_a_fresh_session_on_every_store(site: Site, payload: bytes) -> None:
     cookie = site.visit(login(1)).cookie
@@ -579,6 +580,7 @@ def test_a_corrupt_record_harms_neither_the_visitor_who_sweeps_it_nor_the_purge(
 # -- ended is ended, in every order ---------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_loads_b_logs_out_a_saves_and_it_stays_logged_out(site: Site) -> None:
     cookie = site.visit(login(1)).cookie
 

@@ -42,6 +42,7 @@ def test_no_script_of_ours_navigates_to_a_path_without_its_origin() -> None:
     assert [how for how in found if not WITH_ITS_ORIGIN.fullmatch(how)] == []
 
 
+@pytest.mark.usefixtures("cheap_passwords")
 @pytest.mark.parametrize("form", ["//{0}{1}", "/\\{0}{1}", "{1}?next=//{0}&url=//{0}&q=//{0}"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_no_redirect_or_link_of_ours_is_made_of_a_path_or_an_address_in_a_query(

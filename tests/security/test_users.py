@@ -55,6 +55,7 @@ def test_all_sessions_of_a_user_are_ended_and_nobody_elses(site: Site) -> None:
     assert site.visit(read, stranger).value == {"cart": 1}
 
 
+@pytest.mark.every_store
 def test_all_but_this_one_are_ended_by_their_owner(site: Site) -> None:
     anns = [site.visit(login("ann")).cookie for _ in range(4)]
     assert site.visit(others, anns[2]).value == 3
@@ -100,6 +101,7 @@ def test_an_end_by_another_process_holds_at_once(
     kit.store.close()
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("end", ["one", "user", "all"])
 def test_an_end_by_somebody_else_stands_while_requests_are_in_flight(site: Site, end: str) -> None:
     """What they store afterwards brings nothing back: no record, no cookie, no new session."""
@@ -121,6 +123,7 @@ def test_an_end_by_somebody_else_stands_while_requests_are_in_flight(site: Site,
     assert site.count() == 0
 
 
+@pytest.mark.every_store
 def test_a_login_that_races_with_an_end_is_ended_or_came_after(site: Site) -> None:
     """Whatever comes first: the list and what the cookies can do never differ."""
     answers: list[Answer] = []
@@ -142,6 +145,7 @@ def test_a_login_that_races_with_an_end_is_ended_or_came_after(site: Site) -> No
     assert len(alive) == site.count()
 
 
+@pytest.mark.every_store
 def test_two_ends_of_all_in_one_moment_spare_nobody_in_between(kit: StoreKit) -> None:
     """Whatever the clock says: a session that was made between them is over."""
     rules = make_rules()
@@ -183,6 +187,7 @@ def test_no_field_of_the_list_works_as_a_cookie(site: Site) -> None:
     assert site.visit(read, cookie).value == {"user_id": "ann"}
 
 
+@pytest.mark.every_store
 def test_what_remembers_an_end_holds_no_cookie_value(site: Site) -> None:
     cookies = [site.visit(login(name)).cookie for name in ("ann", "bob")]
     site.safe.end_user("ann")
@@ -245,6 +250,7 @@ def renewed(site: Site) -> tuple[str, str]:
     return old, new
 
 
+@pytest.mark.every_store
 def test_a_replaced_secret_that_comes_back_twice_after_its_grace_ends_the_session(
     kit: StoreKit,
 ) -> None:

@@ -20,6 +20,7 @@ from flask_safesession.testing.users import UsersContract
 RULES = make_rules()
 
 
+@pytest.mark.every_store
 class TestEveryStore(StoreContract):
     """The fixture ``kit`` of conftest.py gives each store in turn."""
 

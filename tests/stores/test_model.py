@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import fakeredis
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -50,7 +49,6 @@ from flask_safesession.stores.base import (
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import Opened
 from flask_safesession.testing import (
-    FakeClock,
     StoreKit,
     make_draft,
     make_rules,
@@ -58,7 +56,7 @@ from flask_safesession.testing import (
 )
 from flask_safesession.testing.tampering import clock_of
 
-from ..support.kits import SERVERS, redis_kit, sqlite_kit
+from ..support.kits import STORES, memory_kit, redis_kit, sqlite_kit
 
 MINUTE = 60_000
 # Time that passes before each use, so that no two are at the same moment, and a use is never at the
@@ -71,7 +69,7 @@ TOTAL, PER_USER = 8, 3
 RULES = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS)
 STRICT = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS, evict=False)
 USERS_CAP = RULES.cap.users
-EXAMPLES = {"memory": 100, "sqlite": 50, "fakeredis": 5}
+EXAMPLES = {"memory": 100, "sqlite": 50}
 
 _prefixes = count()
 _folder = TemporaryDirectory(prefix="safesession-")
@@ -615,20 +613,13 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
-    def memory() -> StoreKit:
-        clock = FakeClock()
-        return StoreKit(MemoryStore(clock), clock.advance)
-
-    def fake() -> StoreKit:
-        return redis_kit(fakeredis.FakeRedis(), f"model{next(_prefixes)}")
-
     def real() -> StoreKit:
         return redis_kit(pool.get(name).client(), f"model{next(_prefixes)}")
 
     def sqlite() -> StoreKit:
         return sqlite_kit(Path(_folder.name), next(_prefixes))
 
-    return {"memory": memory, "sqlite": sqlite, "fakeredis": fake}.get(name, real)
+    return {"memory": memory_kit, "sqlite": sqlite}.get(name, real)
 
 
 def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
@@ -646,7 +637,7 @@ def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["memory", "sqlite", "fakeredis", *SERVERS])
+@pytest.mark.parametrize("name", STORES)
 def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
     run_stories(kit_for(name, pool), EXAMPLES.get(name, 15))
 

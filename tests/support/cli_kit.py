@@ -54,3 +54,6 @@ class Deployment:
         for _ in range(count):
             draft = make_draft(rules=self.rules, user=user, tier=tier)
             self.store.create(new_key(), draft, self.rules)
+
+
+Deploy = Callable[..., Deployment]

@@ -1,4 +1,4 @@
-"""The servers of this machine, and kits for stores on them and in files."""
+"""The servers of this machine, and a kit for each kind of store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
@@ -15,6 +16,13 @@ from . import servers
 
 SERVERS = sorted(servers.binaries())
 REAL = [pytest.param(name, id=name) for name in SERVERS]
+#: Every kind of store.
+STORES = ["memory", "sqlite", *SERVERS]
+
+
+def memory_kit() -> StoreKit:
+    clock = FakeClock()
+    return StoreKit(MemoryStore(clock), clock.advance)
 
 
 def redis_kit(client: Any, prefix: str) -> StoreKit:

@@ -20,7 +20,7 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import Opened
 from flask_safesession.stores.sharded import shard_of
 from flask_safesession.stores.sql.sqlite import SqliteStore
-from flask_safesession.testing import FakeClock, StoreKit
+from flask_safesession.testing import StoreKit
 
 from .counting import CountingStore
 
@@ -112,12 +112,6 @@ class Site:
         """Live sessions in the store."""
         with self.app.app_context():
             return self.safe.count()
-
-
-def memory_kit() -> StoreKit:
-    """For what is the same on every store, because it does not reach it."""
-    clock = FakeClock()
-    return StoreKit(MemoryStore(clock), clock.advance)
 
 
 def _view() -> Response:

@@ -175,6 +175,7 @@ def test_a_save_by_hand_changes_no_cookie_whichever_way_the_session_is_given(sit
 # -- others at the same time --------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_a_read_whose_note_meets_a_logout_has_lost_nothing(site: Site) -> None:
     lost: list[Any] = []
 
@@ -191,6 +192,7 @@ def test_a_read_whose_note_meets_a_logout_has_lost_nothing(site: Site) -> None:
     assert lost == []
 
 
+@pytest.mark.every_store
 def test_a_read_is_served_while_the_session_changes_all_the_time(site: Site) -> None:
     client = site.member()
     other = site.like(client)

@@ -140,6 +140,7 @@ def _signed_elsewhere(site: Site) -> str:
     return sign(new_id(), site.app.secret_key or "")
 
 
+@pytest.mark.every_store
 def test_after_a_revocation_or_a_lost_answer_a_login_form_with_a_token_works_at_once(
     site: Site, dead: FlaskClient
 ) -> None:
@@ -336,6 +337,7 @@ def test_of_two_that_make_it_at_once_one_may_leave_what_cannot_be_read(
     assert site.data(dead) == {"mine": 1}
 
 
+@pytest.mark.every_store
 def test_a_change_in_flight_does_not_bring_back_what_a_logout_ended(
     site: Site, dead: FlaskClient
 ) -> None:
@@ -353,6 +355,7 @@ def test_a_change_in_flight_does_not_bring_back_what_a_logout_ended(
     assert site.data(dead) == {}
 
 
+@pytest.mark.every_store
 def test_two_sign_ins_at_once_leave_one_session_with_its_cart(
     site: Site, dead: FlaskClient
 ) -> None:
@@ -376,6 +379,7 @@ def test_two_sign_ins_of_two_users_are_two_sessions(site: Site, dead: FlaskClien
     assert site.data(dead)["user_id"] == "zoe"
 
 
+@pytest.mark.every_store
 def test_why_the_old_session_ended_is_still_said(site: Site) -> None:
     client = site.member()
     site.safe.end_user("ann")
@@ -399,6 +403,7 @@ def test_it_is_an_anonymous_session_under_the_anonymous_cap(make_app: MakeApp) -
     assert all(len(safe.sessions_of(n)) == 1 for n in range(10, 19))
 
 
+@pytest.mark.every_store
 def test_two_people_with_two_secrets_of_one_session_do_not_share_it(
     site: Site, make_app: MakeApp, kit: StoreKit
 ) -> None:
@@ -437,6 +442,7 @@ def test_an_old_cookie_for_another_path_beside_the_newest_ends_nothing(
         assert response.json == {"cart": 1}
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("before", [[], ["/set/late"]], ids=["nothing", "a stand-in"])
 def test_a_late_logout_ends_the_session_that_goes_on_under_another_id(
     site: Site, before: list[str]
@@ -448,13 +454,3 @@ def test_a_late_logout_ends_the_session_that_goes_on_under_another_id(
         late.get(path)
     assert site.data(client) == {}
     assert site.data(late) == {}
-
-
-def test_a_late_logout_leaves_a_newer_sign_in_alone(site: Site) -> None:
-    client = site.browser()
-    client.get("/set/private")
-    late = site.late(client)
-    assert site.sign_in(client) == 200
-    for path in ("/set/late", "/out"):
-        late.get(path)
-    assert site.data(client)["user_id"] == "ann"

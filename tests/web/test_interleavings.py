@@ -122,6 +122,7 @@ def site(make_app: MakeApp, kit: StoreKit) -> Site:
 _LOGINS = ["set=user_id:1&set={}:1", "clear=1&set=user_id:1&set={}:1"]
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("one", _LOGINS)
 @pytest.mark.parametrize("two", _LOGINS)
 @pytest.mark.parametrize("before", ["set=cart:1", "set=user_id:1"])
@@ -137,7 +138,6 @@ def test_a_double_clicked_login_leaves_one_session_also_where_it_clears(
     assert met
 
 
-@pytest.mark.parametrize("kit", ["memory"], indirect=True)
 def test_a_sign_in_that_meets_another_new_id_is_still_a_sign_in(site: Site) -> None:
     met = 0
     login = "set=user_id:1&set=mine:1"
@@ -149,6 +149,7 @@ def test_a_sign_in_that_meets_another_new_id_is_still_a_sign_in(site: Site) -> N
     assert met
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("end", ["clear=1", "drop=user_id"])
 def test_a_login_repeated_within_a_minute_survives_the_logout_that_it_meets(
     site: Site, end: str
@@ -157,6 +158,7 @@ def test_a_login_repeated_within_a_minute_survives_the_logout_that_it_meets(
         assert data(first) == {"user_id": "1", "mine": "1"}
 
 
+@pytest.mark.every_store
 @pytest.mark.parametrize("end", ["clear=1", "clear=1&set=user_id:1", "drop=user_id"])
 def test_what_does_not_sign_in_brings_nothing_into_what_follows_an_end(
     site: Site, end: str

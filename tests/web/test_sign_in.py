@@ -228,15 +228,6 @@ def test_a_sign_in_restarts_both_clocks(app: Flask, clock: FakeClock) -> None:
     assert json_of(client, "/read")["user"] == "ann"
 
 
-def test_who_planted_the_id_before_the_sign_in_sees_nothing(app: Flask) -> None:
-    client = app.test_client()
-    client.get("/set/cart")
-    planted = app.test_client()
-    planted.set_cookie("session", cookie_of(client))
-    client.get("/idp/ann")
-    assert planted.get("/read").json == {"user": None, "data": {}}
-
-
 def test_what_is_not_fresh_says_what_was_assigned(app: Flask) -> None:
     found: list[NotFresh] = []
 

@@ -6,7 +6,7 @@ import getpass
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -16,39 +16,10 @@ from rich.console import Console
 
 from flask_safesession import StoreUnavailable
 from flask_safesession.admin.cli import watch as watch_module
-from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import FakeClock, age_redis
 
-from ...support.cli_kit import MINUTE, Deployment, MakeApp, run
+from ...support.cli_kit import MINUTE, Deploy, Deployment, MakeApp, run
 
-Deploy = Callable[..., Deployment]
 TIERS: dict[str, Any] = {"guest": {"idle_timeout": "20m"}, "admin": {"idle_timeout": "15m"}}
-
-
-@pytest.fixture(params=["memory", "server"])
-def deploy(request: pytest.FixtureRequest, make_app: MakeApp, prefix: str) -> Iterator[Deploy]:
-    """Makes deployments on one store; each is a process."""
-    clock, made = FakeClock(), list[Deployment]()
-    given: dict[str, Any] = {"store": MemoryStore(clock)}
-    advance: Callable[[int], None] = clock.advance
-    client: Any = None
-    if request.param == "server":
-        server = request.getfixturevalue("any_server")
-        client = server.client()
-        given = {"store": server.url, "key_prefix": prefix}
-
-        def advance(ms: int) -> None:
-            age_redis(client, ms, prefix)
-
-    def make(**settings: Any) -> Deployment:
-        made.append(Deployment(make_app(**given, **settings), advance))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.store.close()
-    if client is not None:
-        client.close()
 
 
 def idle_of(there: Deployment) -> int:
@@ -59,6 +30,7 @@ def idle_of(there: Deployment) -> int:
 # -- tune ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_store
 def test_the_fleet_is_tuned_from_a_shell(deploy: Deploy) -> None:
     server, shell = deploy(), deploy()
     said = run(shell.app, "tune", "--idle-timeout", "10m", "--max-sessions", "500", "--by", "ada")
@@ -128,6 +100,7 @@ def test_whoever_runs_it_is_written_down(deploy: Deploy, monkeypatch: pytest.Mon
     assert run(there.app, "tune").out.startswith("Revision 2, ")
 
 
+@pytest.mark.every_store
 def test_a_dry_run_counts_what_would_end_and_changes_nothing(deploy: Deploy) -> None:
     there = deploy()
     there.fill(3)

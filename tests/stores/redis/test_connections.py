@@ -228,27 +228,6 @@ def test_an_unknown_name_is_told(connect: Any, monkeypatch: pytest.MonkeyPatch) 
     assert "Name or service not known" in str(fails(connect(1, "sessions.test")))
 
 
-def test_a_resolver_that_hangs_costs_one_time_out_and_one_thread(
-    connect: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, answer = list[str](), threading.Event()
-
-    def hang(host: str, *args: Any, **kwargs: Any) -> Any:
-        asked.append(host)
-        answer.wait(30)
-        raise socket.gaierror(-3, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    server = connect(1, "sessions.test")
-    started = time.monotonic()
-    errors = together(4, lambda _: fails(server, within=0.3))
-    assert time.monotonic() - started < 20  # of the thirty seconds that the resolver takes
-    assert all("sessions.test was not resolved in time" in str(error) for error in errors)
-    answer.set()
-    servers.poll("the resolver", lambda: not timed._lookups)
-    assert asked == ["sessions.test"]
-
-
 def test_addresses_are_not_looked_up(
     any_server: servers.Server, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

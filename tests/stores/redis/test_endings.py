@@ -204,17 +204,6 @@ def test_an_audit_puts_a_users_sessions_into_the_order_of_eviction(
     assert audit(store) == 0
 
 
-def test_sessions_of_one_millisecond_are_evicted_in_the_order_of_their_creation(
-    store: RedisStore, client: redis.Redis, prefix: str
-) -> None:
-    rules = make_rules(per_user=20)
-    keys = [new_id(user_tag("ann")[:1]).key for _ in range(20)]
-    for key in keys:
-        store.create(key, make_draft(rules=rules, user="ann"), rules)
-    entries: Any = client.zrange(index_of(f"{{{prefix}:0}}", "ann"), 0, -1)
-    assert [entry.decode() for entry in entries] == keys
-
-
 def test_what_was_put_aside_is_purged_also_when_the_list_of_it_was_lost(
     store: RedisStore, client: redis.Redis, prefix: str
 ) -> None:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 import redis
 from redis.exceptions import (
-    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -204,33 +203,6 @@ def test_a_map_names_nodes_in_many_ways(told: list[Any], meant: str) -> None:
     assert [at.server for at in nodes.cluster.servers()] == [meant]
 
 
-def test_a_node_that_names_nobody_for_the_slot_is_not_believed() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2))
-    assert nodes.ask() == "b:2"
-    nodes["b:2"].next = [LOST]
-    nodes["b:2"].slots = all_on(entry(b"?", 3))
-    nodes["a:1"].slots = all_on(entry(b"c", 3))
-    assert nodes.ask() == "c:3"
-
-
-def test_a_call_is_sent_on_to_whom_the_nodes_name() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = nodes["b:2"].slots = all_on(entry(b"b", 2))
-    nodes["b:2"].next = [AskError("1 c:3"), MovedError("1 d:4")]
-    assert nodes.ask() == "c:3"
-    assert nodes["c:3"].got == [(("ASKING",), PING)]
-    assert nodes.ask() == "d:4"
-
-
-def test_who_moved_without_a_name_is_looked_up() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2))
-    nodes["b:2"].slots = all_on(entry(b"?", 3, [b"ip", b"c"]))
-    nodes["b:2"].next = [MovedError("1 ?:3")]
-    assert nodes.ask() == "c:3"
-
-
 def test_nodes_that_send_each_other_calls_do_not_do_so_forever() -> None:
     nodes = Nodes("a:1")
     nodes["a:1"].slots = all_on(entry(b"a", 1))
@@ -274,15 +246,6 @@ def test_what_may_have_been_done_is_not_sent_to_another_node(careful: bool, sent
         assert nodes.ask(careful=careful) == "c:3"
 
 
-def test_a_node_that_is_down_for_itself_has_done_nothing() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2))
-    nodes.cluster.servers()
-    nodes["b:2"].slots = all_on(entry(b"c", 3))
-    nodes["b:2"].next = [ClusterDownError("The cluster is down")]
-    assert nodes.ask(careful=True) == "c:3"
-
-
 def test_a_call_that_comes_after_a_failure_looks_first() -> None:
     """A probe of a stopped node would cost its whole time."""
     nodes = Nodes("a:1")
@@ -314,21 +277,3 @@ def test_a_slot_that_nobody_has_is_told() -> None:
     nodes["a:1"].slots = [[0, 1, entry(b"a", 1)]]
     with pytest.raises(redis.ConnectionError, match="a:1 does not know the slot's node"):
         nodes.ask()
-
-
-def test_the_map_is_not_read_all_the_time() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = nodes["b:2"].slots = all_on(entry(b"b", 2))
-    nodes["b:2"].next = [LOST] * 100
-    for _ in range(100):
-        with pytest.raises(redis.ConnectionError):
-            nodes.ask()
-    assert 2 <= len(nodes["a:1"].given + nodes["b:2"].given) < 10
-
-
-def test_closing_closes_all_nodes() -> None:
-    nodes = Nodes("a:1")
-    nodes["a:1"].slots = all_on(entry(b"b", 2), entry(b"replica", 3))
-    nodes.ask()
-    nodes.cluster.close()
-    assert all(node.closed for node in nodes.values())

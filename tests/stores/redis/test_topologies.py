@@ -20,7 +20,6 @@ from ...support.kits import SERVERS
 
 RULES = make_rules()
 PING = ("PING",)
-LOST = redis.ConnectionError("lost")
 
 
 @pytest.fixture(scope="module")
@@ -78,43 +77,6 @@ def test_sentinels_are_asked_for_the_master(
     assert trio.master().ask("KEYS", f"*{prefix}*")
 
 
-def test_the_connections_to_an_old_master_are_closed(
-    trio: fleets.Trio, open_store: Callable[..., RedisStore], prefix: str
-) -> None:
-    store = open_store(trio.url, prefix)
-    add(store)
-    topology: Any = store._caller.topology
-    topology._watch._master = ("127.0.0.1", 1)  # that is who it was when they were made
-    [connection] = [connection for _, connection in topology.servers()[0]._own.idle]
-    topology._watch.find(lambda address: None)
-    add(store)
-    assert connection._sock is None
-    [fresh] = [connection for _, connection in topology.servers()[0]._own.idle]
-    add(store)
-    assert [connection for _, connection in topology.servers()[0]._own.idle] == [fresh]
-
-
-def test_a_stopped_sentinel_and_one_that_knows_nothing_are_passed_over(
-    trio: fleets.Trio, open_store: Callable[..., RedisStore], prefix: str
-) -> None:
-    with trio.sentinels[0].paused():
-        add(open_store(trio.url, prefix))
-    trio.wait()
-    with pytest.raises(StoreUnavailable, match=r"no master for 'other'; .* does not know it"):
-        add(open_store(trio.url.replace("/main", "/other"), prefix))
-
-
-def test_a_server_that_is_no_master_is_not_used(
-    trio: fleets.Trio, open_store: Callable[..., RedisStore], prefix: str
-) -> None:
-    port, wrong = trio.sentinels[0].port, trio.replicas()[0].port
-    store = open_store(f"redis+sentinel://127.0.0.1:{port}/main", prefix)
-    watch: Any = store._caller.topology._watch  # type: ignore[attr-defined]
-    watch._named = lambda told: iter([(watch._order[0], ("127.0.0.1", wrong))])
-    with pytest.raises(StoreUnavailable, match="it is not a master but a slave"):
-        add(store)
-
-
 # -- cluster --------------------------------------------------------------------------------------
 
 
@@ -153,24 +115,6 @@ def other(cluster: fleets.Cluster, master: servers.Server) -> servers.Server:
     return next(server for server in cluster.masters() if server is not master)
 
 
-def test_a_lost_node_hurts_its_own_slots_until_its_replica_takes_over(
-    cluster: fleets.Cluster, open_store: Callable[..., RedisStore]
-) -> None:
-    lost = next(m for m in cluster.masters() if cluster.replicas_of(m))
-    [replica] = cluster.replicas_of(lost)
-    prefixes = [f"lost{number}" for number in range(32)]
-    on_it = [p for p in prefixes if cluster.node_of(f"{{{p}:0}}") is lost]
-    hurt = open_store(cluster.url, on_it[0])
-    whole = open_store(cluster.url, next(p for p in prefixes if p not in on_it))
-    key = add(hurt)
-    lost.kill()
-    with pytest.raises(StoreUnavailable):
-        add(hurt)
-    add(whole)
-    servers.poll("the replica", lambda: works(hurt, key))
-    assert f"127.0.0.1:{replica.port}" in hurt.states()
-
-
 def works(store: RedisStore, key: str) -> bool:
     try:
         return isinstance(load(store, key), Live)
@@ -187,14 +131,6 @@ def test_a_forked_child_asks_by_itself(
     with topology._turn._lock, topology._turn.starting:
         assert in_child(lambda: [works(store, key), works(fresh, key)]) == [True, True]
     assert works(fresh, key)
-
-
-def test_a_server_that_is_no_cluster_is_told(
-    any_server: servers.Server, open_store: Callable[..., RedisStore], prefix: str
-) -> None:
-    url = f"redis+cluster://127.0.0.1:{any_server.port}"
-    with pytest.raises(StoreUnavailable, match="cluster support disabled"):
-        add(open_store(url, prefix))
 
 
 def test_without_any_node_the_seeds_are_what_is_known() -> None:

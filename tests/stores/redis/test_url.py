@@ -6,7 +6,6 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import pytest
 import redis
 import valkey
@@ -413,7 +412,6 @@ def on_another_pool() -> redis.Redis:
 @pytest.mark.parametrize(
     ("make", "mend"),
     [
-        (lambda: fakeredis.FakeRedis(single_connection_client=True), "make it without"),
         (redis.asyncio.Redis, "that is not"),
         (lambda: of_sentinel().master_for("s", redis_class=redis.asyncio.Redis), "that is not"),
         (of_sentinel, r"give its URL, redis\+sentinel://HOST:26379,HOST:26379/SERVICE"),
@@ -421,14 +419,13 @@ def on_another_pool() -> redis.Redis:
         (lambda: of_sentinel().slave_for("main"), r"redis\+sentinel://HOST:26379,HOST:26379/main"),
         (of_a_cluster, r"give its URL, redis\+cluster://HOST:PORT,HOST:PORT"),
         (valkey.Valkey, "valkey://"),
-        (fakeredis.FakeValkey, "valkey://"),
         (on_another_pool, "give a redis.Redis client"),
         (lambda: redis.Redis(ssl=True, ssl_validate_ocsp=True), "OCSP"),
         (object, "give a redis.Redis client"),
     ],
     ids=[
-        "single connection", "asyncio", "asyncio by Sentinel", "Sentinel", "master",
-        "replicas", "cluster", "valkey-py", "fake valkey-py", "pool", "OCSP", "something else",
+        "asyncio", "asyncio by Sentinel", "Sentinel", "master",
+        "replicas", "cluster", "valkey-py", "pool", "OCSP", "something else",
     ],
 )  # fmt: skip
 def test_a_client_that_cannot_be_used_is_refused_with_the_mend(make: Any, mend: str) -> None:

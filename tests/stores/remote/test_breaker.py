@@ -206,16 +206,6 @@ def test_a_probe_that_is_never_heard_of_again_is_not_waited_for_forever(
     assert breaker.state == "closed"
 
 
-def test_a_wall_clock_that_is_set_back_does_not_keep_it_open(
-    clock: Clock, breaker: Breaker, server: Server
-) -> None:
-    open_(breaker)
-    clock.wall -= 3600
-    clock.now += PROBE_INTERVAL
-    assert call(breaker, server) == "reply"
-    assert breaker.state == "closed"
-
-
 # -- calls that end when something else is the case ---------------------------------------------
 
 
@@ -312,40 +302,6 @@ def test_nothing_that_stores_on_networks_share_imports_a_driver() -> None:
 
 
 # -- many at once -------------------------------------------------------------------------------
-
-
-def test_of_fifty_threads_one_probes_and_the_others_do_not_wait(
-    clock: Clock, breaker: Breaker
-) -> None:
-    release = threading.Event()
-    refused: list[int] = []
-    waited: list[bool] = []
-
-    def hang() -> str:
-        waited.append(not release.wait(30))
-        raise redis.TimeoutError
-
-    def use(number: int) -> str:
-        try:
-            call(breaker, hang)
-        except CircuitOpenError:
-            pass
-        except redis.TimeoutError:
-            return "probe"
-        for _ in range(20):
-            with pytest.raises(CircuitOpenError):
-                call(breaker, hang)
-        refused.append(number)
-        if len(refused) == 49:
-            release.set()  # the probe ends after all the others
-        return "refused"
-
-    open_(breaker)
-    clock.now += PROBE_INTERVAL
-    answers = together(50, use)
-    assert (answers.count("probe"), answers.count("refused")) == (1, 49)
-    assert waited == [False]
-    assert breaker.state == "open"
 
 
 def test_fifty_threads_open_it_once_and_close_it_once(
