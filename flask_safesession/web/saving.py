@@ -138,7 +138,7 @@ def _empty(store: Store, change: Change, stored: Stored) -> Saved | None:
     before = decode(stored.record.payload)
     before.pop(FLASHES, None)
     ends_soon = not is_empty(before) and change.may_set(stored)
-    return writing.commit(store, change, stored, ends_soon=ends_soon)
+    return writing.commit(store, change, stored, empty=ends_soon)
 
 
 def _not_delivered(change: Change) -> Saved:

@@ -12,7 +12,7 @@ from .. import errors
 from ..events import SessionCreated, SessionRotated, StoreFailed
 from ..model.codec import encode
 from ..model.identity import Identity
-from ..model.note import Secret
+from ..model.note import Note, Secret
 from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
@@ -21,7 +21,7 @@ from . import races
 from .change import MINUTE, Change
 from .data import is_empty
 from .outcome import done, end_stolen, forget, report_due, report_end
-from .state import MAX_STAND_INS, NOTHING, Saved, Stored
+from .state import MAX_STAND_INS, NOTHING, Cookie, Saved, Stored
 
 #: Why a session cannot be stored.
 NOT_STORED = (
@@ -110,20 +110,20 @@ def commit(
     stored: Stored,
     *,
     owes_id: bool = False,
-    ends_soon: bool = False,
+    empty: bool = False,
 ) -> Saved | None:
     """Store the data, and the library's own notes, under the same key.
 
     :param owes_id: the next response that can deliver a cookie is to give a new ID.
-    :param ends_soon: nothing is left in it: it stays for a minute, and the cookie is deleted.
+    :param empty: nothing is left in it: it stays for a minute, and the cookie is deleted.
     """
     payload, state = encode(change.data, stored.record.payload), change.state
-    note, sid = change.next_note(stored, owes_id, ends_soon)
+    note, sid = change.next_note(stored, owes_id, empty)
     is_changed = state.forced or state.regenerated or payload != stored.record.payload
     if not is_changed and note == stored.note:
         return NOTHING
     draft = change.draft(payload, note, stored.record)
-    if ends_soon:
+    if empty:
         draft = draft._replace(idle=min(draft.idle, MINUTE))
     try:
         answer = store.commit(stored.key, draft, stored.record.stamps[0], touch=change.touch())
@@ -132,33 +132,34 @@ def commit(
             raise
         state.note(StoreFailed("save", str(error)))  # our own notes are not worth a failure
         return NOTHING
-    if not isinstance(answer, base.Live):
-        if is_changed:
-            return races.refused(store, change, stored, answer)
-        if isinstance(answer, base.Gone):
-            report_due(state, change.settings, stored.key, answer)
-        return NOTHING
-    is_fresh, before = sid is not stored.sid, stored.note
+    if isinstance(answer, base.Live):
+        cookie = "delete" if empty else _cookie_after(change, stored, note, sid)
+        return _committed(change, stored, answer, sid, cookie)
+    if is_changed:
+        return races.refused(store, change, stored, answer)
+    if isinstance(answer, base.Gone):
+        report_due(state, change.settings, stored.key, answer)
+    return NOTHING
+
+
+def _cookie_after(change: Change, stored: Stored, note: Note, sid: SessionID | None) -> Cookie:
+    """Returns what the cookie needs after a commit: to be set if the ID or its life is new."""
+    before = stored.note
     is_outdated = change.loaded.stale or note.permanent != before.permanent or before.deleted
-    is_set = is_fresh or (is_outdated and change.may_set(stored))
-    return done(
-        change,
-        answer,
-        stored.key,
-        sid,
-        cookie="delete" if ends_soon else "set" if is_set else "keep",
-        stand_in=stored.stand_in,
-        secret=Secret.OLDER if is_fresh else stored.secret,
-    )
+    is_set = sid is not stored.sid or (is_outdated and change.may_set(stored))
+    return "set" if is_set else "keep"
+
+
+def _committed(
+    change: Change, stored: Stored, answer: base.Live, sid: SessionID | None, cookie: Cookie
+) -> Saved:
+    key, stand_in = stored.key, stored.stand_in
+    secret = stored.secret if sid is stored.sid else Secret.OLDER
+    return done(change, answer, key, sid, cookie=cookie, stand_in=stand_in, secret=secret)
 
 
 def rotate(
-    store: base.Store,
-    change: Change,
-    stored: Stored,
-    *,
-    restart: bool = False,
-    force: bool = False,
+    store: base.Store, change: Change, stored: Stored, *, restart: bool = False, force: bool = False
 ) -> Saved | None:
     """Continue under a new ID.
 
