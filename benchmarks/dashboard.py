@@ -120,7 +120,7 @@ def _counted(app: Flask) -> list[str]:
         calls.append(operation)
         return lambda _: None
 
-    observe(app.extensions["safesession"].steering, begin, calls)
+    observe(app.extensions["safesession"].overrides, begin, calls)
     return calls
 
 

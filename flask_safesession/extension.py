@@ -20,7 +20,7 @@ from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
 from .admin.purge import PurgeReport, purge, total
 from .admin.stats import Stats, stats_of
-from .config.overrides import Own, Steering, Tuned
+from .config.overrides import Overrides, Own, Tuned
 from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
@@ -46,7 +46,7 @@ _EXTENSION = "safesession"
 class State:
     """What one app has of the extension, at ``app.extensions["safesession"]``."""
 
-    steering: Steering
+    overrides: Overrides
     job: PurgeJob
     takeover: Takeover
     #: Where the sessions are: apps of one process with equal places share them.
@@ -55,17 +55,17 @@ class State:
     @property
     def settings(self) -> Settings:
         """The settings that the app goes by just now."""
-        return self.steering.settings
+        return self.overrides.settings
 
     @property
     def opened(self) -> Opened:
         """The store as the app calls it, and what it can do."""
-        return self.steering.opened
+        return self.overrides.opened
 
     @property
     def store(self) -> Store:
         """The store as the app calls it."""
-        return self.steering.store
+        return self.overrides.store
 
 
 class SafeSession:
@@ -109,18 +109,18 @@ class SafeSession:
             )
         own = Own.read(app.config, {**self._overrides, **overrides})
         opened = _open(app, own.settings)
-        steering = Steering(app, opened, own)
-        neighbours = Neighbours(app, steering, own.settings)
+        current = Overrides(app, opened, own)
+        neighbours = Neighbours(app, current, own.settings)
         if not _is_command():
-            _begin(opened, steering, neighbours)
+            _begin(opened, current, neighbours)
         report_lost_settings(app.config, own)
         place = place_of(opened, own.settings.store, own.settings.key_prefix)
-        state = State(steering, PurgeJob(app, steering, neighbours), Takeover(app), place)
+        state = State(current, PurgeJob(app, current, neighbours), Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # reads its patterns, for which no visitor should have to wait
-        app.session_interface = SafeSessionInterface(steering, state.job.wake, directory.end_user)
+        app.session_interface = SafeSessionInterface(current, state.job.wake, directory.end_user)
         hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
@@ -157,7 +157,7 @@ class SafeSession:
         :raises StoreUnavailable: the store did not answer.
         """
         app, state = self._state()
-        state.steering.refresh()
+        state.overrides.refresh()
         state.opened.need_index()
         shards = state.opened.shards
         settings = state.settings.for_shards(len(shards))
@@ -196,7 +196,7 @@ class SafeSession:
             "check_interval": check_interval,
         }
         changes = {name: value for name, value in asked.items() if value is not ...}
-        tuned = state.steering.tune(changes, by=by, reset=reset, dry_run=dry_run)
+        tuned = state.overrides.tune(changes, by=by, reset=reset, dry_run=dry_run)
         state.job.adopt()
         return tuned
 
@@ -205,7 +205,7 @@ class SafeSession:
 
         ``None``: nothing was ever given. Asks no store.
         """
-        return self._state()[1].steering.tuned
+        return self._state()[1].overrides.tuned
 
     @staticmethod
     def passive(view: _View) -> _View:
@@ -367,10 +367,10 @@ def _open(app: Flask, settings: Settings) -> Opened:
     return opened
 
 
-def _begin(opened: Opened, steering: Steering, neighbours: Neighbours) -> None:
+def _begin(opened: Opened, overrides: Overrides, neighbours: Neighbours) -> None:
     """Ask the store once what it is like; one that is down is asked when it is up."""
     try:
-        steering.refresh()
+        overrides.refresh()
         with suppress(StoreUnavailable):  # it takes no writes
             neighbours.begin()
     except StoreUnavailable as error:

@@ -83,7 +83,7 @@ def findings(app: Flask, state: Any) -> list[Finding]:
     """
     settings, opened = state.settings, state.opened
     found = [*_of_the_key(app), *_of_the_cookie(app), *_of_the_app(app, settings, opened.store)]
-    found += [*lost_settings(app.config, state.steering.own), *state.takeover.findings(app)]
+    found += [*lost_settings(app.config, state.overrides.own), *state.takeover.findings(app)]
     try:
         found.extend(_of_the_store(app, settings, opened))
     except StoreUnavailable as error:

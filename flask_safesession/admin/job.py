@@ -22,7 +22,7 @@ from apscheduler.executors.base import BaseExecutor, run_job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from ..config.overrides import Steering
+from ..config.overrides import Overrides
 from ..errors import StoreUnavailable
 from ..events import StoreFailed, emit, logger
 from ..stores.base import IndexedStore
@@ -46,9 +46,9 @@ class PurgeJob:
     It does not hold the app: the job goes when the app does.
     """
 
-    def __init__(self, app: Any, steering: Steering, neighbours: Neighbours) -> None:
+    def __init__(self, app: Any, overrides: Overrides, neighbours: Neighbours) -> None:
         self._app = weakref.ref(app)
-        self._steering = steering
+        self._overrides = overrides
         self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
         self._scheduler: Any = None
@@ -84,7 +84,7 @@ class PurgeJob:
     def refresh(self) -> StoreUnavailable | None:
         """Go by the settings that the store keeps for all; what it said if it did not answer."""
         try:
-            self._steering.refresh()
+            self._overrides.refresh()
             self._neighbours.refresh()
         except StoreUnavailable as error:
             return error
@@ -105,8 +105,8 @@ class PurgeJob:
 
     def _turn(self, app: Any) -> PurgeReport | None:
         reports, failed = [], self.refresh()
-        shards = self._steering.opened.shards
-        settings = self._steering.settings.for_shards(len(shards))
+        shards = self._overrides.opened.shards
+        settings = self._overrides.settings.for_shards(len(shards))
         # In any order: processes of a fleet begin at different ones.
         for shard in random.sample(shards, len(shards)):  # nosec B311  # no secret, an order
             try:
@@ -126,7 +126,7 @@ class PurgeJob:
         return shard.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
-        own, first = self._steering.settings.scheduler, self._scheduler is None
+        own, first = self._overrides.settings.scheduler, self._scheduler is None
         if own is None and not _has_threads():
             self._look_at = float("inf")
             _report_no_threads()
@@ -166,17 +166,17 @@ class PurgeJob:
 
     def _interval(self) -> float:
         """Returns the seconds between two runs; 0: there is no job."""
-        if self._steering.opened.index is None:
+        if self._overrides.opened.index is None:
             return 0  # such a store removes sessions by itself
-        return (self._steering.settings.check_interval or 0) / 1000
+        return (self._overrides.settings.check_interval or 0) / 1000
 
     def _forked(self) -> None:
         """In a child: the parent's scheduler has no thread here, and its locks may be held."""
         self._running = threading.Lock()
         if self._leaving is not None:
             self._leaving.detach()
-        self._steering.forked()
-        own = self._steering.settings.scheduler
+        self._overrides.forked()
+        own = self._overrides.settings.scheduler
         goes_on = own is not None and own.running  # in the parent
         self._look_at = 0.0 if self._seconds and not goes_on else float("inf")
         self._scheduler = None

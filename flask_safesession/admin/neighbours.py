@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from ..config.overrides import Steering
+from ..config.overrides import Overrides
 from ..config.settings import Settings
 from ..errors import ConfigError
 from ..events import Once
@@ -71,9 +71,9 @@ class Seen:
 class Neighbours:
     """Writes down what one app uses, and reports what does not go together. Holds no app."""
 
-    def __init__(self, app: Any, steering: Steering, settings: Settings) -> None:
+    def __init__(self, app: Any, overrides: Overrides, settings: Settings) -> None:
         self._app = weakref.ref(app)
-        self._steering = steering
+        self._overrides = overrides
         self._prefix = settings.key_prefix
         self._user_key = spelled(settings)
         self._next = float("-inf")
@@ -96,7 +96,7 @@ class Neighbours:
             self._refresh(refuse=False)
 
     def _refresh(self, *, refuse: bool) -> None:
-        app, store = self._app(), self._steering.opened.index
+        app, store = self._app(), self._overrides.opened.index
         if app is None or store is None:
             return
         self._next = time.monotonic() + _FRESH / 1000

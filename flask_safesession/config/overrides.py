@@ -90,7 +90,7 @@ class Own:
         return read_settings({}, merged)
 
 
-class Steering:
+class Overrides:
     """The settings that one app goes by just now, and how they are changed.
 
     It does not hold the app.

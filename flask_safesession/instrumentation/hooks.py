@@ -12,7 +12,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from ..config.overrides import Steering
+from ..config.overrides import Overrides
 from ..errors import StoreFull, StoreUnavailable, TooManySessions
 from ..stores.base import Conflict, Gone, Store, Taken
 from ..stores.opening import Opened
@@ -62,15 +62,15 @@ def outcome_of_error(error: BaseException) -> str:
     return "full" if isinstance(error, (StoreFull, TooManySessions)) else "error"
 
 
-def observe(steering: Steering, hook: Hook, key: object) -> None:
+def observe(overrides: Overrides, hook: Hook, key: object) -> None:
     """Call *hook* around each store call of an app, from the next call on.
 
     Several hooks may be called for one app; the one that came last is called first.
 
     :param key: a hook with a key that is there already is not added.
     """
-    if all(key is not known for known in steering.opened.hooks):
-        steering.opened = observed(steering.opened, hook, key)
+    if all(key is not known for known in overrides.opened.hooks):
+        overrides.opened = observed(overrides.opened, hook, key)
 
 
 def observed(opened: Opened, hook: Hook, key: object) -> Opened:

@@ -63,8 +63,8 @@ def instrument(safe: SafeSession, tracer_provider: TracerProvider | None = None)
     key = tracer_provider or _THE_GLOBAL_ONE
     for app in apps:
         state = app.extensions["safesession"]
-        hook = _hook(tracer, state.steering.bare, state.settings.key_prefix)
-        observe(state.steering, hook, key)
+        hook = _hook(tracer, state.overrides.bare, state.settings.key_prefix)
+        observe(state.overrides, hook, key)
 
 
 def _hook(tracer: Tracer, opened: Opened, collection: str) -> Hook:

@@ -1,9 +1,9 @@
 """The whole contract."""
 
 from .many import ManySessionsContract
+from .overrides import OverridesContract
 from .repeating import RepeatedCallsContract
 from .single import SingleSessionContract
-from .steering import SteeringContract
 from .users import UsersContract
 
 
@@ -11,7 +11,7 @@ class StoreContract(
     SingleSessionContract,
     ManySessionsContract,
     UsersContract,
-    SteeringContract,
+    OverridesContract,
     RepeatedCallsContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.

@@ -50,7 +50,7 @@ class AppKit:
         #: What has happened to sessions since the test began: payloads of the signals, in order.
         self.events: list[Event] = []
         self._state = state
-        self._opened: Opened = state.steering.bare
+        self._opened: Opened = state.overrides.bare
         self._store: Store = self._opened.store
         self._given = advance
         self._clock: Clock | None = None

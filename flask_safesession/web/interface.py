@@ -15,7 +15,7 @@ from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
-from ..config.overrides import Steering
+from ..config.overrides import Overrides
 from ..config.settings import READONLY
 from ..errors import StoreUnavailable, UndeliverableSignIn
 from ..events import Once, StoreFailed, logger
@@ -41,27 +41,27 @@ EXEMPT = "_safesession_exempt"
 class SafeSessionInterface(SessionInterface):
     """Opens and saves sessions of one app.
 
-    :param steering: has the app's current settings, and its store.
+    :param overrides: has the app's current settings, and its store.
     :param wake: called with each request; starts the purge job in this process if it must be.
     :param end_user: ends all sessions of a user but for one, and returns how many there were.
     """
 
     def __init__(
-        self, steering: Steering, wake: Callable[[], None], end_user: Callable[..., int]
+        self, overrides: Overrides, wake: Callable[[], None], end_user: Callable[..., int]
     ) -> None:
-        self._steering = steering
+        self._overrides = overrides
         self._wake = wake
         self._end_user = end_user
         self._nearly_full = False
         self._say = Once()
-        self.loader: Loader = Loader(steering, self._say)
+        self.loader: Loader = Loader(overrides, self._say)
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """Returns a session that is not loaded yet; ``None`` (a null session) without a key."""
         if not app.secret_key:
             return None
         self._wake()
-        return Session(State(self, app, request, self._steering.settings.user_key.names))
+        return Session(State(self, app, request, self._overrides.settings.user_key.names))
 
     def save_session(
         self,
@@ -149,13 +149,13 @@ class SafeSessionInterface(SessionInterface):
         """
         is_safe = state.request.method in hooks.SAFE_METHODS
         is_page = state.dispatched and not transport.is_socket(state.request)
-        is_lenient = self._steering.settings.on_outage == READONLY
+        is_lenient = self._overrides.settings.on_outage == READONLY
         return is_lenient and is_safe and is_page and is_current(state)
 
     def describe(self, state: State) -> SessionInfo:
         """Returns what is known of the session as it is now."""
         loaded, data = state.loaded, state.data or {}
-        who = whose(data, self._steering.settings)
+        who = whose(data, self._overrides.settings)
         if loaded.stored is None:
             info = SessionInfo(who.user, who.tier, None, True, None, None, None)
         else:
@@ -165,11 +165,13 @@ class SafeSessionInterface(SessionInterface):
 
     def end_others(self, state: State) -> int:
         """End the other sessions of this one's user. Returns how many there were."""
-        stored, user = state.loaded.stored, whose(state.data or {}, self._steering.settings).user
+        stored, user = state.loaded.stored, whose(state.data or {}, self._overrides.settings).user
         if user is None:
             return 0
         keep = stored.key if stored else None  # without one, this sign-in is still to be stored
-        return self._end_user(state.app, self._steering.opened, self._steering.settings, user, keep)
+        return self._end_user(
+            state.app, self._overrides.opened, self._overrides.settings, user, keep
+        )
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class SafeSessionInterface(SessionInterface):
         key, client = state.app.secret_key or "", self._client(state)
         delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
-            saved = save(state, self._steering.store, self._steering.settings, delivery)
+            saved = save(state, self._overrides.store, self._overrides.settings, delivery)
         except (*NOT_STORED, TypeError, UndeliverableSignIn) as error:
             # From here on nothing more is stored, also while an error page is built.
             state.failed, state.changed = error, True
@@ -198,14 +200,14 @@ class SafeSessionInterface(SessionInterface):
 
     def _client(self, state: State) -> tuple[str, str] | None:
         """Returns from where the session is used, if that is to be noted."""
-        wanted = self._steering.settings.record_client and state.loaded.slide
+        wanted = self._overrides.settings.record_client and state.loaded.slide
         return describe_client(flask.request) if wanted and is_current(state) else None
 
     def _look_for_a_user(self, state: State) -> None:
         """Log a hint, once, if a session without a user has a key under which users usually are."""
         data = state.data or {}
         found = next((key for key in TYPICAL_KEYS if data.get(key)), None)
-        if found is not None and whose(data, self._steering.settings).user is None:
+        if found is not None and whose(data, self._overrides.settings).user is None:
             self._say(
                 "typical-key",
                 f"a session without a user has session[{found!r}]. If that is its user, set"
@@ -216,7 +218,7 @@ class SafeSessionInterface(SessionInterface):
 
     def _watch_the_cap(self, total: int) -> None:
         """Warn once at 80 % of the cap, and again after it was under 75 %."""
-        cap = self._steering.settings.rules.cap.total
+        cap = self._overrides.settings.rules.cap.total
         if total >= cap * 0.8 and not self._nearly_full:
             self._nearly_full = True
             logger.warning(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..config.overrides import Steering
+from ..config.overrides import Overrides
 from ..errors import ConfigError, StoreUnavailable
 from ..model import note as notes
 from ..model.codec import decode
@@ -39,12 +39,12 @@ _TRIES = 3
 class Loader:
     """Finds the session of a request.
 
-    :param steering: has the settings that the app goes by, and its store.
+    :param overrides: has the settings that the app goes by, and its store.
     :param say: logs a message once: its name, and the text.
     """
 
-    def __init__(self, steering: Steering, say: Callable[[str, str], None]) -> None:
-        self._steering = steering
+    def __init__(self, overrides: Overrides, say: Callable[[str, str], None]) -> None:
+        self._overrides = overrides
         self._say = say
         self._corrupt: OrderedDict[str, None] = OrderedDict()
 
@@ -55,10 +55,10 @@ class Loader:
         :raises ConfigError: the store is memory that the server's processes do not share.
         """
         self._check_processes(state)
-        over, rules = Loaded({}, slide=slide), self._steering.settings.rules
+        over, rules = Loaded({}, slide=slide), self._overrides.settings.rules
         known = transport.verified(state.app, state.request, name)
         for verified in known:
-            answer = self._steering.store.load(verified.sid.key, rules, slide=slide)
+            answer = self._overrides.store.load(verified.sid.key, rules, slide=slide)
             found = self._found(state, verified, answer, slide=slide)
             if found.stored is not None:
                 return found
@@ -75,7 +75,7 @@ class Loader:
 
     def _check_processes(self, state: State) -> None:
         """Refuse memory where several processes serve one visitor in turn: each has its own."""
-        store, settings = self._steering.store, self._steering.settings
+        store, settings = self._overrides.store, self._overrides.settings
         is_single = not state.request.environ.get(_MULTIPROCESS)
         if store.shared or settings.per_process or is_single:
             return
@@ -105,7 +105,7 @@ class Loader:
             stored, data = self._read(state, sid.key, answer)
         except ValueError:
             return over._replace(is_known=True)
-        age, grace = answer.now - stored.record.created, self._steering.settings.renew_grace
+        age, grace = answer.now - stored.record.created, self._overrides.settings.renew_grace
         secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
         if secret not in GOOD and not _is_resolved(state, sid.key):
             return over._replace(is_known=True, suspect=Suspect(stored, secret, age))
@@ -120,7 +120,7 @@ class Loader:
 
     def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
         """Returns the session that stands in for an ID that is over; new, if there is none yet."""
-        store, rules = self._steering.store, self._steering.settings.rules
+        store, rules = self._overrides.store, self._overrides.settings.rules
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
             answer = store.load(key, rules, slide=over.slide)
@@ -150,7 +150,7 @@ class Loader:
         except ValueError:
             self._report_corrupt(state, key, record.tier)
             raise
-        who = whose(data, self._steering.settings)
+        who = whose(data, self._overrides.settings)
         if who.refused:
             self._say("user", f"{who.refused}. It counts as no user")
         if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
@@ -162,10 +162,10 @@ class Loader:
 
         It is bookkeeping: where it cannot be done now, the next load tries again.
         """
-        limits = self._steering.settings.rules.policy.limits(tier)
+        limits = self._overrides.settings.rules.policy.limits(tier)
         draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
         with suppress(StoreUnavailable):
-            answer = self._steering.store.refile(key, draft, record.stamps[0])
+            answer = self._overrides.store.refile(key, draft, record.stamps[0])
             if isinstance(answer, base.Live):
                 return answer.record
         return record
@@ -184,12 +184,12 @@ class Loader:
             self._note_strike(stored, max(1, age))
         if secret is not Secret.REPLACED_AGAIN:
             return False
-        is_ended = end_stolen(state, self._steering.settings, self._steering.store, stored.key)
+        is_ended = end_stolen(state, self._overrides.settings, self._overrides.store, stored.key)
         return is_ended and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
         """Note that a replaced secret came back; if that cannot be, nobody is reported."""
-        note, record, commit = stored.note, stored.record, self._steering.store.commit
+        note, record, commit = stored.note, stored.record, self._overrides.store.commit
         with suppress(StoreUnavailable, ValueError):
             for _ in range(_TRIES):
                 draft = _same(record, note._replace(strike=age))
@@ -202,7 +202,7 @@ class Loader:
         if answer.reason == base.CORRUPT:
             self._report_corrupt(state, key, answer.tier)
         else:
-            report_due(state, self._steering.settings, key, answer)
+            report_due(state, self._overrides.settings, key, answer)
 
     def _report_corrupt(self, state: State, key: str, tier: str) -> None:
         """Report once what cannot be read: it stays until it is due, and every use finds it."""
@@ -210,7 +210,7 @@ class Loader:
             self._corrupt[key] = None
             if len(self._corrupt) > _REPORTED:
                 self._corrupt.popitem(last=False)
-            report_end(state, self._steering.settings, key, base.CORRUPT, tier)
+            report_end(state, self._overrides.settings, key, base.CORRUPT, tier)
 
 
 def _is_resolved(state: State, key: str) -> bool:

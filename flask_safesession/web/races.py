@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ..errors import UndeliverableSignIn
 from ..events import SessionLost
 from ..model.record import Record
@@ -18,6 +20,10 @@ from .change import MINUTE, Change
 from .data import is_empty
 from .outcome import done, forget, report_due
 from .state import NOTHING, Loaded, Saved, Stored
+
+# Seconds to wait for the other click of a login: it is one call from its end, unless its process has
+# died.
+_WAITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.1)
 
 
 def refused(
@@ -43,6 +49,27 @@ def refused(
     change.state.note(SessionLost(stored.key, answer.reason))
     change.state.rebase(Loaded({}, dead=stored.sid))
     return NOTHING
+
+
+def await_login(
+    store: base.Store, change: Change, old: str, following: SessionID
+) -> base.Gone | None:
+    """Returns how the session under *old* ended by another click of a login; ``None``: by none.
+
+    Where the user's shard is another one, a login first makes the session of the *following* ID and
+    then ends the old one, which leads to it only from then on. Without a wait for that, this click
+    would take another ID, and one of the two responses would have no cookie.
+    """
+    rules = change.settings.rules
+    for wait in _WAITS:
+        gone = store.load(old, rules, slide=False)
+        if isinstance(gone, base.Gone):
+            return gone
+        made = store.load(following.key, rules, slide=False)
+        if isinstance(made, base.Gone) or made.record.user != change.who.user_tag:
+            return None
+        time.sleep(wait)
+    return None
 
 
 def join_onward(store: base.Store, change: Change) -> bool:

@@ -179,8 +179,12 @@ def rotate(
     draft = change.draft(payload, change.first_note(sid, before))
     answer = store.rotate(old, sid.key, draft, change.settings.rules, terms)
     if isinstance(answer, base.Taken):
-        change.can_follow = False
-        return None
+        change.tried = None  # another request's session is there
+        gone = following and races.await_login(store, change, old, following)
+        if not gone:
+            change.can_follow = False
+            return None
+        answer = gone
     if not isinstance(answer, base.Live):
         return races.refused(store, change, stored, answer)
     if force:

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from flask_safesession import session
-from flask_safesession.config.overrides import Steering
+from flask_safesession.config.overrides import Overrides
 from flask_safesession.errors import StoreFull, StoreUnavailable, TooManySessions
 from flask_safesession.instrumentation.hooks import (
     OPERATIONS,
@@ -80,8 +80,8 @@ class TestAnObservedStore(StoreContract):
         assert [call.operation for call in notes[0].ended] == notes[0].begun
 
 
-def steering_of(app: Flask) -> Steering:
-    return cast(Steering, app.extensions["safesession"].steering)
+def overrides_of(app: Flask) -> Overrides:
+    return cast(Overrides, app.extensions["safesession"].overrides)
 
 
 def test_every_operation_of_every_protocol_is_observed_or_has_a_reason_not_to_be() -> None:
@@ -96,11 +96,11 @@ def test_every_operation_of_every_protocol_is_observed_or_has_a_reason_not_to_be
 
 
 def test_a_hook_with_the_same_key_is_called_once(make_app: MakeApp) -> None:
-    steering, notes, others, key = steering_of(make_app()), Notes(), Notes(), object()
-    observe(steering, notes, key)
-    observe(steering, others, others)
-    observe(steering, notes, key)
-    steering.opened.need_index().count(RULES)
+    overrides, notes, others, key = overrides_of(make_app()), Notes(), Notes(), object()
+    observe(overrides, notes, key)
+    observe(overrides, others, others)
+    observe(overrides, notes, key)
+    overrides.opened.need_index().count(RULES)
     assert notes.begun == others.begun == ["count"]
 
 
@@ -108,7 +108,7 @@ def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app:
     store, notes = MemoryStore(), Notes()
     apps = [make_app(store=store), make_app(store=store)]
     before = set(vars(store))
-    observe(steering_of(apps[0]), notes, notes)
+    observe(overrides_of(apps[0]), notes, notes)
     for app in apps:
         app.extensions["tested.safe"].count()
     assert notes.begun == ["count"]
@@ -117,12 +117,12 @@ def test_of_two_apps_on_one_store_only_the_one_with_a_hook_is_observed(make_app:
 
 def test_without_a_hook_nothing_stands_around_the_store(make_app: MakeApp) -> None:
     store = MemoryStore()
-    assert steering_of(make_app(store=store)).store is store
+    assert overrides_of(make_app(store=store)).store is store
 
 
 def test_requests_the_purge_job_and_commands_are_observed(make_app: MakeApp) -> None:
     app, notes = make_app(check_interval="1m"), Notes()
-    observe(steering_of(app), notes, notes)
+    observe(overrides_of(app), notes, notes)
     app.add_url_rule("/", "write", lambda: str(session.setdefault("cart", 3)))
     app.test_client().get("/")
     assert notes.begun == ["create"]

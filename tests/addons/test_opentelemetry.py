@@ -129,7 +129,7 @@ def test_of_several_servers_none_is_named(
     make_app: MakeApp, spans: Spans, any_server: Server, prefix: str
 ) -> None:
     app = traced(make_app(store=any_server.url, key_prefix=prefix), spans)
-    store = app.extensions["safesession"].steering.bare.store
+    store = app.extensions["safesession"].overrides.bare.store
     store.states = lambda: {"one:1": "closed", "two:2": "closed"}
     app.test_client().get("/put/cart/3")
     assert not any(server_attributes.SERVER_ADDRESS in (s.attributes or {}) for s in spans.take())
@@ -210,7 +210,7 @@ def test_where_nothing_is_sampled_nothing_is_looked_up(make_app: MakeApp) -> Non
     server = f"127.0.0.1:{free_port()}"
     app = traced(make_app(store=f"redis://{server}", store_timeout="200ms"), spans)
     asked: list[object] = []
-    app.extensions["safesession"].steering.bare.store.states = lambda: asked.append(1)
+    app.extensions["safesession"].overrides.bare.store.states = lambda: asked.append(1)
     assert app.test_client().get("/put/cart/3").status_code == 503  # as without traces
     assert spans.take() == []
     assert asked == []
@@ -242,7 +242,7 @@ def test_without_an_sdk_everything_goes_on_as_before(make_app: MakeApp) -> None:
 
 def test_an_app_and_its_store_are_not_held(make_app: MakeApp, spans: Spans) -> None:
     app = traced(make_app(), spans)
-    left = [weakref.ref(app), weakref.ref(app.extensions["safesession"].steering.bare.store)]
+    left = [weakref.ref(app), weakref.ref(app.extensions["safesession"].overrides.bare.store)]
     del app
     gc.collect()
     assert [reference() for reference in left] == [None, None]

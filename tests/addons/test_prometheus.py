@@ -275,7 +275,7 @@ def test_a_server_that_was_given_up_shows_until_it_is_back_or_gone(make_app: Mak
         with contextlib.suppress(StoreUnavailable):
             measured.safe.count()
     assert measured.value("store_circuit_open", server=server) == 1
-    store = app.extensions["safesession"].steering.bare.store
+    store = app.extensions["safesession"].overrides.bare.store
     store.states = dict  # a node that has left its cluster
     measured.text()
     assert measured.value("store_circuit_open", server=server) == 0

@@ -171,10 +171,10 @@ def test_a_request_goes_by_it_and_asks_no_more_of_the_store(fleet: Fleet) -> Non
 def test_a_child_of_a_fork_can_look_though_its_parent_was_at_it(fleet: Fleet) -> None:
     here, there = fleet.start(check_interval="1h"), fleet.start()
     there.safe.reconfigure(idle_timeout="10m")
-    with here.state.steering._lock:
+    with here.state.overrides._lock:
         here.state.job._forked()
-        assert not here.state.steering._lock.locked()
-        here.state.steering.refresh()
+        assert not here.state.overrides._lock.locked()
+        here.state.overrides.refresh()
     assert here.limits == (10, 720)
 
 
@@ -328,7 +328,7 @@ def test_none_gives_one_setting_back_and_reset_all(fleet: Fleet) -> None:
     told = here.safe.reconfigure(reset=True, by="bob")
     there.come_round()
     assert here.limits == there.limits == (30, 720)
-    assert here.state.settings == here.state.steering.own.settings
+    assert here.state.settings == here.state.overrides.own.settings
     assert there.safe.tuned() == told
     assert (told.settings, told.by, told.revision) == ({}, "bob", 3)
 

@@ -12,9 +12,9 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.sharded import Shard, Sharded, shard_of
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreContract, StoreKit, make_draft, make_rules
+from flask_safesession.testing.overrides import OverridesContract
 from flask_safesession.testing.repeating import RepeatedCallsContract
 from flask_safesession.testing.single import SingleSessionContract
-from flask_safesession.testing.steering import SteeringContract
 from flask_safesession.testing.users import UsersContract
 
 RULES = make_rules()
@@ -30,7 +30,7 @@ def ignore(event: object) -> None:
 
 
 class TestShardsInMemory(
-    SingleSessionContract, UsersContract, SteeringContract, RepeatedCallsContract
+    SingleSessionContract, UsersContract, OverridesContract, RepeatedCallsContract
 ):
     """A store in shards keeps the contract, but for the caps: each shard has a share of them."""
 

@@ -45,7 +45,7 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(state: Any) -> Settings:
     """The settings that the fleet goes by."""
-    state.steering.refresh()
+    state.overrides.refresh()
     settings: Settings = state.settings
     return settings
 

@@ -53,9 +53,9 @@ def tune(
         changes["tiers"] = _tiers(tiers)
     if changes or reset:
         by = by or _whoever_runs_this()
-        tuned = state.steering.tune(changes, by=by, reset=reset, dry_run=dry_run)
+        tuned = state.overrides.tune(changes, by=by, reset=reset, dry_run=dry_run)
     else:
-        tuned = state.steering.tuned
+        tuned = state.overrides.tuned
     say(as_json, _described(tuned), _told(tuned), note_of_memory(state))
 
 

@@ -94,7 +94,7 @@ class Counts:
     def add(self, app: Flask) -> None:
         """Count what happens in *app* from now on."""
         state = app.extensions["safesession"]
-        observe(state.steering, self._hook(app.name), key=self)
+        observe(state.overrides, self._hook(app.name), key=self)
         for kind in _COUNTED:
             kind.signal.connect(self._count, sender=app)
         events.store_purged.connect(self._take_purge, sender=app)

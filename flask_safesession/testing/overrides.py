@@ -10,7 +10,7 @@ from .kit import MINUTE, StoreKit, make_rules, together
 NAME, ONE, TWO = "tuning", b'{"one": 1}', b'{"two": "\xc3\xa9"}'
 
 
-class SteeringContract(ContractBase):
+class OverridesContract(ContractBase):
     """Documents for all processes on the store, and sessions under limits of now."""
 
     # -- documents ------------------------------------------------------------------------------
