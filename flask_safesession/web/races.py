@@ -21,8 +21,8 @@ from .data import is_empty
 from .outcome import done, forget, report_due
 from .state import NOTHING, Loaded, Saved, Stored
 
-# Seconds to wait for the other click of a login: it is one call from its end, unless its process has
-# died.
+# Seconds to wait for the other click of a login: it is one call from its end, unless its worker was
+# killed.
 _WAITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.1)
 
 
