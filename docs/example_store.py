@@ -74,8 +74,15 @@ class ExampleStore:
             return Live(record, now)
 
     def commit(
-        self, key: str, draft: Draft, expected: str, *, touch: int | None
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
     ) -> Live | Gone | Conflict:
+        del loaded  # it is read in the same step
         with self._lock:
             now = self._clock()
             record = self._find(key, now)

@@ -284,13 +284,22 @@ class Store(Protocol):
         """
         ...
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """Replace the session's data and limits if its last stamp is *expected*.
 
         Tier and user stay; if *draft* has others, the session was refiled meanwhile, and the answer
         is a conflict. A repeated call that finds its own stamp among the last three is done.
 
         :param touch: the touch interval in milliseconds; ``None``: this is not a use.
+        :param loaded: the record that the caller loaded: some stores need not read it again.
         :raises StoreUnavailable: also if the reply of an earlier try was lost, and its stamp and
             *expected* are both not among the last three: it cannot be known whether it was done.
         """

@@ -7,7 +7,7 @@ rules in Lua; the contract and the model test that both agree.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import Draft, record_from, touched
+from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from .admission import Leaving, over_the_cap
 from .audit import shorten
@@ -86,8 +86,17 @@ class Engine:
             )
             return admit(t, key, fresh, rules, now, there)
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """See :meth:`.base.Store.commit`."""
+        del loaded  # the record is read in the same transaction
         t = self._tables
         with t.transaction():
             now = t.now()
