@@ -38,7 +38,7 @@ class Ending(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A session in the index of deadlines."""
+    """A session in the index of deadlines, which is ordered by deadline, then key."""
 
     deadline: int
     key: str
@@ -66,7 +66,8 @@ class Tables(Protocol):
     ) -> AbstractContextManager[object]:
         """Returns a context manager in which the calls of this thread are one atomic step.
 
-        An exception rolls it back where the backend can.
+        No other writer comes between its first read and its last write. An exception rolls it
+        back where the backend can.
 
         :param writes: ``False``: the block only reads.
         :param durable: it must survive a power failure: a sign-in, or an end.
@@ -74,7 +75,10 @@ class Tables(Protocol):
         ...
 
     def now(self) -> int:
-        """Returns the store's time in milliseconds; called first in each transaction."""
+        """Returns the store's time in milliseconds.
+
+        Called before the index is used, and after a wait for a lock: no earlier time may be used.
+        """
         ...
 
     def generation(self) -> int:
@@ -95,17 +99,21 @@ class Tables(Protocol):
         ...
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
-        """Store *fresh* in place of *old*; ``None``: there is none yet."""
+        """Store *fresh* in place of *old*, which :meth:`read` returned; ``None``: there is none."""
         ...
 
     def remove(self, key: str) -> Record | None:
-        """Remove a session and return its record; ``None``: there was none."""
+        """Remove a session of any generation, and return its record.
+
+        ``None``: there was none, or it was not a record.
+        """
         ...
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """Remove up to *limit* ended sessions, and return each with its user's tag.
 
-        Those of older generations first (``revoked``), then due ones.
+        Those of older generations first (``revoked``), then due ones, in each group by deadline.
+        A value that is not a record has no tier and no user (``corrupt``).
         """
         ...
 
@@ -124,11 +132,17 @@ class Tables(Protocol):
         ...
 
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterable[Entry]:
-        """Returns up to *limit* sessions of a group after *after*, by deadline."""
+        """Returns up to *limit* sessions of a group, also due ones, by deadline.
+
+        :param after: only those after this entry, which may be gone.
+        """
         ...
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
-        """Returns up to *limit* live sessions of a group before *before*, latest deadline first."""
+        """Returns up to *limit* live sessions of a group, latest deadline first.
+
+        :param before: only those before this entry, which may be gone.
+        """
         ...
 
     def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
@@ -151,7 +165,10 @@ class Tables(Protocol):
         ...
 
     def repair(self) -> int:
-        """Fix differences between index and records. Returns their number."""
+        """Fix differences between index and records. Returns their number.
+
+        Opens its own transactions.
+        """
         ...
 
     # -- tombstones, reasons and documents ------------------------------------------------------
@@ -161,7 +178,11 @@ class Tables(Protocol):
         ...
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
-        """Keep *ending* under *key* until that time, in place of an older one."""
+        """Keep *ending* under *key*, in place of an older one, as the newest of its kind.
+
+        :param owner: the user's tag; empty: of an anonymous session.
+        :param until: the time at which it expires.
+        """
         ...
 
     def count_endings(self, kind: str, owner: str = NO_USER) -> int:
@@ -173,7 +194,7 @@ class Tables(Protocol):
         ...
 
     def forget_endings(self, kind: str, now: int) -> None:
-        """Remove expired endings, or some if there are very many."""
+        """Remove expired endings, or at least some of them."""
         ...
 
     def document(self, name: str) -> tuple[bytes, int]:
