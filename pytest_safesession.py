@@ -1,8 +1,8 @@
 """The pytest plugin of Flask-SafeSession: two fixtures for tests of apps that use it.
 
-pytest loads this module in every run on a machine where the extension is installed. So it stands
+pytest loads this module in every run on a machine where the extension is installed. So it is
 outside the package, whose import takes longer than pytest's own, and imports it only for a test
-that asks for one of the fixtures.
+that uses one of the fixtures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def safesession(request: pytest.FixtureRequest) -> Iterator[AppKit]:
-    """Sign users in, travel in time, look into sessions: for the app of your fixture ``app``."""
+    """Yields the :class:`AppKit` of your fixture ``app``: sign users in, let time pass."""
     try:
         app = request.getfixturevalue("app")
     except pytest.FixtureLookupError as error:
@@ -40,7 +40,7 @@ def safesession(request: pytest.FixtureRequest) -> Iterator[AppKit]:
 
 @pytest.fixture
 def safesession_for() -> Iterator[Callable[..., AppKit]]:
-    """Call it with an app to have for that one what ``safesession`` is; arguments as AppKit's."""
+    """Yields a function that makes the kit of any app; arguments as for AppKit."""
     from flask_safesession.testing import AppKit
 
     with ExitStack() as kits:
