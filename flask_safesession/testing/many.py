@@ -22,9 +22,7 @@ class ManySessionsContract(ContractBase):
 
     # -- the cap --------------------------------------------------------------------------------
 
-    def test_at_the_cap_the_anonymous_session_nearest_its_end_is_evicted(
-        self, indexed: StoreKit
-    ) -> None:
+    def test_the_cap_evicts_the_anonymous_session_nearest_its_end(self, indexed: StoreKit) -> None:
         rules = make_rules(total=4)
         keys = []
         for _ in range(4):
@@ -62,9 +60,7 @@ class ManySessionsContract(ContractBase):
         self.add(indexed, rules)
         assert indexed.index.count(rules).total == 20
 
-    def test_users_evict_anonymous_sessions_first_and_then_tier_by_tier(
-        self, indexed: StoreKit
-    ) -> None:
+    def test_users_evict_anonymous_sessions_and_then_tier_by_tier(self, indexed: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
         rules = make_rules(total=4, tiers={"free": long, "paid": long})
         paid = self.add(indexed, rules, user=1, tier="paid")
