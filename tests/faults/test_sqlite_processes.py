@@ -120,7 +120,7 @@ MUTANTS = {
 from flask_safesession.stores import engine
 import flask_safesession.model.record as r
 old = engine.Engine.commit
-def commit(self, key, draft, expected, *, touch):
+def commit(self, key, draft, expected, *, touch, loaded=None):
     t = self._tables
     with t.transaction(writes=False):
         t.now()
