@@ -17,6 +17,7 @@ from .results import Results
 from .rounds import rounds
 from .scale import size, size_and_times
 from .server import running
+from .sqlite import sqlite
 from .stage import STORES
 from .targets import targets
 from .traffic import measure
@@ -62,11 +63,17 @@ def _rounds(results: Results, server: str, extent: Extent) -> None:
     results.rounds = [in_child(rounds, where, server, extent.cap) for where in STORES]
 
 
+def _sqlite(results: Results, server: str, extent: Extent) -> None:
+    del server
+    results.sqlite = sqlite(extent.rounds)
+
+
 PARTS: dict[str, Callable[[Results, str, Extent], None]] = {
     "requests": _requests,
     "scale": _scale,
     "purge": _purge,
     "rounds": _rounds,
+    "sqlite": _sqlite,
 }
 
 

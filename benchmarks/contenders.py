@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import cast
 
 import msgpack
@@ -29,10 +30,11 @@ FLASK_SESSION_REDIS = "Flask-Session, Redis"
 FLASK_SESSION_MEMORY = "Flask-Session, SimpleCache"
 OURS_REDIS = "SafeSession, Redis"
 OURS_MEMORY = "SafeSession, memory"
+OURS_SQLITE = "SafeSession, SQLite"
 
 
-def contenders(server: Server) -> dict[str, Flask]:
-    """All of them by name, the application without sessions first."""
+def contenders(server: Server, folder: Path) -> dict[str, Flask]:
+    """All of them by name, the application without sessions first; files are in *folder*."""
     return {
         BASELINE: _without_session(),
         COOKIE: make_app(),
@@ -42,6 +44,7 @@ def contenders(server: Server) -> dict[str, Flask]:
         FLASK_SESSION_MEMORY: _flask_session_memory(),
         OURS_REDIS: _safesession(server.url),
         OURS_MEMORY: _safesession("memory://"),
+        OURS_SQLITE: _safesession(f"sqlite:///{folder / 'sessions.sqlite3'}"),
     }
 
 

@@ -37,6 +37,8 @@ def _tables(results: Results) -> Iterator[Table]:
         yield _purges(results)
     if results.rounds:
         yield _rounds(results)
+    if results.sqlite:
+        yield _sqlite(results)
     yield _targets(results)
 
 
@@ -84,6 +86,14 @@ def _rounds(results: Results) -> Table:
         mebibytes = " ".join(f"{taken / 2**20:.1f}" for taken in rounds.taken)
         table.add_row(rounds.store, f"{rounds.cap:,}", mebibytes, f"{rounds.growth:.1%}")
     return table
+
+
+def _sqlite(results: Results) -> Table:
+    rows = (
+        (call.operation, f"{call.microseconds:.0f}", call.floor, f"{call.ratio:.2f}")
+        for call in results.sqlite
+    )
+    return _table("SQLite", ["operation", "µs", "floor", "to that"], rows)
 
 
 def _targets(results: Results) -> Table:

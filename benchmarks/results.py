@@ -9,6 +9,7 @@ from typing import Any
 from .purge import Purge
 from .rounds import Rounds
 from .scale import Size, Times
+from .sqlite import Call
 from .traffic import Cost, Key
 
 
@@ -22,6 +23,7 @@ class Results:
     times: list[Times] = field(default_factory=list)
     purges: list[Purge] = field(default_factory=list)
     rounds: list[Rounds] = field(default_factory=list)
+    sqlite: list[Call] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data. The requests' costs are rows; they are keyed by a pair here."""
