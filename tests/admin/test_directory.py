@@ -191,7 +191,7 @@ def test_what_is_no_handle_names_no_session(site: Site, handle: str) -> None:
     site.member()
     assert site.safe.find(handle) is None
     assert not site.safe.end(handle)
-    with pytest.raises(ValueError, match="no handle"):
+    with pytest.raises(ValueError, match="not a handle"):
         site.safe.end_user("ann", keep=handle)
     assert len(site.safe.sessions_of("ann")) == 1
 
