@@ -1,204 +1,173 @@
-"""The example of ``writing-a-store.md``: a small store, for reading.
+"""The example of ``writing-a-store.md``: a backend of the engine in three dicts, for reading.
 
-It has no index of its sessions: it cannot list or count them, and keeps no caps.
+Each call copies the dicts, and most calls walk all sessions: a database has indexes for that.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from flask_safesession.model.record import Draft, Record, limited, record_from, touched
-from flask_safesession.stores.base import (
-    REVOKED,
-    TOMBSTONE_TTL,
-    UNKNOWN,
-    Conflict,
-    Finding,
-    Gone,
-    Live,
-    Rules,
-    Taken,
-    Terms,
-)
+from flask_safesession.model.record import GENERATIONS, Record, dumps
+from flask_safesession.stores.base import LISTED, REVOKED, Removed
+from flask_safesession.stores.engine import Engine
+from flask_safesession.stores.tables import Ending, Entry, group_of
 
 
-class Tombstone(NamedTuple):
-    """Why a session ended: *stamp* is that of the call; where it went, if it was rotated."""
+# data
+@dataclass
+class Data:
+    """What a database would keep: three tables, and the generation."""
 
-    until: int
-    reason: str
-    stamp: str = ""
-    successor: str = ""
-    user: str = ""
-    sign_in: bool = False
+    records: dict[str, Record] = field(default_factory=dict)
+    endings: dict[tuple[str, str], tuple[str, Ending, int]] = field(default_factory=dict)
+    documents: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    generation: int = 0
+    ended_by: str = ""
+
+    def copy(self) -> Data:
+        records, endings, documents = dict(self.records), dict(self.endings), dict(self.documents)
+        return replace(self, records=records, endings=endings, documents=documents)
 
 
-class ExampleStore:
-    """Sessions in a dict."""
+class ExampleTables:
+    """The primitives, in the order of the table."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.now = clock
+        self._lock = threading.Lock()
+        self._data = Data()
+
+    @contextmanager
+    def transaction(self, *, writes: bool = True, durable: bool = False) -> Iterator[None]:
+        del writes, durable  # one lock for all, and nothing survives the process
+        with self._lock:
+            before = self._data.copy()
+            try:
+                yield
+            except BaseException:
+                self._data = before
+                raise
+
+    def generation(self) -> int:
+        return self._data.generation
+
+    def begin_generation(self, stamp: str) -> None:
+        if stamp != self._data.ended_by:  # otherwise the call is repeated
+            self._data.ended_by = stamp
+            self._data.generation = (self._data.generation + 1) % GENERATIONS
+
+    # sessions
+    def read(self, key: str) -> Record | None:
+        return self._data.records.get(key)
+
+    def put(self, key: str, fresh: Record, old: Record | None) -> None:
+        del old  # there is no index to be changed
+        self._data.records[key] = fresh
+
+    def remove(self, key: str) -> Record | None:
+        return self._data.records.pop(key, None)
+
+    def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
+        current, everything = self._current(), self._data.records.items()
+        over = [(key, record, REVOKED) for key, record in everything if key not in current]
+        due = [(key, record) for key, record in current.items() if record.deadline <= now]
+        due.sort(key=lambda session: session[1].deadline)
+        over += [(key, record, record.end_reason) for key, record in due]
+        for key, _, _ in over[:limit]:
+            self.remove(key)
+        return [(Removed(key, gone.tier, why), gone.user) for key, gone, why in over[:limit]]
+
+    def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
+        found = ((key, self.read(key)) for key in keys)
+        return [(key, dumps(record)[:LISTED]) for key, record in found if record]
+
+    # lists
+    def counts(self) -> dict[str, int]:
+        return Counter(map(group_of, self._current().values()))
+
+    def count_due(self, group: str, now: int) -> int:
+        return sum(entry.deadline <= now for entry in self._entries(group))
+
+    def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
+        entries = self._entries(group)
+        return [entry for entry in entries if after is None or entry > after][:limit]
+
+    def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
+        live = [entry for entry in reversed(self._entries(group)) if entry.deadline > now]
+        return [entry for entry in live if before is None or entry < before][:limit]
+
+    def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
+        keys = self._keys_of(user, tier)
+        return self.heads(keys if limit < 0 else keys[:limit])
+
+    def count_of(self, user: str, tier: str = "") -> int:
+        return len(self._keys_of(user, tier))
+
+    def belongs(self, key: str, user: str, tier: str = "") -> bool:
+        return key in self._keys_of(user, tier)
+
+    def repair(self) -> int:
+        return 0  # there is no index that could differ from the records
+
+    # endings
+    def ending(self, kind: str, key: str, now: int) -> Ending | None:
+        _, ending, until = self._data.endings.get((kind, key), ("", None, 0))
+        return ending if until > now else None
+
+    def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
+        self._data.endings.pop((kind, key), None)  # it is the newest now
+        self._data.endings[kind, key] = owner, ending, until
+
+    def count_endings(self, kind: str, owner: str = "") -> int:
+        return len(self._endings(kind, owner))
+
+    def drop_oldest_ending(self, kind: str, owner: str = "") -> None:
+        del self._data.endings[self._endings(kind, owner)[0]]
+
+    def forget_endings(self, kind: str, now: int) -> None:
+        for name in self._endings(kind):
+            if self._data.endings[name][2] <= now:
+                del self._data.endings[name]
+
+    def document(self, name: str) -> tuple[bytes, int]:
+        return self._data.documents.get(name, (b"", 0))
+
+    def put_document(self, name: str, document: bytes, time: int) -> None:
+        self._data.documents[name] = document, time
+
+    # help
+    def _current(self) -> dict[str, Record]:
+        everything, generation = self._data.records.items(), self._data.generation
+        return {key: record for key, record in everything if record.generation == generation}
+
+    def _entries(self, group: str) -> list[Entry]:
+        sessions = self._current().items()
+        return sorted(
+            Entry(made.deadline, key) for key, made in sessions if group_of(made) == group
+        )
+
+    def _keys_of(self, user: str, tier: str) -> list[str]:
+        sessions = self._current().items()
+        ours = {
+            key: made for key, made in sessions if made.user == user and tier in ("", made.tier)
+        }
+        return sorted(ours, key=lambda key: ours[key].place)  # of one place: as they were made
+
+    def _endings(self, kind: str, owner: str = "") -> list[tuple[str, str]]:
+        kept = self._data.endings.items()
+        return [name for name, (of, _, _) in kept if name[0] == kind and owner in ("", of)]
+
+
+# store
+class ExampleStore(Engine):
+    """Sessions in dicts."""
 
     shared = False
 
     def __init__(self, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._records: dict[str, Record] = {}
-        self._tombstones: dict[str, Tombstone] = {}
-        self._ended_by = ""
-
-    # one-session
-    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
-        with self._lock:
-            now = self._clock()
-            record = self._find(key, now)
-            if isinstance(record, Gone):
-                return record
-            limits = rules.policy.limits_by_tag(record.tier)
-            record = limited(record, limits.idle, limits.lifetime)
-            if record.deadline <= now:
-                return self._expire(key, record)
-            record = touched(record, now, limits.touch if slide else None)
-            self._records[key] = record
-            return Live(record, now)
-
-    def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        del rules  # it keeps no caps
-        with self._lock:
-            now = self._clock()
-            if key in self._records or key in self._tombstones:
-                return self._again(key, draft, now) or Taken()
-            record = record_from(draft, created=now, last_active=now, stamps=())
-            self._records[key] = record
-            return Live(record, now)
-
-    def commit(
-        self, key: str, draft: Draft, expected: str, *, touch: int | None
-    ) -> Live | Gone | Conflict:
-        with self._lock:
-            now = self._clock()
-            record = self._find(key, now)
-            if isinstance(record, Gone):
-                return record
-            if draft.stamp in record.stamps:
-                return Live(record, now)  # done before; perhaps written by others since
-            if record.stamps[0] != expected or not _is_filed(record, draft):
-                return Conflict(record)
-            self._records[key] = touched(_successor(record, draft), now, touch)
-            return Live(self._records[key], now)
-
-    def refile(self, key: str, draft: Draft, expected: str) -> Live | Gone | Conflict:
-        with self._lock:
-            now = self._clock()
-            record = self._find(key, now)
-            if isinstance(record, Gone):
-                return record
-            if _is_filed(record, draft):
-                return Live(record, now)  # done before
-            if record.stamps[0] != expected:
-                return Conflict(record)
-            self._records[key] = record = record._replace(
-                tier=draft.tier,
-                user=draft.user,
-                idle=draft.idle,
-                absolute=record.created + draft.lifetime,
-            )
-            return self._expire(key, record) if record.deadline <= now else Live(record, now)
-
-    def rotate(
-        self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
-    ) -> Live | Gone | Conflict | Taken:
-        del rules
-        with self._lock:
-            now = self._clock()
-            if new in self._records or new in self._tombstones:
-                return self._again(new, draft, now) or Taken()
-            if terms.expected is None:
-                key = self._where_it_is(key)
-            record = self._find(key, now)
-            if isinstance(record, Gone):
-                return record
-            if terms.expected not in (None, record.stamps[0]):
-                return Conflict(record)
-            fresh = _successor(record, draft)
-            if terms.slide or terms.restart:
-                fresh = fresh._replace(last_active=now)
-            if terms.restart:
-                fresh = fresh._replace(created=now, absolute=now + draft.lifetime)
-            del self._records[key]
-            self._records[new] = fresh
-            onward = terms.onward(new, draft.user) or ()
-            until = now + TOMBSTONE_TTL
-            self._tombstones[key] = Tombstone(until, terms.reason, draft.stamp, *onward)
-            return Live(fresh, now)
-
-    def end(
-        self, key: str, stamp: str, reason: str, expected: str | None
-    ) -> Live | Gone | Conflict:
-        with self._lock:
-            now = self._clock()
-            if expected is None:
-                key = self._where_it_is(key)
-            record = self._find(key, now, stamp)
-            if isinstance(record, Gone):
-                return record
-            if expected not in (None, record.stamps[0]):
-                return Conflict(record)
-            del self._records[key]
-            self._tombstones[key] = Tombstone(now + TOMBSTONE_TTL, reason, stamp)
-            return Live(record, now, key=key)
-
-    # all-sessions
-    def end_all(self, stamp: str) -> None:
-        with self._lock:
-            until = self._clock() + TOMBSTONE_TTL
-            if stamp != self._ended_by:  # otherwise the call is repeated
-                self._ended_by = stamp
-                self._tombstones |= dict.fromkeys(self._records, Tombstone(until, REVOKED, stamp))
-                self._records.clear()
-
-    def inspect(self) -> list[Finding]:
-        return []
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    # help
-    def _find(self, key: str, now: int, stamp: str = "") -> Record | Gone:
-        record = self._records.get(key)
-        if record is None:
-            found = self._tombstones.get(key)
-            if found is None or found.until <= now:
-                return Gone(UNKNOWN)
-            repeated = stamp != "" and found.stamp == stamp
-            return Gone(found.reason, True, "", repeated, False, found.successor, found.user)
-        return self._expire(key, record) if record.deadline <= now else record
-
-    def _again(self, key: str, draft: Draft, now: int) -> Live | None:
-        """The session under *key*, if this very draft made it, and the reply was lost."""
-        record = self._records.get(key)
-        return Live(record, now) if record and draft.stamp in record.stamps else None
-
-    def _where_it_is(self, key: str) -> str:
-        """Rotations without a sign-in are followed, so that none outruns a logout."""
-        while (found := self._tombstones.get(key)) and found.successor and not found.sign_in:
-            key = found.successor
-        return key
-
-    def _expire(self, key: str, record: Record) -> Gone:
-        del self._records[key]
-        return Gone(record.end_reason, tier=record.tier)
-
-
-def _is_filed(record: Record, draft: Draft) -> bool:
-    return (record.tier, record.user) == (draft.tier, draft.user)
-
-
-def _successor(record: Record, draft: Draft) -> Record:
-    return record_from(
-        draft,
-        created=record.created,
-        last_active=record.last_active,
-        stamps=record.stamps[:2],
-    )
+        super().__init__(ExampleTables(clock))

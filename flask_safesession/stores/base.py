@@ -285,7 +285,15 @@ class Store(Protocol):
         """
         ...
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """Replace the session's data and limits if its last stamp is *expected*.
 
         Tier and user stay; if *draft* names others, the session was filed anew meanwhile, and the
@@ -293,6 +301,7 @@ class Store(Protocol):
         may have been carried out, and finds neither that nor *expected* among them, cannot know.
 
         :param touch: the touch interval in milliseconds; ``None``: this is not a use.
+        :param loaded: the record that the caller loaded, with which some stores need not read it.
         :raises StoreUnavailable: also if an earlier try's reply was lost, and nothing tells whether
             it was carried out.
         """

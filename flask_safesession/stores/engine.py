@@ -8,7 +8,7 @@ two in step.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import Draft, record_from, touched
+from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from .admission import Leaving, over_the_cap
 from .audit import shorten
@@ -87,8 +87,17 @@ class Engine:
             )
             return admit(t, key, fresh, rules, now, there)
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """See :meth:`.base.Store.commit`."""
+        del loaded  # it is read in the same step
         t = self._tables
         with t.transaction():
             now = t.now()

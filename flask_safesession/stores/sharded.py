@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from ..errors import StoreUnavailable
 from ..events import Event, SessionEnded
-from ..model.record import Draft
+from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, new_stamp
 from .base import (
     ROTATED,
@@ -110,9 +110,17 @@ class Sharded:
             return answer
         return answer._replace(total=answer.total * len(self.shards))
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """See :meth:`.base.Store.commit`."""
-        return self._at(key).commit(key, draft, expected, touch=touch)
+        return self._at(key).commit(key, draft, expected, touch=touch, loaded=loaded)
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer | None:
         """See :meth:`.base.Store.refile`."""

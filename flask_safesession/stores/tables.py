@@ -38,7 +38,7 @@ class Ending(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A session in the index of deadlines."""
+    """A session in the index of deadlines, which is ordered by deadline, then key."""
 
     deadline: int
     key: str
@@ -66,7 +66,8 @@ class Tables(Protocol):
     ) -> AbstractContextManager[object]:
         """Returns a ``with`` block in which the calls of this thread are one atomic step.
 
-        An exception undoes it where the backend can.
+        No other writer comes between its first read and its last write. An exception undoes it
+        where the backend can.
 
         :param writes: ``False``: the block only reads.
         :param durable: it must survive a power failure: a sign-in, or an end.
@@ -74,7 +75,10 @@ class Tables(Protocol):
         ...
 
     def now(self) -> int:
-        """Returns the store's time in milliseconds; asked first in each transaction."""
+        """Returns the store's time in milliseconds.
+
+        Asked before the index is used, and after a wait for a lock: no earlier time may be used.
+        """
         ...
 
     def generation(self) -> int:
@@ -95,17 +99,24 @@ class Tables(Protocol):
         ...
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
-        """Store *fresh* in the place of *old*; ``None``: there is nothing yet."""
+        """Store *fresh* in the place of *old*, which is what :meth:`read` returned.
+
+        ``None``: there is nothing yet.
+        """
         ...
 
     def remove(self, key: str) -> Record | None:
-        """Remove a session and return what it was; ``None`` if it is not there."""
+        """Remove a session, of whatever generation, and return what it was.
+
+        ``None``: it is not there, or was no record.
+        """
         ...
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """Remove up to *limit* sessions that are over, each with its user's tag.
 
-        Those of older generations first (``revoked``), then those past their deadline.
+        Those of older generations first (``revoked``), then those past their deadline, of each
+        group those first that ended first. What is no record has no tier and no user (``corrupt``).
         """
         ...
 
@@ -127,11 +138,17 @@ class Tables(Protocol):
         ...
 
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterable[Entry]:
-        """Returns up to *limit* sessions of a group from the one that ends first."""
+        """Returns up to *limit* sessions of a group from the one that ends first, also due ones.
+
+        :param after: only those after this entry, which may be gone.
+        """
         ...
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
-        """Returns up to *limit* sessions that are not due from the one that ends last."""
+        """Returns up to *limit* sessions that are not due from the one that ends last.
+
+        :param before: only those before this entry, which may be gone.
+        """
         ...
 
     def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
@@ -154,7 +171,10 @@ class Tables(Protocol):
         ...
 
     def repair(self) -> int:
-        """Rebuild what differs between index and records; returns how much that was."""
+        """Rebuild what differs between index and records; returns how much that was.
+
+        It opens its own transactions.
+        """
         ...
 
     # -- what is kept of sessions that are over, and documents ----------------------------------
@@ -164,7 +184,10 @@ class Tables(Protocol):
         ...
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
-        """Keep *ending* under *key*, in the place of an older one."""
+        """Keep *ending* under *key* as the newest of its kind, in the place of an older one.
+
+        :param owner: the tag of the user whose it is; empty: an anonymous session's.
+        """
         ...
 
     def count_endings(self, kind: str, owner: str = NO_USER) -> int:
@@ -176,7 +199,7 @@ class Tables(Protocol):
         ...
 
     def forget_endings(self, kind: str, now: int) -> None:
-        """Remove those whose time is over, or some of very many."""
+        """Remove those whose time is over, or at least some of them."""
         ...
 
     def document(self, name: str) -> tuple[bytes, int]:

@@ -203,20 +203,26 @@ class SingleSessionContract(ContractBase):
     def test_a_commit_on_old_data_is_a_conflict_that_shows_the_new(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
-        stamp = self.record(kit, key, rules).stamps[0]
+        old = self.record(kit, key, rules)
+        stamp = old.stamps[0]
         kit.store.commit(key, make_draft(b"theirs"), stamp, touch=0)
-        answer = kit.store.commit(key, make_draft(b"mine"), stamp, touch=0)
-        assert isinstance(answer, Conflict)
-        assert answer.record.payload == b"theirs"
-        assert self.record(kit, key, rules).payload == b"theirs"
+        for loaded in (None, old):
+            answer = kit.store.commit(key, make_draft(b"mine"), stamp, touch=0, loaded=loaded)
+            assert isinstance(answer, Conflict)
+            assert answer.record.payload == b"theirs"
+            assert self.record(kit, key, rules).payload == b"theirs"
 
     def test_of_concurrent_commits_on_one_stamp_exactly_one_wins(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
-        stamp = self.record(kit, key, rules).stamps[0]
-        drafts = [make_draft(bytes([n])) for n in range(8)]
-        answers = together(8, lambda n: kit.store.commit(key, drafts[n], stamp, touch=0))
-        winners = [n for n, answer in enumerate(answers) if isinstance(answer, Live)]
+        old = self.record(kit, key, rules)
+        stamp, drafts = old.stamps[0], [make_draft(bytes([n])) for n in range(8)]
+
+        def commit(number: int) -> object:
+            loaded = old if number % 4 else None
+            return kit.store.commit(key, drafts[number], stamp, touch=0, loaded=loaded)
+
+        winners = [n for n, answer in enumerate(together(8, commit)) if isinstance(answer, Live)]
         assert len(winners) == 1
         assert self.record(kit, key, rules).payload == bytes(winners)
 

@@ -125,8 +125,9 @@ def commit(
     draft = change.draft(payload, note, stored.record)
     if empty:
         draft = draft._replace(idle=min(draft.idle, MINUTE))
+    old = stored.record
     try:
-        answer = store.commit(stored.key, draft, stored.record.stamps[0], touch=change.touch())
+        answer = store.commit(stored.key, draft, old.stamps[0], touch=change.touch(), loaded=old)
     except errors.StoreUnavailable as error:
         if is_changed:
             raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +39,18 @@ Said = tuple[int, str, str]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.sqlite3"
+
+
+def is_unlocked(path: Path) -> bool:
+    """Whether no process is in a transaction that writes to the file."""
+    if not path.exists():
+        return True
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+    return True
 
 
 def hammer(path: Path, number: int, seconds: float, patch: str = "") -> subprocess.Popen[bytes]:
@@ -106,7 +120,7 @@ MUTANTS = {
 from flask_safesession.stores import engine
 import flask_safesession.model.record as r
 old = engine.Engine.commit
-def commit(self, key, draft, expected, *, touch):
+def commit(self, key, draft, expected, *, touch, loaded=None):
     t = self._tables
     with t.transaction(writes=False):
         t.now()
@@ -230,6 +244,7 @@ def test_fault_25_three_workers_on_one_file_share_sessions(
     where: Any = SimpleNamespace(url=f"sqlite:///{path}", port=0)
     with gunicorn(where, prefix, tmp_path, *options, used=preload) as site:
         poll("three workers", lambda: len(site.workers()) == 3)
+        site.is_free = lambda: is_unlocked(path)
         browse(site, 5)
         share_one_session(site)
         site.stop()

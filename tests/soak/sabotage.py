@@ -38,10 +38,10 @@ def _overwrite(store: Any) -> None:
     """Commits do not care what was changed meanwhile."""
     commit = store.commit
 
-    def careless(key: str, draft: Any, expected: str, *, touch: int | None) -> Any:
-        answer = commit(key, draft, expected, touch=touch)
+    def careless(key: str, draft: Any, expected: str, **more: Any) -> Any:
+        answer = commit(key, draft, expected, **more)
         while isinstance(answer, Conflict):
-            answer = commit(key, draft, answer.record.stamps[0], touch=touch)
+            answer = commit(key, draft, answer.record.stamps[0], **more)
         return answer
 
     store.commit = careless
@@ -51,9 +51,9 @@ def _boast(store: Any) -> None:
     """A commit that failed is called a success."""
     commit, loaded = store.commit, _remember_loaded(store)
 
-    def boastful(key: str, draft: Any, expected: str, *, touch: int | None) -> Any:
+    def boastful(key: str, draft: Any, expected: str, **more: Any) -> Any:
         try:
-            return commit(key, draft, expected, touch=touch)
+            return commit(key, draft, expected, **more)
         except StoreUnavailable:
             return loaded(key)
 
@@ -114,15 +114,18 @@ def _raise(rules: Any) -> Any:
 
 
 def _outlive(store: Any) -> None:
-    """Sessions are given ten times the time, and loads do not shorten it."""
+    """Sessions are given ten times the time, and neither loads nor audits shorten it."""
     load, create, rotate = store.load, store.create, store.rotate
+    commit, audit = store.commit, store.audit
 
     def longer(draft: Any) -> Any:
         return draft._replace(idle=draft.idle * 10, lifetime=draft.lifetime * 10)
 
     store.create = lambda key, draft, rules: create(key, longer(draft), rules)
     store.rotate = lambda old, new, draft, *more: rotate(old, new, longer(draft), *more)
+    store.commit = lambda key, draft, *more, **named: commit(key, longer(draft), *more, **named)
     store.load = lambda key, rules, *, slide: load(key, _patient(rules), slide=slide)
+    store.audit = lambda rules, limit: audit(_patient(rules), limit)
 
 
 def _patient(rules: Any) -> Any:

@@ -593,7 +593,7 @@ TRIES = 5
         ("mix", "latency", 8, "another user's data"),
         ("forget", "latency", 8, "signed out"),
         ("greed", "flood", 8, "over the cap"),
-        ("outlive", "latency", 24, "outlived"),
+        ("outlive", "latency", 12, "outlived"),
     ],
 )
 def test_a_soak_of_a_broken_library_sees_it(

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from flask_safesession.errors import StoreFull
 from flask_safesession.model.policy import ANONYMOUS_TIER, DEFAULT_TIER, Limits
-from flask_safesession.model.record import Draft
+from flask_safesession.model.record import Draft, Record
 from flask_safesession.model.tokens import new_stamp, tier_tag, user_tag
 from flask_safesession.stores.base import (
     TOMBSTONE_TTL,
@@ -183,6 +183,8 @@ class StoreMachine(RuleBasedStateMachine):
         exact = self.kit.exact_clock
         self.advance = self.kit.advance if exact else clock_of(Opened.of(self.store), None).advance
         self.world = World()
+        # What a request may have loaded, a moment or long ago.
+        self.loaded: dict[str, Record] = {}
         self.numbers = count()
 
     def teardown(self) -> None:
@@ -302,6 +304,7 @@ class StoreMachine(RuleBasedStateMachine):
         ages = (record.last_active - record.created) - (session.last - session.created)
         assert abs(ages) <= slack
         assert record.is_used == session.is_used
+        self.loaded[session.key] = record
 
     # -- rules ----------------------------------------------------------------------------------
 
@@ -388,7 +391,8 @@ class StoreMachine(RuleBasedStateMachine):
         expected = new_stamp() if wrong == "stamp" or session is None else session.stamp
         draft = self.draft(user, tier)
         touch = RULES.policy.limits(tier).touch if slide else None
-        answer = self.store.commit(key, draft, expected, touch=touch)
+        loaded = self.loaded.get(key)
+        answer = self.store.commit(key, draft, expected, touch=touch, loaded=loaded)
         if not self.expect(key, answer) or session is None:
             return
         if wrong:
@@ -403,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.take_over(
                 session, theirs, slide, self.store.commit(key, theirs, session.stamp, touch=touch)
             )
-        again = self.store.commit(key, draft, expected, touch=touch)
+        again = self.store.commit(key, draft, expected, touch=touch, loaded=loaded)
         if others < 3:
             self.assert_is(session, again)
         else:

@@ -75,7 +75,7 @@ class Hammer:
     def commit(self, key: str, record: Record) -> None:
         before = self.loaded.pop(key, record)  # perhaps long ago, and others were faster
         draft = make_draft(record.payload[::-1])._replace(tier=record.tier, user=record.user)
-        answer = self.store.commit(key, draft, before.stamps[0], touch=0)
+        answer = self.store.commit(key, draft, before.stamps[0], touch=0, loaded=before)
         if isinstance(answer, Live) and answer.record.stamps[0] == draft.stamp:
             say("won", key + before.stamps[0])
             self.loaded[key] = answer.record

@@ -434,12 +434,12 @@ def test_conflicts_without_end_are_a_503_and_the_others_changes_stay(make_app: M
         session.setdefault("cart", []).append(1)
         return "done"
 
-    def restless(key: str, draft: Draft, expected: str, *, touch: int | None) -> Any:
+    def restless(key: str, draft: Draft, expected: str, *, touch: int | None, loaded: Any) -> Any:
         theirs = memory.load(key, make_rules(), slide=False)
         assert isinstance(theirs, Live)
         theirs_now = draft._replace(stamp=new_stamp(), payload=encode({"theirs": 1}))
         memory.commit(key, theirs_now, theirs.record.stamps[0], touch=touch)
-        return memory.commit(key, draft, expected, touch=touch)
+        return memory.commit(key, draft, expected, touch=touch, loaded=loaded)
 
     client = app.test_client()
     client.get("/add")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ...errors import ConfigError, StoreUnavailable
 from ...events import Event, ReplicasMissing, emit
 from ...model.policy import ANONYMOUS_TIER
-from ...model.record import Draft, dumps_draft
+from ...model.record import Draft, Record, dumps_draft
 from ...model.tokens import KEY_LENGTH, tier_tag
 from ..base import (
     CORRUPT,
@@ -143,8 +143,17 @@ class RedisStore:
         status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
         return admitted(status, rest, draft, rules)
 
-    def commit(self, key: str, draft: Draft, expected: str, *, touch: int | None) -> Answer:
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
         """See :meth:`..base.Store.commit`."""
+        del loaded  # the script reads it
         args = (expected, "" if touch is None else touch, dumps_draft(draft))
         answer, may_be_done = self._caller.settle(_COMMIT, (self._name(key),), args)
         if isinstance(answer, bytes):

@@ -81,6 +81,27 @@ class Connections:
             found = self.execute(self._sql["load"], (key,)).fetchone()
             return found
 
+    def change(self, statement: str, parameters: Any) -> bool:
+        """Run a statement that is a transaction of its own. Returns whether it changed a row.
+
+        :raises StoreUnavailable: as :meth:`transaction`.
+        """
+        connection, changed = self.take(), 0
+
+        def run(connection: _Connection) -> None:
+            nonlocal changed
+            changed = connection.execute(statement, parameters).rowcount
+
+        try:
+            _set_durable(connection, durable=False)
+            self._patiently(run, connection)
+        except sqlite3.Error as error:
+            self._look_at = 0.0
+            raise self._unavailable(error) from error
+        finally:
+            self._give(connection)
+        return changed > 0
+
     def checkpoint(self) -> None:
         """Move the write-ahead log to the file. Does nothing while others are in the way."""
         connection = self.take()
@@ -144,10 +165,8 @@ class Connections:
     def begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
         """Begin the transaction of this thread on *connection*."""
         try:
-            if writes and connection.durable is not durable:
-                # FULL syncs the log at each commit, so that it survives a power failure.
-                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                connection.durable = durable
+            if writes:
+                _set_durable(connection, durable=durable)
             self._patiently(_begin_to_write if writes else _begin_to_read, connection)
             self._local.connection = connection
         except BaseException as error:
@@ -307,6 +326,13 @@ class _Transaction:
         # A signal handler or a greenlet's time-out may have raised before __exit__ has begun.
         if self._connection is not None and self._connection.user is self._token:
             self._connections.discard(self._connection)
+
+
+def _set_durable(connection: _Connection, *, durable: bool) -> None:
+    """Let the next commits survive a power failure, or not: FULL syncs the log at each of them."""
+    if connection.durable is not durable:
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.durable = durable
 
 
 def _begin_to_write(connection: sqlite3.Connection) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ConfigError
-from ...model.record import loads
-from ..base import CORRUPT, Finding, Gone, Live, PurgeStep, Rules
+from ...model.record import Draft, Record, loads, touched
+from ..base import CORRUPT, Answer, Finding, Gone, Live, PurgeStep, Rules
 from ..engine import Engine
-from ..rules import used
+from ..rules import is_filed, successor, used
 from ..tombstones import absent
 from .connections import Connections
 from .inspecting import findings
@@ -77,6 +77,27 @@ class SqliteStore(Engine):
         if is_live and used(record, rules, now, slide=slide) is record:
             return Live(record, now)
         return super().load(key, rules, slide=slide)
+
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
+        """See :meth:`..base.Store.commit`. One statement, if the record is still what was loaded.
+
+        Otherwise, and where that alone does not say whether it is live, the engine decides.
+        """
+        now = self._tables.now()
+        can_replace = loaded is not None and loaded.deadline > now
+        if loaded and can_replace and loaded.stamps[0] == expected and is_filed(loaded, draft):
+            fresh = touched(successor(loaded, draft), now, touch)
+            if self._connections.change(*self._tables.replacement(key, fresh, loaded)):
+                return Live(fresh, now)
+        return super().commit(key, draft, expected, touch=touch)
 
     def _absent(self, key: str) -> Gone:
         """What is known of a session that is over: no writer waits for that, nor it for one.

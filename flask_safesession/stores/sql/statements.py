@@ -69,6 +69,7 @@ _ENTRY = "deadline, key"
 _NEAREST = "ORDER BY deadline, key LIMIT :limit"
 _LATEST = "ORDER BY deadline DESC, key DESC LIMIT :limit"
 _OWNED = '"{p}_sessions" WHERE owner = ? AND generation = ?'
+_SAME = 'WHERE key = ? AND record = ? AND generation = (SELECT generation FROM "{p}_meta")'
 _COUNT = """INSERT INTO "{p}_counts" VALUES (?, ?, ?)
     ON CONFLICT (what, name) DO UPDATE SET held = held + excluded.held"""
 
@@ -88,6 +89,9 @@ STATEMENTS: dict[str, str] = {
     "replace": 'UPDATE "{p}_sessions" SET record = ? WHERE key = ?',
     "move": """UPDATE "{p}_sessions" SET generation = ?, tier_group = ?, deadline = ?, owner = ?,
         place = ?, record = ? WHERE key = ?""",
+    "replace_same": f'UPDATE "{{p}}_sessions" SET record = ? {_SAME}',
+    "move_same": f"""UPDATE "{{p}}_sessions" SET generation = ?, tier_group = ?, deadline = ?,
+        owner = ?, place = ?, record = ? {_SAME}""",
     "remove": 'DELETE FROM "{p}_sessions" WHERE key = ? RETURNING record, generation, tier_group',
     "take_older": _take('SELECT id FROM "{p}_sessions" WHERE generation < ? LIMIT ?'),
     "take_newer": _take('SELECT id FROM "{p}_sessions" WHERE generation > ? LIMIT ?'),

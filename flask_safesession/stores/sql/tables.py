@@ -94,6 +94,16 @@ class SqlTables:
             self._count(_GROUPS, before[1], -1)
             self._count(_GROUPS, columns[1], 1)
 
+    def replacement(self, key: str, fresh: Record, old: Record) -> tuple[str, tuple[Any, ...]]:
+        """Returns the statement, and its parameters, that replaces *old* by *fresh* of one group.
+
+        It changes no row if *old* is not what is stored now, or is of an older generation.
+        """
+        columns, same = _columns(fresh), (key, dumps(old))
+        if columns == _columns(old):
+            return self._sql["replace_same"], (dumps(fresh), *same)
+        return self._sql["move_same"], (*columns, dumps(fresh), *same)
+
     def remove(self, key: str) -> Record | None:
         """See :meth:`..tables.Tables.remove`."""
         for raw, generation, group in self._all("remove", key):

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -62,6 +62,8 @@ class Site:
     master: subprocess.Popen[bytes]
     log: Path
     store: Server
+    #: Whether no worker keeps the others from the store, as in a transaction on a file.
+    is_free: Callable[[], bool] = lambda: True
 
     @contextlib.contextmanager
     def browser(self, cookie: str = "") -> Iterator[Browser]:
@@ -84,13 +86,21 @@ class Site:
         """
         others = [psutil.Process(pid) for pid in self.workers() - {worker}]
         try:
-            for other in others:
-                other.suspend()
-            poll("workers that stand still", lambda: all(map(_stands_still, others)))
+            poll("workers that stand still", lambda: self._suspend(others))
             yield
         finally:
             for other in others:
                 other.resume()
+
+    def _suspend(self, workers: list[psutil.Process]) -> bool:
+        for worker in workers:
+            worker.suspend()
+        poll("suspended workers", lambda: all(map(_stands_still, workers)))
+        if not self.is_free():
+            for worker in workers:
+                worker.resume()
+            return False
+        return True
 
     def connections(self, pid: int) -> set[int]:
         """The local ports of a process's connections to the store."""
