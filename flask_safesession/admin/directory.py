@@ -54,9 +54,7 @@ def browse(
     tiers = (tier,) if tier else settings.rules.policy.names
     begin, _, last = (after or f"{tiers[0]}|").partition("|")
     if begin not in tiers or limit < 1:
-        raise ValueError(
-            f"browse(): after={after!r} is not the next of a page, or limit={limit} is below 1"
-        )
+        raise ValueError(f"browse(): {after!r} is not the next of a page, or {limit} is below one")
     found: list[SessionInfo] = []
     for name in tiers[tiers.index(begin) :]:
         page = opened.need_index().page(name, last, limit - len(found))

@@ -89,15 +89,13 @@ def _account() -> str | None:
 def _described(tuned: Tuned | None) -> dict[str, Any]:
     if tuned is None:
         return {"settings": {}, "by": None, "at": None, "revision": 0}
-    described: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "settings": dict(tuned.settings),
         "by": tuned.by,
         "at": tuned.at.isoformat(timespec="milliseconds"),
         "revision": tuned.revision,
     }
-    if tuned.would_end is not None:
-        described["would_end"] = tuned.would_end
-    return described
+    return fields if tuned.would_end is None else {**fields, "would_end": tuned.would_end}
 
 
 def _text_of(tuned: Tuned | None) -> str:
