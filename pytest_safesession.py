@@ -1,8 +1,8 @@
 """The pytest plugin of Flask-SafeSession: two fixtures for tests of apps that use it.
 
-pytest loads this module in every run on a machine where the extension is installed. So it stands
-outside the package, whose import takes longer than pytest's own, and imports it only for a test
-that asks for one of the fixtures.
+pytest loads this module in every run where the extension is installed. So it is outside the
+package, whose import takes longer than pytest's own, and imports that only for a test that uses one
+of the fixtures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def safesession(request: pytest.FixtureRequest) -> Iterator[AppKit]:
-    """Sign users in, travel in time, look into sessions: for the app of your fixture ``app``."""
+    """Yields an AppKit for your fixture ``app``: signs users in, moves time, shows sessions."""
     try:
         app = request.getfixturevalue("app")
     except pytest.FixtureLookupError as error:
         if error.argname != "app":
             raise
         pytest.fail(
-            "safesession is for the app of a fixture named 'app': write one that returns your"
+            "safesession needs a fixture named 'app': write one that returns your"
             " Flask app, or use safesession_for(app)",
             pytrace=False,
         )
@@ -40,7 +40,7 @@ def safesession(request: pytest.FixtureRequest) -> Iterator[AppKit]:
 
 @pytest.fixture
 def safesession_for() -> Iterator[Callable[..., AppKit]]:
-    """Call it with an app to have for that one what ``safesession`` is; arguments as AppKit's."""
+    """Yields a function that returns an AppKit for the app it is given; arguments as AppKit's."""
     from flask_safesession.testing import AppKit
 
     with ExitStack() as kits:

@@ -1,4 +1,4 @@
-"""The exception tree: what can go wrong, and what to do about it."""
+"""The errors of this extension, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from werkzeug.exceptions import Conflict, Forbidden, ServiceUnavailable
 
 from .model.text import printable
 
-#: What clients are told to wait before they try again, in seconds.
+#: Seconds after which clients may try again.
 RETRY_AFTER = 5
 
 
 class SafeSessionError(Exception):
-    """The base of every error that this extension raises on its own account."""
+    """The base class of this extension's errors."""
 
 
 class ConfigError(SafeSessionError, click.ClickException):
-    """The configuration cannot work. Lists every problem found, each with its mend.
+    """The configuration cannot work. Lists every problem and how to fix it.
 
-    It is a :class:`click.ClickException`, so that ``flask`` commands show it without a traceback.
+    As a :class:`click.ClickException` it is shown by ``flask`` commands without a traceback.
 
-    :param problems: one sentence each: the key, the value, what to do.
-    :param what: what cannot be done.
+    :param problems: one sentence each: the key, the value, the fix.
+    :param what: what failed.
     """
 
     def __init__(self, problems: Iterable[str], what: str = "SafeSession cannot start") -> None:
@@ -36,10 +36,10 @@ class ConfigError(SafeSessionError, click.ClickException):
 
 
 class SessionTooLarge(SafeSessionError):
-    """The session's data is over ``SAFESESSION_MAX_SESSION_SIZE``; what was stored is unchanged.
+    """The session's data exceeds ``SAFESESSION_MAX_SESSION_SIZE``. The stored data is unchanged.
 
-    :param size: bytes that the data would take.
-    :param limit: bytes allowed.
+    :param size: the size of the data, in bytes.
+    :param limit: the allowed size, in bytes.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -52,12 +52,12 @@ class SessionTooLarge(SafeSessionError):
 
 
 class TooManySessions(SafeSessionError, Conflict):
-    """The user has as many sessions as allowed, and keeps them: this login was refused. HTTP 409.
+    """A login was refused because the user has as many sessions as allowed. HTTP 409.
 
-    With ``SAFESESSION_WHEN_USER_FULL = "reject"``. Register ``@app.errorhandler(TooManySessions)``
-    for a page that offers to end one (:meth:`SafeSession.sessions_of`).
+    Raised with ``SAFESESSION_WHEN_USER_FULL = "reject"``. Register an errorhandler for
+    ``TooManySessions`` with a page that offers to end one (:meth:`SafeSession.sessions_of`).
 
-    :param user: who, as the session would have said.
+    :param user: the value under the user key.
     """
 
     description: str = "You are signed in in too many places. Sign out in one of them first."
@@ -74,12 +74,12 @@ class TooManySessions(SafeSessionError, Conflict):
 
 
 class NotFresh(SafeSessionError, Forbidden):
-    """The view wants a more recent sign-in (:meth:`SafeSession.fresh`). HTTP 403.
+    """The view requires a more recent sign-in (:meth:`SafeSession.fresh`). HTTP 403.
 
     Register ``@app.errorhandler(NotFresh)`` to send the user to your sign-in page.
 
-    :param within: the seconds for which a sign-in is recent.
-    :param assigned: the user key that this request has assigned without signing in; empty: none.
+    :param within: seconds for which a sign-in is recent.
+    :param assigned: the user key that this request assigned without signing in; empty: none.
     """
 
     description: str = "Please sign in again for this."
@@ -94,16 +94,16 @@ class NotFresh(SafeSessionError, Forbidden):
         if not self.assigned:
             return text
         return (
-            f"{text}; this request has assigned session[{self.assigned!r}], which is no sign-in"
-            " outside the view of a POST, PUT, PATCH or DELETE: call session.confirm_sign_in()"
-            " once the user was authenticated"
+            f"{text}; this request assigned session[{self.assigned!r}], which is a sign-in only"
+            " in the view of a POST, PUT, PATCH or DELETE: call session.confirm_sign_in()"
+            " after the user was authenticated"
         )
 
 
 class UndeliverableSignIn(SafeSessionError, RuntimeError):
-    """A sign-in where no response can deliver its cookie: in a socket, or in a save by hand.
+    """A sign-in was tried where no response can deliver its cookie: in a socket, or a save by hand.
 
-    Sign in by an HTTP request, and let the socket reconnect after it.
+    Sign in by an HTTP request, then reconnect the socket.
     """
 
     def __str__(self) -> str:
@@ -115,12 +115,12 @@ class UndeliverableSignIn(SafeSessionError, RuntimeError):
 
 
 class StoreUnavailable(SafeSessionError, ServiceUnavailable):
-    """The store did not answer, or not in time. An HTTP 503 with ``Retry-After``.
+    """The store did not answer, or too late. HTTP 503 with ``Retry-After``.
 
-    Register ``@app.errorhandler(StoreUnavailable)`` for a page of your own; the same handler serves
-    failed loads and failed saves.
+    Register ``@app.errorhandler(StoreUnavailable)`` for a page of your own. It is called for failed
+    loads and failed saves.
 
-    :param reason: for the log and the operator; visitors do not see it.
+    :param reason: for the log; not shown to visitors.
     """
 
     description: str = (
@@ -136,9 +136,9 @@ class StoreUnavailable(SafeSessionError, ServiceUnavailable):
 
 
 class StoreFull(SafeSessionError, ServiceUnavailable):
-    """There is no room for one more session. An HTTP 503 with ``Retry-After``.
+    """The store is full. HTTP 503 with ``Retry-After``.
 
-    :param limit: the cap that was reached, in sessions.
+    :param limit: the cap, in sessions.
     """
 
     description: str = "Too many visitors at the moment. Please try again in a few seconds."

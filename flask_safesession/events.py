@@ -1,7 +1,7 @@
-"""What happens to sessions, as blinker signals with frozen payloads.
+"""Reports what happens to sessions, as blinker signals with frozen payloads.
 
-Receivers are called with the app as sender and the payload as ``event``, after the response's
-cookie is set, at most once for each event. No payload carries a session's ID or its data::
+A receiver is called with the app as sender and the payload as ``event``, after the response's
+cookie was set, at most once for each event. No payload contains a session's ID or data::
 
     @session_ended.connect_via(app)
     def note(app, event):
@@ -22,7 +22,7 @@ logger: logging.Logger = logging.getLogger("flask_safesession")
 
 
 def _keep_printable(record: logging.LogRecord) -> bool:
-    """Let no text from elsewhere begin a line of the log, or steer the terminal that shows it."""
+    """Escape control characters in the message: they could forge log lines."""
     if not (message := record.getMessage()).isprintable():
         record.msg, record.args = printable(message), None
     return True
@@ -35,31 +35,31 @@ _signals = Namespace()
 session_created: NamedSignal = _signals.signal("session-created")
 #: A session got a new ID: a login, a change of tier, or ``session.regenerate()``.
 session_rotated: NamedSignal = _signals.signal("session-rotated")
-#: A session is over.
+#: A session ended.
 session_ended: NamedSignal = _signals.signal("session-ended")
-#: An ID that had been renewed came back after its grace: a stolen cookie. The session is ended.
+#: A replaced secret was presented again after its grace. The session was ended as stolen.
 session_replayed: NamedSignal = _signals.signal("session-replayed")
 #: Two concurrent requests changed a session, and both changes were kept.
 session_merged: NamedSignal = _signals.signal("session-merged")
-#: A change was not stored, because its session had ended meanwhile.
+#: A change was not stored because its session had ended meanwhile.
 session_lost: NamedSignal = _signals.signal("session-lost")
-#: A session was not stored: no room, or too large.
+#: A session was not stored because the store is full or the session too large.
 session_rejected: NamedSignal = _signals.signal("session-rejected")
 #: The store could not be used.
 store_failed: NamedSignal = _signals.signal("store-failed")
-#: A server of the store stopped answering, or answers again: its circuit breaker, in this process.
+#: This process opened or closed the circuit breaker of one of the store's servers.
 store_state_changed: NamedSignal = _signals.signal("store-state-changed")
-#: Fewer replicas than asked for have confirmed the end of a session.
+#: Fewer replicas than required confirmed the end of a session.
 replicas_missing: NamedSignal = _signals.signal("replicas-missing")
-#: A purge run of the store, or of one of its parts, is over.
+#: A purge run of the store, or of one shard, finished.
 store_purged: NamedSignal = _signals.signal("store-purged")
-#: This process goes by other settings from now on, which somebody has given to all of them.
+#: This process uses changed settings, which were set for all processes.
 settings_tuned: NamedSignal = _signals.signal("settings-tuned")
 
 
 @dataclass(frozen=True)
 class SessionCreated:
-    """``handle`` names the session; ``tier`` is its tier's name."""
+    """The handle of the session, and the name of its tier."""
 
     signal: ClassVar[NamedSignal] = session_created
     level: ClassVar[int] = logging.DEBUG
@@ -69,7 +69,7 @@ class SessionCreated:
 
 @dataclass(frozen=True)
 class SessionRotated:
-    """``old`` is the handle that ended, ``handle`` the one that goes on."""
+    """The session's new ``handle``, and the ``old`` one, which ended."""
 
     signal: ClassVar[NamedSignal] = session_rotated
     level: ClassVar[int] = logging.DEBUG
@@ -95,7 +95,7 @@ class SessionEnded:
 
 @dataclass(frozen=True)
 class SessionReplayed:
-    """An old cookie of the session under ``handle`` came back twice: it was ended as stolen."""
+    """A replaced secret of the session was presented twice: the session was ended as stolen."""
 
     signal: ClassVar[NamedSignal] = session_replayed
     level: ClassVar[int] = logging.WARNING
@@ -105,7 +105,7 @@ class SessionReplayed:
 
 @dataclass(frozen=True)
 class SessionMerged:
-    """``conflicts`` counts how often the session had changed under this request."""
+    """``conflicts``: how often other requests changed the session during this one."""
 
     signal: ClassVar[NamedSignal] = session_merged
     level: ClassVar[int] = logging.DEBUG
@@ -115,7 +115,7 @@ class SessionMerged:
 
 @dataclass(frozen=True)
 class SessionLost:
-    """``reason``: how the session had ended, ``unknown`` where nothing tells."""
+    """``reason``: why the session had ended; ``unknown`` where that is not stored."""
 
     signal: ClassVar[NamedSignal] = session_lost
     level: ClassVar[int] = logging.WARNING
@@ -135,7 +135,7 @@ class SessionRejected:
 
 @dataclass(frozen=True)
 class StoreFailed:
-    """``operation``: ``load``, ``save`` or ``purge``; ``error`` says what the store said."""
+    """``operation``: ``load``, ``save`` or ``purge``; ``error``: the store's message."""
 
     signal: ClassVar[NamedSignal] = store_failed
     level: ClassVar[int] = logging.ERROR
@@ -145,9 +145,9 @@ class StoreFailed:
 
 @dataclass(frozen=True)
 class StoreStateChanged:
-    """``server`` as host and port; ``state`` of its circuit breaker: ``open`` or ``closed``.
+    """``server``: host and port; ``state`` of its circuit breaker: ``open`` or ``closed``.
 
-    Sent at once, from whichever thread noticed it.
+    Sent at once, from any thread.
     """
 
     signal: ClassVar[NamedSignal] = store_state_changed
@@ -158,10 +158,10 @@ class StoreStateChanged:
 
 @dataclass(frozen=True)
 class ReplicasMissing:
-    """``operation``: ``end`` or ``rotate``; of ``wanted`` replicas ``confirmed`` have it.
+    """``operation``: ``end`` or ``rotate``; only ``confirmed`` of ``wanted`` replicas received it.
 
-    The session under ``handle`` has ended on the master; a failover to a replica that has not heard
-    of it would bring it back. Sent at once.
+    The session has ended on the master. A failover to a replica that did not receive the end would
+    bring it back. Sent at once.
     """
 
     signal: ClassVar[NamedSignal] = replicas_missing
@@ -174,9 +174,9 @@ class ReplicasMissing:
 
 @dataclass(frozen=True)
 class StorePurged:
-    """What a run did: ``due`` and ``trimmed`` sessions removed, ``mended`` places in the index.
+    """What a run did: ``due`` and ``trimmed`` sessions removed, ``mended`` index entries fixed.
 
-    ``seconds`` is how long it took. Sent at once, also by a run that found nothing to do.
+    Sent at once, also by a run that found nothing to do.
     """
 
     signal: ClassVar[NamedSignal] = store_purged
@@ -189,9 +189,9 @@ class StorePurged:
 
 @dataclass(frozen=True)
 class SettingsTuned:
-    """``settings`` (as text) go over the app's own, as ``by`` has said in ``revision``.
+    """``settings`` (as text) now override the app's own; ``by``: who changed them.
 
-    Sent at once, by each process that goes by them.
+    Sent at once, by each process that uses them.
     """
 
     signal: ClassVar[NamedSignal] = settings_tuned
@@ -221,17 +221,17 @@ class Once:
     """Logs each message once."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def __call__(self, name: str, text: str, level: int = logging.WARNING) -> None:
-        """Log *text*, unless a message of that *name* was logged before."""
-        if name not in self._said:
-            self._said.add(name)
+        """Log *text* unless a message of that *name* was logged before."""
+        if name not in self._logged:
+            self._logged.add(name)
             logger.log(level, "%s", text)
 
 
 def emit(app: Any, event: Event) -> None:
-    """Log *event* and send its signal. A receiver that fails is logged and harms nobody."""
+    """Log *event* and send its signal. If a receiver fails, log it and go on."""
     signal = event.signal
     if logger.isEnabledFor(event.level):
         extra = as_extra(event)
@@ -246,5 +246,5 @@ def emit(app: Any, event: Event) -> None:
 
 
 def as_extra(event: Event) -> dict[str, object]:
-    """The fields of *event*, for the ``extra`` of a log record."""
+    """Returns the fields of *event*, for the ``extra`` of a log record."""
     return {field.name: getattr(event, field.name) for field in fields(event)}

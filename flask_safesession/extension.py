@@ -1,4 +1,4 @@
-"""``SafeSession``: reads the settings, opens the store, puts the shards together."""
+"""``SafeSession``: reads the settings, opens the store, installs the interface and the job."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .web.info import SessionInfo
 from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface
 from .web.session import Session, current_state
 
-#: The session of the current request: the same proxy as :data:`flask.session`, with our types.
+#: The same proxy as :data:`flask.session`, typed as :class:`Session`.
 session: Session = cast(Session, flask.session)
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -44,27 +44,27 @@ _EXTENSION = "safesession"
 
 @dataclass(frozen=True)
 class State:
-    """What one app has of the extension, at ``app.extensions["safesession"]``."""
+    """The extension's state of one app, at ``app.extensions["safesession"]``."""
 
     overrides: Overrides
     job: PurgeJob
     takeover: Takeover
-    #: Where the sessions are: apps of one process with equal places share them.
+    #: Where the sessions are stored: apps of one process with equal places share them.
     place: Hashable = field(repr=False)  # a URL may hold a password
 
     @property
     def settings(self) -> Settings:
-        """The settings that the app goes by just now."""
+        """The settings that the app currently uses."""
         return self.overrides.settings
 
     @property
     def opened(self) -> Opened:
-        """The store as the app calls it, and what it can do."""
+        """The app's store, with the hooks around its calls."""
         return self.overrides.opened
 
     @property
     def store(self) -> Store:
-        """The store as the app calls it."""
+        """The store of :attr:`opened`."""
         return self.overrides.store
 
 
@@ -83,7 +83,7 @@ class SafeSession:
 
     def __init__(self, app: Flask | None = None, **overrides: Any) -> None:
         self._overrides = overrides
-        # In the order of init_app. The values say nothing: a set would have no order.
+        # In the order of init_app, which a set would not keep. The values are unused.
         self._apps: weakref.WeakKeyDictionary[Flask, None] = weakref.WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
@@ -91,8 +91,8 @@ class SafeSession:
     def init_app(self, app: Flask, **overrides: Any) -> None:
         """Install the session interface, the purge job and the commands on *app*.
 
-        A shared store is asked once whether it is in as many shards as the settings say. An app
-        starts also while its store is down.
+        A shared store must have as many shards as the settings say. The app also starts while its
+        store is down.
 
         :param overrides: settings for this app; they win over those of the constructor.
         :raises ConfigError: with every problem in the settings.
@@ -119,16 +119,16 @@ class SafeSession:
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
-            label_of("")  # reads its patterns, for which no visitor should have to wait
+            label_of("")  # loads the patterns, so that no visitor has to wait for that
         app.session_interface = SafeSessionInterface(current, state.job.wake, directory.end_user)
         hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
 
     def count(self) -> int:
-        """Sessions that are live now, in this extension's store.
+        """Returns the number of live sessions in the store.
 
-        With several stores, this and the following methods act on that of the current app.
+        With several stores, this and the following methods use that of the current app.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -136,7 +136,7 @@ class SafeSession:
         return state.opened.need_index().count(state.settings.rules).total
 
     def stats(self) -> Stats:
-        """How many sessions there are, and how their servers are, as this process sees them.
+        """Returns the number of sessions, and the state of their servers as this process sees it.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -144,15 +144,15 @@ class SafeSession:
         return stats_of(state.opened, state.settings)
 
     def servers(self) -> Mapping[str, str]:
-        """The circuit breaker of each of the store's servers, without asking any: for probes.
+        """Returns the state of each server's circuit breaker, for probes. Makes no store call.
 
-        ``closed``: all is well; ``open``: down; ``half-open``: down, and being asked again.
+        ``closed``: the server answers; ``open``: it is down; ``half-open``: it is tried again.
         """
         remote = self._state()[1].opened.remote
         return remote.states() if remote else {}
 
     def purge(self) -> PurgeReport:
-        """Remove now what is due, whoever's turn it is. The job does it by itself.
+        """Remove due sessions now. The purge job does so regularly.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -177,13 +177,13 @@ class SafeSession:
     ) -> Tuned:
         """Change settings of all processes on the store, within one check interval of each.
 
-        Arguments are as in the settings; ``None`` gives one back to each app's own, and what is not
-        named stays as it is. Of ``tiers`` only those that are to change have to be named. Shorter
-        limits also hold for sessions that exist, longer ones from their next change on.
+        Arguments are as in the settings. ``None`` restores the app's own setting; an omitted one
+        stays as it is. ``tiers`` needs only the tiers that change. Shorter limits apply to existing
+        sessions, longer ones from each session's next change on.
 
-        :param by: who it is, for :meth:`tuned` and the log.
-        :param dry_run: change nothing, and count how many sessions would end: ``would_end``.
-        :param reset: give back everything that is not named.
+        :param by: who changes them, for :meth:`tuned` and the log.
+        :param dry_run: change nothing, and count the sessions that would end (``would_end``).
+        :param reset: restore every setting that is not given.
         :raises ConfigError: these settings cannot be used, with every problem.
         :raises StoreUnavailable: the store did not answer.
         """
@@ -201,9 +201,9 @@ class SafeSession:
         return tuned
 
     def tuned(self) -> Tuned | None:
-        """What this process goes by over the app's own settings, who gave it and when.
+        """Returns the settings that override the app's own in this process, who set them and when.
 
-        ``None``: nothing was ever given. Asks no store.
+        ``None``: none were ever set. Makes no store call.
         """
         return self._state()[1].overrides.tuned
 
@@ -211,36 +211,34 @@ class SafeSession:
     def passive(view: _View) -> _View:
         """Mark a view as passive: its requests do not restart the session's idle time.
 
-        For polling: a page that asks every minute would otherwise keep a session alive for ever.
+        For polling: a page that polls every minute would otherwise keep a session alive for ever.
         """
         setattr(view, PASSIVE, True)
         return view
 
     @staticmethod
     def exempt(view: _View) -> _View:
-        """Mark a view as exempt: its requests do without a session, and never touch the store.
+        """Mark a view as exempt: its requests have an empty session and make no store call.
 
-        For health checks and webhooks. What they see is an empty session, whatever the cookie says.
-        No cookie is set or deleted, and the idle time goes on. What is written to it is not stored,
-        which a warning tells.
+        For health checks and webhooks. No cookie is set or deleted, and the idle time continues.
+        A write to the session is not stored, and logs a warning.
         """
         setattr(view, EXEMPT, True)
         return view
 
     @staticmethod
     def fresh(within: Any = "10m") -> Callable[[_View], _View]:
-        """Let a view be used only for a while after its user has signed in.
+        """Require a recent sign-in for a view, such as a password change or a payment.
 
-        For what matters most: changes of the password, payments (ASVS 7.5.1, 7.5.3). Using the
-        session does not make it fresh again, nor does assigning the same user before each request.
-        A posted sign-in does, ``session.confirm_sign_in()``, and Flask-Login's ``confirm_login``.
-        To be put below ``@app.route``.
+        See ASVS 7.5.1, 7.5.3. A posted sign-in makes the session fresh, as do
+        ``session.confirm_sign_in()`` and Flask-Login's ``confirm_login``; use of the session, or
+        assigning the same user before each request, does not. Put it below ``@app.route``.
 
         :param within: a duration, as in the settings.
-        :raises NotFresh: by the view, where the sign-in is older, or there is none. HTTP 403.
+        :raises NotFresh: by the view, if the sign-in is older or there is none. HTTP 403.
         """
         if callable(within):
-            raise TypeError('fresh() is called before it decorates: @safe.fresh(within="10m")')
+            raise TypeError('fresh() must be called: @safe.fresh(within="10m")')
         longest = milliseconds(within) / 1000
 
         def decorate(view: _View) -> _View:
@@ -260,65 +258,65 @@ class SafeSession:
 
         return decorate
 
-    # -- whose sessions -------------------------------------------------------------------------
+    # -- sessions of users ----------------------------------------------------------------------
 
     def sessions_of(self, user: Any) -> list[SessionInfo]:
-        """The live sessions of *user* (a value under the user key), newest first.
+        """Returns the live sessions of *user* (the value under the user key), newest first.
 
-        That of the current request is marked (``current``).
+        The session of the current request has ``current`` set.
 
-        :raises ValueError: *user* is nobody, or cannot be a user; also of :meth:`end_user`.
-        :raises StoreUnavailable: the store did not answer; also of the following methods.
+        :raises ValueError: *user* is not a user; also raised by :meth:`end_user`.
+        :raises StoreUnavailable: the store did not answer; also raised by the following methods.
         """
         state = self._state()[1]
         return directory.sessions_of(state.opened, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
-        """Some of all sessions, tier by tier, those that end last first.
+        """Returns a page of all live sessions, tier by tier, those that end last first.
 
         :param tier: only sessions of that tier.
-        :param after: the ``next`` of the page before.
-        :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
+        :param after: the ``next`` of the previous page.
+        :raises ValueError: *after* is not the ``next`` of a page, or *limit* is not positive.
         """
         state = self._state()[1]
         return directory.browse(state.opened, state.settings, tier, after, limit)
 
     def find(self, handle: str) -> SessionInfo | None:
-        """The session with that handle, without using it; ``None`` if there is none."""
+        """Returns the live session with that handle, without recording a use; ``None``: none."""
         state = self._state()[1]
         return directory.find(state.opened, state.settings, handle)
 
     def end(self, handle: str) -> bool:
-        """End the session with that handle, whatever is in flight; whether there was one.
+        """End the session with that handle, whatever is in flight. Returns whether there was one.
 
-        Whether the current user may is for the app to check: see that the handle is among
+        The app has to check that the current user may do this: that the handle is among
         ``sessions_of(user)``.
         """
         app, state = self._state()
         return directory.end(app, state.store, state.settings, handle)
 
     def end_user(self, user: Any, keep: str | None = None) -> int:
-        """End all sessions of *user* in one step; how many there were.
+        """End all sessions of *user* in one step. Returns how many there were.
 
-        A login that races with it is either ended or came after it.
+        A concurrent login is either ended or comes after it.
 
-        :param keep: the handle of one that is to stay.
-        :raises ValueError: *keep* is no handle.
+        :param keep: the handle of a session to keep.
+        :raises ValueError: *keep* is not a handle.
         """
         app, state = self._state()
         return directory.end_user(app, state.opened, state.settings, user, keep)
 
     def end_all(self) -> None:
-        """End all sessions there are, of users and of strangers, in one step.
+        """End all sessions, anonymous ones included, in one step.
 
-        The purge removes them, and sends ``session_ended`` for each.
+        The purge removes them and sends ``session_ended`` for each.
         """
         self._state()[1].store.end_all(new_stamp())
 
     def _state(self) -> tuple[Flask, State]:
-        """The app to act on, and its state: never an app that this extension was not given.
+        """Returns the app to act on, one of those of this extension, and its state.
 
-        :raises RuntimeError: there is none, or it is not certain which one.
+        :raises RuntimeError: there is none, or several could be meant.
         """
         proxy: Any = current_app
         app = self._app_for(proxy._get_current_object() if has_app_context() else None)
@@ -340,7 +338,7 @@ class SafeSession:
 
 
 def _current_handle(state: State) -> str | None:
-    """The handle of the request's session, if there is one, and it is in the store of *state*."""
+    """Returns the handle of the request's session, if it is in the store of *state*."""
     if not has_request_context() or _EXTENSION not in current_app.extensions:
         return None
     is_ours = current_app.extensions[_EXTENSION].place == state.place
@@ -348,7 +346,7 @@ def _current_handle(state: State) -> str | None:
 
 
 def _assigned_in_vain() -> str:
-    """Returns the user key that this request has assigned without signing in."""
+    """Returns the user key that this request assigned without signing in."""
     state = current_state()
     return "" if state is None else state.assigned_in_vain
 
@@ -368,7 +366,7 @@ def _open(app: Flask, settings: Settings) -> Opened:
 
 
 def _begin(opened: Opened, overrides: Overrides, neighbours: Neighbours) -> None:
-    """Ask the store once what it is like; one that is down is asked when it is up."""
+    """Check the store once; if it is down, it is checked by its first call."""
     try:
         overrides.refresh()
         with suppress(StoreUnavailable):  # it takes no writes
@@ -392,5 +390,5 @@ def _emit(app: weakref.ref[Flask], event: Event) -> None:
 
 
 def _is_command() -> bool:
-    """Whether this is a ``flask`` command: one of them mends what others are refused for."""
+    """Returns whether this is a ``flask`` command: these start on any store, to fix it."""
     return os.environ.get("FLASK_RUN_FROM_CLI") == "true"

@@ -1,1 +1,1 @@
-"""What an app asked for, checked, and what changes while it runs."""
+"""The settings of an app, checked, and their changes while it runs."""

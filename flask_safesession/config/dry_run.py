@@ -1,4 +1,4 @@
-"""How many sessions other settings would end: a count that changes nothing."""
+"""Counts the sessions that other settings would end, without any change."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..stores.base import Cap, IndexedStore, Listed
 from ..stores.sharded import shard_of
 from .settings import Settings
 
-# Sessions that the store is asked for at once.
+# Sessions that are read from the store at once.
 _PAGE = 500
 
 
 def count_ends(store: IndexedStore, present: Settings, settings: Settings, now: int) -> int:
-    """How many of the sessions that are live *now* the next purge would end under *settings*.
+    """Returns how many sessions that are live *now* the next purge would end under *settings*.
 
-    It walks all sessions, page by page: seconds for a hundred thousand.
+    Reads all sessions, page by page: seconds for a hundred thousand.
 
-    :param present: the settings by which tiers are known until now.
+    :param present: the current settings.
     :raises StoreUnavailable: the store did not answer.
     """
     ends = 0
@@ -53,9 +53,9 @@ def _is_over(listed: Listed, policy: Policy, now: int) -> bool:
 
 
 def _excess(left: Counter[tuple[int, bool]], shard: int, cap: Cap) -> int:
-    """Returns how many sessions one shard has to evict because its cap is lower."""
+    """Returns how many sessions one shard has to evict because of its lower cap."""
     if not cap.evict:
         return 0
-    users, strangers = left[shard, True], left[shard, False]
+    users, anonymous = left[shard, True], left[shard, False]
     of_users = max(0, users - cap.users)
-    return of_users + max(0, users - of_users + strangers - cap.total)
+    return of_users + max(0, users - of_users + anonymous - cap.total)

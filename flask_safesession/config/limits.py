@@ -1,4 +1,4 @@
-"""Reads how long sessions may last, and how many there may be, from the settings."""
+"""Reads the durations and the caps of sessions from the settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LIMITS = ("idle_timeout", "lifetime")
 
 
 def read_policy(keys: Keys) -> Policy | None:
-    """Returns when sessions end; ``None`` if a setting that decides this is wrong."""
+    """Returns the policy; ``None`` if a setting of it is wrong."""
     return _PolicyReader(keys).policy()
 
 
 class _Span(NamedTuple):
-    """A duration in milliseconds, and the setting that it is from, as it was written."""
+    """A duration in milliseconds, and the name and text of its setting."""
 
     length: int
     setting: str
@@ -30,7 +30,7 @@ class _Span(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """The limits of one tier, as they were written."""
+    """The limits of one tier, with their settings."""
 
     idle: _Span
     lifetime: _Span
@@ -67,7 +67,7 @@ class _PolicyReader:
         if idle.length > lifetime.length:
             self._keys.problems.append(
                 f"{idle.setting} is {idle.text}, longer than {lifetime.setting} ({lifetime.text}):"
-                " shorten the one or extend the other"
+                " shorten one or extend the other"
             )
         return spans
 
@@ -124,7 +124,7 @@ class _PolicyReader:
 
 
 def read_cap(keys: Keys, default: int) -> Cap:
-    """Returns how many sessions there may be: *default* in all, if nothing is said."""
+    """Returns the caps; *default*: the total if none is set."""
     total, shards = keys["MAX_SESSIONS"] or default, keys["SHARDS"] or 1
     per_user, per_tier = _per_user(keys)
     if total < _SMALLEST_CAP * shards:
@@ -137,13 +137,13 @@ def read_cap(keys: Keys, default: int) -> Cap:
     cap = Cap.of(total, per_user, evict=evict)._replace(per_tier=per_tier, refuse=refuse)
     if keys.is_set("MAX_SESSIONS_PER_USER"):
         return cap
-    # Under a small cap the default would let one account evict all the others.
+    # Under a small cap the default number would let one account evict all others.
     users = cap.share(shards).users
     return cap._replace(per_user=min(per_user, max(1, users // 2)))
 
 
 def _per_user(keys: Keys) -> tuple[int, dict[str, int]]:
-    """Returns how many sessions a user may have, and of each tier if the tiers differ."""
+    """Returns the cap of each user, and those of single tiers."""
     given = keys["MAX_SESSIONS_PER_USER"]
     if not isinstance(given, Mapping):
         return given or 100, {}
@@ -158,7 +158,7 @@ def _per_user(keys: Keys) -> tuple[int, dict[str, int]]:
             )
         if tier not in (DEFAULT_TIER, *(keys["TIERS"] or ())):
             keys.problems.append(
-                f"{PREFIX}MAX_SESSIONS_PER_USER has {tier!r}, which is no tier: give one of"
+                f"{PREFIX}MAX_SESSIONS_PER_USER has {tier!r}, which is not a tier: give one of"
                 f" {PREFIX}TIERS, or {DEFAULT_TIER!r}"
             )
     return numbers.get(DEFAULT_TIER, 100), numbers

@@ -1,9 +1,9 @@
-"""Settings that are changed while the fleet runs.
+"""Changes settings while the processes run.
 
-The store keeps one small document with the settings that go over each app's own, who gave them, and
-a number that grows. Each process looks at it when it starts and once a check interval, and goes by
-it from then on. A process that cannot (its own settings contradict, a newer version wrote it) says
-so once, and stays as it is.
+The store keeps one small document with the settings that override each app's own, who set them and
+a revision. Each process reads it at its start and once a check interval, and uses it from then on.
+A process that cannot use it (its own settings contradict, or a newer version wrote it) logs that
+once and keeps its settings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .dry_run import count_ends
 from .reading import PREFIX
 from .settings import SETTINGS, Settings, read_settings
 
-#: What can be changed while the fleet runs.
+#: The settings that can be changed while the processes run.
 TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
 
 #: The name of the document in the store.
@@ -34,18 +34,18 @@ DOCUMENT = "tuning"
 
 _VERSION = 1
 _LONGEST_NAME = 100
-# How often a document that others change just then is read again.
+# How often a document that another process changes at the same time is read again.
 _TRIES = 20
 
 
 class Tuned(NamedTuple):
-    """Settings that go over each app's own, in the whole fleet.
+    """Settings that override each app's own in all processes.
 
     :param settings: as they were given.
-    :param by: who gave them last.
+    :param by: who changed them last.
     :param at: when, by the store's clock.
     :param revision: how often they were changed.
-    :param would_end: of a dry run, how many live sessions these settings would end; else ``None``.
+    :param would_end: live sessions that these settings would end; ``None``: not a dry run.
     """
 
     settings: Mapping[str, Any]
@@ -64,9 +64,9 @@ class Own:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Own:
-        """What is in *config*, with *arguments* on top, as :func:`.settings.read_settings` has it.
+        """Returns the settings in *config*; *arguments* override them.
 
-        :raises ConfigError: with every problem that was found.
+        :raises ConfigError: with every problem.
         """
         settings = read_settings(config, arguments)
         known = {name: PREFIX + name for name in SETTINGS if PREFIX + name in config}
@@ -74,11 +74,9 @@ class Own:
         return cls(settings, {**given, **{name.lower(): arguments[name] for name in arguments}})
 
     def under(self, overrides: Mapping[str, Any]) -> Settings:
-        """The settings with *overrides* on top.
+        """Returns the settings with *overrides*, which never give a purge job to a process without.
 
-        A process without a purge job does not get one from others.
-
-        :raises ConfigError: with every problem that was found.
+        :raises ConfigError: with every problem.
         """
         if not overrides:
             return self.settings
@@ -91,10 +89,7 @@ class Own:
 
 
 class Overrides:
-    """The settings that one app goes by just now, and how they are changed.
-
-    It does not hold the app.
-    """
+    """The current settings of one app, and their changes. Holds no reference to the app."""
 
     def __init__(self, app: Any, opened: Opened, own: Own) -> None:
         self.settings: Settings = own.settings
@@ -102,7 +97,7 @@ class Overrides:
         self._app = weakref.ref(app)
         #: The store as it was opened.
         self.bare: Opened = opened
-        #: The same as the app calls it: metrics and traces put an observed one in its place.
+        #: The same with hooks: metrics and traces replace it by an observed one.
         self.opened: Opened = opened
         #: The app's own settings, and how they were given.
         self.own: Own = own
@@ -111,11 +106,11 @@ class Overrides:
 
     @property
     def store(self) -> Store:
-        """The store as the app calls it."""
+        """The store of :attr:`opened`."""
         return self.opened.store
 
     def refresh(self) -> None:
-        """Go by what the store keeps.
+        """Use the settings in the store.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -126,11 +121,11 @@ class Overrides:
     def tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
     ) -> Tuned:
-        """Change the settings of the whole fleet, and go by them here at once.
+        """Change the settings of all processes, and use them in this one at once.
 
-        :param changes: of :data:`TUNABLE`; ``None`` gives a setting back to each app's own.
-        :param reset: forget what was given before.
-        :raises ConfigError: with every problem that was found; nothing is changed then.
+        :param changes: of :data:`TUNABLE`; ``None`` restores each app's own.
+        :param reset: restore all others.
+        :raises ConfigError: with every problem; nothing was changed.
         :raises StoreUnavailable: the store did not answer.
         """
         try:
@@ -141,14 +136,14 @@ class Overrides:
             raise ConfigError(problems, "The settings cannot be changed") from error
 
     def forked(self) -> None:
-        """In a child: the parent's lock may be held by a thread that is not here."""
+        """Renew the lock in a child: a thread that is not in the child may hold the parent's."""
         self._lock = threading.Lock()
 
     def _tune(
         self, changes: Mapping[str, Any], *, by: str | None, reset: bool, dry_run: bool
     ) -> Tuned:
         if not changes and not reset:
-            raise ConfigError([f"nothing is to be changed: give one of {', '.join(TUNABLE)}"])
+            raise ConfigError([f"there is nothing to change: give one of {', '.join(TUNABLE)}"])
         store = self.opened.need_index()
         for _ in range(_TRIES):
             found = store.document(DOCUMENT)
@@ -162,10 +157,10 @@ class Overrides:
             if store.keep(DOCUMENT, _dumps(tuned), found.document):
                 self.refresh()
                 return self.tuned or tuned
-        raise StoreUnavailable("others keep changing the settings")
+        raise StoreUnavailable("other processes keep changing the settings")
 
     def _adopt(self, found: Document) -> None:
-        """Go by what was *found*, if it is news; what cannot be used is told of once."""
+        """Use the settings that were *found*, if they are new; log once if they cannot be used."""
         if found.document == self._seen:
             return
         self._seen = found.document
@@ -174,7 +169,7 @@ class Overrides:
             settings = self.own.under(tuned.settings)
         except ConfigError as error:
             logger.error(
-                "the settings that the store keeps are not used here: %s", "; ".join(error.problems)
+                "this process does not use the settings in the store: %s", "; ".join(error.problems)
             )
             return
         self.settings, self.tuned = settings, tuned if found.document else None
@@ -184,18 +179,18 @@ class Overrides:
 
 
 def shown(settings: Mapping[str, Any]) -> str:
-    """*settings* as one line; empty if there are none."""
+    """Returns *settings* as one line; empty if there are none."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in sorted(settings.items()))
 
 
 def _merged_tiers(own: Any, tiers: Any) -> Any:
-    """An app's own tiers, with what was given for some of them."""
+    """Returns an app's own tiers with the overrides of some of them."""
     if not isinstance(tiers, Mapping) or not isinstance(own, Mapping):
         return tiers
     if unknown := [name for name in tiers if name not in own]:
         names = ", ".join(map(repr, own)) or "none"
         raise ConfigError(
-            [f"tiers: {name!r} is no tier of this app (it has {names})" for name in unknown]
+            [f"tiers: {name!r} is not a tier of this app (it has {names})" for name in unknown]
         )
     return {
         name: {**limits, **tiers[name]}
@@ -206,9 +201,9 @@ def _merged_tiers(own: Any, tiers: Any) -> Any:
 
 
 def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides that *changes* make of those *before*, as they can be written down."""
+    """Returns the overrides *before* with *changes*, as JSON can store them."""
     if unknown := sorted(set(changes) - set(TUNABLE)):
-        raise ConfigError([f"{name} cannot be changed while the fleet runs" for name in unknown])
+        raise ConfigError([f"{name} cannot be changed while the processes run" for name in unknown])
     given = {name: _plain(value) for name, value in changes.items()}
     tiers = given.get("tiers")
     if isinstance(tiers, dict):
@@ -219,7 +214,7 @@ def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
-        with suppress(ValueError):  # what is wrong with it is told with all the rest
+        with suppress(ValueError):  # reported with the other problems
             return spelled(milliseconds(value))
         return str(value)
     if isinstance(value, Mapping):
@@ -228,15 +223,15 @@ def _plain(value: Any) -> Any:
 
 
 def _dumps(tuned: Tuned) -> bytes:
-    told = {"revision": tuned.revision, "by": tuned.by, "settings": tuned.settings}
-    document = {"version": _VERSION, **told}
+    fields = {"revision": tuned.revision, "by": tuned.by, "settings": tuned.settings}
+    document = {"version": _VERSION, **fields}
     return json.dumps(document).encode("ascii")
 
 
 def _loads(found: Document) -> Tuned:
-    """The settings in a document.
+    """Returns the settings in a document.
 
-    :raises ConfigError: it was written by a newer version, or is none of ours.
+    :raises ConfigError: a newer version wrote it, or it cannot be read.
     """
     if not found.document:
         return Tuned({}, None, as_datetime(found.written), 0)
@@ -249,12 +244,12 @@ def _loads(found: Document) -> Tuned:
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(["they cannot be read: run `flask safesession tune --reset`"]) from error
     if unknown := sorted(set(settings) - set(TUNABLE)):
-        raise ConfigError([f"{name} is not to be changed while the fleet runs" for name in unknown])
+        raise ConfigError([f"{name} cannot be changed while the processes run" for name in unknown])
     return Tuned(settings, by, as_datetime(found.written), revision)
 
 
 def _last(found: Document, *, reset: bool) -> Tuned:
-    """What is to be changed; a document that nobody can read may be reset."""
+    """Returns the settings to change; with *reset*, the document need not be readable."""
     try:
         return _loads(found)
     except ConfigError:

@@ -1,6 +1,6 @@
-"""How settings are read from ``app.config``: one row for each, and parsers for their values.
+"""Reads settings from ``app.config``, by a table with a row and a parser for each.
 
-A wrong value is noted instead of raised, so that all problems are reported at once.
+Wrong values are collected, so that all problems are reported at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..model.policy import milliseconds
 
 PREFIX = "SAFESESSION_"
 
-# Keys of Flask's own that people look for among ours.
+# Flask's own keys that users mistake for settings of this extension.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
 
 
@@ -29,10 +29,10 @@ class Setting(NamedTuple):
     """One setting.
 
     :param default: as an app would write it.
-    :param unit: what it is given in, for the documentation.
-    :param read: returns the value as the package uses it; raises ``TypeError`` or ``ValueError``
-        for a wrong one, or ``ConfigError`` with problems of its own.
-    :param fix: what to do about a wrong value.
+    :param unit: the unit or type, for the documentation.
+    :param read: returns the value as the package uses it. For a wrong one it raises ``TypeError``
+        or ``ValueError``, or ``ConfigError`` with problems of its own.
+    :param fix: how to fix a wrong value.
     """
 
     default: Any
@@ -42,9 +42,9 @@ class Setting(NamedTuple):
 
 
 class Keys:
-    """The settings in *config*, with *overrides* (lower case, no prefix) on top.
+    """The settings in *config*, replaced by those in *overrides* (lower case, no prefix).
 
-    ``problems``: what is wrong with them so far, each with its fix.
+    ``problems``: the problems found so far, each with its fix.
 
     :param table: all settings by name.
     """
@@ -59,7 +59,7 @@ class Keys:
         self._read = {name: self._checked(name, row) for name, row in table.items()}
 
     def __getitem__(self, name: str) -> Any:
-        """Returns the value of a setting as it was read; ``None`` if it is wrong."""
+        """Returns the parsed value of a setting; ``None`` if it is wrong."""
         return self._read[name]
 
     def is_set(self, name: str) -> bool:
@@ -67,11 +67,11 @@ class Keys:
         return PREFIX + name in self._given
 
     def shown(self, name: str) -> str:
-        """Returns a setting as it is written, for messages."""
+        """Returns the value of a setting as it was written, for messages."""
         return repr(self._value(name)) + ("" if self.is_set(name) else " by default")
 
     def complain(self, name: str, fix: str) -> None:
-        """Note that a setting is wrong."""
+        """Add the problem of a wrong setting."""
         self.problems.append(f"{PREFIX}{name} is {self.shown(name)}: {fix}")
 
     def _value(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class Keys:
 def _unknown(
     given: Mapping[str, Any], known: Mapping[str, Setting], arguments: set[str]
 ) -> Iterator[str]:
-    """Yields a problem for each key that is no setting; one that resembles none is a warning."""
+    """Yields a problem for each unknown key; warns of a key that resembles no setting."""
     for key in sorted(given):
         name = key.removeprefix(PREFIX)
         if name in known:
@@ -111,14 +111,14 @@ def _unknown(
 
 
 def choice(*options: Any, unit: str = "a name") -> Setting:
-    """Returns a setting that is one of *options*, by default the first."""
+    """Returns a setting that is one of *options*; the first is the default."""
     kind, (*most, last) = type(options[0]), map(repr, options)
     read = only(lambda value: value in options and type(value) is kind)  # 1 is not True
     return Setting(options[0], unit, read, f"give {', '.join(most)} or {last}")
 
 
 def only(is_right: Callable[[Any], Any], read: Callable[[Any], Any] = lambda v: v) -> Any:
-    """Returns a parser of values that *is_right* accepts once they were read by *read*."""
+    """Returns a parser for the results of *read* that *is_right* accepts."""
 
     def checked(value: object) -> Any:
         found = read(value)
@@ -130,12 +130,12 @@ def only(is_right: Callable[[Any], Any], read: Callable[[Any], Any] = lambda v: 
 
 
 def none_or(read: Callable[[Any], Any], meaning: Any = None) -> Callable[[Any], Any]:
-    """Returns a parser that also takes ``None``, which has that *meaning*."""
+    """Returns a parser that also accepts ``None``, and returns *meaning* for it."""
     return lambda value: meaning if value is None else read(value)
 
 
 def milliseconds_or_zero(value: object) -> int:
-    """Returns a duration in milliseconds; it may be none at all."""
+    """Returns a duration in milliseconds, which may be 0."""
     is_number = isinstance(value, (int, float, timedelta)) and not isinstance(value, bool)
     if (is_number and not value) or re.fullmatch(r"\s*0+\s*(ms|[smhdw])?\s*", str(value)):
         return 0
@@ -143,10 +143,10 @@ def milliseconds_or_zero(value: object) -> int:
 
 
 def positive(value: object) -> int:
-    """Returns *value* if it is a whole number above zero, or text with one."""
+    """Returns a whole number above zero; *value* may be text."""
     found = 0
     if isinstance(value, (int, str)) and not isinstance(value, bool):
-        with suppress(ValueError):  # what int() says of it is not for people
+        with suppress(ValueError):  # int()'s message would not help
             found = int(value)
     if found < 1:
         raise ValueError
@@ -154,12 +154,12 @@ def positive(value: object) -> int:
 
 
 def positive_or_zero(value: object) -> int:
-    """Returns *value* if it is zero or as :func:`positive` takes it."""
+    """Returns a whole number from zero; *value* may be text."""
     return 0 if type(value) in (int, str) and value in (0, "0") else positive(value)
 
 
 def positive_or_mapping(value: object) -> int | Mapping[Any, Any]:
-    """Returns a number for all tiers, or a mapping of some, to be checked with the tiers."""
+    """Returns a number for all tiers, or a mapping by tier, which is not yet checked."""
     return value if value and isinstance(value, Mapping) else positive(value)
 
 
@@ -167,7 +167,7 @@ text = only(lambda value: isinstance(value, str) and value)
 
 
 def user_key(value: object) -> UserKey:
-    """Returns where a session's user is: under a key, one of several in order, or by a function."""
+    """Returns the user key: a name, several in order of preference, or a function."""
     if callable(value) and not isinstance(value, type):
         return UserKey(find=value)
     names = (value,) if isinstance(value, str) else value
@@ -177,6 +177,6 @@ def user_key(value: object) -> UserKey:
 
 
 def scheduler(value: object) -> Any:
-    """Returns APScheduler's own object, also of an extension that has it as ``.scheduler``."""
+    """Returns the APScheduler scheduler, also from an extension's attribute ``scheduler``."""
     found = getattr(value, "scheduler", value)
     return None if value is None else only(lambda found: hasattr(found, "add_job"))(found)

@@ -1,7 +1,7 @@
-"""All settings in one table, and ``app.config`` read by it to one frozen object.
+"""The table of all settings, and the frozen object that is read from ``app.config`` with it.
 
-Each key is named ``SAFESESSION_…`` in ``app.config``; as a keyword argument of
-:class:`~flask_safesession.SafeSession` it is in lower case without the prefix, and wins.
+A setting is ``SAFESESSION_…`` in ``app.config``, or a keyword argument of
+:class:`~flask_safesession.SafeSession` in lower case without the prefix, which wins.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from . import reading
 from .limits import read_cap, read_policy
 from .reading import PREFIX, Keys, Setting, choice, none_or, only
 
-#: What ``SAFESESSION_ON_OUTAGE`` may be.
+#: The values of ``SAFESESSION_ON_OUTAGE``.
 UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
-#: The most that one purge step may be asked to remove.
+#: The largest ``SAFESESSION_PURGE_BATCH``.
 MAX_BATCH = 10_000
 
 _LONGEST_COOKIE_NAME = 256
-_PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for keys of a store
+_PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for keys in a store
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of an app, checked. Fields are named as the settings that they are from.
+    """The settings of an app, checked. Each field is named after its setting.
 
     :param store: a URL, a store, or a client: as given.
     :param rules: the limits and caps that the store enforces.
     :param max_session_size: bytes of one session's data.
-    :param check_interval: milliseconds, as in the other intervals; ``None``: no job.
+    :param check_interval: milliseconds, as the other intervals; ``None``: no purge job.
     :param store_timeout: seconds.
     """
 
@@ -61,18 +61,18 @@ class Settings:
 
     @property
     def per_process(self) -> bool:
-        """Whether the app accepts that each process has sessions of its own."""
+        """Whether the app accepts separate sessions in each process."""
         return isinstance(self.store, str) and self.store.endswith(PER_PROCESS)
 
     def for_shards(self, shards: int) -> Settings:
-        """Returns the settings for one shard of several, which has a share of the caps."""
+        """Returns the settings for one shard of several, with its share of the caps."""
         return replace(self, rules=self.rules.share(shards)) if shards > 1 else self
 
 
 def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
-    """Returns the settings in *config*, with *overrides* (lower case, no prefix) on top.
+    """Returns the settings in *config*, replaced by those in *overrides* (lower case, no prefix).
 
-    :raises ConfigError: with every problem that was found.
+    :raises ConfigError: with every problem.
     """
     keys = Keys(SETTINGS, config, overrides)
     in_memory = is_in_memory(keys["STORE"])
@@ -88,16 +88,16 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
 
 
 def _check_undivided(keys: Keys) -> None:
-    """Refuse shards and replicas where the store has none."""
+    """Add a problem for shards or replicas if the store has none."""
     kind = undivided(keys["STORE"])
     for name in ("SHARDS", "WAIT_REPLICAS") if kind else ():
         if keys[name] not in (None, SETTINGS[name].default):
             shown = f"{PREFIX}{name} is {keys.shown(name)}"
-            keys.problems.append(f"{shown}, but the store {kind}: leave it")
+            keys.problems.append(f"{shown}, but the store {kind}: remove it")
 
 
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:
-    """Returns contradictions in Flask's own cookie settings and how to fix them.
+    """Returns the contradictions in Flask's cookie settings, each with its fix.
 
     See RFC 6265bis, 4.1.3.
     """

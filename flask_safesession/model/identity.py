@@ -1,4 +1,4 @@
-"""Whose a session is, as its data says: the user and the tier."""
+"""Finds the user and the tier in a session's data."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .values import class_name
 
 #: Flask-Login's key for the user.
 FLASK_LOGIN = "_user_id"
-#: Flask-Login's key for whether the sign-in is fresh. A remember-me cookie's is not.
+#: Flask-Login's key for whether the sign-in is fresh; that of a remember-me cookie is not.
 FRESH = "_fresh"
-#: Flask-Security's key of when the user was last authenticated.
+#: Flask-Security's key for the time at which the user was last authenticated.
 FS_PAA = "fs_paa"
-#: Keys under which applications and tutorials keep a user.
+#: Keys under which applications and tutorials often keep a user.
 TYPICAL_KEYS = ("user", "username", "userinfo", "identity.id", "logged_in", "account")
 
 _SCALARS = (str, int, UUID, bytes, Decimal)
-# What users are nearly always: not worth to be encoded to know what they will be.
+# Types of nearly all users. They are stored as they are, so they need not be encoded to compare.
 _USUAL = frozenset({str, int})
 _MISSING = object()
 
 
 class UserKey(NamedTuple):
-    """Where in a session its user stands.
+    """Where the user is in a session's data.
 
-    :param names: keys in order of preference: a literal key first, then a dotted path.
-    :param find: returns the user of a session's data, in the place of names.
+    :param names: keys in order of preference; each is a literal key, else a dotted path.
+    :param find: returns the user from the data, instead of *names*.
     """
 
     names: tuple[str, ...] = ()
@@ -39,13 +39,13 @@ class UserKey(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Whose a session is, as its data says.
+    """The user and the tier of a session.
 
-    :param user: the user, a scalar; ``None``: there is none.
-    :param tier: the name of its tier.
-    :param user_tag: what stands for the user in the store.
-    :param refused: says where something stands that cannot be a user, and what it is.
-    :param failed: the app's function failed: who the user is, is not known.
+    :param user: a scalar; ``None``: there is none.
+    :param tier: the name of the tier.
+    :param user_tag: the user's digest in the store.
+    :param refused: the message about a value that cannot be a user; empty: there is none.
+    :param failed: the app's function failed, so the user is unknown.
     """
 
     user: Any
@@ -68,31 +68,29 @@ def identify(data: Mapping[Any, Any], user_key: UserKey, tier_key: str, policy: 
 
 
 def is_user(value: object) -> bool:
-    """Whether *value* can be a user: a scalar. ``True`` says that there is one, but not which."""
+    """Returns whether *value* can be a user: a scalar, but not ``True``, which names nobody."""
     if type(value) not in _USUAL:
         value = plain(value)
     return isinstance(value, _SCALARS) and not isinstance(value, bool)
 
 
 def tag_of(user: object) -> str:
-    """Returns what stands for *user* in the store: 7 and ``"7"`` are the same user."""
+    """Returns the tag of *user* in the store: 7 and ``"7"`` are the same user."""
     return user_tag(plain(user))
 
 
 def named_user(user: object) -> str:
-    """Returns the tag of the user that a caller names.
+    """Returns the tag of the *user* that a caller gave.
 
-    :raises ValueError: it is nobody, or cannot be a user.
+    :raises ValueError: it is not a user.
     """
     if is_nobody(user) or not is_user(user):
-        raise ValueError(
-            f"{_shown(user)} is not a user: give the value that stands under the user key"
-        )
+        raise ValueError(f"{_shown(user)} is not a user: give the value under the user key")
     return tag_of(user)
 
 
 def is_nobody(value: object) -> bool:
-    """Whether *value* under a user key says that there is no user. ``0`` is one."""
+    """Returns whether *value* under a user key means that there is no user. ``0`` is a user."""
     if value is None:
         return True
     if type(value) not in _USUAL:
@@ -101,7 +99,7 @@ def is_nobody(value: object) -> bool:
 
 
 def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> Iterator[tuple[str, Any]]:
-    """Values where the user may stand, each with its key, but for those that are nobody."""
+    """Returns the values that may be the user, each with its key."""
     if user_key.find is not None:
         found = [("", _found(user_key.find, data) if data else None)]
     else:
@@ -110,10 +108,10 @@ def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> Iterator[tuple[st
 
 
 def _found(find: Callable[[Mapping[str, Any]], Any], data: Mapping[Any, Any]) -> Any:
-    """What the app's function finds; if it fails, the error, which is no user."""
+    """Returns the user that the app's function finds; if it fails, the error."""
     try:
         return find(data)
-    except Exception as error:  # noqa: BLE001  # whatever it is, reading goes on without a user
+    except Exception as error:  # noqa: BLE001  # the session is read without a user
         return error
 
 
@@ -132,7 +130,7 @@ def _refusal(name: str, value: object) -> str:
     if not name and isinstance(value, Exception):
         return (
             "the function in SAFESESSION_USER_KEY failed with"
-            f" {type(value).__name__}: it has to return None for a session without a user"
+            f" {type(value).__name__}: it must return None for a session without a user"
         )
     place = f"session[{name!r}]" if name else "what the function in SAFESESSION_USER_KEY returns"
     fix = "a user is text or a number"

@@ -1,15 +1,15 @@
-"""The note of a record: what lists show of a session without its data, and which secrets open it.
+"""The note of a record: what lists show of a session without its data, and its valid secrets.
 
-A renewal puts a new secret into the note by an ordinary commit. The session keeps its key, and
-there are no links. What can go wrong, and what then happens:
+A renewal puts a new secret into the note by an ordinary commit; the session keeps its key. What can
+go wrong:
 
-- *The response with the new secret is lost, or slow.* The browser goes on with the one before
-  (``base``). Until the new one (``cur``) was presented, the older ones are good. After the grace
-  another secret replaces the one that was never presented (``prev``), which may still arrive.
-- *Parallel requests carry the one before.* It is good for the grace.
-- *A secret comes back that was replaced.* A slow upload does that, and a stolen cookie. The first
-  time nothing is served, and the time is noted. The second time, later than the grace after that,
-  the session ends.
+- *The response with the new secret is lost or slow.* The browser still sends the old one
+  (``base``). Older secrets are valid until the new one (``cur``) is presented. After the grace
+  another secret replaces it; the one that was never presented becomes ``prev``.
+- *Parallel requests present the old secret.* It is valid for the grace.
+- *A replaced secret is presented after that*, by a slow upload or with a stolen cookie. The first
+  time nothing is served and the time is noted. If it happens again more than a grace later, the
+  session ends.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-#: The most characters of an endpoint that are kept. With the rest of a note they fit in a list.
+#: Characters of an endpoint that are kept at most, so that a note fits into what lists read.
 LONGEST_ENDPOINT = 80
 
 
 class Client(NamedTuple):
     """A visitor's address, and a short name of the browser.
 
-    :param address: as ``request.remote_addr`` has it, empty where that is unknown. Behind a proxy
-        this is the visitor's only with Werkzeug's ``ProxyFix``.
-    :param agent: such as ``"Firefox 128 on Windows"``; what the visitor's browser says it is.
+    :param address: ``request.remote_addr``; empty: unknown. Behind a proxy this is the visitor's
+        only with Werkzeug's ``ProxyFix``.
+    :param agent: such as ``"Firefox 128 on Windows"``, from the ``User-Agent`` header.
     """
 
     address: str
@@ -39,15 +39,15 @@ class Note(NamedTuple):
     """The parts of a record's note. Times are milliseconds since the session was created.
 
     :param cur: digest of the newest secret; empty: the session has no cookie of its own.
-    :param base: of the one that was presented last.
-    :param prev: of one more that may still be on its way.
+    :param base: digest of the secret that was presented last.
+    :param prev: digest of an older secret that the browser may still receive.
     :param since: when *cur* was made; 0: with the session.
-    :param strike: when a replaced secret came back for the first time; 0: never.
-    :param permanent: the browser's cookie outlives the browser.
-    :param owes_id: a response that could not deliver a cookie owed a new ID.
-    :param deleted: the browser's cookie was deleted, since nothing was left in the session.
+    :param strike: when a replaced secret was first presented; 0: never.
+    :param permanent: the cookie is kept when the browser is closed.
+    :param owes_id: a new ID is due, because a response could not deliver its cookie.
+    :param deleted: the browser's cookie was deleted because the session became empty.
     :param client: address and browser at the sign-in, and at the last use.
-    :param endpoint: where the session was created; empty: outside a request, or at no endpoint.
+    :param endpoint: the endpoint at which the session was created; empty: none.
     """
 
     cur: bytes = b""
@@ -70,12 +70,12 @@ class Note(NamedTuple):
 
     @property
     def is_presented(self) -> bool:
-        """Whether the newest secret came back from the browser, or is the session's first."""
+        """Whether the newest secret was presented, or is the session's first."""
         return self.base == self.cur
 
 
 class Secret(Enum):
-    """What a presented secret may do."""
+    """The kinds of presented secrets."""
 
     CURRENT = "the newest one"
     OLDER = "within the grace"
@@ -85,24 +85,24 @@ class Secret(Enum):
     REFUSED = "a replaced one, within the grace after the first time"
 
 
-#: Secrets that open the session.
+#: Kinds of secrets for which the session is served.
 GOOD = frozenset({Secret.CURRENT, Secret.OLDER, Secret.STRANDED})
 
 
 def first_note(digest: bytes, *, permanent: bool = False, endpoint: str | None = None) -> Note:
-    """Returns the note of a session that begins, or that goes on under another ID.
+    """Returns the note of a new session, or of one under a new ID.
 
-    :param digest: of the secret in its first cookie; empty: it has no cookie.
+    :param digest: of the secret in the cookie; empty: the session has no cookie.
     """
     kept = str(endpoint or "")[:LONGEST_ENDPOINT]
     return Note(cur=digest, base=digest, permanent=permanent, endpoint=kept)
 
 
 def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
-    """Returns what the secret with that *digest* may do.
+    """Returns the kind of the secret with that *digest*.
 
-    :param age: milliseconds since the session was made.
-    :param grace: milliseconds for which a secret that was replaced is still good.
+    :param age: milliseconds since the session was created.
+    :param grace: milliseconds for which a replaced secret is still valid.
     """
     if digest == note.cur:
         return Secret.CURRENT
@@ -117,15 +117,16 @@ def judge(note: Note, digest: bytes, age: int, grace: int) -> Secret:
 
 
 def is_due(note: Note, age: int, interval: int | None) -> bool:
-    """Returns whether the newest secret has been there for the renewal interval, if there is one.
+    """Returns whether the newest secret is older than the renewal interval.
 
-    :param age: milliseconds since the session was made.
+    :param age: milliseconds since the session was created.
+    :param interval: milliseconds; ``None``: no renewals.
     """
     return interval is not None and age - note.since >= interval
 
 
 def presented(note: Note) -> Note:
-    """Returns *note* once its newest secret was presented."""
+    """Returns *note* after its newest secret was presented."""
     return note if note.is_presented else note._replace(base=note.cur, prev=note.base)
 
 
@@ -133,21 +134,21 @@ def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
     """Returns *note* with a new secret.
 
     :param by: the digest of the secret that was presented.
-    :param digest: that of the new one.
-    :param age: milliseconds since the session was made.
+    :param digest: the digest of the new one.
+    :param age: milliseconds since the session was created.
     """
     stranded = b"" if note.is_presented else note.cur
     return note._replace(cur=digest, base=by, prev=stranded, since=age)
 
 
 _CLIENT_PARTS = (0, 4)
-# What nearly every note has, and nothing else.
+# The only parts of nearly all notes.
 _USUAL = frozenset("se")
 _FLAGS = ("permanent", "owes_id", "deleted")
 
 
 def dumps(note: Note) -> bytes:
-    """Returns the bytes of *note*: a msgpack map of the parts that it has."""
+    """Returns the bytes of *note*: a msgpack map of its parts that are set."""
     parts: dict[str, Any] = {}
     if note.since or note.prev or not note.is_presented:
         parts["s"] = [note.cur, note.base, note.prev, note.since]
@@ -165,7 +166,7 @@ def dumps(note: Note) -> bytes:
 
 
 def loads(raw: bytes) -> Note:
-    """The reverse of :func:`dumps`.
+    """Returns the note in *raw*, the reverse of :func:`dumps`.
 
     :raises ValueError: it is not a note.
     """

@@ -1,6 +1,6 @@
 """When sessions end: durations, limits, and the policy that gives each session its limits.
 
-Pure arithmetic over whole milliseconds. Nothing here reads a clock.
+Pure arithmetic in whole milliseconds. Reads no clock.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from .tokens import tier_tag
 
-#: The tier of a session whose user has no tier of their own.
+#: The tier of sessions for which no other tier is configured.
 DEFAULT_TIER = "default"
-#: The tier of strangers: sessions without a user.
+#: The tier of anonymous sessions.
 ANONYMOUS_TIER = "anonymous"
-#: Ten years. Longer "durations" are mistakes, and would not fit the record's header.
+#: Ten years. A longer duration is a mistake, and would not fit into the record's header.
 MAX_DURATION = 3650 * 86_400_000
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -26,11 +26,11 @@ _TEXT = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 class Limits(NamedTuple):
-    """What one tier is allowed, in milliseconds.
+    """The limits of one tier, in milliseconds.
 
     :param idle: the longest time without use.
     :param lifetime: the longest time from creation, whatever the use.
-    :param touch: a slide is written at most once in this time.
+    :param touch: the touch interval.
     """
 
     idle: int
@@ -40,11 +40,11 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """Which limits hold for which session.
+    """The limits of each tier.
 
     :param kind: ``"sliding"``, ``"fixed"`` or ``"tiered"``.
-    :param default: for every session that no tier is for.
-    :param tiers: the configured tiers by name, first to be evicted first.
+    :param default: for sessions without a configured tier.
+    :param tiers: the configured tiers by name, in the order of eviction.
     """
 
     kind: str
@@ -52,37 +52,37 @@ class Policy:
     tiers: dict[str, Limits] = field(default_factory=dict)
 
     def tier_of(self, value: object, *, has_user: bool) -> str:
-        """The tier of a session that holds *value* under the tier key.
+        """Returns the tier of a session with *value* under the tier key.
 
-        Strangers take ``anonymous`` where it is given. A user cannot: that tier is evicted first.
+        A user's session is never in ``anonymous``: that tier is evicted first.
         """
         if not has_user and ANONYMOUS_TIER in self.tiers:
             return ANONYMOUS_TIER
         if isinstance(value, str) and value in self.tiers and value != ANONYMOUS_TIER:
-            return str.__str__(value)  # of an enum, the text that it is once it was stored
+            return str.__str__(value)  # of an enum's member, the text that it is after storing
         return DEFAULT_TIER
 
     def limits(self, tier: str) -> Limits:
-        """The limits of a tier by its name; an unknown one has the default's."""
+        """Returns the limits of a tier by its name; for an unknown one, the default."""
         return self.tiers.get(tier, self.default)
 
     def limits_by_tag(self, tag: str) -> Limits:
-        """The limits of a tier by its tag; those of a tier no longer configured: the default's."""
+        """Returns the limits of a tier by its tag; for an unknown one, the default."""
         return self.limits(self.name_of(tag))
 
     def name_of(self, tag: str) -> str:
-        """The name behind a tier's tag; a tier no longer configured is ``default``."""
+        """Returns the name of a tier by its tag; ``default`` if it is no longer configured."""
         return self._names.get(tag, DEFAULT_TIER)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """The tiers of users, in the order in which they are evicted."""
+        """The tiers of users, in the order of eviction."""
         named = [name for name in self.tiers if name != ANONYMOUS_TIER]
         return tuple(named if DEFAULT_TIER in named else [DEFAULT_TIER, *named])
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All tiers: that of anonymous visitors, then those of users."""
+        """All tiers: ``anonymous``, then those of users."""
         return (ANONYMOUS_TIER, *self.order)
 
     @cached_property
@@ -91,22 +91,22 @@ class Policy:
 
 
 def milliseconds(value: object) -> int:
-    """A duration in whole milliseconds.
+    """Returns a duration in whole milliseconds.
 
     :param value: seconds as a number, a :class:`~datetime.timedelta`, or text such as ``"30m"``,
         ``"12h"``, ``"7d"``, ``"1h30m"``, ``"500ms"``; digits alone are seconds.
-    :raises ValueError: it is none of these, not above zero, or over ten years.
+    :raises ValueError: it is none of these, not above zero, or longer than ten years.
     """
     exact = _exact_milliseconds(value)
     if exact != exact or exact < 1:  # noqa: PLR0124  # not a number
         raise ValueError("a duration must be at least a millisecond")
     if exact > MAX_DURATION:
         raise ValueError("a duration can be ten years at most")
-    return round(exact)  # infinity and its like are over ten years, too
+    return round(exact)  # infinity was refused above
 
 
 def spelled(duration: int) -> str:
-    """Returns *duration*, in milliseconds, as one would write it: in the largest unit that fits."""
+    """Returns *duration*, in milliseconds, as text in the largest unit that divides it."""
     unit = next(name for name, size in reversed(_UNITS.items()) if duration % size == 0)
     return f"{duration // _UNITS[unit]}{unit}"
 
@@ -117,7 +117,7 @@ def _exact_milliseconds(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value * 1000
     if isinstance(value, str):
-        # A space may stand between a number and its unit, or between two parts; never in a number.
+        # Spaces are allowed between a number and its unit and between two parts, not in a number.
         text = re.sub(r"(?<=\d) +(?=[a-z])|(?<=[a-z]) +(?=\d)", "", value.strip().lower())
         if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
             return float(text) * 1000
@@ -127,5 +127,5 @@ def _exact_milliseconds(value: object) -> float:
 
 
 def as_datetime(milliseconds: int) -> datetime:
-    """A store's time as an aware UTC datetime."""
+    """Returns a store's time as an aware UTC datetime."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,8 +1,8 @@
-"""What a store keeps of a session: an immutable record, and its wire form.
+"""The record of a session in a store, and its wire form.
 
 The wire form is an ASCII header of fixed widths, then the note, then the payload, so that a script
-on the server can read and patch the header in place. Times are milliseconds since 1970 by the
-store's clock, in hexadecimal: every byte here is paid for a million times.
+on the server can read and change the header in place. Times are milliseconds since 1970 by the
+store's clock, in hexadecimal to save bytes: there may be millions of records.
 
 ======== ===== ==================================================
 offset   width field
@@ -31,13 +31,13 @@ MAGIC = b"SS1"
 _NO_STAMP = "-" * STAMP_LENGTH
 #: The most bytes of a note.
 MAX_NOTE = 0xFFF
-#: After so many generations the numbers begin anew; records of one so old have long expired.
+#: Generations are counted modulo this number; records that old have long expired.
 GENERATIONS = 0x100000
 _HEADER_LENGTHS = {b"-": 80, b"+": 96}
 
 
 class Record(NamedTuple):
-    """One session as the store has it."""
+    """One session in a store."""
 
     stamps: tuple[str, str, str]
     created: int
@@ -52,33 +52,33 @@ class Record(NamedTuple):
 
     @property
     def deadline(self) -> int:
-        """When the session ends unless it is used before: milliseconds, by the store's clock."""
+        """When the session expires unless it is used before, in milliseconds."""
         return min(self.absolute, self.last_active + self.idle)
 
     @property
     def is_used(self) -> bool:
-        """Whether the session was used since it was made: its cookie came back."""
+        """Whether the session was used after its creation: the browser sent its cookie."""
         return self.last_active > self.created
 
     @property
     def place(self) -> tuple[bool, int]:
-        """What a user's sessions are evicted by: first those never used, in order of creation."""
+        """The sort key for evictions among a user's sessions: those never used first, by age."""
         return self.is_used, self.last_active if self.is_used else self.created
 
     @property
     def end_reason(self) -> str:
-        """What ends the session at its deadline: ``"idle"`` or ``"lifetime"``."""
+        """Why the session ends at its deadline: ``"idle"`` or ``"lifetime"``."""
         return "lifetime" if self.absolute <= self.last_active + self.idle else "idle"
 
 
 class Draft(NamedTuple):
-    """A record to be written. The store fills in its times: here they are durations.
+    """A record to be written, with durations from which the store computes the times.
 
-    :param stamp: names this write, so that a repetition is recognised.
+    :param stamp: identifies this write, so that a repeated call is recognised.
     :param idle: idle allowance in milliseconds.
     :param lifetime: milliseconds from creation to the absolute deadline.
     :param note: what lists read without the payload, :data:`MAX_NOTE` bytes at most.
-    :param created: and *last_active*: of a session that comes from another shard; 0: now.
+    :param created: set, as *last_active*, for a session from another shard; 0: now.
     """
 
     stamp: str
@@ -100,7 +100,10 @@ def record_from(
     stamps: tuple[str, ...],
     generation: int = 0,
 ) -> Record:
-    """Returns the record that *draft* becomes; *stamps* are those of the writes before it."""
+    """Returns the record of *draft*.
+
+    :param stamps: those of the previous writes, newest first.
+    """
     kept = (draft.stamp, *stamps, _NO_STAMP, _NO_STAMP)
     return Record(
         (kept[0], kept[1], kept[2]),
@@ -117,10 +120,10 @@ def record_from(
 
 
 def touched(record: Record, now: int, touch: int | None) -> Record:
-    """Returns *record* used at *now*, if that use is to be recorded.
+    """Returns *record* with a use at *now*.
 
-    It is once per touch interval, and the first one after the creation always: then it is known
-    that the cookie came back.
+    A use is recorded once per touch interval. The first use after the creation is always recorded:
+    it shows that the browser has the cookie.
 
     :param touch: the touch interval in milliseconds; ``None``: this is not a use.
     """
@@ -130,7 +133,7 @@ def touched(record: Record, now: int, touch: int | None) -> Record:
 
 
 def limited(record: Record, idle: int, lifetime: int) -> Record:
-    """*record* under today's limits where they are shorter: a load never makes them longer."""
+    """Returns *record* with these limits where they are shorter than its own."""
     absolute = min(record.absolute, record.created + lifetime)
     if absolute == record.absolute and idle >= record.idle:
         return record
@@ -138,7 +141,7 @@ def limited(record: Record, idle: int, lifetime: int) -> Record:
 
 
 def dumps(record: Record) -> bytes:
-    """The wire form of *record*."""
+    """Returns the wire form of *record*."""
     head = (
         f"SS1{''.join(record.stamps)}{record.created:011x}{record.last_active:011x}"
         f"{record.absolute:011x}{record.idle:010x}{record.generation:05x}"
@@ -148,20 +151,20 @@ def dumps(record: Record) -> bytes:
 
 
 def dumps_draft(draft: Draft) -> bytes:
-    """*draft* in the same form, its lifetime in the place of the absolute deadline."""
+    """Returns *draft* in the same form, with its lifetime in place of the absolute deadline."""
     stamps = (draft.stamp, _NO_STAMP, _NO_STAMP)
     times = (draft.created, draft.last_active, draft.lifetime, draft.idle)
     return dumps(Record(stamps, *times, draft.tier, draft.user, draft.payload, draft.note))
 
 
 def loads(raw: bytes, rest: bytes | None = None) -> Record:
-    """The record in *raw*.
+    """Returns the record in *raw*.
 
-    :param rest: what follows the header, where *raw* is the header alone.
-    :raises ValueError: it is no record.
+    :param rest: note and payload; ``None``: they are in *raw*.
+    :raises ValueError: it is not a record.
     """
     end = header_length(raw)
-    # isalnum, since int() would take underscores and blanks for digits
+    # isalnum, since int() accepts underscores and spaces
     if raw[:3] != MAGIC or len(raw) < end or not raw[24:75].isalnum():
         raise ValueError("not a session record")
     text = raw[:end].decode("ascii")
@@ -183,17 +186,17 @@ def loads(raw: bytes, rest: bytes | None = None) -> Record:
 
 
 def peek_fields(raw: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Tier tag, user tag, creation and absolute deadline of a record, as they stand in *raw*.
+    """Returns the bytes of a record's tier tag, user tag, creation and absolute deadline.
 
-    For those who look at very many: a tenth of what :func:`loads` takes.
+    For many records: ten times as fast as :func:`loads`.
     """
     return raw[75:79], raw[80:96] if raw[79:80] == b"+" else b"", raw[24:35], raw[46:57]
 
 
 def header_length(raw: bytes) -> int:
-    """Where the note of the record in *raw* begins.
+    """Returns the length of the header of the record in *raw*.
 
-    :raises ValueError: it is no record.
+    :raises ValueError: it is not a record.
     """
     try:
         return _HEADER_LENGTHS[raw[79:80]]

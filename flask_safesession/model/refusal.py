@@ -1,4 +1,4 @@
-"""Why something cannot be stored: where in the session it is, and what to store instead."""
+"""Explains why a session cannot be stored: the path of the value, and what to store instead."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _OTHERWISE = (
     "store text, numbers, dates, lists, dicts and the like, or an ID from which the object can be"
     " loaded"
 )
-# Every level of nesting is one of these bytes at least: maps, arrays, and extensions for tuples and
-# sets. Text may have them too, so that their number proves only that something is shallow.
+# Each level of nesting takes at least one of these bytes: maps, arrays, and extensions for tuples
+# and sets. Text may contain them too, so a small number proves only that the value is not too deep.
 _LEVELS = frozenset([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xE0)])
 _NOT_LEVELS = bytes(byte for byte in range(256) if byte not in _LEVELS)
 _CONTAINERS: tuple[Any, ...] = (dict, list, tuple, set, frozenset)
@@ -31,15 +31,15 @@ _SCALARS = frozenset([str, int, float, bool, bytes, type(None)])
 
 
 def is_too_deep(value: Any, packed: bytes | None = None) -> bool:
-    """Whether *value* is nested deeper than :data:`.values.MAX_DEPTH`, or contains itself.
+    """Returns whether *value* is nested deeper than :data:`.values.MAX_DEPTH`, or contains itself.
 
-    :param packed: its bytes, which mostly show at once that it is not.
+    :param packed: its bytes, if known: they mostly prove at once that it is not.
     """
     if packed is not None and len(packed.translate(None, _NOT_LEVELS)) <= MAX_DEPTH:
         return False
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        # By identity: what is contained twice is looked at once, or levels would grow for ever.
+        # By identity: an object contained twice is visited once, or levels would grow without end.
         parts = (part for container in level for part in _contents(container))
         others = {id(part): part for part in parts if type(part) not in _SCALARS}
         level = [part for part in others.values() if _is_container(part)]
@@ -49,7 +49,7 @@ def is_too_deep(value: Any, packed: bytes | None = None) -> bool:
 
 
 def explained(data: object) -> TypeError:
-    """A :class:`TypeError` that says where in *data* the culprit is, and how to fix it."""
+    """Returns a :class:`TypeError` with the path of the value in *data* that cannot be stored."""
     if is_too_deep(data):
         return TypeError(f"the session is nested more than {MAX_DEPTH} deep, or contains itself")
     path, value = "session", data
@@ -59,15 +59,15 @@ def explained(data: object) -> TypeError:
 
 
 def _why(value: Any) -> str:
-    """Why *value* cannot be stored, and what can; empty if it can be."""
+    """Returns why *value* cannot be stored and the fix; empty if it can be stored."""
     try:
         packed = pack(value)
-        with suppress(Exception):  # a list as a key, for one
+        with suppress(Exception):  # such as a list as a key
             if pack(unpack(packed)) == packed:
                 return ""
     except Unstorable as error:
         return f"{error}: {_fix(error.value, error.base)}"
-    except Exception as error:  # noqa: BLE001  # whatever an object may raise when it is read
+    except Exception as error:  # noqa: BLE001  # an object may raise anything
         return (
             f"{class_name(value)} objects cannot be stored: {class_name(error)} while it was read"
         )
@@ -78,42 +78,42 @@ def _why(value: Any) -> str:
 
 
 def _fix(value: Any, base: type | None) -> str:
-    """What can be stored instead of *value*."""
+    """Returns what to store instead of *value*."""
     if base is tzinfo:
-        return "take a zoneinfo.ZoneInfo, or .astimezone(datetime.timezone.utc)"
-    with suppress(Exception):  # it may be of any class
+        return "use a zoneinfo.ZoneInfo, or .astimezone(datetime.timezone.utc)"
+    with suppress(Exception):  # an object may raise anything here
         for applies, words in _FIXES:
             if applies(value):
                 return words if isinstance(words, str) else words(value)
         if base is not None:
-            return f"{base.__name__}(...) makes one that can"
+            return f"convert it with {base.__name__}(...)"
         if isinstance(value, (Mapping, Collection)):
             kind = "dict" if isinstance(value, Mapping) else "list"
-            return f"{kind}(...) makes one that can"
+            return f"convert it with {kind}(...)"
     return _OTHERWISE
 
 
 def _scalar_fix(value: Any) -> str:
     item = value.item()
     if type(item) in (bool, int, float, str, bytes):
-        return f"{type(item).__name__}(...) makes one that can"
-    return ".item() makes one that can" if isinstance(item, (date, timedelta)) else _OTHERWISE
+        return f"convert it with {type(item).__name__}(...)"
+    return "convert it with .item()" if isinstance(item, (date, timedelta)) else _OTHERWISE
 
 
-# What objects have or are, and what to do about it. The first that applies is taken.
+# Tests of an object, each with the fix. The first that applies is used.
 _FIXES: tuple[tuple[Callable[[Any], bool], str | Callable[[Any], str]], ...] = (
     (lambda v: isinstance(v, type), _OTHERWISE),
     (lambda v: isinstance(v, (date, timedelta)) and v != v, "store None"),  # noqa: PLR0124
-    (lambda v: hasattr(v, "to_pydatetime"), ".to_pydatetime() makes one that can, to microseconds"),
-    (lambda v: hasattr(v, "to_pytimedelta"), ".to_pytimedelta() makes one that can"),
+    (lambda v: hasattr(v, "to_pydatetime"), "convert it with .to_pydatetime(), to microseconds"),
+    (lambda v: hasattr(v, "to_pytimedelta"), "convert it with .to_pytimedelta()"),
     (lambda v: hasattr(v, "dtype") and getattr(v, "ndim", 1) == 0, _scalar_fix),
-    (lambda v: hasattr(v, "tolist"), ".tolist() makes one that can"),
-    (lambda v: isinstance(v, MultiDict), ".to_dict(flat=False) makes one that can"),
-    (lambda v: hasattr(v, "to_dict"), ".to_dict() makes one that can"),
-    (lambda v: hasattr(v, "_asdict"), "._asdict() or tuple(...) makes one that can"),
+    (lambda v: hasattr(v, "tolist"), "convert it with .tolist()"),
+    (lambda v: isinstance(v, MultiDict), "convert it with .to_dict(flat=False)"),
+    (lambda v: hasattr(v, "to_dict"), "convert it with .to_dict()"),
+    (lambda v: hasattr(v, "_asdict"), "convert it with ._asdict() or tuple(...)"),
     (lambda v: isinstance(v, Enum), "store its .value"),
     (lambda v: isinstance(v, ZoneInfo), "store its .key"),
-    (lambda v: isinstance(v, (os.PathLike, Number, UserString)), "str(...) makes one that can"),
+    (lambda v: isinstance(v, (os.PathLike, Number, UserString)), "convert it with str(...)"),
 )
 
 
@@ -140,14 +140,14 @@ def _contents(value: Any) -> Iterable[Any]:
 
 
 def _raw(value: Any) -> Iterator[Any]:
-    """What a list, a tuple or a set has stored: its class may have an iteration that fails."""
+    """Returns the members of a list, tuple or set, without the iteration of its subclass."""
     base = next(kind for kind in _CONTAINERS[1:] if isinstance(value, kind))
     stored: Iterator[Any] = base.__iter__(value)
     return stored
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a container, each with the way to it from there."""
+    """Yields the parts of a container, each with its path from there."""
     with suppress(Exception):  # a proxy for nothing
         value = unwrapped(value)
     if isinstance(value, dict):
@@ -165,7 +165,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _spelled(key: Any) -> str:
-    """A key as code would have it. Of classes of others the name: their text may be a secret."""
+    """Returns a key as in code; of other classes only the name, since the text may be secret."""
     if type(key) is str:
         return f'"{printable(key)}"'
     if type(key) is tuple:

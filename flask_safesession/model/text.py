@@ -1,13 +1,12 @@
-"""Text from elsewhere, for terminals and logs."""
+"""Makes text from users, browsers and stores safe for terminals and logs."""
 
 from __future__ import annotations
 
 
 def printable(value: object) -> str:
-    r"""*value* on one line, with what cannot be seen written as Python writes it.
+    r"""Returns *value* on one line, with unprintable characters as Python escapes.
 
-    Terminals take control characters for commands, and the marks of writing directions change how
-    the rest is read. Users, browsers and other writers to the store can send either.
+    Terminals execute control characters, and marks of writing direction change how text is read.
 
     >>> printable("\x1b[2J")
     '\\x1b[2J'
@@ -19,12 +18,12 @@ def printable(value: object) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """As :func:`printable`, for a text of several lines of ours."""
+    """Returns *text* with :func:`printable` applied to each line."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def name_of(kind: type) -> str:
-    """Returns the name of a class with its module, for messages; of a built-in one alone."""
+    """Returns the name of a class with its module, for messages; of a built-in one without it."""
     return (
         kind.__qualname__
         if kind.__module__ == "builtins"

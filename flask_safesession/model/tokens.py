@@ -1,9 +1,8 @@
-"""Session IDs: make, sign, verify; and the digests under which the store knows things.
+"""Makes, signs and verifies session IDs, and makes the digests that the store keeps.
 
-An ID is a bucket (1 character), a series (128 bits) and a secret (256 bits). The series names the
-session for as long as it lives; the secret is the credential and may be renewed. Both exist in the
-cookie alone. The store receives digests, so that a dump of the store holds nothing that works as a
-cookie (Rack's CVE-2019-16782).
+An ID is a bucket (1 character), a series (128 bits) and a secret (256 bits). The series identifies
+the session; the secret is the credential and may be renewed. Both are only in the cookie. The store
+receives digests, so that nothing in a dump of the store works as a cookie (Rack's CVE-2019-16782).
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import NamedTuple
 
 from itsdangerous import Signer
 
-#: Characters of a storage key: that of the ID's bucket, and 102 bits of SHA-256. To find a series
-#: for a given key is out of reach, and each character is paid for three times a session.
+#: Characters of a storage key: the ID's bucket, and 102 bits of SHA-256. That is enough against
+#: finding a series for a given key, and each character is stored three times a session.
 KEY_LENGTH = 18
 #: Characters of a user tag: 96 bits of SHA-256.
 USER_TAG_LENGTH = 16
-#: Characters of a tier tag. Tiers are a handful of configured names: 24 bits tell them apart.
+#: Characters of a tier tag: 24 bits, enough for a few configured names.
 TIER_TAG_LENGTH = 4
-#: Characters of a stamp: 42 random bits, to be told from three others.
+#: Characters of a stamp: 42 random bits, compared with three others.
 STAMP_LENGTH = 7
 #: The user tag of a session without a user.
 NO_USER = ""
-#: Bytes of the digest of a secret that a record keeps: 96 bits.
+#: Bytes of the digest of a secret in a record: 96 bits.
 SECRET_DIGEST_LENGTH = 12
 
 _SALT = b"flask-safesession.id"
@@ -41,30 +40,30 @@ _HANDLE = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}", re.ASCII)
 _SERIES = 23
 _SECRET = 43
 _GRAMMAR = re.compile(rf"[A-Za-z0-9_-]{{{_SERIES + _SECRET}}}", re.ASCII)
-# An ID, a dot and 43 characters of HMAC-SHA-256. Anything longer is not worth hashing.
+# An ID, a dot and 43 characters of HMAC-SHA-256 are shorter. Longer cookies are not hashed.
 _MAX_COOKIE = 128
 
 
 class SessionID:
     """The credential of one session. Its ``repr`` shows the storage key, never the ID.
 
-    :param text: the 66 characters that stand in the cookie.
+    :param text: the 66 characters in the cookie.
     """
 
     __slots__ = ("_text", "key")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        #: The storage key, also shown as the session's *handle*: it is not a credential. It begins
-        #: as the ID does, by which a store finds the shard. A renewal does not change it.
+        #: The storage key, also shown as the session's *handle*: not a credential. Its first
+        #: character, the bucket, selects the shard. A renewal does not change it.
         self.key: str = text[:1] + _digest("id", text[:_SERIES], KEY_LENGTH - 1)
 
     def reveal(self) -> str:
-        """Returns the ID itself: for the cookie, and for nothing else."""
+        """Returns the ID itself, for the cookie only."""
         return self._text
 
     def secret_digest(self) -> bytes:
-        """Returns the digest by which a record recognises the secret."""
+        """Returns the digest of the secret, as in a record."""
         return sha256(b"secret:" + self._text.encode("ascii")).digest()[:SECRET_DIGEST_LENGTH]
 
     def renewed(self) -> SessionID:
@@ -72,23 +71,23 @@ class SessionID:
         return SessionID(self._text[:_SERIES] + secrets.token_urlsafe(32))
 
     def following(self, user: str, number: int, key: str | bytes) -> SessionID:
-        """Returns the ID under which *user* goes on from here: its series follows, its secret not.
+        """Returns an ID for *user* with a series derived from this ID and a new secret.
 
-        Two requests of one browser that sign the same user in find the same session, and each can
-        set its cookie: a browser that drops the first response gets it by the second.
+        So two requests of one browser that sign in the same user find the same session, and each
+        can set its cookie: if the browser drops the first response, it gets it with the second.
 
         :param user: the user's tag.
-        :param number: of the stand-in from which it goes on; 0 or more.
-        :param key: the app's secret key, without which nobody finds the series.
+        :param number: of the stand-in in which the user signed in; 0 or more.
+        :param key: the app's secret key, so that nobody else can derive the series.
         """
         text = f"following {number} {user} {self._text}".encode("ascii")
         series = urlsafe_b64encode(hmac.digest(_derived(key), text, "sha256")[:16])
         return SessionID(user[:1] + series.decode("ascii").rstrip("=") + secrets.token_urlsafe(32))
 
     def stand_in(self, number: int = 0) -> str:
-        """Returns the storage key of the session that stands in for this ID once it is over.
+        """Returns the storage key of the stand-in for this ID after its session ended.
 
-        :param number: of several, should the one before have ended, too.
+        :param number: counts the stand-ins, since a stand-in may end too.
         """
         return self._text[:1] + _digest(f"stand-in {number}", self._text, KEY_LENGTH - 1)
 
@@ -97,45 +96,44 @@ class SessionID:
 
 
 class Verified(NamedTuple):
-    """A cookie whose signature holds. ``current``: by the current key, not a fallback."""
+    """A cookie with a valid signature; ``current``: by the current key, not by a fallback."""
 
     sid: SessionID
     current: bool
 
 
 def new_id(bucket: str = "") -> SessionID:
-    """Returns a fresh ID from the system's source of randomness (ASVS 7.2.3).
+    """Returns a new ID from the system's source of randomness (ASVS 7.2.3).
 
-    :param bucket: the character that it begins with, which names its shard; by default any.
+    :param bucket: its first character, which selects the shard; empty: a random one.
     """
     series, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
     return SessionID((bucket or secrets.choice(_ALPHABET)) + series + secret)
 
 
 def is_handle(text: object) -> bool:
-    """Whether *text* may be the handle of a session: a storage key."""
+    """Returns whether *text* has the form of a handle (a storage key)."""
     return isinstance(text, str) and _HANDLE.fullmatch(text) is not None
 
 
 def new_stamp() -> str:
-    """Random characters that name one logical write of a record."""
+    """Returns random characters that identify one logical write of a record."""
     return secrets.token_urlsafe(6)[:STAMP_LENGTH]
 
 
 def sign(sid: SessionID, key: str | bytes) -> str:
-    """The cookie's value: the ID, signed with *key*.
+    """Returns the cookie's value: the ID, signed with *key*.
 
-    The form and the derivation of the key are those of :class:`itsdangerous.Signer` with
-    HMAC-SHA-256 and a salt of its own.
+    The format and the derived key are those of :class:`itsdangerous.Signer` with HMAC-SHA-256.
     """
     text = sid.reveal()
     return f"{text}.{_signature(text.encode('ascii'), key).decode('ascii')}"
 
 
 def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) -> Verified | None:
-    """The ID in a cookie's *value*, or ``None`` if it is forged, malformed or too long.
+    """Returns the ID in a cookie's *value*; ``None`` if it is forged, malformed or too long.
 
-    The signature comes first, then the grammar: nothing is ever looked up that was not ours.
+    Checks the signature before the grammar, so that forged IDs never reach the store.
 
     :param key: the current secret key.
     :param fallbacks: older keys that still verify (``SECRET_KEY_FALLBACKS``).
@@ -150,7 +148,7 @@ def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) 
 
 
 def user_tag(user: object) -> str:
-    """The digest that stands for a user in the store; the same on every machine and key."""
+    """Returns the digest of a user for the store; the same on every machine, with any key."""
     return _user_tag(str(user))
 
 
@@ -161,7 +159,7 @@ def _user_tag(user: str) -> str:
 
 @lru_cache(maxsize=256)
 def tier_tag(tier: str) -> str:
-    """The fixed-width digest that stands for a tier's name in a record."""
+    """Returns the fixed-width digest of a tier's name for a record."""
     return _digest("tier", tier, TIER_TAG_LENGTH)
 
 
@@ -173,7 +171,7 @@ def _digest(purpose: str, text: str, length: int) -> str:
 def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
     raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
     for key in keys:
-        # The text is compared, not what it decodes to: base64 has several spellings of one value.
+        # Compares the text and not the decoded bytes: base64 has several spellings of one value.
         if hmac.compare_digest(_signature(raw, key), signature):
             text = raw.decode("utf-8")
             return SessionID(text) if _GRAMMAR.fullmatch(text) else None
@@ -186,5 +184,5 @@ def _signature(raw: bytes, key: str | bytes) -> bytes:
 
 @lru_cache(maxsize=32)
 def _derived(key: str | bytes) -> bytes:
-    # Deriving the key costs more than a signature with it.
+    # Cached: deriving the key costs more than signing with it.
     return Signer(key, salt=_SALT, key_derivation="hmac", digest_method=sha256).derive_key()

@@ -1,7 +1,7 @@
-"""One value to bytes and back: msgpack, and an extension type for each kind that it does not have.
+"""Encodes and decodes one value: msgpack, with an extension type for each other kind.
 
-A value comes back as what it was. A subclass becomes its base where nothing of it is lost by that;
-what would lose something is refused.
+A value is decoded as what it was. A subclass becomes its base if that loses nothing; a value that
+would lose something is refused.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA = range(1, 8)
 _UUID, _DECIMAL, _MARKUP, _BIG_INT = range(8, 12)
 _MULTI, _IMMUTABLE_MULTI, _ORDERED, _COUNTER, _DEFAULT = range(12, 17)
 _MICROSECOND = timedelta(microseconds=1)
-# What a defaultdict may make: stored bytes must not be able to name anything else.
+# The allowed factories of a defaultdict: stored bytes must not name anything else.
 _FACTORIES = {
     kind.__name__: kind for kind in (list, dict, set, tuple, str, bytes, int, float, bool)
 }
-# By what those of pandas and pendulum are known, which are finer than their bases. They are refused
-# whatever they hold: otherwise the data, and not the code, would decide whether a page works.
+# Attributes of the types of pandas and pendulum, which are finer than their bases. These types are
+# always refused: otherwise the data, and not the code, would decide whether a page works.
 _FINER = {datetime: ("to_pydatetime",), timedelta: ("to_pytimedelta", "months")}
 
 
@@ -48,7 +48,7 @@ class UndecodableError(ValueError):
 class Unstorable(TypeError):
     """A value cannot be stored.
 
-    :param base: the kind that it is a subclass of, or ``None``.
+    :param base: the kind of which it is a subclass; ``None``: of none.
     """
 
     def __init__(self, value: object, base: type | None = None) -> None:
@@ -58,20 +58,20 @@ class Unstorable(TypeError):
 
 
 def class_name(value: object) -> str:
-    """The name of the class of *value*, with its module."""
+    """Returns the name of the class of *value*, with its module."""
     return name_of(type(value))
 
 
 def pack(value: object) -> bytes:
-    """The bytes of one value: equal bytes are equal values (``1`` is not ``True``, NaN is NaN).
+    """Returns the bytes of a value. Equal bytes are equal values: ``1`` is not ``True``.
 
-    :raises Unstorable: something of it would be lost.
+    :raises Unstorable: it cannot be stored without loss.
     """
     return msgpack.packb(value, default=_reduce, strict_types=True, unicode_errors="surrogatepass")
 
 
 def unpack(packed: bytes) -> Any:
-    """The value behind *packed*. Foreign bytes raise whatever they provoke."""
+    """Returns the value in *packed*. Foreign bytes may raise any exception."""
     return msgpack.unpackb(
         packed,
         ext_hook=partial(_restore, 0),
@@ -81,12 +81,12 @@ def unpack(packed: bytes) -> Any:
 
 
 def _unpack_inner(level: int, packed: bytes) -> Any:
-    """As :func:`unpack`, for what is inside so many extensions.
+    """Returns the value in *packed*, which is inside *level* extensions.
 
-    unpackb takes 40 kB of the C stack for each level, an Unpacker takes them from the heap: a
-    hundred tuples in each other must not end a process on a small stack.
+    unpackb needs 40 kB of the C stack for each level, an Unpacker uses the heap: a hundred nested
+    tuples must not overflow a small stack.
     """
-    if level > MAX_DEPTH + 1:  # the last is for a date in the innermost
+    if level > MAX_DEPTH + 1:  # the additional one: a date in the innermost
         raise UndecodableError("it is nested too deep")
     unpacker = msgpack.Unpacker(
         ext_hook=partial(_restore, level),
@@ -97,12 +97,12 @@ def _unpack_inner(level: int, packed: bytes) -> Any:
     unpacker.feed(packed)
     value = unpacker.unpack()
     if unpacker.tell() != len(packed):
-        raise UndecodableError("there is something left behind the value")
+        raise UndecodableError("there are bytes after the value")
     return value
 
 
 def unwrapped(value: Any) -> Any:
-    """What a proxy or a lazy string stands for."""
+    """Returns the object of a proxy or the text of a lazy string; any other value as it is."""
     while isinstance(value, LocalProxy):
         value = value._get_current_object()
     lazy = any(c.__name__.strip("_") == "LazyString" for c in type(value).__mro__)
@@ -113,20 +113,17 @@ def unwrapped(value: Any) -> Any:
 
 
 def _reduce(value: Any) -> object:
-    """What msgpack does not know: an extension type, or the plain base of a subclass.
-
-    msgpack asks once for each value: the answer has to be plain.
-    """
+    """Returns an extension type or a plain type, since msgpack calls this once for each value."""
     value = unwrapped(value)
     if value is None or isinstance(value, (bool, bytearray)):
         return value
-    if wire := _WIRES.get(type(value)):
-        return wire(value)
+    if encode := _ENCODERS.get(type(value)):
+        return encode(value)
     if isinstance(value, str) or not isinstance(value, KEPT):
         value = _as_markup(value)
     for kind in _KINDS:
         if isinstance(value, kind.base):
-            return kind.wire(_plain(value, kind))
+            return kind.encode(_plain(value, kind))
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         if not set(_own_names(value, object)) <= parts.keys():
@@ -136,24 +133,27 @@ def _reduce(value: Any) -> object:
 
 
 def _as_markup(value: Any) -> Any:
-    """Markup of what has the method that MarkupSafe looks for; anything else as it is."""
+    """Returns Markup of an object with ``__html__``; any other value as it is."""
     html = None if isinstance(value, (Markup, type)) else getattr(value, "__html__", None)
     return Markup(str(html())) if callable(html) else value  # noqa: S704  # nosec B704  # it is
 
 
 def _plain(value: Any, kind: _Kind) -> Any:
-    """The base of a subclass, if that is all there is to *value*."""
+    """Returns *value* as its base type.
+
+    :raises Unstorable: that would lose something.
+    """
     try:
         plain = kind.plain(value)
         if _is_all_of(value, plain, kind.base):
             return plain
-    except Exception as error:  # whatever a class of somebody else's may raise
+    except Exception as error:  # a foreign class may raise anything
         raise Unstorable(value, kind.base) from error
     raise Unstorable(value, kind.base)
 
 
 def _is_all_of(value: Any, plain: Any, base: type) -> bool:
-    # Its own class has to say so: that of the plain one knows nothing of what was added.
+    # Compared by the class of *value*: the base does not see what was added.
     equal = getattr(type(value), "__eq__")(value, plain)  # noqa: B009  # mypy takes it for object's
     if equal is NotImplemented or not (equal or _is_nan(value)) or not _shows(value, plain):
         return False
@@ -165,7 +165,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _shows(value: Any, plain: Any) -> bool:
-    """Whether a container shows to its readers what its base has stored."""
+    """Returns whether a container, read by its own methods, has the items that its base stores."""
     if isinstance(plain, MultiDict):
         return dict(value.lists()) == dict(plain.lists())
     if isinstance(plain, dict):
@@ -177,10 +177,10 @@ def _shows(value: Any, plain: Any) -> bool:
 
 
 def _own_names(value: Any, base: type) -> Iterator[str]:
-    """The public attributes and fields of *value* that *base* does not have."""
+    """Yields the public attributes and fields of *value* that *base* does not have."""
     yield from getattr(value, "_fields", ()) if base is tuple else ()
     yield from (name for name in _FINER.get(base, ()) if hasattr(value, name))
-    if getattr(value, "n_fields", 0):  # as of time.struct_time, whose zone is no part of the tuple
+    if getattr(value, "n_fields", 0):  # such as time.struct_time, whose zone is not in the tuple
         yield "n_fields"
     kinds = type(value).__mro__[: type(value).__mro__.index(base)]
     slots = [kind.__dict__.get("__slots__", ()) for kind in kinds]
@@ -196,7 +196,7 @@ def _extension(code: int, parts: Callable[[Any], object]) -> Callable[[Any], msg
 
 
 def _of_set(code: int) -> Callable[[Any], msgpack.ExtType]:
-    # Iteration order of a set differs between processes: sorted bytes do not.
+    # The iteration order of a set differs between processes; the sorted bytes do not.
     return lambda value: msgpack.ExtType(code, pack(sorted(map(pack, value))))
 
 
@@ -219,9 +219,9 @@ def _text(value: str) -> bytes:
 
 
 def _of_zone(value: datetime | time) -> object:
-    """A time zone: an offset in microseconds, or that with a name, and whether it is a ZoneInfo.
+    """Returns an offset in microseconds, or a list of it, the name and whether it is a ZoneInfo.
 
-    Not by isoformat(), which loses offsets below a second.
+    isoformat() would lose offsets below a second.
     """
     zone = value.tzinfo
     if zone is None:
@@ -229,7 +229,7 @@ def _of_zone(value: datetime | time) -> object:
     if isinstance(zone, ZoneInfo) and zone.key is not None:
         offset = value.utcoffset()
         return [None if offset is None else offset // _MICROSECOND, zone.key, True]
-    with suppress(Exception):  # zones of others may not know what to say without a date
+    with suppress(Exception):  # a foreign zone may need a date
         offset = zone.utcoffset(None)
         if offset is not None and offset == value.utcoffset():
             plain, name = timezone(offset), zone.tzname(None)
@@ -256,7 +256,7 @@ def _plain_time(v: time) -> time:
 
 
 def _items(value: dict[Any, Any]) -> dict[Any, Any]:
-    """What a dict has stored, whatever its class makes of it."""
+    """Returns the items that a dict stores, without the methods of its subclass."""
     return dict(dict.items(value))
 
 
@@ -267,18 +267,18 @@ def _multi(kind: type[MultiDict[Any, Any]], lists: dict[Any, Any]) -> MultiDict[
 
 
 class _Kind(NamedTuple):
-    """A kind that is kept: how its subclasses are made plain, and what stands for it."""
+    """A kind that is kept: *plain* reduces a subclass to it, *encode* makes its msgpack form."""
 
     base: type
     plain: Callable[[Any], object]
-    wire: Callable[[Any], object]
+    encode: Callable[[Any], object]
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-# In the order of the tests: bool is exact already, datetime is a date, Markup is a str.
+# The order matters: a datetime is a date, Markup is a str.
 _KINDS = (
     _Kind(
         Markup,
@@ -326,9 +326,9 @@ _KINDS = (
         lambda v: msgpack.ExtType(_DECIMAL, str(v).encode("ascii")),
     ),
 )
-_WIRES = {kind.base: kind.wire for kind in _KINDS}
-#: The kinds that come back as what they were, beside ``None`` and ``bool``.
-KEPT = tuple(_WIRES)
+_ENCODERS = {kind.base: kind.encode for kind in _KINDS}
+#: The kinds that are decoded as what they were, beside ``None`` and ``bool``.
+KEPT = tuple(_ENCODERS)
 
 
 # -- and back -----------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def _zone(packed: Any) -> tzinfo | None:
     parts: Any = packed if isinstance(packed, list) else (packed, None, False)
     offset, name, has_rules = parts
     if has_rules:
-        # A server without this zone: its offset, since the whole session would be lost otherwise.
+        # Without this zone on the server, the offset is used: otherwise the session would be lost.
         with suppress(Exception):
             return ZoneInfo(name)
     if offset is None:

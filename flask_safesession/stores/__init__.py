@@ -1,1 +1,1 @@
-"""Where sessions are kept. :mod:`.base` says what a store is; each other file is one backend."""
+"""The stores of sessions; :mod:`.base` defines what a store is."""

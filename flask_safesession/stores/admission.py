@@ -1,4 +1,4 @@
-"""Which sessions make room for one more: the twin of ``lua/_admission.lua``."""
+"""Chooses the sessions that make room for a new one: the same rules as ``lua/_admission.lua``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..model.tokens import NO_USER, tier_tag
 from .base import EVICTED, MAX_EVICTIONS, Cap, Rules
 from .tables import Tables, group_of, read_heads
 
-#: Keys, each with a reason; ``None``: it is due.
+#: Keys, each with the reason of its end; ``None``: the session is due.
 Victims = dict[str, "str | None"]
 
-#: Due sessions that each creation removes from each tier, at most.
+#: Due sessions that each creation removes from each tier at most.
 SWEEP = 3
 
 
 class Leaving(NamedTuple):
-    """A session whose place the new one takes."""
+    """A session that the new one replaces."""
 
     key: str
     record: Record
@@ -29,23 +29,23 @@ class Leaving(NamedTuple):
 def for_one_more(
     t: Tables, fresh: Record, rules: Rules, now: int, leaving: Leaving | None
 ) -> tuple[Victims, int]:
-    """Returns who has to go for *fresh*, and how many sessions there will be then.
+    """Returns the sessions to remove for *fresh*, and how many sessions there will be then.
 
-    Everything is chosen before anything is removed: a refusal leaves the store as it was.
+    All are chosen before any is removed, so that a refusal does not change the store.
 
-    :raises TooManySessions: the user has as many as allowed, and the oldest is not to go.
-    :raises StoreFull: the cap is reached, and nobody is to go.
+    :raises TooManySessions: the user has as many as allowed, and none may be evicted.
+    :raises StoreFull: the cap is reached, and no session may be evicted.
     """
     choice = _Choice(t, now, rules.cap.evict, leaving)
     choice.sweep()
     if leaving is None or _filed(leaving.record) != _filed(fresh):
-        # Otherwise it is not one more: no cap that was lowered stands in its way.
+        # Otherwise the number stays the same: a lowered cap must not refuse it.
         _make_room(choice, fresh, rules)
     return choice.victims, choice.remaining + 1
 
 
 def over_the_cap(t: Tables, rules: Rules, now: int, limit: int) -> Victims:
-    """Returns live sessions over a cap that was lowered, *limit* at most."""
+    """Returns live sessions over a lowered cap, *limit* at most."""
     choice = _Choice(t, now, rules.cap.evict, None)
     if rules.cap.evict:
         groups = _user_groups(choice.counts, rules)
@@ -69,19 +69,19 @@ def _filed(record: Record) -> tuple[str, str]:
 
 
 def _user_groups(counts: Mapping[str, int], rules: Rules) -> list[str]:
-    """The groups of users in the order of eviction, tiers no longer configured first."""
+    """Returns the groups of users in the order of eviction, tiers no longer configured first."""
     named = [tier_tag(tier) for tier in rules.policy.order]
     retired = [name for name in counts if name != ANONYMOUS_TIER and name not in named]
     return retired + [name for name in named if name in counts]
 
 
 class _Choice:
-    """Chooses who has to go. Changes nothing."""
+    """Chooses the sessions to remove. Changes nothing."""
 
     def __init__(self, t: Tables, now: int, evict: bool, leaving: Leaving | None) -> None:
         self.counts: Mapping[str, int] = t.counts()
         self.victims: Victims = {}
-        #: Sessions, and users' sessions, that neither leave nor are victims.
+        #: Sessions, and users' sessions, that are neither replaced nor victims.
         self.remaining: int = sum(self.counts.values())
         self.remaining_users: int = self.remaining - self.counts.get(ANONYMOUS_TIER, 0)
         self._t = t
@@ -92,7 +92,7 @@ class _Choice:
             self._count(group_of(leaving.record))
 
     def sweep(self) -> None:
-        """Choose a few due sessions of every group: the store shrinks without a scheduler, too."""
+        """Choose a few due sessions of every group, so that the store shrinks without a job."""
         for group in self.counts:
             for deadline, key in self._t.nearest(group, SWEEP):
                 if deadline > self._now:
@@ -101,10 +101,10 @@ class _Choice:
                     self._take(key, group, None)
 
     def choose_own(self, fresh: Record, rules: Rules) -> None:
-        """Choose of the user's own sessions those over that user's cap.
+        """Choose the sessions of the user that are over the cap per user.
 
-        Of more than :data:`MAX_EVICTIONS`, only so many are looked at, those first that are to be
-        evicted first: a due one after them counts until it is removed.
+        Reads :data:`MAX_EVICTIONS` sessions in the order of eviction. A due one after these counts
+        until it is removed.
         """
         cap, t, user = rules.cap, self._t, fresh.user
         allowed = cap.per_tier.get(rules.policy.name_of(fresh.tier), cap.per_user)
@@ -128,17 +128,20 @@ class _Choice:
             self._take(listed.key, group_of(listed.record), reason)
 
     def make_room(self, groups: Iterable[str], excess: int, cap: Cap) -> None:
-        """Choose *excess* sessions, those nearest their end, tier by tier."""
+        """Choose *excess* sessions, tier by tier, those that expire first.
+
+        :raises StoreFull: there are not enough.
+        """
         if excess <= 0:
             return
         evicted = sum(reason == EVICTED for reason in self.victims.values())
-        # A user's own are evicted even where nobody else's are: they are no reason to admit more.
+        # With "reject" only the user's own were evicted: to subtract them would admit too many.
         wanted = min(excess, MAX_EVICTIONS - (evicted if self._evict else 0))
         if wanted > 0 and self.pick(groups, wanted) < wanted:
             raise StoreFull(cap.total)
 
     def pick(self, groups: Iterable[str], wanted: int) -> int:
-        """Choose up to *wanted* sessions from these groups in order; returns how many."""
+        """Choose up to *wanted* sessions from these groups in order. Returns how many."""
         found = 0
         for group in groups:
             if found >= wanted:
@@ -155,7 +158,7 @@ class _Choice:
         return {*self.victims, *([self._leaving] if self._leaving else [])}
 
     def _take(self, key: str, group: str, reason: str | None) -> None:
-        """Choose *key*; the *reason* of what is due anyway is ``None``."""
+        """Choose *key*; *reason* is ``None`` for a due session."""
         self.victims[key] = reason
         self._count(group)
 

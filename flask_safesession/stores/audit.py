@@ -1,7 +1,7 @@
-"""The part of an audit that puts sessions which nobody uses under shorter limits.
+"""The part of an audit that applies shorter limits to unused sessions.
 
-The twin of what ``redis/lua/audit.lua`` does. How far it has come is a document of the store, so
-that another process goes on where one has stopped.
+The same rules as ``redis/lua/audit.lua``. The progress is a document in the store, so that another
+process can continue.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _Limits: TypeAlias = "dict[str, list[int]]"
 
 
 class _Round(NamedTuple):
-    """A walk over all sessions, group by group.
+    """The progress of a walk over all sessions, group by group.
 
-    :param limits: idle time and lifetime by tier tag, as the last step had them.
-    :param group: where the next step begins; ``None``: the walk is over.
-    :param after: the entry of that group that was seen last.
+    :param limits: idle time and lifetime by tier tag, of the last step.
+    :param group: where the next step begins; ``None``: the walk is done.
+    :param after: the entry of that group that was read last.
     """
 
     limits: _Limits
@@ -34,7 +34,7 @@ class _Round(NamedTuple):
 
 
 def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
-    """Go on for up to *limit* sessions. A walk begins when *policy* has a shorter limit."""
+    """Walk over up to *limit* sessions. A walk begins when *policy* has a shorter limit."""
     limits, before = _limits_of(policy), _stored(t)
     here = _Round(limits, "") if before is None or _shorter(limits, before.limits) else before
     here, changed = _walk(t, here._replace(limits=limits), limit)
@@ -45,7 +45,7 @@ def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
 
 
 def _walk(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
-    """Returns where the walk stands after *limit* sessions, and how many were changed."""
+    """Returns the progress after *limit* sessions, and how many were changed."""
     group, after, changed = here.group, here.after, 0
     groups = [] if group is None else sorted(found for found in t.counts() if found >= group)
     for name in groups:
@@ -58,7 +58,7 @@ def _walk(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
 
 
 def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
-    with suppress(ValueError):  # it is no record: its next use finds it
+    with suppress(ValueError):  # it is not a record, which its next use reports
         record = t.read(key)
         fresh = record and limited(record, *_of(limits, record.tier))
         if fresh is not None and fresh != record:
@@ -68,7 +68,7 @@ def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
 
 
 def _stored(t: Tables) -> _Round | None:
-    with suppress(ValueError, TypeError):  # there is none, or it is not ours
+    with suppress(ValueError, TypeError):  # there is none, or it cannot be read
         limits, group, after = json.loads(t.document(_DOCUMENT)[0])
         return _Round(limits, group, after and Entry(*after))
     return None

@@ -1,12 +1,12 @@
-"""What a store is: a handful of operations, each one atomic step by the store's own clock.
+"""Defines a store: a few operations, each one atomic step by the store's own clock.
 
-A store never sees an ID (a *key* is its digest) and never looks into a payload. "Absent, expired or
+A store never receives an ID (a *key* is its digest) and never reads a payload. "Absent, expired or
 not ours" is an answer (:class:`Gone`), not an error. Every operation raises
-:class:`~flask_safesession.errors.StoreUnavailable` when the store did not answer.
+:class:`~flask_safesession.errors.StoreUnavailable` when the store does not answer.
 
-What a store can do beyond keeping sessions is in three protocols more: :class:`UserStore`,
-:class:`IndexedStore` and :class:`RemoteStore`. A store that passes
-:class:`flask_safesession.testing.StoreContract` is done.
+More abilities are in three other protocols: :class:`UserStore`, :class:`IndexedStore` and
+:class:`RemoteStore`. A store is complete when it passes
+:class:`flask_safesession.testing.StoreContract`.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from ..model.policy import Policy
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER
 
-#: How long an explicit end is remembered, in milliseconds.
+#: How long a tombstone is kept, in milliseconds.
 TOMBSTONE_TTL = 60_000
-#: Why a :class:`Gone` session is not there, beside the reasons of a tombstone.
+#: The reason of a :class:`Gone` session of which nothing is stored.
 UNKNOWN = "unknown"
-#: The reason of a session that goes on under another key.
+#: The reason of a session that continues under another key.
 ROTATED = "rotated"
 #: The reason of a session that its visitor ended.
 LOGOUT = "logout"
-#: The reason of what cannot be read, or is no session of ours.
+#: The reason of a record that cannot be read.
 CORRUPT = "corrupt"
-#: The reason of a session that had to make room for another.
+#: The reason of a session that was evicted to make room for another.
 EVICTED = "evicted"
-#: The reason of a session of which an old secret came back twice: it was stolen.
+#: The reason of a stolen session: a replaced secret of it was presented twice.
 REPLAYED = "replayed"
 #: The reason of a session that was ended by an administrator, or from another device.
 REVOKED = "revoked"
-#: Why users' sessions end that their visitors are shown; remembered for a day.
+#: The reasons that are shown to the visitors of users' sessions; kept for a day.
 VISITOR_REASONS = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
-#: How long that is, in milliseconds.
+#: How long these are kept, in milliseconds.
 VISITOR_REASON_TTL = 86_400_000
-#: Bytes of a record that lists get: its head, its note, and perhaps some of its payload.
+#: Bytes of a record that lists read: its header, its note, and perhaps some of its payload.
 LISTED = 1024
-#: Live sessions that one call evicts at most, after a cap was lowered: the purge does the rest.
+#: Live sessions that one call evicts at most. After a cap was lowered, the purge evicts the rest.
 MAX_EVICTIONS = 100
-#: Tombstones that are kept for one user at most.
+#: Tombstones of one user that are kept at most.
 MAX_TOMBSTONES_OF_USER = 100
-#: Tombstones of anonymous sessions, and of users' sessions, that are kept at most of each.
+#: Tombstones that are kept at most, of anonymous sessions and of users' sessions each.
 MAX_TOMBSTONES = 10_000
 
 
 class Cap(NamedTuple):
-    """How many sessions there may be.
+    """The caps on the number of sessions.
 
     :param total: live sessions in all.
-    :param users: of these, sessions with a user: 95 % at most: the rest is for anonymous ones.
-    :param per_user: sessions of one user; one more ends that user's oldest.
-    :param evict: make room by evicting; otherwise a full store refuses.
-    :param per_tier: by tier, where each has a number of its own: then only a user's sessions of
-        the same tier count, and *per_user* is for tiers without one.
-    :param refuse: refuse a user's next session instead of ending that user's oldest.
+    :param users: sessions with a user, 95 % of *total* at most: the rest is for anonymous ones.
+    :param per_user: sessions of one user; the next one ends the user's oldest.
+    :param evict: a full store evicts sessions; otherwise it refuses new ones.
+    :param per_tier: caps of one user's sessions by tier; *per_user* is for the other tiers. Empty:
+        *per_user* counts the sessions of all tiers together.
+    :param refuse: refuse a user's next session instead of ending the user's oldest.
     """
 
     total: int
@@ -70,11 +70,11 @@ class Cap(NamedTuple):
 
     @classmethod
     def of(cls, total: int, per_user: int, *, evict: bool) -> Cap:
-        """Returns a cap that leaves a 20th to anonymous sessions, and one session at least."""
+        """Returns a cap that reserves a 20th, at least one session, for anonymous sessions."""
         return cls(total, _users_share(total), per_user, evict)
 
     def share(self, shards: int) -> Cap:
-        """The cap of one shard of several; a user's sessions are all in one."""
+        """Returns the cap of one shard of several; a user's sessions are all in one shard."""
         if shards == 1:
             return self
         total = max(2, self.total // shards)
@@ -86,7 +86,7 @@ def _users_share(total: int) -> int:
 
 
 class Rules(NamedTuple):
-    """What a store has to enforce, handed to it with each call that needs it."""
+    """The limits and caps that a store enforces, passed with each call that needs them."""
 
     policy: Policy
     cap: Cap
@@ -97,7 +97,7 @@ class Rules(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """A session that the store removed by itself, and why (``idle``, ``lifetime``, ``evicted``)."""
+    """A session that the store removed, and the reason."""
 
     key: str
     tier: str
@@ -108,8 +108,8 @@ class Live(NamedTuple):
     """A live session, and the sessions that were evicted to make room for it.
 
     :param now: the store's clock, in milliseconds.
-    :param total: sessions in the store after an admission; 0 where nothing was counted.
-    :param key: what an end has ended: the session may have moved.
+    :param total: sessions in the store after an admission; 0: not counted.
+    :param key: the key that was ended, which may be a rotated one; empty in other answers.
     """
 
     record: Record
@@ -120,16 +120,15 @@ class Live(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The session is not there.
+    """There is no live session.
 
-    :param reason: ``unknown``; ``idle`` or ``lifetime`` where this call found it due and removed
-        it; ``corrupt`` where something else stands in its place; or the reason on its tombstone.
-    :param has_tombstone: it was ended on purpose, a moment ago.
-    :param tier: the tag of the tier it had, where this call removed it.
-    :param repeated: this very call ended it already, and the reply was lost.
-    :param for_visitor: it was a user's, and ended a while ago, or by this call: the visitor may be
-        shown the reason.
-    :param successor: the key under which the session goes on, if it was rotated.
+    :param reason: ``unknown``; ``idle`` or ``lifetime`` if this call found it due and removed it;
+        ``corrupt`` if its record cannot be read; or the stored reason.
+    :param has_tombstone: it was ended explicitly, within the last minute.
+    :param tier: the tag of its tier, if this call removed it.
+    :param repeated: an earlier try of this call, whose reply was lost, ended it.
+    :param for_visitor: it was a user's, and *reason* may be shown to the visitor.
+    :param successor: the key under which the session continues, if it was rotated.
     :param user: the user tag of that successor.
     """
 
@@ -143,28 +142,28 @@ class Gone(NamedTuple):
 
     @property
     def was_due(self) -> bool:
-        """This call found that it had to go, or that it cannot be read."""
+        """Whether this call removed it, or found that it cannot be read."""
         past = self.has_tombstone or (self.for_visitor and not self.tier)
         return self.reason != UNKNOWN and not past
 
     @property
     def reason_for_visitor(self) -> str | None:
-        """Why it ended, if the visitor should be shown that."""
+        """The reason, if it should be shown to the visitor."""
         is_known = self.for_visitor or self.has_tombstone
         return self.reason if is_known and self.reason in VISITOR_REASONS else None
 
 
 class Conflict(NamedTuple):
-    """Someone else wrote the session since it was loaded: this is what it is now."""
+    """Another request has written the session since it was loaded; its current record."""
 
     record: Record
 
 
 class Taken(NamedTuple):
-    """There is something under this key already; take another ID."""
+    """The key is in use. The caller has to take another ID."""
 
 
-#: What a write to a session answers.
+#: The answers to a write.
 Answer: TypeAlias = "Live | Gone | Conflict"
 
 
@@ -176,14 +175,14 @@ class Listed(NamedTuple):
 
 
 def newest_first(sessions: Iterable[Listed]) -> list[Listed]:
-    """In the order in which lists show them."""
+    """Returns *sessions* in the order of lists."""
     return sorted(sessions, key=lambda listed: (-listed.record.created, listed.key))
 
 
 class Page(NamedTuple):
-    """Some sessions of a store, those that end last first.
+    """Some sessions of a store, those that expire last first.
 
-    :param next: where to go on; empty at the end.
+    :param next: the *after* of the next page; empty: this is the last.
     """
 
     sessions: tuple[Listed, ...]
@@ -191,7 +190,7 @@ class Page(NamedTuple):
 
 
 class PurgeStep(NamedTuple):
-    """What one bounded purge step did.
+    """The result of one bounded purge step.
 
     :param due: sessions removed because they were due.
     :param trimmed: live sessions removed because the store was over its cap.
@@ -205,11 +204,11 @@ class PurgeStep(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many sessions there are.
+    """The number of sessions.
 
     :param live: sessions that are not due, by tier; anonymous sessions are under ``anonymous``.
-    :param due: sessions past their deadline that are still to be removed.
-    :param overdue: milliseconds since the oldest of these was due.
+    :param due: sessions past their deadline that are not removed yet.
+    :param overdue: milliseconds since the deadline of the oldest of these.
     """
 
     live: Mapping[str, int]
@@ -223,12 +222,12 @@ class Counts(NamedTuple):
 
 
 class AuditStep(NamedTuple):
-    """What one slice of an audit did.
+    """The result of one step of an audit.
 
-    :param mended: places where index and records differed.
-    :param done: everything has been seen once, and the next slice begins anew.
-    :param limited: sessions that were put under shorter limits.
-    :param behind: limits have become shorter, and this round has not yet seen all sessions.
+    :param mended: differences between index and records that were fixed.
+    :param done: the round is complete, and the next step begins another.
+    :param limited: sessions whose limits were shortened.
+    :param behind: limits have become shorter, and this round has not yet reached all sessions.
     """
 
     mended: int
@@ -238,9 +237,9 @@ class AuditStep(NamedTuple):
 
 
 class Document(NamedTuple):
-    """What a store keeps under a name for all processes on it; see :class:`IndexedStore`.
+    """A document that a store keeps under a name; see :class:`IndexedStore`.
 
-    :param document: empty where there is none.
+    :param document: empty: there is none.
     :param written: when, by the store's clock in milliseconds.
     :param now: that clock now.
     """
@@ -253,8 +252,8 @@ class Document(NamedTuple):
 class Finding(NamedTuple):
     """Something that ``flask safesession check`` reports.
 
-    :param name: by which ``--ignore`` accepts it: small letters and hyphens.
-    :param text: one sentence, with what to do.
+    :param name: for ``--ignore``: lower-case letters and hyphens.
+    :param text: one sentence, with the fix.
     """
 
     name: str
@@ -264,24 +263,24 @@ class Finding(NamedTuple):
 class Store(Protocol):
     """The operations on one session, and the end of all.
 
-    :param shared: several processes see the same sessions.
+    :param shared: several processes share the sessions.
     """
 
     shared: bool
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
-        """The session, its idle time restarted if *slide* and the touch interval has passed.
+        """Returns the session. If *slide* and the touch interval has passed, records the use.
 
-        Its first use after the creation is recorded always. Limits that are shorter than those it
-        was written under are applied; longer ones are not.
+        The first use after the creation is always recorded. Limits that are shorter than those of
+        the record are applied; longer ones are not.
         """
         ...
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """Store a new session, with admission.
 
-        :raises StoreFull: there is no room, and none may be made.
-        :raises TooManySessions: the user has as many as allowed, and keeps them.
+        :raises StoreFull: the store is full, and no session may be evicted.
+        :raises TooManySessions: the user has as many as allowed, and none may be evicted.
         """
         ...
 
@@ -296,75 +295,73 @@ class Store(Protocol):
     ) -> Answer:
         """Replace the session's data and limits if its last stamp is *expected*.
 
-        Tier and user stay; if *draft* names others, the session was filed anew meanwhile, and the
-        answer is a conflict. A call that finds its own stamp among the last three is done; one that
-        may have been carried out, and finds neither that nor *expected* among them, cannot know.
+        Tier and user stay; if *draft* has others, the session was refiled meanwhile, and the answer
+        is a conflict. A repeated call that finds its own stamp among the last three is done.
 
         :param touch: the touch interval in milliseconds; ``None``: this is not a use.
-        :param loaded: the record that the caller loaded, with which some stores need not read it.
-        :raises StoreUnavailable: also if an earlier try's reply was lost, and nothing tells whether
-            it was carried out.
+        :param loaded: the record that the caller loaded: some stores need not read it again.
+        :raises StoreUnavailable: also if the reply of an earlier try was lost, and its stamp and
+            *expected* are both not among the last three: it cannot be known whether it was done.
         """
         ...
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer | None:
         """File the session under the tier, user and limits of *draft*.
 
-        Its key, data, note, age, last use and stamps stay; nothing is evicted. A repetition finds
-        it filed, and is done. ``None``: it cannot be filed here, since its user's sessions are in
-        another part of the store.
+        Key, data, note, age, last use and stamps stay; nothing is evicted. A repeated call changes
+        nothing. ``None``: the sessions of that user are in another shard.
 
-        :param expected: only if its last stamp is this one.
+        :param expected: the last stamp that the session must have.
         """
         ...
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
-        """End the session under *key* and let it go on under *new*, in one step.
+        """End the session under *key* and store it under *new*, in one step.
 
-        Without an expected stamp it is taken from wherever it is, as in :meth:`end`.
+        Without an expected stamp, rotations are followed as in :meth:`end`.
 
-        :raises StoreFull: and ``TooManySessions``, as in :meth:`create`; the session is as it was.
+        :raises StoreFull: and ``TooManySessions``, as in :meth:`create`; nothing was changed.
         """
         ...
 
     def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Answer:
-        """End the session and leave a tombstone with *reason*; the answer has its last record.
+        """End the session and leave a tombstone with *reason*. The answer has its last record.
 
-        Without *expected* it ends wherever it is: also where it goes on under another key that a
-        rotation without a sign-in gave it meanwhile.
+        Without *expected*, rotations without a sign-in are followed: the session also ends under
+        the key that it got meanwhile.
 
-        :param stamp: names this call, so that a repetition is recognised.
-        :param expected: only if its last stamp is this one; ``None``: whatever is in flight.
+        :param stamp: identifies this call, so that a repeated one is recognised.
+        :param expected: the last stamp that the session must have; ``None``: any.
         """
         ...
 
     def end_all(self, stamp: str) -> None:
-        """End all sessions in one step, with reason ``revoked``; in several shards, one by one.
+        """End all sessions in one step, with reason ``revoked``; with several shards, one by one.
 
-        Raises the store's generation by one: records of another generation are over. No times are
-        compared.
+        Raises the store's generation by one: sessions of other generations have ended. No times
+        are compared.
 
-        :param stamp: names this call, so that a repetition is recognised.
+        :param stamp: identifies this call, so that a repeated one is recognised.
         """
         ...
 
     def inspect(self) -> list[Finding]:
-        """Returns a finding for each thing in the store's set-up that should be changed."""
+        """Returns a finding for each problem in the store's set-up."""
         ...
 
     def close(self) -> None:
-        """Release connections. The store can be used again after it."""
+        """Release connections. The store can be used again afterwards."""
         ...
 
 
 class Onward(NamedTuple):
-    """Where a session goes on.
+    """Where a rotated session continues.
 
-    :param key: its key there.
+    :param key: its new key.
     :param user: the tag of its user there.
-    :param sign_in: a sign-in brought it there: an end of the old key does not follow.
+    :param sign_in: it was rotated by a sign-in: an end of the old key does not follow.
     """
 
     key: str
@@ -373,14 +370,13 @@ class Onward(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """How a rotation goes.
+    """The terms of a rotation.
 
-    :param expected: the stamp that the session must have; ``None``: whatever is in flight.
-    :param restart: both clocks start anew (a sign-in); otherwise the session keeps its age.
-    :param reason: for the tombstone of the old key. With ``rotated``, and for a sign-in with any
-        reason, the tombstone also says where the session went; an end without an expected stamp
-        follows it unless it was a sign-in.
-    :param slide: the idle time starts anew; a passive view's does not.
+    :param expected: the last stamp that the session must have; ``None``: any.
+    :param restart: idle time and lifetime restart (a sign-in); otherwise the session keeps its age.
+    :param reason: for the tombstone of the old key. With ``rotated``, or for a sign-in, the
+        tombstone also has the new key.
+    :param slide: the idle time restarts; not in a passive view.
     """
 
     expected: str | None
@@ -389,9 +385,7 @@ class Terms(NamedTuple):
     slide: bool = True
 
     def onward(self, key: str, user: str) -> Onward | None:
-        """Returns what the tombstone says of the session, which goes on under *key*.
-
-        ``None``: nothing.
+        """Returns what the tombstone has of the session's new *key*; ``None``: nothing.
 
         :param user: the tag of its user there.
         """
@@ -403,7 +397,7 @@ class UserStore(Store, Protocol):
     """A store that can list and end the sessions of one user."""
 
     def peek(self, key: str) -> Listed | None:
-        """Returns the live session under *key*, or where it went from there, without any effect.
+        """Returns the live session under *key*, also after rotations, without recording a use.
 
         ``None``: there is none.
         """
@@ -412,66 +406,67 @@ class UserStore(Store, Protocol):
     def sessions_of(self, user: str) -> list[Listed]:
         """Returns the live sessions of the user with that tag, newest first.
 
-        Costs what that user has.
+        The cost grows with their number.
         """
         ...
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """End all sessions of a user in one step, and return them.
 
-        A login that races with it is ended, or comes after. Repeated after a lost reply, it ends
-        what was made meanwhile, and does not return again what it had ended.
+        A concurrent login is ended or comes after it. A call that is repeated after a lost reply
+        also ends sessions made meanwhile, and does not return those that it ended before.
 
-        :param keep: the key of one that is to stay, wherever it goes on; or empty.
+        :param keep: the key of a session to keep, also after rotations; empty: none.
         """
         ...
 
 
 class IndexedStore(UserStore, Protocol):
-    """A store that can list and count all sessions, keeps caps, and is looked after by a job.
+    """A store that can list and count all sessions, enforces caps, and is purged by a job.
 
-    It also keeps a few small documents, each under a name, for all processes on it.
+    It also keeps a few small documents, each under a name, for all its processes.
     """
 
     def page(self, tier: str, after: str, limit: int) -> Page:
         """Returns up to *limit* live sessions of a tier (``anonymous``: of anonymous visitors).
 
-        Costs *limit* look-ups; while sessions come and go, one may be missing, or be there twice.
+        Costs *limit* look-ups. A session that changes between two pages may be missing or listed
+        twice.
 
         :param tier: the name of a tier.
-        :param after: where the page before this one ended; empty: at the beginning.
+        :param after: the ``next`` of the previous page; empty: from the beginning.
         """
         ...
 
     def count(self, rules: Rules) -> Counts:
-        """Count the sessions. Costs a few index look-ups, never a walk."""
+        """Returns the number of sessions. Costs a few index look-ups, never a walk."""
         ...
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """Remove up to *limit* due sessions, oldest first; then what is over the cap."""
+        """Remove up to *limit* sessions: due ones, oldest first, then those over the cap."""
         ...
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """Go on with a round over all sessions, for *limit* or so of them.
+        """Continue a round over all sessions, for about *limit* of them.
 
-        It mends what differs between index and records, and puts sessions under the limits in
-        *rules* where these are shorter than those that they were written under; what is due then is
-        left to the purge. A round begins anew when a limit has become shorter.
+        Fixes differences between index and records, and applies the limits in *rules* where they
+        are shorter than those of a record; sessions that are due then are left to the purge. A
+        round restarts when a limit has become shorter.
         """
         ...
 
     def lease(self, task: str, milliseconds: int) -> bool:
-        """Returns whether the caller has the lease of *task*: no other process has, for so long."""
+        """Returns whether the caller got the lease of *task*, which excludes others for so long."""
         ...
 
     def document(self, name: str) -> Document:
-        """Returns the document that was kept last under *name* (lower-case letters)."""
+        """Returns the document under *name* (lower-case letters)."""
         ...
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
-        """Keep *document* (not empty) in the place of *expected*; returns whether it is kept now.
+        """Replace *expected* by *document* (not empty). Returns whether *document* is stored now.
 
-        It also is if an earlier call with it was done and the reply was lost.
+        So a call that is repeated after a lost reply also returns ``True``.
         """
         ...
 
@@ -480,20 +475,20 @@ class RemoteStore(Protocol):
     """A store on servers, which may be down while the app runs."""
 
     def prepare(self) -> None:
-        """Check once, when an app starts, that the store is as the settings say.
+        """Check when an app starts that the store matches the settings.
 
         A store that is down is checked by its first call.
 
-        :raises ConfigError: it is not, with what to do.
+        :raises ConfigError: it does not, with the fix.
         """
         ...
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
-        """Report to *listener* when a server stops or starts to answer."""
+        """Send *listener* an event when a server stops or starts to answer."""
         ...
 
     def states(self) -> Mapping[str, str]:
-        """Returns the circuit breaker of each server as this process sees it.
+        """Returns the state of each server's circuit breaker in this process.
 
         ``open``, ``half-open`` or ``closed``.
         """

@@ -1,8 +1,7 @@
-"""Every rule of a store, once, over the :class:`.tables.Tables` of a backend.
+"""The rules of a store, over the :class:`.tables.Tables` of a backend.
 
-Plain sequential code: what is inside one ``with`` block is one atomic step. Memory and SQL are
-backends of it; the Redis store has the same rules in Lua, and the contract and the model keep the
-two in step.
+Each ``with`` block is one atomic step. Memory and SQL are backends. The Redis store has the same
+rules in Lua; the contract and the model test that both agree.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from .tombstones import finish, finish_over, forget, keep_reason, leave_tombston
 class Engine:
     """The operations of a store; see :mod:`.base` for each, and :class:`.sharded.Shard`.
 
-    :param tables: where the sessions are.
+    :param tables: the backend.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -97,7 +96,7 @@ class Engine:
         loaded: Record | None = None,
     ) -> Answer:
         """See :meth:`.base.Store.commit`."""
-        del loaded  # it is read in the same step
+        del loaded  # the record is read in the same transaction
         t = self._tables
         with t.transaction():
             now = t.now()
@@ -113,7 +112,7 @@ class Engine:
             return Live(fresh, now)
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer:
-        """See :meth:`.base.Store.refile`. Every user's sessions are here: never ``None``."""
+        """See :meth:`.base.Store.refile`. Never returns ``None``: it has all users' sessions."""
         t = self._tables
         with t.transaction():
             now = t.now()
@@ -156,7 +155,7 @@ class Engine:
             live = admit(t, new, fresh, rules, now, there, Leaving(key, record))
             onward = terms.onward(new, draft.user) or ()
             ending = Ending(terms.reason, draft.stamp, *onward)
-            # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+            # A sign-in's tombstone is the user's, so that many anonymous ones do not push it out.
             leave_tombstone(t, key, draft.user or record.user, ending, now)
             return live
 
@@ -183,7 +182,7 @@ class Engine:
         with t.transaction(writes=False):
             return resolve(t, key, t.now())
 
-    # -- a user's -------------------------------------------------------------------------------
+    # -- sessions of users ----------------------------------------------------------------------
 
     def peek(self, key: str) -> Listed | None:
         """See :meth:`.base.UserStore.peek`."""
@@ -198,7 +197,7 @@ class Engine:
         t = self._tables
         with t.transaction(writes=False):
             now, heads = t.now(), t.of_user(user)
-        # Others need not wait until thousands have been read.
+        # Decoded outside the transaction: other calls need not wait for it.
         return live_ones(read_heads(heads), now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
@@ -213,10 +212,10 @@ class Engine:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended
 
-    # -- all of them ----------------------------------------------------------------------------
+    # -- all sessions ---------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
-        """See :meth:`.base.Store.end_all`. What was there is removed by the purge, in steps."""
+        """See :meth:`.base.Store.end_all`. The purge removes the sessions in steps."""
         t = self._tables
         with t.transaction(durable=True):
             t.begin_generation(stamp)
@@ -262,9 +261,9 @@ class Engine:
             return Counts(live, due, now - oldest)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """See :meth:`.base.IndexedStore.audit`. It walks only while limits have become shorter.
+        """See :meth:`.base.IndexedStore.audit`. Walks only after limits became shorter.
 
-        Index and records are compared whole, in the last step of a round.
+        The last step of a round compares the whole index with the records.
         """
         t = self._tables
         with t.transaction():
@@ -298,7 +297,7 @@ class Engine:
             return found in (expected, document)
 
     def inspect(self) -> list[Finding]:
-        """See :meth:`.base.Store.inspect`: nothing is to be set up."""
+        """See :meth:`.base.Store.inspect`: there is nothing to set up."""
         return []
 
     def close(self) -> None:
@@ -306,5 +305,5 @@ class Engine:
 
 
 def _named(document: str) -> str:
-    """Returns the name of a document of an app's, apart from those of the engine."""
+    """Returns the stored name of a document, distinct from the engine's own documents."""
     return f"doc:{document}"

@@ -1,7 +1,7 @@
-"""Sessions in the memory of one process: for development, tests, and apps with a single worker.
+"""Stores sessions in the memory of one process: for development, tests, and single workers.
 
-The engine over tables in memory: bytes by key, one sorted index of deadlines a tier, one of the
-users' sessions. Everything happens under one lock, in steps that do not grow with the store.
+The engine over tables in memory: bytes by key, a sorted index of deadlines a tier, and one of
+users' sessions. Each step is under one lock, and does not get slower as the store grows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .memory_tables import MemoryTables
 
 
 def store_clock() -> int:
-    """Milliseconds since 1970 on a clock that nobody can set back and that counts suspension."""
+    """Returns milliseconds since 1970, by a clock that never goes back and includes suspension."""
     return _EPOCH + _ticks() // 1_000_000
 
 
@@ -33,9 +33,9 @@ _EPOCH = time.time_ns() // 1_000_000 - _ticks() // 1_000_000
 class MemoryStore(Engine):
     """The store behind ``memory://``.
 
-    :param clock: gives the time in milliseconds; tests inject one that they can turn.
+    :param clock: returns the time in milliseconds.
 
-    A forked child starts empty, with a warning: it cannot see what its parent does from then on.
+    A forked child starts empty, with a warning: it would not see its parent's changes.
     """
 
     shared = False
@@ -56,7 +56,7 @@ _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 
 def _start_empty() -> None:
-    """In a forked child: the parent's lock may be held by a thread that is not here."""
+    """Empty all stores in a forked child, with new locks: a lost thread may hold the parent's."""
     for store in _stores:
         if store._tables.records:
             logger.warning(

@@ -1,4 +1,4 @@
-"""Sessions and their index in the memory of a process, as the engine's tables."""
+"""The engine's tables in the memory of a process."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import LISTED, REVOKED, Removed
 from .tables import KINDS, Ending, Entry, group_of
 
-# Of entries: deadline and key in one object, which costs half of a tuple and is none of the garbage
-# collector's business.
+# Entries: deadline and key in one bytes object, which takes half the memory of a tuple and is not
+# tracked by the garbage collector.
 Members: TypeAlias = "SortedList[bytes]"
 
-# Of an entry in the index of users: user and tier tag, then what orders the sessions of a user,
+# Offsets in an entry of the index of users: user and tier tag, then the order of a user's sessions,
 # which is the place (1 + 11 characters) and the number (11), then the key.
 _ORDER = 20
 _NUMBER = 32
 
 
 class MemoryTables:
-    """See :class:`.tables.Tables`. One lock is the transaction: nothing is undone.
+    """See :class:`.tables.Tables`. A transaction is one lock; nothing is undone.
 
     A signal handler may raise in the middle of a change. Each change is counted when it begins and
-    when it is done; after one that was not, the next call rebuilds the index from the records.
+    when it is done; after an unfinished one, the next call rebuilds the index from the records.
 
     :param clock: returns the time in milliseconds.
     """
@@ -43,12 +43,12 @@ class MemoryTables:
         self.records: dict[str, bytes] = {}
         self._endings: dict[str, _Endings] = {kind: _Endings() for kind in KINDS}
         self._documents: dict[str, tuple[bytes, int]] = {}
-        # The records of generations that were ended all at once, and the call that ended the last.
+        # The records of ended generations, and the stamp of the call that ended the last.
         self._aside: list[dict[str, bytes]] = []
         self._ended_by = ""
         self._generation = 0
         self._begun = 0
-        # Interrupted changes since the last repair, which reports them.
+        # Interrupted changes since the last repair, which counts them.
         self._recovered = 0
         self._count = 0
         # The entry of each user's session in the index of users.
@@ -58,7 +58,7 @@ class MemoryTables:
     def transaction(
         self, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
-        """Returns the lock itself: taking and releasing it cannot be interrupted."""
+        """Returns the lock itself: acquiring and releasing it cannot be interrupted."""
         del writes, durable
         return self.lock
 
@@ -72,11 +72,11 @@ class MemoryTables:
         return self._generation
 
     def begin_generation(self, stamp: str) -> None:
-        """See :meth:`.tables.Tables.begin_generation`. What was there is put aside whole."""
+        """See :meth:`.tables.Tables.begin_generation`. Puts all records aside."""
         if stamp == self._ended_by:
             return
         number, aside = (self._generation + 1) % GENERATIONS, [*self._aside, self.records]
-        # Assigned at once, so that no exception comes between.
+        # In one assignment, so that no exception can interrupt it.
         self._aside, self.records, self._generation, self._ended_by, self._begun = (
             aside,
             {},
@@ -96,7 +96,7 @@ class MemoryTables:
         return None if raw is None else loads(raw)
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
-        """See :meth:`.tables.Tables.put`. The index changes only where it has to."""
+        """See :meth:`.tables.Tables.put`. Changes the index only where it differs."""
         self._begun += 1
         self.records[key] = dumps(fresh)
         before = old and (group_of(old), old.deadline)
@@ -192,7 +192,7 @@ class MemoryTables:
         """Build the index from the records."""
         before, self._places = self._places, {}
         self.groups: dict[str, Members] = {ANONYMOUS_TIER: SortedList()}
-        # One entry a session; a user's sessions of a tier are a range of it, in the order of
+        # One entry for each session; a user's sessions of a tier are a range in the order of
         # eviction.
         self.users: SortedList[bytes] = SortedList()
         for key, raw in self.records.items():
@@ -201,7 +201,7 @@ class MemoryTables:
             self._place(key, record, before.get(key, b"")[_NUMBER:])
         self._done = self._begun
 
-    # -- what is kept of sessions that are over, and documents ----------------------------------
+    # -- tombstones, reasons and documents ------------------------------------------------------
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`.tables.Tables.ending`."""
@@ -232,7 +232,7 @@ class MemoryTables:
         self._documents[name] = (document, time)
 
     def emptied(self) -> MemoryTables:
-        """Returns tables without sessions, by the same clock and with the same documents."""
+        """Returns tables without sessions, with the same clock and documents."""
         made = MemoryTables(self.clock)
         made._documents = self._documents
         return made
@@ -274,14 +274,17 @@ class MemoryTables:
         return self.users.irange(first, first + b"~")
 
     def _place(self, key: str, record: Record, number: bytes) -> None:
-        """Put the session where it belongs among its user's; *number* is that of its entry."""
+        """Update the session's entry in the index of users.
+
+        :param number: the end of its previous entry; empty: it had none.
+        """
         place = _place_of(record)
         if self._places.get(key, b"")[:_NUMBER] == place:
             return
         self._displace(key)
         if place:
             if not number:
-                # Sessions that were made in the same millisecond have an order, too.
+                # Orders the sessions that were created in the same millisecond.
                 self._count += 1
                 number = f"{self._count:011x}{key}".encode("ascii")
             self._places[key] = place + number
@@ -293,10 +296,10 @@ class MemoryTables:
 
 
 class _Endings:
-    """What is kept of one kind, in the order in which it was kept."""
+    """The endings of one kind, oldest first."""
 
     def __init__(self) -> None:
-        # Plain tuples, which are none of the garbage collector's business.
+        # Plain tuples, which the garbage collector does not track.
         self._rows: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._keys_of: dict[str, dict[str, None]] = {}
 
@@ -329,12 +332,12 @@ class _Endings:
 
 
 def _entry_of(deadline: int, key: str) -> bytes:
-    """The entry of a session in its members: one object of bytes sorts as the pair would."""
+    """Returns the entry of a session, which sorts as the pair of deadline and key."""
     return b"%011x" % deadline + key.encode("ascii")
 
 
 def _split(entry: bytes) -> Entry:
-    """The deadline and the key in an entry."""
+    """Returns the deadline and the key in an entry."""
     return Entry(int(entry[:11], 16), entry[11:].decode("ascii"))
 
 
@@ -343,7 +346,7 @@ def _count_due(members: Members, now: int) -> int:
 
 
 def _place_of(record: Record) -> bytes:
-    """What orders a user's sessions; empty for an anonymous session."""
+    """Returns the beginning of a session's entry in the index of users; empty: it is anonymous."""
     if record.user == NO_USER:
         return b""
     used, at = record.place

@@ -1,7 +1,7 @@
-"""Which store a URL means, and what a store can do.
+"""Opens the store of a URL, and finds out what a store can do.
 
-The only place that knows all stores. A store is imported when it is opened, so that an app pays for
-its own alone.
+The only module that names all stores. Each is imported when it is opened, so that an app does not
+load the others.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _MEMORY_NAME = re.compile(rf"[A-Za-z0-9._-]{{0,100}}({re.escape(PER_PROCESS)})?"
 
 
 class CannotDo(TypeError):
-    """A store cannot do what was asked for. The message names the methods that it needs."""
+    """A store lacks an ability. The message names the missing methods."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A store, and which protocols it keeps: found out once.
+    """A store and the protocols that it implements.
 
-    :param store: itself.
-    :param users: the same, if it can list and end a user's sessions.
-    :param index: the same, if it can list all sessions, and has a purge.
+    :param store: the store.
+    :param users: the same, if it is a :class:`.UserStore`.
+    :param index: the same, if it is an :class:`.IndexedStore`.
     :param remote: its servers, if it is on servers.
-    :param shards: what the purge job looks after one by one: the shards, or the store itself.
-    :param system: what traces call it.
-    :param hooks: what is called around its operations, by name.
+    :param shards: the shards, or the store itself, for the purge job.
+    :param system: its name in traces.
+    :param hooks: called around its operations.
     """
 
     store: Store
@@ -51,7 +51,7 @@ class Opened:
 
     @classmethod
     def of(cls, given: Any) -> Opened:
-        """Returns a store with what it can do."""
+        """Returns *given* with its protocols."""
         if isinstance(given, Sharded):
             system = cls.of(given.shards[0]).system
             return cls(given, given, given, given.remote, tuple(given.shards), system)
@@ -62,18 +62,18 @@ class Opened:
         return cls(given, users, index, remote, (index,) if index else (), system)
 
     def need_users(self) -> UserStore:
-        """Returns the store for what needs a user's sessions.
+        """Returns the store as a :class:`.UserStore`.
 
-        :raises CannotDo: it cannot list them.
+        :raises CannotDo: it is not one.
         """
         if self.users is None:
-            raise self._cannot("does not know whose sessions are whose", UserStore)
+            raise self._cannot("cannot list the sessions of a user", UserStore)
         return self.users
 
     def need_index(self) -> IndexedStore:
-        """Returns the store for what needs all sessions, or a document.
+        """Returns the store as an :class:`.IndexedStore`.
 
-        :raises CannotDo: it has no index of its sessions.
+        :raises CannotDo: it is not one.
         """
         if self.index is None:
             raise self._cannot("has no index of its sessions", IndexedStore)
@@ -86,18 +86,18 @@ class Opened:
 
 
 def _missing(store: object, protocol: type) -> list[str]:
-    """Returns the methods of *protocol* that *store* has not."""
+    """Returns the methods of *protocol* that *store* lacks."""
     return [name for name in dir(protocol) if name[0] != "_" and not hasattr(store, name)]
 
 
 def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opened:
-    """Open the store that the settings name; a ready one is taken as it is.
+    """Open the store in the settings; a ready one is used as it is.
 
     :param given: a URL, a store, or a client of a store's driver.
-    :param folder: where relative paths begin.
-    :param shards: in how many shards the sessions are.
+    :param folder: the base of relative paths.
+    :param shards: the number of shards.
     :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores.
-    :raises ConfigError: it cannot be opened, with what to do instead.
+    :raises ConfigError: it cannot be opened, with the fix.
     """
     options["shards"] = shards
     if isinstance(given, str):
@@ -113,9 +113,9 @@ def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opene
 
 
 def check_store(given: Any) -> Any:
-    """Returns *given*, if sessions can be kept in it.
+    """Returns *given* if it can be opened as a store.
 
-    :raises ConfigError: with every problem, and without its password.
+    :raises ConfigError: with every problem, without passwords.
     """
     if isinstance(given, str):
         scheme, separator, _ = given.partition("://")
@@ -136,7 +136,7 @@ def check_store(given: Any) -> Any:
 
 
 def is_client(given: object) -> bool:
-    """Returns whether *given* is a ready client of a driver, and not a store."""
+    """Returns whether *given* is a client of a driver."""
     return hasattr(given, "execute_command")
 
 
@@ -147,7 +147,7 @@ def is_in_memory(given: Any) -> bool:
 
 
 def undivided(given: Any) -> str:
-    """Returns what a store is that has neither shards nor replicas; empty if it may have them."""
+    """Returns why a store has neither shards nor replicas; empty if it may have them."""
     if is_client(given) or isinstance(given, Sharded):
         return ""
     if is_in_memory(given):
@@ -163,14 +163,14 @@ def _wrong(given: object, fix: str) -> ConfigError:
 
 
 def place_of(opened: Opened, given: object, prefix: str) -> Hashable:
-    """Returns what is equal for apps of one process that share their sessions.
+    """Returns an object that is equal for all apps of a process that share their sessions.
 
-    :param given: what the settings name.
+    :param given: the store in the settings.
     """
     store = opened.store
     if given is store or not store.shared:
         return id(store)
-    place = getattr(store, "path", given)  # one URL may be another file in each app
+    place = getattr(store, "path", given)  # a URL may name a different file in each app
     return place if isinstance(place, (str, Path)) else id(given), prefix
 
 
@@ -186,7 +186,7 @@ def _check_memory(url: str) -> None:
 
 
 def _open_memory(url: str, folder: str, options: Any) -> Store:
-    """The store that apps of this process share under a name; without one, the app's alone."""
+    """Returns the store that apps of this process share under a name; without one, a new store."""
     del folder, options
     name = url.removeprefix(MEMORY_URL).removesuffix(PER_PROCESS)
     with _naming:
@@ -196,7 +196,7 @@ def _open_memory(url: str, folder: str, options: Any) -> Store:
         return store
 
 
-# A store goes when the last app that has it goes.
+# A store is freed with the last app that uses it.
 _named: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
 _naming = threading.Lock()
 
@@ -231,7 +231,7 @@ def _open_redis(given: Any, folder: str, options: Any) -> Store:
 
 
 class _Scheme(NamedTuple):
-    """What begins a URL: how such URLs are checked (:exc:`ValueError` with the fix), and opened."""
+    """How URLs of a scheme are checked (:exc:`ValueError` with the fix) and opened."""
 
     check: Callable[[str], object]
     open: Callable[[str, str, Any], Store]

@@ -1,4 +1,4 @@
-"""What the operations of the engine are made of: pure steps, and steps inside a transaction."""
+"""The steps of the engine's operations: pure ones, and steps inside a transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tombstones import absent, finish_over, keep_reason, tombstone
 
 
 def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
-    """Returns *record* itself, or as a load has to change it: used, under limits of today."""
+    """Returns *record* as a load changes it: with current limits and its use; itself if equal."""
     limits = rules.policy.limits_by_tag(record.tier)
     fresh = limited(record, limits.idle, limits.lifetime)
     if fresh.deadline <= now:
@@ -20,7 +20,10 @@ def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
 
 
 def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
-    """Returns the live session under *key*; *stamp* is that of a call that may be repeated."""
+    """Returns the live session under *key*.
+
+    :param stamp: of a call that may be repeated.
+    """
     try:
         record = t.read(key)
     except ValueError:
@@ -35,9 +38,9 @@ def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
 
 
 def make_way(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
-    """Returns what is under *key*, where a session is to be made: this very one, if repeated.
+    """Returns what is under the *key* of a new session: itself if the call is repeated.
 
-    A tuple: the key is free, but for a session of an older generation that was removed.
+    A tuple: the key is free; a session of an older generation was removed from it.
     """
     try:
         record = t.read(key)
@@ -61,20 +64,20 @@ def admit(
 ) -> Live:
     """Store *fresh* with admission.
 
-    :param over: what was removed already.
-    :param leaving: the session whose place it takes.
+    :param over: sessions that were removed already.
+    :param leaving: the session that it replaces.
     """
     victims, total = for_one_more(t, fresh, rules, now, leaving)
     removed = (*over, *dismiss(t, victims, now))
     t.put(key, fresh, None)
     if leaving is not None:
-        # Not before: whatever interrupts this, the visitor still has a session.
+        # Last: if this is interrupted, the visitor still has a session.
         t.remove(leaving.key)
     return Live(fresh, now, removed, total)
 
 
 def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
-    """Remove the *victims*; returns those that were there, each with its reason."""
+    """Remove the *victims*. Returns those that existed, each with its reason."""
     removed = []
     for key, reason in victims.items():
         if (record := t.remove(key)) is not None:
@@ -85,7 +88,7 @@ def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
 
 
 def moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
-    """Returns what *record* becomes by a rotation."""
+    """Returns *record* after a rotation."""
     fresh = successor(record, draft)
     if terms.slide or terms.restart:
         fresh = fresh._replace(last_active=now)
@@ -95,7 +98,7 @@ def moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
 
 
 def successor(record: Record, draft: Draft) -> Record:
-    """Returns what *record* becomes by *draft*, as old and unused as it was."""
+    """Returns *record* with the data of *draft*, and its own creation and last use."""
     return record_from(
         draft,
         created=record.created,
@@ -106,10 +109,10 @@ def successor(record: Record, draft: Draft) -> Record:
 
 
 def is_filed(record: Record, draft: Draft) -> bool:
-    """Whether *record* has the tier and user of *draft*."""
+    """Returns whether *record* has the tier and user of *draft*."""
     return (record.tier, record.user) == (draft.tier, draft.user)
 
 
 def live_ones(found: list[Listed], now: int) -> list[Listed]:
-    """Returns those that are not due, newest first."""
+    """Returns the sessions that are not due, newest first."""
     return newest_first(listed for listed in found if listed.record.deadline > now)

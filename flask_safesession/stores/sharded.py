@@ -1,11 +1,10 @@
-"""Sessions in several stores, its shards: slots of Redis servers, or several databases.
+"""Stores sessions in several stores, its shards: slots of Redis servers, or several databases.
 
-A session is in one shard, which its key names: keys begin with one of 64 letters, drawn at random
-for an anonymous visitor, and the same for all sessions of a user. The letters are dealt to the
-shards. Each operation on a session is one call of its shard. Only a login needs two, where the
-user's shard is another one: the new session is created, then the old one is ended. Until then no
-visitor has the new ID, and the loser of a race removes its own; left over, it ends by its idle
-timeout.
+A key begins with one of 64 letters, which selects the shard: random for an anonymous session, the
+same for all sessions of a user. Each operation on a session is one call to its shard. Only a login
+where the user's shard is another one needs two: the new session is created, then the old one is
+ended. Until then no visitor has the new ID. A request that lost a race removes its new session; if
+that fails, the session expires by its idle timeout.
 """
 
 from __future__ import annotations
@@ -44,40 +43,43 @@ from .base import (
 from .remote.deadline import deadline
 
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
-#: The most shards that there can be: one a letter.
+#: The largest number of shards: one for each letter.
 MAX_SHARDS = len(_LETTERS)
 
-# The reason on the tombstone of a session that lost a race for being the next one.
+# The reason on the tombstone of a new session that lost a race.
 _WITHDRAWN = "withdrawn"
 _T = TypeVar("_T")
 
 
 def shard_of(key: str, shards: int) -> int:
-    """Returns the number of the shard of a key, or of a user's tag, of so many *shards*."""
+    """Returns the index of the shard of a key or a user's tag.
+
+    :param shards: the number of shards.
+    """
     return _LETTERS.find(key[:1]) % shards
 
 
 class Shard(IndexedStore, Protocol):
-    """What a store has to do beside :class:`.base.IndexedStore` to be one of several."""
+    """What a store needs beside :class:`.base.IndexedStore` to be a shard."""
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
     ) -> Answer:
-        """End the session; *onward*: where it goes on, in another shard, for the tombstone."""
+        """End the session; *onward*, for the tombstone: where it continues in another shard."""
         ...
 
     def resolve(self, key: str) -> str:
-        """Returns the key under which the session goes on, as far as this shard knows."""
+        """Returns the key under which the session continues, by the tombstones of this shard."""
         ...
 
 
 class Sharded:
-    """One store of several.
+    """One store over several.
 
-    :param shards: in the order of their numbers; the same for all processes, for ever.
-    :param notify: receives :class:`.SessionEnded` for what a login evicted that failed then.
+    :param shards: in the same order in all processes, for ever.
+    :param notify: called with :class:`.SessionEnded` for sessions that a failed login evicted.
     :param remote: the servers of all shards, if they are on servers.
-    :param timeout: seconds that one operation may take, whatever the number of calls.
+    :param timeout: seconds that one operation may take, over all its calls.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class Sharded:
         """See :meth:`.base.Store.end`."""
         return self._follow(key, lambda shard, at: shard.end(at, stamp, reason, expected))
 
-    # -- a user's -------------------------------------------------------------------------------
+    # -- sessions of users ----------------------------------------------------------------------
 
     def peek(self, key: str) -> Listed | None:
         """See :meth:`.base.UserStore.peek`."""
@@ -164,7 +166,7 @@ class Sharded:
                 keep = kept.key  # it was rotated into the user's shard
             return shard.end_user(user, stamp, reason, keep)
 
-    # -- all of them ----------------------------------------------------------------------------
+    # -- all sessions ---------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`."""
@@ -173,7 +175,7 @@ class Sharded:
             try:
                 shard.end_all(stamp)
             except StoreUnavailable as error:
-                failed = error  # the others' sessions end all the same
+                failed = error  # the other shards are ended all the same
         if failed is not None:
             raise failed
 
@@ -241,14 +243,14 @@ class Sharded:
         for shard in self._apart:
             shard.close()
 
-    # -- which shard ----------------------------------------------------------------------------
+    # -- the shard of a key ---------------------------------------------------------------------
 
     def _at(self, key: str) -> Shard:
         """Returns the shard of a session's key or of a user's tag."""
         return self.shards[shard_of(key, len(self.shards))]
 
     def _share(self, rules: Rules) -> Rules:
-        """Returns *rules* for one shard; the same object again, which stores may keep prepared."""
+        """Returns *rules* for one shard; the same object each time, so that stores can cache."""
         given, share = self._rules
         if given is not rules or share is None:
             share = rules.share(len(self.shards))
@@ -256,10 +258,10 @@ class Sharded:
         return share
 
     def _follow(self, key: str, ask: Callable[[Shard, str], _T | Gone]) -> _T | Gone:
-        """Returns what the shard answers in which the session is.
+        """Returns the answer of the shard that has the session.
 
-        A rotation that was no login may have taken it there. Inside of a shard the stores follow by
-        themselves.
+        A rotation without a login may have moved it to another shard. Inside a shard the store
+        follows rotations itself.
         """
         shard = self._at(key)
         with deadline(self._timeout):
@@ -285,7 +287,7 @@ class Sharded:
             if isinstance(old, Live):
                 last_active = 0 if terms.slide else old.record.last_active
                 draft = draft._replace(created=old.record.created, last_active=last_active)
-            elif old.successor != new:  # else this very call has been here before
+            elif old.successor != new:  # otherwise this is a repeated call
                 return old
         made = self._create_or_withdraw(new, draft, rules)
         if not isinstance(made, Live):
@@ -306,7 +308,7 @@ class Sharded:
     def _end_first(
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
-        """Rotate by a logout that keeps data: the end holds whatever becomes of the rest."""
+        """Rotate by a logout that keeps data: end first, so that the end is certain."""
         onward = terms.onward(new, draft.user)
         ended = shard.end(key, draft.stamp, terms.reason, None, onward=onward)
         if not _is_over(ended):
@@ -319,15 +321,15 @@ class Sharded:
         try:
             return self.create(key, draft, rules)
         except StoreUnavailable:
-            self._withdraw(key)  # it may be there
+            self._withdraw(key)  # it may have been created
             raise
 
     def _withdraw(self, key: str) -> None:
-        """End a session whose ID no visitor has; left over, it ends by its idle timeout."""
+        """End a session whose ID no visitor has; if that fails, it expires by its idle timeout."""
         with suppress(StoreUnavailable):
             self.end(key, new_stamp(), _WITHDRAWN, None)
 
 
 def _is_over(ended: object) -> bool:
-    """Whether an end was this call's doing."""
+    """Returns whether this call, or an earlier try of it, ended the session."""
     return isinstance(ended, Live) or (isinstance(ended, Gone) and ended.repeated)

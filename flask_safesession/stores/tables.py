@@ -1,7 +1,7 @@
-"""What the engine asks of a place that keeps sessions: some twenty steps of one transaction.
+"""What the engine needs of a backend: some twenty steps of one transaction.
 
-A *group* is a tier's tag; all anonymous sessions are in one, ``anonymous``. Lists and counts are
-about the current generation. Nothing here is a rule: those are in :mod:`.engine`.
+A *group* is a tier's tag; all anonymous sessions are in the group ``anonymous``. Lists and counts
+are of the current generation. The rules are in :mod:`.engine`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ..model.record import Record, loads
 from ..model.tokens import NO_USER
 from .base import Listed, Removed
 
-#: Kinds of what is kept of sessions that are over: tombstones of anonymous and of users' sessions,
-#: and the reasons that users are shown.
+#: The kinds of endings: tombstones of anonymous sessions and of users' sessions, and the reasons
+#: that are shown to visitors.
 ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS = "anonymous", "users", "reasons"
 KINDS: tuple[str, ...] = (ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS)
 
 
 class Ending(NamedTuple):
-    """Why a session ended, and where it went.
+    """Why a session ended, and where it continues.
 
     :param stamp: of the call that ended it.
-    :param successor: the key under which the session goes on, if it was rotated.
+    :param successor: the key under which the session continues, if it was rotated.
     :param user: the user tag of that successor.
     :param sign_in: a sign-in rotated it: an end does not follow.
     """
@@ -45,12 +45,12 @@ class Entry(NamedTuple):
 
 
 def group_of(record: Record) -> str:
-    """Returns the group in which *record* is counted."""
+    """Returns the group of *record*."""
     return ANONYMOUS_TIER if record.user == NO_USER else record.tier
 
 
 def read_heads(heads: Iterable[tuple[str, bytes]]) -> list[Listed]:
-    """Returns the sessions of which these are the heads; what is no record is left out."""
+    """Returns the sessions in *heads*, without those that are not a record."""
     found = []
     for key, raw in heads:
         with suppress(ValueError):
@@ -64,10 +64,10 @@ class Tables(Protocol):
     def transaction(
         self, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
-        """Returns a ``with`` block in which the calls of this thread are one atomic step.
+        """Returns a context manager in which the calls of this thread are one atomic step.
 
-        No other writer comes between its first read and its last write. An exception undoes it
-        where the backend can.
+        No other writer comes between its first read and its last write. An exception rolls it
+        back where the backend can.
 
         :param writes: ``False``: the block only reads.
         :param durable: it must survive a power failure: a sign-in, or an end.
@@ -77,7 +77,7 @@ class Tables(Protocol):
     def now(self) -> int:
         """Returns the store's time in milliseconds.
 
-        Asked before the index is used, and after a wait for a lock: no earlier time may be used.
+        Called before the index is used, and after a wait for a lock: no earlier time may be used.
         """
         ...
 
@@ -92,120 +92,115 @@ class Tables(Protocol):
     # -- sessions -------------------------------------------------------------------------------
 
     def read(self, key: str) -> Record | None:
-        """Returns what is stored under *key*, of whatever generation.
+        """Returns the record under *key*, of any generation; ``None``: there is none.
 
-        :raises ValueError: it is no record.
+        :raises ValueError: it is not a record.
         """
         ...
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
-        """Store *fresh* in the place of *old*, which is what :meth:`read` returned.
-
-        ``None``: there is nothing yet.
-        """
+        """Store *fresh* in place of *old*, which :meth:`read` returned; ``None``: there is none."""
         ...
 
     def remove(self, key: str) -> Record | None:
-        """Remove a session, of whatever generation, and return what it was.
+        """Remove a session of any generation, and return its record.
 
-        ``None``: it is not there, or was no record.
+        ``None``: there was none, or it was not a record.
         """
         ...
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
-        """Remove up to *limit* sessions that are over, each with its user's tag.
+        """Remove up to *limit* ended sessions, and return each with its user's tag.
 
-        Those of older generations first (``revoked``), then those past their deadline, of each
-        group those first that ended first. What is no record has no tier and no user (``corrupt``).
+        Those of older generations first (``revoked``), then due ones, in each group by deadline.
+        A value that is not a record has no tier and no user (``corrupt``).
         """
         ...
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
-        """Returns the keys, each with the first :data:`.base.LISTED` bytes of its record.
-
-        Keys under which nothing is are left out.
-        """
+        """Returns existing keys, each with the first :data:`.base.LISTED` bytes of its record."""
         ...
 
     # -- their index ----------------------------------------------------------------------------
 
     def counts(self) -> Mapping[str, int]:
-        """Returns how many sessions each group has, due ones among them."""
+        """Returns the number of sessions of each group, due ones included."""
         ...
 
     def count_due(self, group: str, now: int) -> int:
-        """Returns how many sessions of a group are past their deadline."""
+        """Returns the number of due sessions of a group."""
         ...
 
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> Iterable[Entry]:
-        """Returns up to *limit* sessions of a group from the one that ends first, also due ones.
+        """Returns up to *limit* sessions of a group, also due ones, by deadline.
 
         :param after: only those after this entry, which may be gone.
         """
         ...
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
-        """Returns up to *limit* sessions that are not due from the one that ends last.
+        """Returns up to *limit* live sessions of a group, latest deadline first.
 
         :param before: only those before this entry, which may be gone.
         """
         ...
 
     def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
-        """Returns a user's sessions as :meth:`heads` does, in the order of their eviction.
+        """Returns a user's sessions as :meth:`heads` does, in the order of eviction.
 
-        Those whose cookie never came back come first, oldest first; then those that are unused for
-        the longest; of one moment in the order in which they were made.
+        First those that were never used, oldest first; then those that are unused for the longest.
+        Those of one millisecond are in the order of creation.
 
-        :param tier: only those with this tag.
-        :param limit: so many at most; -1: all.
+        :param tier: only those with this tag; empty: all.
+        :param limit: the largest number; -1: all.
         """
         ...
 
     def count_of(self, user: str, tier: str = "") -> int:
-        """Returns how many sessions a user has, due ones among them."""
+        """Returns the number of a user's sessions, due ones included."""
         ...
 
     def belongs(self, key: str, user: str, tier: str = "") -> bool:
-        """Whether the session under *key* is one of those that :meth:`count_of` counts."""
+        """Returns whether :meth:`count_of` counts the session under *key*."""
         ...
 
     def repair(self) -> int:
-        """Rebuild what differs between index and records; returns how much that was.
+        """Fix differences between index and records. Returns their number.
 
-        It opens its own transactions.
+        Opens its own transactions.
         """
         ...
 
-    # -- what is kept of sessions that are over, and documents ----------------------------------
+    # -- tombstones, reasons and documents ------------------------------------------------------
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
-        """Returns what is kept under *key*, unless its time is over."""
+        """Returns the ending under *key*; ``None``: there is none, or it has expired."""
         ...
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
-        """Keep *ending* under *key* as the newest of its kind, in the place of an older one.
+        """Keep *ending* under *key*, in place of an older one, as the newest of its kind.
 
-        :param owner: the tag of the user whose it is; empty: an anonymous session's.
+        :param owner: the user's tag; empty: of an anonymous session.
+        :param until: the time at which it expires.
         """
         ...
 
     def count_endings(self, kind: str, owner: str = NO_USER) -> int:
-        """Returns how many are kept; of one user if *owner* is given."""
+        """Returns the number of endings; of one user if *owner* is given."""
         ...
 
     def drop_oldest_ending(self, kind: str, owner: str = NO_USER) -> None:
-        """Remove the one that was kept first; of one user if *owner* is given."""
+        """Remove the oldest ending; of one user if *owner* is given."""
         ...
 
     def forget_endings(self, kind: str, now: int) -> None:
-        """Remove those whose time is over, or at least some of them."""
+        """Remove expired endings, or at least some of them."""
         ...
 
     def document(self, name: str) -> tuple[bytes, int]:
-        """Returns a document and its time; empty and 0 where there is none."""
+        """Returns a document and its time; empty and 0: there is none."""
         ...
 
     def put_document(self, name: str, document: bytes, time: int) -> None:
-        """Keep a document in the place of an older one."""
+        """Store a document in place of an older one."""
         ...

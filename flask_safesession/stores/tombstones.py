@@ -1,8 +1,7 @@
-"""What is kept of sessions that are over: where they went, and why they ended.
+"""Tombstones (where a session continues, why it ended) and reasons for visitors.
 
-Tombstones are kept for a minute, the reasons that users are shown for a day. Each kind has a limit,
-and one user a share of it: neither a flood of anonymous logouts nor one account pushes out what is
-kept of others.
+Tombstones are kept for a minute, reasons for a day. Each kind has a limit, and each user one within
+it, so that neither many anonymous logouts nor one account push out those of others.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from .tables import ANONYMOUS_TOMBSTONES, KINDS, REASONS, USER_TOMBSTONES, Endin
 
 
 def leave_tombstone(t: Tables, key: str, user: str, ending: Ending, now: int) -> None:
-    """Keep a tombstone of *user*, or of an anonymous session."""
+    """Leave a tombstone of *user*, or of an anonymous session."""
     kind = ANONYMOUS_TOMBSTONES if user == NO_USER else USER_TOMBSTONES
     _keep(t, kind, key, user, ending, now, TOMBSTONE_TTL)
 
 
 def keep_reason(t: Tables, key: str, user: str, reason: str, now: int) -> None:
-    """Keep how a user's session ended; of anonymous ones nothing is kept."""
+    """Keep why a user's session ended. Nothing is kept of anonymous ones."""
     if user != NO_USER and reason in VISITOR_REASONS:
         _keep(t, REASONS, key, user, Ending(reason), now, VISITOR_REASON_TTL)
 
@@ -39,14 +38,14 @@ def tombstone(t: Tables, key: str, now: int) -> Ending | None:
 
 
 def resolve(t: Tables, key: str, now: int) -> str:
-    """Returns the key under which the session goes on, unless a sign-in made it another one."""
+    """Returns the key under which the session continues, following rotations but no sign-ins."""
     while (found := tombstone(t, key, now)) and found.successor and not found.sign_in:
         key = found.successor
     return key
 
 
 def absent(t: Tables, key: str, now: int, stamp: str) -> Gone:
-    """Returns the answer where nothing is stored.
+    """Returns the answer for a key without a record.
 
     :param stamp: of a call that may be repeated.
     """
@@ -67,21 +66,21 @@ def finish(t: Tables, key: str, record: Record, ending: Ending, now: int) -> Non
     t.remove(key)
     keep_reason(t, key, record.user, ending.reason, now)
     if record.user == NO_USER and ending.reason in VISITOR_REASONS:
-        # The visitors of anonymous sessions are not shown why they ended.
+        # Reasons are not shown to visitors of anonymous sessions.
         ending = ending._replace(reason="ended")
-    # That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+    # A sign-in's tombstone is the user's, so that many anonymous ones do not push it out.
     leave_tombstone(t, key, ending.user or record.user, ending, now)
 
 
 def finish_over(t: Tables, key: str, record: Record, reason: str, now: int) -> Gone:
-    """Remove a session that this call found to be over."""
+    """Remove a session that this call found ended."""
     t.remove(key)
     keep_reason(t, key, record.user, reason, now)
     return Gone(reason, tier=record.tier, for_visitor=record.user != NO_USER)
 
 
 def forget(t: Tables, now: int) -> None:
-    """Remove what is over its time."""
+    """Remove expired tombstones and reasons."""
     for kind in KINDS:
         t.forget_endings(kind, now)
 

@@ -1,15 +1,15 @@
-"""URLs of stores as text: what was meant by one, and how to show it."""
+"""URLs of stores as text: guesses the meant one, and hides passwords."""
 
 from __future__ import annotations
 
 import re
 from difflib import get_close_matches
 
-#: The store of one app; with a name after it, that of all apps of the process which give it.
+#: The store of one app; with a name after it, of all apps of the process with this URL.
 MEMORY_URL = "memory://"
 #: The SQLite file in the app's instance folder; with a path after it, another file.
 SQLITE_URL = "sqlite://"
-#: After a URL of memory: each process may have sessions of its own.
+#: After a URL of memory: separate sessions in each process are accepted.
 PER_PROCESS = "?per_process=yes"
 
 _SERVERS = ("redis", "rediss", "valkey", "valkeys")
@@ -23,21 +23,21 @@ REDIS_SCHEMES: tuple[str, ...] = (
 
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
 _NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
-_SLASHES = 3  # more of them, and the path is absolute
+_SLASHES = 3  # with more, the path is absolute
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
 
 
 def hide_password(url: str) -> str:
-    """Returns *url* without its password, also if it is malformed: for messages and logs."""
+    """Returns *url*, which may be malformed, without its password: for messages and logs."""
     hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    # Without a host after it, what is not a port is a password.
+    # Without a host after it, anything but a port is a password.
     hidden = re.sub(r"^(\w[\w+.-]*://[^:@/?\[]*):(?!\d+(?:[/?,]|$))[^@]*$", r"\1:***", hidden)
     return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def meant_by(text: str) -> str:
-    """Returns the URL that was probably meant by *text*; empty if that is not clear."""
-    if "@" in text or "*" in text:  # it may have a password
+    """Returns the URL that *text* probably means; empty: unclear."""
+    if "@" in text or "*" in text:  # it may contain a password
         return ""
     if re.fullmatch("memory:?/*", text, re.IGNORECASE):
         return MEMORY_URL

@@ -393,9 +393,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_sessions": 1}, "SAFESESSION_MAX_SESSIONS is 1: give 2 at least"),
     ({"max_sessions": True}, "SAFESESSION_MAX_SESSIONS is True"),
     ({"check_interval": object()}, "SAFESESSION_CHECK_INTERVAL is '<object"),
-    ({"tiers": {"admin": {"idle_timeout": "1m"}}}, "tiers: 'admin' is no tier of this app"),
+    ({"tiers": {"admin": {"idle_timeout": "1m"}}}, "tiers: 'admin' is not a tier of this app"),
     ({"tiers": ["admin"]}, "SAFESESSION_TIERS is"),
-    ({}, "nothing is to be changed: give one of idle_timeout, lifetime, tiers, max_sessions"),
+    ({}, "there is nothing to change: give one of idle_timeout, lifetime, tiers, max_sessions"),
     ({"idle_timeout": "1m", "by": "a\nb"}, "by is 'a\\nb': give a name"),
     ({"idle_timeout": "1m", "by": ""}, "by is '': give a name"),
     ({"idle_timeout": "1m", "by": "a" * 101}, "give a name of 100 characters at most"),
@@ -420,7 +420,7 @@ def test_what_is_wrong_is_said_and_changes_nothing(
 def test_a_tier_that_is_misspelt_is_told_with_those_there_are(fleet: Fleet) -> None:
     here = fleet.start(expiry="tiered", tiers=TIERS)
     with pytest.raises(
-        ConfigError, match="'admn' is no tier of this app \\(it has 'guest', 'admin'"
+        ConfigError, match="'admn' is not a tier of this app \\(it has 'guest', 'admin'"
     ):
         here.safe.reconfigure(tiers={"admn": {"idle_timeout": "1m"}})
     with pytest.raises(ConfigError, match=r"SAFESESSION_TIERS\['admin'\]"):
@@ -438,7 +438,7 @@ def test_a_process_whose_own_settings_contradict_says_so_once_and_goes_on(
         other.come_round()
     assert (here.limits, other.limits) == ((20, 20), (30, 720))
     [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert "are not used here" in record.getMessage()
+    assert "does not use the settings" in record.getMessage()
     assert "SAFESESSION_IDLE_TIMEOUT is '30m', longer than SAFESESSION_LIFETIME ('20m')" in (
         record.getMessage()
     )
@@ -503,7 +503,7 @@ def test_those_who_never_stop_changing_are_given_up_on(
 ) -> None:
     here = fleet.start()
     monkeypatch.setattr(here.state.store, "keep", lambda *_: False)
-    with pytest.raises(StoreUnavailable, match="others keep changing"):
+    with pytest.raises(StoreUnavailable, match="other processes keep changing"):
         here.safe.reconfigure(idle_timeout="10m")
 
 

@@ -402,7 +402,7 @@ def test_the_tiered_policy_wants_tiers() -> None:
 def test_an_idle_timeout_over_the_lifetime_is_a_contradiction(
     words: str, overrides: dict[str, Any]
 ) -> None:
-    assert problem(**overrides) == f"{words}: shorten the one or extend the other"
+    assert problem(**overrides) == f"{words}: shorten one or extend the other"
 
 
 def test_equal_limits_are_none() -> None:

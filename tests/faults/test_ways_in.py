@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.redis import RedisStore, open_shards
 
 from ..stores.redis.test_connections import answering
 from ..support import fleets, servers
@@ -27,10 +27,10 @@ USER = f"on >{SECRET} ~{{app:0}}:* -@all " + " ".join(f"+{command}" for command 
 
 @pytest.fixture
 def open_store() -> Iterator[Callable[..., RedisStore]]:
-    made: list[RedisStore] = []
+    made: list[Any] = []
 
-    def make(given: Any, prefix: str = "app", **options: Any) -> RedisStore:
-        made.append(RedisStore(given, prefix=prefix, timeout=2, **options))
+    def make(given: Any, prefix: str = "app", shards: int = 1, **options: Any) -> Any:
+        made.append(open_shards(given, prefix=prefix, timeout=2, shards=shards, **options))
         return made[-1]
 
     yield make

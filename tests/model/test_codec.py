@@ -236,7 +236,7 @@ def test_a_zone_whose_rules_would_be_lost_is_refused(zone: tzinfo) -> None:
     message = refusal({"due": [datetime(2024, 1, 1, tzinfo=zone)]})
     assert message == (
         f'session["due"][0] cannot be stored in the session: {__name__}.{type(zone).__name__}'
-        " objects cannot be stored: take a zoneinfo.ZoneInfo, or .astimezone(datetime.timezone.utc)"
+        " objects cannot be stored: use a zoneinfo.ZoneInfo, or .astimezone(datetime.timezone.utc)"
     )
 
 
@@ -490,7 +490,7 @@ def test_what_would_lose_something_is_refused_with_path_module_and_fix(value: An
     message = refusal({"v": [value]})
     start = f'session["v"][0]{where} cannot be stored in the session: {kind.__module__}.'
     assert message.startswith(f"{start}{kind.__qualname__} objects cannot be stored: ")
-    assert "store" in (fix := message.rpartition("stored: ")[2]) or "makes one that can" in fix
+    assert "store" in (fix := message.rpartition("stored: ")[2]) or "convert it with" in fix
 
 
 @pytest.mark.parametrize("value", [pytest.param(v, id=name) for name, v in LOSING.items()])

@@ -131,7 +131,7 @@ def test_a_hostile_document_of_settings_reaches_no_terminal(
             said = run(on_redis, *command)
             assert holds_no_control(said.out)
             assert holds_no_control(said.err)
-    assert [r for r in caplog.records if "settings that the store keeps" in r.getMessage()]
+    assert [r for r in caplog.records if "does not use the settings in the store" in r.getMessage()]
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 

@@ -41,7 +41,7 @@ def test_a_store_of_each_protocol_is_recognised() -> None:
 
 
 def test_what_a_store_cannot_do_is_refused_with_the_methods_that_it_needs() -> None:
-    with pytest.raises(CannotDo, match=r"PlainStore does not know whose .* give it end_user, "):
+    with pytest.raises(CannotDo, match=r"PlainStore cannot list .* give it end_user, "):
         Opened.of(PlainStore()).need_users()
     with pytest.raises(CannotDo, match=r"WithUsers has no index .* give it audit, .*Indexed"):
         Opened.of(WithUsers()).need_index()
@@ -105,5 +105,5 @@ def test_a_ready_store_in_shards_is_used_with_their_number(make_app: MakeApp) ->
     app.add_url_rule("/", view_func=lambda: str(session.setdefault("cart", 3)))
     assert app.test_client().get("/").text == "3"
     assert app.extensions["tested.safe"].count() == 1
-    with pytest.raises(ConfigError, match="SHARDS is 2, but the store is in memory: leave it"):
+    with pytest.raises(ConfigError, match="SHARDS is 2, but the store is in memory: remove it"):
         make_app(store=MemoryStore(), shards=2)

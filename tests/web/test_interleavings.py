@@ -218,4 +218,4 @@ def test_a_function_for_the_user_that_fails_is_reported_once_and_finds_nobody(
     assert len(first.extensions["tested.safe"].sessions_of(1)) == 1  # filed as it was
     said = [r.getMessage() for r in caplog.records if "failed with KeyError" in r.getMessage()]
     assert len(said) == 1
-    assert "has to return None for a session without a user" in said[0]
+    assert "must return None for a session without a user" in said[0]

@@ -1,1 +1,1 @@
-"""What stores on a network share."""
+"""Code that all stores on a network share."""

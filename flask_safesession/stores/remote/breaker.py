@@ -1,9 +1,9 @@
 """A circuit breaker for one server: while it is down, calls fail at once instead of waiting.
 
-Some failures in a row open the circuit. From then on one call at a time, twice a second, tests
+Some failures in a row open the circuit. From then on one call at a time, twice a second, probes
 whether the server is back; all others fail at once (M. Nygard, "Release It!", 2007). No call is
-made under the lock, so that no other call waits for a probe. Time is measured by the monotonic
-clock, since the wall clock may be set back.
+made under the lock, so that no call waits for a probe. Uses the monotonic clock, since the wall
+clock may be set back.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ FAILURES = 5
 PROBE_INTERVAL = 0.5
 
 _CLOSED, _OPEN, _HALF_OPEN = "closed", "open", "half-open"
-# Seconds after which a probe that has not ended is no longer waited for.
+# Seconds after which an unfinished probe no longer prevents another.
 _PROBE_LOST = 30.0
 
 
 class Breaker:
-    """Allows calls while they succeed. It belongs to one process: a forked child makes its own.
+    """Allows calls while they succeed. Belongs to one process: a forked child makes its own.
 
     :param server: the server's name in the event.
     :param notify: called when the circuit opens or closes, without any lock held.
     :param failed: decides which of the driver's exceptions are failures.
-    :param refusal: the driver's exception that is raised while the circuit is open.
+    :param refusal: the exception that is raised while the circuit is open.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """``"closed"`` (all is well), ``"open"`` or ``"half-open"`` (a probe is under way)."""
+        """``"closed"`` (calls are made), ``"open"`` or ``"half-open"`` (a probe is under way)."""
         return self._state
 
     @property
     def failing(self) -> bool:
-        """Whether the last call failed, too few in a row to open the circuit included."""
+        """Whether the last call failed, even if the circuit is still closed."""
         return self._failures > 0
 
     def begin(self, *, late: bool) -> str:
         """Returns the state in which a call begins: closed, or half-open for a probe.
 
-        A probe's turn is a time and not a lock: the call that got it may never end.
+        A probe reserves a time and holds no lock, since it may never end.
         """
         if self._state == _CLOSED:
             return _CLOSED
@@ -83,7 +83,7 @@ class Breaker:
             return _HALF_OPEN
 
     def end(self, began: str, error: BaseException | None, *, late: bool) -> None:
-        """Counts how a call ended, if the circuit is still in the state in which it *began*."""
+        """Record the result of a call, if the circuit is still in the state in which it *began*."""
         failed = error is not None and self._failed(error, late)
         if failed is None and began == _HALF_OPEN:
             failed = True  # an interrupted probe has not found the server up

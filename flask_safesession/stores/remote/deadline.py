@@ -1,22 +1,22 @@
-"""A time limit for all that a call does on the network: every driver cuts its waits to it."""
+"""A time limit for a store call: all waits of the driver are cut to it."""
 
 from __future__ import annotations
 
 import time
 from contextvars import ContextVar
 
-# The moment at which the call has to be over, and its seconds; one for each thread or greenlet.
+# The end of the call and its seconds; one for each thread or greenlet.
 _limit: ContextVar[tuple[float, float] | None] = ContextVar("limit", default=None)
-# Seconds for a wait that no call has limited.
+# Seconds for a wait outside of any limit.
 _UNLIMITED = 1.0
-# The part of a call's time that has to be left for its time-out to count against the server.
+# The part of a call's time that must be left for a time-out to count as a failure of the server.
 _FAIR = 0.5
 
 
 class deadline:  # noqa: N801  # read as a word of the with statement
-    """Limits the time of a ``with`` block. One inside another can only shorten it.
+    """Limits the time of a ``with`` block. An inner limit can only shorten an outer one.
 
-    :param seconds: what the call may take.
+    :param seconds: the time that the block may take.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,9 +32,9 @@ class deadline:  # noqa: N801  # read as a word of the with statement
 
 
 def remaining(error: type[Exception]) -> float:
-    """Returns the seconds that this call has left.
+    """Returns the remaining seconds of this call.
 
-    :param error: the driver's exception for a time-out; raised when no time is left.
+    :param error: the exception for a time-out; raised when no time is left.
     """
     limit = _limit.get()
     left = _UNLIMITED if limit is None else limit[0] - time.monotonic()

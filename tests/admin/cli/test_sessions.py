@@ -418,7 +418,7 @@ def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: li
     said = run(make_app(store=PlainStore()), *command)
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith(
-        "Error: tests.support.counting.PlainStore does not know whose sessions are whose: give it"
+        "Error: tests.support.counting.PlainStore cannot list the sessions of a user: give it"
     )
 
 

@@ -126,7 +126,7 @@ def test_a_command_goes_by_what_was_tuned(deploy: Deploy) -> None:
 
 WRONG = [
     (["--idle-timeout", "soon"], 1, "SAFESESSION_IDLE_TIMEOUT is 'soon'"),
-    (["--tier", "admin", "idle_timeout=1m"], 1, "'admin' is no tier of this app"),
+    (["--tier", "admin", "idle_timeout=1m"], 1, "'admin' is not a tier of this app"),
     (["--max-sessions", "many"], 1, "SAFESESSION_MAX_SESSIONS is 'many'"),
     (["--lifetime", "1h", "--by", "a\x1b[2Jb"], 1, "by is 'a\\x1b[2Jb'"),
     (["--tier", "admin", "short\x1b"], 2, "write idle_timeout=5m, lifetime=1h or own"),
