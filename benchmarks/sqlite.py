@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from flask_safesession.model.record import Draft, dumps_draft
+from flask_safesession.model.record import Draft, Record, dumps_draft
 from flask_safesession.model.tokens import new_stamp
-from flask_safesession.stores.base import Rules, Terms
+from flask_safesession.stores.base import Live, Rules, Terms
 from flask_safesession.stores.sql.sqlite import SqliteStore
 
 from .population import draft, key, settings
@@ -25,7 +26,7 @@ LOGINS = CALLS // 5
 LOAD, COMMIT, CREATE, LOGIN = "load", "commit", "create", "login"
 FLOORS = {LOAD: "SELECT", COMMIT: "UPDATE", CREATE: "INSERT", LOGIN: "DELETE and INSERT"}
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ def _ours(
 ) -> dict[str, list[Work]]:
     """A commit follows a load, as in a request; a login is that of an anonymous visitor."""
     terms = Terms(None, restart=True, reason="rotated")
-    loaded = {}
+    loaded: dict[str, Record] = {}
 
     def load(at: str) -> None:
-        loaded[at] = store.load(at, within, slide=True).record
+        answer = store.load(at, within, slide=True)
+        assert isinstance(answer, Live)
+        loaded[at] = answer.record
 
     def commit(at: str, before: Draft) -> None:
         fresh = before._replace(stamp=new_stamp())
@@ -120,10 +123,10 @@ def _ours(
 
     both = list(zip(keys, drafts, strict=True))
     return {
-        CREATE: [lambda k=k, d=d: store.create(k, d, within) for k, d in both],
-        LOAD: [lambda k=k: load(k) for k in keys],
-        COMMIT: [lambda k=k, d=d: commit(k, d) for k, d in both],
-        LOGIN: [lambda k=k: login(k) for k in keys[:LOGINS]],
+        CREATE: [partial(store.create, k, d, within) for k, d in both],
+        LOAD: [partial(load, k) for k in keys],
+        COMMIT: [partial(commit, k, d) for k, d in both],
+        LOGIN: [partial(login, k) for k in keys[:LOGINS]],
     }
 
 
@@ -140,9 +143,9 @@ def _floor(bare: sqlite3.Connection, keys: list[str], drafts: list[Draft]) -> di
 
     def logins() -> list[Work]:
         return [
-            lambda: run("PRAGMA synchronous=FULL") and None,
-            *(lambda k=k: login(k) for k in keys[:LOGINS]),
-            lambda: run("PRAGMA synchronous=NORMAL") and None,
+            partial(run, "PRAGMA synchronous=FULL"),
+            *(partial(login, k) for k in keys[:LOGINS]),
+            partial(run, "PRAGMA synchronous=NORMAL"),
         ]
 
     def select(at: str) -> None:
@@ -151,8 +154,8 @@ def _floor(bare: sqlite3.Connection, keys: list[str], drafts: list[Draft]) -> di
     insert = "INSERT INTO sessions VALUES (?, ?)"
     update = "UPDATE sessions SET record = ? WHERE key = ?"
     return {
-        CREATE: [lambda k=k: run(insert, (k, raw)) and None for k in keys],
-        LOAD: [lambda k=k: select(k) for k in keys],
-        COMMIT: [lambda k=k: run(update, (other, k)) and None for k in keys],
+        CREATE: [partial(run, insert, (k, raw)) for k in keys],
+        LOAD: [partial(select, k) for k in keys],
+        COMMIT: [partial(run, update, (other, k)) for k in keys],
         LOGIN: logins(),
     }

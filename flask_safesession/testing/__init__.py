@@ -1,8 +1,8 @@
-"""For tests: apps' sessions in the hands of a test, and the contract that every store keeps.
+"""Tools for tests: the sessions of an app, and the contract that every store keeps.
 
 Tests of apps get an :class:`AppKit` from the pytest plugin, by its fixture ``safesession``.
 
-A store of your own is done when a subclass of :class:`StoreContract` passes::
+Your own store is done when a subclass of :class:`StoreContract` passes::
 
     class TestMyStore(StoreContract):
         @pytest.fixture
@@ -10,8 +10,7 @@ A store of your own is done when a subclass of :class:`StoreContract` passes::
             clock = FakeClock()
             return StoreKit(MyStore(clock=clock), clock.advance)
 
-A server's clock cannot be turned, but its records can be aged, which comes to the same:
-:func:`age_redis` does it for the Redis store.
+A server's clock cannot be set; :func:`age_redis` makes the records of a Redis store older instead.
 """
 
 from .contract import StoreContract

@@ -1,4 +1,4 @@
-"""What the parts of the contract share."""
+"""Steps that the parts of the contract share."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .kit import StoreKit, make_draft, new_key
 
 
 def used_after(record: Record) -> int:
-    """How long after its creation a session was used last, in milliseconds.
+    """Returns the milliseconds between the creation of a session and its last use.
 
-    A kit may make records older instead of turning a clock: only differences can be compared.
+    A kit may make records older instead of moving a clock: only differences can be compared.
     """
     return record.last_active - record.created
 
 
 class ContractBase:
-    """Steps that tests are made of."""
+    """Steps of tests."""
 
     # -- help -----------------------------------------------------------------------------------
 
     def live(self, answer: object) -> Live:
-        """*answer*, which has to be a live session."""
+        """Returns *answer*, which has to be a live session."""
         assert isinstance(answer, Live), answer
         return answer
 
@@ -37,19 +37,19 @@ class ContractBase:
         user: object = None,
         tier: str = DEFAULT_TIER,
     ) -> str:
-        """Create a session; its key. All keys of a user begin with one letter."""
+        """Create a session; returns its key. All keys of a user begin with one letter."""
         key = new_key() if user is None else self.key_of(user)
         draft = make_draft(payload, rules=rules, user=user, tier=tier)
         assert isinstance(kit.store.create(key, draft, rules), Live)
         return key
 
     def read(self, kit: StoreKit, key: str, rules: Rules) -> Record | None:
-        """The record as it is, without a slide; ``None`` if it is gone."""
+        """Returns the record, without a slide; ``None`` if it is gone."""
         answer = kit.store.load(key, rules, slide=False)
         return answer.record if isinstance(answer, Live) else None
 
     def holds(self, kit: StoreKit, count: int, rules: Rules) -> bool:
-        """Whether so many sessions are live, as far as the store can count them."""
+        """Returns whether so many sessions are live, if the store can count them."""
         index = Opened.of(kit.store).index
         return index is None or index.count(rules).total == count
 
@@ -64,13 +64,13 @@ class ContractBase:
         expected: str | None = None,
         restart: bool = False,
     ) -> tuple[str, object]:
-        """Rotate to a new key; that key and the answer."""
+        """Rotate to a new key; returns that key and the answer."""
         new = new_key() if user is None else self.key_of(user)
         draft = make_draft(b"rotated", rules=rules, user=user, tier=tier)
         return new, kit.store.rotate(key, new, draft, rules, Terms(expected, restart, "rotated"))
 
     def used(self, kit: StoreKit, rules: Rules, *, user: object = None) -> str:
-        """Create a session whose cookie has come back; its key."""
+        """Create a session whose cookie has come back; returns its key."""
         key = self.add(kit, rules, user=user)
         kit.advance(1000)
         self.live(kit.store.load(key, rules, slide=True))
@@ -79,7 +79,7 @@ class ContractBase:
     def commit(
         self, kit: StoreKit, key: str, rules: Rules, *, touch: int | None = 0, payload: bytes = b"x"
     ) -> Record:
-        """Write the session anew, which has to be there; the record that it becomes."""
+        """Commit to the session, which has to be live; returns its new record."""
         before = self.record(kit, key, rules)
         draft = Draft(
             new_stamp(),
@@ -93,11 +93,11 @@ class ContractBase:
         return self.live(kit.store.commit(key, draft, before.stamps[0], touch=touch)).record
 
     def key_of(self, user: object) -> str:
-        """A new key in the part of the store in which the sessions of *user* are."""
+        """Returns a new key in the shard that has the sessions of *user*."""
         return new_id(user_tag(user)[:1]).key
 
     def record(self, kit: StoreKit, key: str, rules: Rules) -> Record:
-        """The record as it is, which has to be there."""
+        """Returns the record, which has to be live."""
         record = self.read(kit, key, rules)
         assert record is not None
         return record

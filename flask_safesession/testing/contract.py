@@ -1,4 +1,4 @@
-"""The whole contract."""
+"""The contract of stores, put together from its parts."""
 
 from .many import ManySessionsContract
 from .overrides import OverridesContract
@@ -16,6 +16,5 @@ class StoreContract(
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 
-    ``kit`` gives a :class:`StoreKit` with an empty store. Each test is a sentence that is true of
-    every store.
+    ``kit`` returns a :class:`StoreKit` with an empty store.
     """

@@ -1,4 +1,4 @@
-"""What tests of stores are made of: a clock, a kit for one store, rules and drafts."""
+"""Parts of tests of stores: a clock, a kit for one store, rules and drafts."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ class FakeClock:
         self.now: int = now
 
     def __call__(self) -> int:
-        """The time in milliseconds."""
+        """Returns the time in milliseconds."""
         return self.now
 
     def advance(self, milliseconds: int) -> None:
-        """Let that much time pass."""
+        """Move the clock forward."""
         self.now += milliseconds
 
 
 def age_redis(client: Any, milliseconds: int, prefix: str = "safesession") -> None:
-    """Let time pass for the sessions under *prefix*: make everything there that much older.
+    """Make everything under *prefix* older, as if time had passed.
 
     For tests only: it walks every key of the database.
     """
@@ -91,12 +91,12 @@ def age_redis(client: Any, milliseconds: int, prefix: str = "safesession") -> No
 
 @dataclass(frozen=True)
 class StoreKit:
-    """What the contract needs of a store: the store, and a way to let time pass for it.
+    """A store for the contract, and a way to let time pass for it.
 
     :param store: empty.
     :param advance: called with milliseconds; the store's clock is that much later afterwards.
-    :param exact_clock: time stands still between calls, so that limits can be tested to the
-        millisecond; otherwise to five seconds, for machines that are busy.
+    :param exact_clock: time stands still between calls, so that tests check limits to the
+        millisecond; otherwise to five seconds, for busy machines.
     """
 
     store: Store
@@ -105,19 +105,19 @@ class StoreKit:
 
     @property
     def users(self) -> UserStore:
-        """The store, if it can list and end a user's sessions; otherwise the test is skipped."""
+        """Returns the store if it can list and end a user's sessions; otherwise skips the test."""
         users = Opened.of(self.store).users
-        return users or pytest.skip("the store does not know whose sessions are whose")
+        return users or pytest.skip("the store cannot list a user's sessions")
 
     @property
     def index(self) -> IndexedStore:
-        """The store, if it has an index of all sessions; otherwise the test is skipped."""
+        """Returns the store if it has an index of all sessions; otherwise skips the test."""
         index = Opened.of(self.store).index
         return index or pytest.skip("the store has no index of its sessions")
 
     @property
     def tolerance(self) -> int:
-        """Milliseconds that a test has to leave between *still* and *no more*."""
+        """Returns the milliseconds that a test leaves before and after a limit."""
         return 1 if self.exact_clock else 5000
 
 
@@ -131,7 +131,7 @@ def make_rules(
     touch: int = 0,
     tiers: dict[str, Limits] | None = None,
 ) -> Rules:
-    """Rules for a test; times in milliseconds."""
+    """Returns rules for a test; times in milliseconds."""
     kind = "tiered" if tiers else "sliding"
     policy = Policy(kind, Limits(idle, lifetime, touch), tiers or {})
     return Rules(policy, Cap.of(total, per_user, evict=evict))
@@ -145,19 +145,19 @@ def make_draft(
     tier: str = DEFAULT_TIER,
     note: bytes = b"",
 ) -> Draft:
-    """A draft for a test, with the limits that *rules* have for *tier*."""
+    """Returns a draft for a test, with the limits that *rules* have for *tier*."""
     limits = (rules or make_rules()).policy.limits(tier)
     tag = NO_USER if user is None else user_tag(user)
     return Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), tag, payload, note)
 
 
 def new_key() -> str:
-    """A storage key that nobody has."""
+    """Returns a new storage key."""
     return new_id().key
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """The results of *work* in *count* threads that start at the same moment."""
+    """Returns the results of *work* in *count* threads that start at the same moment."""
     barrier = threading.Barrier(count)
 
     def run(number: int) -> Any:

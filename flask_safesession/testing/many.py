@@ -1,4 +1,4 @@
-"""The contract, part two: how many sessions there may be, and how they are removed."""
+"""The contract, part two: caps on the number of sessions, and their removal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class ManySessionsContract(ContractBase):
 
     @pytest.fixture
     def indexed(self, kit: StoreKit) -> StoreKit:
-        """The kit, if its store has an index; otherwise the test is skipped."""
+        """Returns the kit if its store has an index; otherwise skips the test."""
         _ = kit.index
         return kit
 
     # -- the cap --------------------------------------------------------------------------------
 
-    def test_at_the_cap_the_stranger_nearest_its_end_goes(self, indexed: StoreKit) -> None:
+    def test_the_cap_evicts_the_anonymous_session_nearest_its_end(self, indexed: StoreKit) -> None:
         rules = make_rules(total=4)
         keys = []
         for _ in range(4):
@@ -34,17 +34,17 @@ class ManySessionsContract(ContractBase):
         assert self.read(indexed, keys[1], rules) is None
         assert indexed.index.count(rules).total == answer.total == 4
 
-    def test_what_is_due_goes_before_what_is_live(self, indexed: StoreKit) -> None:
+    def test_due_sessions_are_removed_before_live_ones(self, indexed: StoreKit) -> None:
         tiers = {"short": Limits(MINUTE, 720 * MINUTE, 0)}
         rules = make_rules(total=3, tiers=tiers)
         due = self.add(indexed, rules, user=1, tier="short")
-        strangers = [self.add(indexed, rules) for _ in range(2)]
+        anonymous = [self.add(indexed, rules) for _ in range(2)]
         indexed.advance(MINUTE)
         answer = self.live(indexed.store.create(new_key(), make_draft(), rules))
         assert [(gone.key, gone.reason) for gone in answer.removed] == [(due, "idle")]
-        assert all(self.read(indexed, key, rules) for key in strangers)
+        assert all(self.read(indexed, key, rules) for key in anonymous)
 
-    def test_strangers_never_evict_users(self, indexed: StoreKit) -> None:
+    def test_anonymous_sessions_never_evict_users(self, indexed: StoreKit) -> None:
         rules = make_rules(total=20)
         users = [self.add(indexed, rules, user=n) for n in range(19)]
         for _ in range(50):
@@ -52,7 +52,7 @@ class ManySessionsContract(ContractBase):
         assert all(self.read(indexed, key, rules) for key in users)
         assert indexed.index.count(rules).live[ANONYMOUS_TIER] == 1
 
-    def test_users_leave_a_twentieth_to_strangers(self, indexed: StoreKit) -> None:
+    def test_users_leave_a_twentieth_to_anonymous_sessions(self, indexed: StoreKit) -> None:
         rules = make_rules(total=20)
         for n in range(40):
             self.add(indexed, rules, user=n)
@@ -60,13 +60,13 @@ class ManySessionsContract(ContractBase):
         self.add(indexed, rules)
         assert indexed.index.count(rules).total == 20
 
-    def test_users_evict_strangers_first_and_then_tier_by_tier(self, indexed: StoreKit) -> None:
+    def test_users_evict_anonymous_sessions_and_then_tier_by_tier(self, indexed: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
         rules = make_rules(total=4, tiers={"free": long, "paid": long})
         paid = self.add(indexed, rules, user=1, tier="paid")
         indexed.advance(MINUTE)
         free = self.add(indexed, rules, user=2, tier="free")
-        stranger = self.add(indexed, rules)
+        anonymous = self.add(indexed, rules)
         indexed.advance(MINUTE)
         self.add(indexed, rules)
 
@@ -75,7 +75,7 @@ class ManySessionsContract(ContractBase):
             answer = self.live(indexed.store.create(new_key(), draft, rules))
             return [gone.key for gone in answer.removed]
 
-        assert evicted(3, "paid") == [stranger]
+        assert evicted(3, "paid") == [anonymous]
         assert evicted(4, "paid") == [free]
         assert evicted(5, "paid") == [paid]
 
@@ -96,7 +96,7 @@ class ManySessionsContract(ContractBase):
     def test_of_one_users_sessions_those_that_were_never_used_again_are_evicted_first(
         self, indexed: StoreKit
     ) -> None:
-        """A script that signs in at each call does not throw its owner out of the browser."""
+        """A script that signs in at each call does not sign its owner out of the browser."""
         rules = make_rules(per_user=3)
         other = self.add(indexed, rules, user="other")
         browser = self.used(indexed, rules, user="me")
@@ -142,7 +142,7 @@ class ManySessionsContract(ContractBase):
         keys = [self.add(indexed, rules, user="me") for _ in range(12)]
         assert self.living(indexed, rules, keys) == keys[7:]
 
-    def test_a_rotated_session_stands_where_its_last_use_puts_it(self, indexed: StoreKit) -> None:
+    def test_a_rotated_session_is_evicted_by_its_last_use(self, indexed: StoreKit) -> None:
         rules = make_rules(per_user=2)
         first = self.used(indexed, rules, user="me")
         second = self.used(indexed, rules, user="me")
@@ -151,7 +151,7 @@ class ManySessionsContract(ContractBase):
         self.add(indexed, rules, user="me")
         assert self.living(indexed, rules, [second, moved]) == [moved]
 
-    def test_refiling_evicts_nobody(self, indexed: StoreKit) -> None:
+    def test_refiling_evicts_no_session(self, indexed: StoreKit) -> None:
         rules = make_rules(total=4, per_user=2)
         keys = [self.key_of("me") for _ in range(3)]
         self.live(indexed.store.create(keys[0], make_draft(b"refiled"), rules))
@@ -211,7 +211,7 @@ class ManySessionsContract(ContractBase):
         assert self.read(indexed, one, rules) is not None
         assert indexed.index.count(rules).total == 2
 
-    def test_a_login_at_the_cap_takes_the_place_of_its_own_stranger(
+    def test_a_login_at_the_cap_takes_the_place_of_its_anonymous_session(
         self, indexed: StoreKit
     ) -> None:
         rules = make_rules(total=4)
@@ -220,7 +220,7 @@ class ManySessionsContract(ContractBase):
         assert self.live(answer).removed == ()
         assert indexed.index.count(rules).total == 4
 
-    def test_a_full_store_refuses_when_told_to_and_keeps_everybody(self, indexed: StoreKit) -> None:
+    def test_a_full_store_that_may_not_evict_refuses_and_keeps_all(self, indexed: StoreKit) -> None:
         rules = make_rules(total=4, evict=False)
         keys = [self.add(indexed, rules) for _ in range(4)]
         for user in (None, 1):
@@ -245,7 +245,7 @@ class ManySessionsContract(ContractBase):
         except StoreFull:
             pass
         else:
-            raise AssertionError("users took the strangers' share")
+            raise AssertionError("users took the share of anonymous sessions")
         assert self.record(indexed, key, rules) == before
 
     def test_the_cap_holds_under_concurrent_creates(self, indexed: StoreKit) -> None:
@@ -273,7 +273,7 @@ class ManySessionsContract(ContractBase):
         assert self.read(indexed, young, rules)
         assert indexed.index.count(rules).due == 0
 
-    def test_a_purge_goes_in_bounded_steps(self, indexed: StoreKit) -> None:
+    def test_a_purge_works_in_bounded_steps(self, indexed: StoreKit) -> None:
         rules = make_rules()
         for _ in range(10):
             self.add(indexed, rules)
@@ -281,7 +281,7 @@ class ManySessionsContract(ContractBase):
         steps = [indexed.index.purge(rules, 4) for _ in range(3)]
         assert [(step.due, step.more) for step in steps] == [(4, True), (4, True), (2, False)]
 
-    def test_a_purge_says_whether_idleness_or_age_was_the_end(self, indexed: StoreKit) -> None:
+    def test_a_purge_reports_whether_idle_time_or_lifetime_ended(self, indexed: StoreKit) -> None:
         rules = make_rules(lifetime=30 * MINUTE)
         self.add(indexed, rules)
         indexed.advance(30 * MINUTE)
@@ -325,7 +325,7 @@ class ManySessionsContract(ContractBase):
         assert (live[ANONYMOUS_TIER], live[DEFAULT_TIER], live["admin"]) == (1, 1, 1)
 
     def living(self, indexed: StoreKit, rules: Rules, keys: list[str]) -> list[str]:
-        """Those of *keys* whose sessions are live."""
+        """Returns those of *keys* whose sessions are live."""
         return [key for key in keys if self.read(indexed, key, rules) is not None]
 
     def test_a_closed_store_can_be_used_again(self, indexed: StoreKit) -> None:

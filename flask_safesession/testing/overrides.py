@@ -11,14 +11,14 @@ NAME, ONE, TWO = "tuning", b'{"one": 1}', b'{"two": "\xc3\xa9"}'
 
 
 class OverridesContract(ContractBase):
-    """Documents for all processes on the store, and sessions under limits of now."""
+    """Documents for all processes on the store, and shorter limits for old sessions."""
 
     # -- documents ------------------------------------------------------------------------------
 
     def test_there_is_no_document_at_first(self, kit: StoreKit) -> None:
         assert kit.index.document(NAME).document == b""
 
-    def test_a_document_takes_the_place_of_the_one_that_was_seen(self, kit: StoreKit) -> None:
+    def test_a_document_replaces_the_expected_one(self, kit: StoreKit) -> None:
         store = kit.index
         assert store.keep(NAME, ONE, b"")
         assert not store.keep(NAME, TWO, b"")
@@ -33,7 +33,7 @@ class OverridesContract(ContractBase):
         assert [store.document(name).document for name in (NAME, "other")] == [ONE, TWO]
 
     def test_a_document_that_is_sent_again_is_kept_once(self, kit: StoreKit) -> None:
-        """The reply to the first time was lost: it was done, and says so."""
+        """The reply to the first call was lost: the repetition is done, too."""
         store = kit.index
         assert store.keep(NAME, ONE, b"")
         written = store.document(NAME).written
@@ -43,14 +43,14 @@ class OverridesContract(ContractBase):
         assert kept.document == ONE
         assert kept.written <= written
 
-    def test_a_document_tells_when_it_was_written(self, kit: StoreKit) -> None:
+    def test_a_document_has_the_time_of_its_writing(self, kit: StoreKit) -> None:
         store = kit.index
         before = store.document(NAME).now
         assert store.keep(NAME, ONE, b"")
         kept = store.document(NAME)
         assert before <= kept.written <= kept.now
 
-    def test_of_many_who_write_at_once_one_is_heard(self, kit: StoreKit) -> None:
+    def test_of_many_writes_at_once_one_is_kept(self, kit: StoreKit) -> None:
         store = kit.index
         documents = [b"%d" % number for number in range(8)]
         kept = together(8, lambda number: store.keep(NAME, documents[number], b""))
@@ -59,7 +59,7 @@ class OverridesContract(ContractBase):
 
     # -- shorter limits -------------------------------------------------------------------------
 
-    def test_a_shorter_idle_time_holds_for_what_nobody_uses(self, kit: StoreKit) -> None:
+    def test_a_shorter_idle_timeout_holds_for_an_unused_session(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules(), user="ann")
         kit.advance(11 * MINUTE)
         self.audit(kit, make_rules())
@@ -69,7 +69,7 @@ class OverridesContract(ContractBase):
         assert self.purged(kit, shorter) == 1
         assert kit.index.count(shorter).total == 0
 
-    def test_a_shorter_lifetime_holds_however_much_it_is_used(self, kit: StoreKit) -> None:
+    def test_a_shorter_lifetime_holds_for_a_session_in_use(self, kit: StoreKit) -> None:
         key = self.add(kit, make_rules())
         for _ in range(3):
             kit.advance(20 * MINUTE)
@@ -123,7 +123,7 @@ class OverridesContract(ContractBase):
         raise AssertionError("a round over all sessions does not end")
 
     def purged(self, kit: StoreKit, rules: Rules) -> int:
-        """Remove what is due; how much that was."""
+        """Remove due sessions; returns how many."""
         due = 0
         while True:
             step = kit.index.purge(rules, 100)

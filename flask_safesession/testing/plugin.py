@@ -1,4 +1,4 @@
-"""What the pytest plugin's fixtures give: an app's sessions, in the hands of a test.
+"""The sessions of an app in a test: what the pytest plugin's fixtures return.
 
 Nothing here imports pytest: an :class:`AppKit` works under any test runner.
 """
@@ -25,20 +25,20 @@ from .tampering import Clock, clock_of, down
 
 _E = TypeVar("_E")
 
-# What expire() has the store enforce for one load: the limit that ends a session at once.
+# Limits for the load of expire(): they end a session at once.
 _AT_ONCE = {"idle": Limits(0, MAX_DURATION, 0), "lifetime": Limits(MAX_DURATION, 0, 0)}
-# Flask-Login's key for the user, which is SafeSession's first, too.
+# Flask-Login's key for the user, also SafeSession's first.
 _LOGIN_KEY = "_user_id"
 
 
 class AppKit:
-    """The sessions of one app, in the hands of a test; the fixture ``safesession`` is one.
+    """The sessions of one app in a test; the fixture ``safesession`` returns one.
 
     It is a context manager. On ``memory://`` time stands still in it, and after it the store and
-    its clock are as they were before. A server keeps what was done to it.
+    its clock are as they were before. On a server, changes stay.
 
     :param app: an app with SafeSession.
-    :param advance: for a store of your own: called with milliseconds to let time pass for it.
+    :param advance: for your own store: called with milliseconds to let time pass for it.
     :raises TypeError: *app* has no SafeSession.
     """
 
@@ -47,7 +47,7 @@ class AppKit:
         if state is None:
             raise TypeError(f"{app!r} has no SafeSession: call SafeSession(app) before the test")
         self.app: Flask = app
-        #: What has happened to sessions since the test began: payloads of the signals, in order.
+        #: Payloads of the signals since the test began, in order.
         self.events: list[Event] = []
         self._state = state
         self._opened: Opened = state.overrides.bare
@@ -72,12 +72,12 @@ class AppKit:
     def travel(self, duration: object) -> None:
         """Let time pass for the store: sessions get older, and nothing else does.
 
-        The clocks of your app and of Python stay as they are. On a server all sessions under the
-        app's prefix are made older, which comes to the same.
+        The clocks of your app and of Python stay as they are. On a server, all sessions under the
+        app's prefix are made older instead.
 
         :param duration: as in the settings: seconds, a ``timedelta``, or text such as ``"31m"``.
-        :raises ValueError: it is no duration.
-        :raises RuntimeError: the store is one of your own, and nobody has said how.
+        :raises ValueError: it is not a duration.
+        :raises RuntimeError: the store is your own, and *advance* was not given.
         """
         if self._clock is None:
             raise RuntimeError("an AppKit is a context manager: time passes inside its with block")
@@ -95,15 +95,15 @@ class AppKit:
         key: str | None = None,
         **request: Any,
     ) -> FlaskClient:
-        """A client with a session of *user*, as after a login; no view is called.
+        """Returns a client with a session of *user*, as after a login; no view is called.
 
-        With Flask-Login in the app this is what ``login_user`` leaves in a session. A client that
-        has a session gets a new ID, as at every login, and keeps its data.
+        With Flask-Login in the app, the session is as after ``login_user``. A client that has a
+        session gets a new ID, as at every login, and keeps its data.
 
-        :param user: what the session is to hold; or a user object of Flask-Login's.
+        :param user: the value for the session, or a user object of Flask-Login's.
         :param tier: the name of a tier in the settings.
-        :param client: the one to sign in; by default a new one.
-        :param data: more for the session to hold.
+        :param client: the client to sign in; by default a new one.
+        :param data: more data for the session.
         :param key: the session key for the user; by default one of ``SAFESESSION_USER_KEY``.
         :param request: arguments as for ``app.test_request_context()``, such as ``base_url``.
         :raises ValueError: there is no such tier.
@@ -121,7 +121,7 @@ class AppKit:
             if tier is not None:
                 session[self._settings.tier_key] = tier
             session.update(data or {})
-            session.confirm_sign_in()  # the same user, too, is signed in anew
+            session.confirm_sign_in()  # also for the same user
         return client
 
     def _check_tier(self, tier: str | None) -> None:
@@ -139,25 +139,25 @@ class AppKit:
         return next((key for key in keys if key != _LOGIN_KEY), keys[0])
 
     def _identifier(self, client: FlaskClient, login: Any, request: Mapping[str, Any]) -> str:
-        """By what Flask-Login's ``session_protection`` knows the client."""
+        """Returns Flask-Login's identifier of the client, for its ``session_protection``."""
         with self.app.test_request_context(**self._options(client, request)):
             return str(login._session_identifier_generator())
 
     # -- one client's session -------------------------------------------------------------------
 
     def read(self, client: FlaskClient) -> dict[str, Any] | None:
-        """The data of the client's session; ``None`` without a live one. Restarts no idle time."""
-        session = self._look(client)
+        """Returns the data of the client's session; ``None`` without a live one. Does not slide."""
+        session = self._peek(client)
         return None if session.new else session.copy()
 
     def info(self, client: FlaskClient) -> SessionInfo | None:
-        """User, tier, handle and times of the client's session; ``None`` without a live one."""
-        session = self._look(client)
+        """Returns user, tier, handle and times of the client's session; ``None``: none is live."""
+        session = self._peek(client)
         return None if session.new else session.info
 
     @contextmanager
     def change(self, client: FlaskClient, **request: Any) -> Iterator[Session]:
-        """The client's session, to be changed in a ``with`` block as a view would change it.
+        """Yields the client's session, to change it in a ``with`` block as a view would.
 
         :param request: arguments as for ``app.test_request_context()``.
         :raises LookupError: the client has no live session.
@@ -167,16 +167,16 @@ class AppKit:
             yield session
 
     def expire(self, client: FlaskClient, reason: Literal["idle", "lifetime"] = "idle") -> None:
-        """End the client's session by a timeout, now; other sessions are as they were.
+        """End the client's session by a timeout, now; other sessions stay as they are.
 
-        :param reason: which of its limits it is that has come.
+        :param reason: the limit that ends it.
         :raises LookupError: the client has no live session.
         """
         handle = self._live(client)
         rules = Rules(Policy("sliding", _AT_ONCE[reason]), self._settings.rules.cap)
         gone = self._store.load(handle, rules, slide=False)
         if isinstance(gone, Gone) and not gone.has_tombstone:
-            self._tell_end(handle, gone.reason, gone.tier)
+            self._emit_end(handle, gone.reason, gone.tier)
 
     def end(self, client: FlaskClient, reason: str = REVOKED) -> None:
         """End the client's session as an administrator would, or from another device.
@@ -186,23 +186,23 @@ class AppKit:
         handle = self._live(client)
         ended = self._store.end(handle, new_stamp(), reason, None)
         if isinstance(ended, Live):
-            self._tell_end(handle, reason, ended.record.tier)
+            self._emit_end(handle, reason, ended.record.tier)
 
     # -- the store ------------------------------------------------------------------------------
 
     @contextmanager
     def outage(self, *operations: str) -> Iterator[None]:
-        """While the ``with`` block lasts, the store does not answer; after it, it does again.
+        """Take the store down while the ``with`` block lasts.
 
         :param operations: only these: ``"load"``, ``"create"``, ``"commit"``, ``"rotate"``,
-            ``"end"``, and whatever else the store can do; by default all.
+            ``"end"``, and others of the store; by default all.
         :raises ValueError: the store has no such operation.
         """
         with down(self._opened, operations):
             yield
 
     def happened(self, kind: type[_E]) -> list[_E]:
-        """Of :attr:`events`, those of one kind, such as ``SessionEnded``."""
+        """Returns those of :attr:`events` of one kind, such as ``SessionEnded``."""
         return [event for event in self.events if isinstance(event, kind)]
 
     # -- inside ---------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class AppKit:
         del sender
         self.events.append(event)
 
-    def _tell_end(self, handle: str, reason: str, tier_tag: str) -> None:
+    def _emit_end(self, handle: str, reason: str, tier_tag: str) -> None:
         tier = self._settings.rules.policy.name_of(tier_tag)
         emit(self.app, SessionEnded(handle, reason, tier))
 
@@ -225,7 +225,7 @@ class AppKit:
             yield cast(Session, session)
 
     def _options(self, client: FlaskClient, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments for a request that comes from where the client's come from."""
+        """Returns arguments for a request like the client's own: same path, same environment."""
         path = self.app.session_interface.get_cookie_path(self.app)
         return {"path": path, "environ_base": client.environ_base, **request}
 
@@ -235,18 +235,18 @@ class AppKit:
             raise LookupError("the client has no live session: sign it in, or let it make one")
         return info.handle
 
-    def _look(self, client: FlaskClient) -> Session:
-        """The client's session, without the slide that a request would make."""
+    def _peek(self, client: FlaskClient) -> Session:
+        """Returns the client's session, without the slide that a request would make."""
         interface = cast(SafeSessionInterface, self.app.session_interface)
         name = interface.get_cookie_name(self.app)
-        # Whatever path and domain they are for: it is the client that is asked, not one address.
+        # Of every path and domain: the session is that of the client, not of one address.
         cookies = [c for c in (client._cookies or {}).values() if c.key == name]
         header = {"HTTP_COOKIE": "; ".join(f"{name}={cookie.value}" for cookie in cookies)}
         environ = {**client.environ_base, **header}
         request = self.app.test_request_context(environ_base=environ).request
         session = interface.open_session(self.app, request)
         if session is None:
-            raise RuntimeError("without app.secret_key there are no sessions: set one")
+            raise RuntimeError("there are no sessions without app.secret_key: set one")
         state = state_of(session)
         state.hold(interface.loader.find(state, name, slide=False))
         state.send_events()

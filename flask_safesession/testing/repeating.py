@@ -9,7 +9,7 @@ from .kit import MINUTE, StoreKit, make_draft, make_rules, new_key
 
 
 class RepeatedCallsContract(ContractBase):
-    """Each operation once more, with the same arguments: it is done, and changes nothing."""
+    """Repeats each operation with the same arguments: it is done, and changes nothing."""
 
     def test_a_create_that_is_repeated_is_done(self, kit: StoreKit) -> None:
         rules, key, draft = make_rules(), new_key(), make_draft()

@@ -1,4 +1,4 @@
-"""The contract, part one: what happens to one session."""
+"""The contract, part one: operations on one session."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SingleSessionContract(ContractBase):
         assert record is not None
         assert record.payload == b"first"
 
-    def test_an_ended_key_is_never_given_again(self, kit: StoreKit) -> None:
+    def test_a_key_that_has_ended_is_never_used_again(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
         kit.store.end(key, new_stamp(), "logout", None)
@@ -137,7 +137,7 @@ class SingleSessionContract(ContractBase):
         assert self.read(kit, key, rules) is not None
 
     def test_the_first_use_after_the_creation_is_always_recorded(self, kit: StoreKit) -> None:
-        """Then the cookie has come back. A passive view does not count."""
+        """It shows that the cookie has come back. A passive view does not count."""
         rules = make_rules(touch=10 * MINUTE)
         loaded, committed = self.add(kit, rules), self.add(kit, rules)
         kit.advance(MINUTE)
@@ -200,7 +200,7 @@ class SingleSessionContract(ContractBase):
         kit.advance(10 * MINUTE)
         assert self.read(kit, key, rules) is None
 
-    def test_a_commit_on_old_data_is_a_conflict_that_shows_the_new(self, kit: StoreKit) -> None:
+    def test_a_commit_on_old_data_is_a_conflict_with_the_new(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
         old = self.record(kit, key, rules)
@@ -245,7 +245,7 @@ class SingleSessionContract(ContractBase):
         assert self.read(kit, key, rules) is None
 
     def test_a_commit_never_changes_whose_session_it_is(self, kit: StoreKit) -> None:
-        """It was filed anew since it was loaded: what is in flight has to look again."""
+        """The session was refiled since it was loaded: the request has to load it again."""
         tiers = {"admin": Limits(30 * MINUTE, 720 * MINUTE, 0)}
         rules = make_rules(tiers=tiers)
         key = self.add(kit, rules, user=1)
@@ -323,7 +323,7 @@ class SingleSessionContract(ContractBase):
         assert self.holds(kit, 0, rules)
 
     def test_what_cannot_be_refiled_here_stays_as_it_is(self, kit: StoreKit) -> None:
-        """In a store of several parts a user's sessions are all in one."""
+        """All sessions of a user are in one shard."""
         rules = make_rules()
         for _ in range(8):
             key = self.add(kit, rules)
@@ -346,7 +346,7 @@ class SingleSessionContract(ContractBase):
         assert not again.repeated
         assert self.holds(kit, 0, rules)
 
-    def test_an_end_that_gives_way_gives_way(self, kit: StoreKit) -> None:
+    def test_an_end_that_expects_a_stamp_gives_way_to_a_commit(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
         stamp = self.record(kit, key, rules).stamps[0]
@@ -372,14 +372,14 @@ class SingleSessionContract(ContractBase):
             assert isinstance(rotated, Gone if restart else Live)
             assert (self.read(kit, last, rules) is not None) is restart
 
-    def test_an_end_that_gives_way_follows_nothing(self, kit: StoreKit) -> None:
+    def test_an_end_that_expects_a_stamp_follows_no_rotation(self, kit: StoreKit) -> None:
         rules = make_rules()
         for restart in (False, True):
             key = self.add(kit, rules, user=1)
             new, _ = self.rotate(kit, key, rules, user=1, restart=restart)
-            given_way = kit.store.end(key, new_stamp(), "logout", "a stamp")
+            answer = kit.store.end(key, new_stamp(), "logout", "a stamp")
             moved = Gone("rotated", has_tombstone=True, successor=new, user=user_tag(1))
-            assert given_way == moved
+            assert answer == moved
             assert self.read(kit, new, rules) is not None
 
     def test_an_unconditional_end_wins_over_any_commit(self, kit: StoreKit) -> None:
@@ -392,7 +392,7 @@ class SingleSessionContract(ContractBase):
 
     # -- rotate ---------------------------------------------------------------------------------
 
-    def test_a_rotation_moves_the_session_and_buries_the_old_key(self, kit: StoreKit) -> None:
+    def test_a_rotation_moves_the_session_and_leaves_a_tombstone(self, kit: StoreKit) -> None:
         rules = make_rules()
         key = self.add(kit, rules)
         kit.advance(MINUTE)
@@ -406,7 +406,7 @@ class SingleSessionContract(ContractBase):
         assert self.holds(kit, 1, rules)
 
     def test_the_tombstone_of_a_rotation_has_the_new_key_and_its_user(self, kit: StoreKit) -> None:
-        """Of a sign-in, too: its parallel requests join the new session, if they know the user."""
+        """After a sign-in, too: its parallel requests of that user join the new session."""
         rules = make_rules()
         for user, restart in ((None, False), (3, False), (3, True)):
             key = self.add(kit, rules)
@@ -485,7 +485,7 @@ class SingleSessionContract(ContractBase):
         assert sum(self.read(kit, new, rules) is not None for new, _ in answers) == 1
         assert self.holds(kit, 1, rules)
 
-    def test_a_rotation_never_takes_a_key_that_is_there(self, kit: StoreKit) -> None:
+    def test_a_rotation_never_takes_a_key_in_use(self, kit: StoreKit) -> None:
         rules = make_rules()
         one, two = self.add(kit, rules, b"one"), self.add(kit, rules, b"two")
         draft = make_draft(b"new")

@@ -1,4 +1,4 @@
-"""What a test does to a store: it turns its clock, and takes it down."""
+"""Moves the clock of a store, or takes it down, for a test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..stores.opening import Opened
 from ..stores.sql.sqlite import SqliteStore
 from .kit import FakeClock, age_redis
 
-# Of a store's methods, those that go on without its server.
+# Methods of a store that work without its server.
 _LOCAL = frozenset({"close", "from_url", "in_slot", "prepare", "report_to", "states"})
-# Of the tables of a MemoryStore, what is not its content.
+# Attributes of a MemoryStore's tables that are not its content.
 _KEPT = frozenset({"lock", "clock"})
-# A server's own expiry is a net under the purge, a little later. A leap in time would land beyond
-# it, and nobody would be told how a session ended.
+# A server expires records a little after their deadline. A leap in time would pass that, too, and
+# the reason of an end would be lost.
 _NO_NET = """
 for _, name in ipairs(redis.call('KEYS', ARGV[1])) do
   if redis.call('GETRANGE', name, 0, 1) == 'SS' then redis.call('PERSIST', name) end
@@ -29,10 +29,10 @@ return 1
 
 
 class Clock(NamedTuple):
-    """A store's clock in the hands of a test.
+    """A store's clock, for a test.
 
     :param advance: called with milliseconds: that much time passes for the store.
-    :param restore: puts back what was changed, as far as that can be done.
+    :param restore: undoes changes, as far as possible.
     """
 
     advance: Callable[[int], None]
@@ -40,7 +40,7 @@ class Clock(NamedTuple):
 
 
 def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
-    """Returns the clock of a store; *advance* is for one that is not ours."""
+    """Returns the clock of a store; *advance*: of a store that is not ours."""
     store = opened.store
     if isinstance(store, MemoryStore):
         return _borrowed(store)
@@ -48,7 +48,7 @@ def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
         return Clock(advance, _nothing)
     if isinstance(store, SqliteStore):
         return _ahead(store)
-    # Imported here: apps on memory do not pay for redis-py.
+    # Imported here: apps on memory do not need redis-py.
     from ..stores.redis.store import RedisStore
 
     if opened.shards and isinstance(opened.shards[0], RedisStore):
@@ -60,7 +60,7 @@ def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
 def down(opened: Opened, only: Collection[str] = ()) -> Iterator[None]:
     """Take a store down for a ``with`` block, or *only* some of its operations.
 
-    They are replaced on the object, so that it does not matter who holds the store.
+    Replaces them on the object, so that every reference to the store has them.
 
     :raises ValueError: the store has no such operation.
     """
@@ -78,7 +78,7 @@ def down(opened: Opened, only: Collection[str] = ()) -> Iterator[None]:
 
 
 def _operations(store: object) -> list[str]:
-    """Returns the names of what *store* does with its server."""
+    """Returns the names of the operations for which *store* needs its server."""
     names = (name for name in dir(type(store)) if not name.startswith("_"))
     return [name for name in names if name not in _LOCAL and callable(getattr(store, name))]
 
@@ -101,18 +101,18 @@ def _fail(*_: object, **__: object) -> None:
 
 
 def _nothing() -> None:
-    """What can be put back of a server."""
+    """Restore nothing: a server's clock was not changed."""
 
 
 def _cannot(_: int) -> None:
     raise RuntimeError(
-        "there is no way to turn the clock of this store: say how, with"
-        " safesession_for(app, advance=...), which is called with milliseconds"
+        "the clock of this store cannot be moved: give safesession_for(app, advance=...) a"
+        " function that is called with milliseconds"
     )
 
 
 def _borrowed(store: MemoryStore) -> Clock:
-    """The clock of *store*, stopped. What is in the store is put back, too."""
+    """Returns the clock of *store*, stopped; restores the content of the store, too."""
     tables = store._tables
     with tables.lock:
         theirs = tables.clock
@@ -129,7 +129,7 @@ def _borrowed(store: MemoryStore) -> Clock:
 
 
 def _ahead(store: SqliteStore) -> Clock:
-    """The clock of *store*, which goes on; what time that passes does to sessions stays done."""
+    """Returns the clock of *store*, which runs on; what expired in the test stays so."""
     tables, theirs, ahead = store._tables, store._tables.now, 0
 
     def advance(milliseconds: int) -> None:
@@ -144,7 +144,7 @@ def _ahead(store: SqliteStore) -> Clock:
 
 
 class _Line:
-    """What :func:`.kit.age_redis` asks of a client, by the store's own way to its servers."""
+    """A client for :func:`.kit.age_redis` on the store's own connections."""
 
     def __init__(self, shards: Sequence[Any]) -> None:
         self._caller = shards[0]._caller
@@ -160,7 +160,7 @@ class _Line:
 
 
 def _age(shards: Sequence[Any], by: int) -> None:
-    """Make all sessions on Redis older, on whatever kind of server they are."""
+    """Make all sessions on Redis older, on every kind of server."""
     line = _Line(shards)
     prefix = line.slots[0][1:].rpartition(":")[0]
     for slot in line.slots:

@@ -1,4 +1,4 @@
-"""The contract, part three: whose sessions are whose, for stores that know."""
+"""The contract, part three: the sessions of one user, for stores that can list them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANN, BOB = user_tag("ann"), user_tag("bob")
 
 
 class UsersContract(ContractBase):
-    """Lists and ends of users' sessions, and reasons that visitors are shown."""
+    """Lists and ends of users' sessions, and reasons for the visitor."""
 
     # -- lists ----------------------------------------------------------------------------------
 
@@ -67,9 +67,9 @@ class UsersContract(ContractBase):
     def test_pages_show_every_session_once(self, kit: StoreKit) -> None:
         store, rules = kit.index, make_rules()
         keys = [self.sign_in(kit, rules, f"user {n}") for n in range(7)]
-        strangers = [self.add(kit, rules) for _ in range(3)]
+        anonymous = [self.add(kit, rules) for _ in range(3)]
         assert sorted(self.walk(store, DEFAULT_TIER, 2)) == sorted(keys)
-        assert sorted(self.walk(store, "anonymous", 2)) == sorted(strangers)
+        assert sorted(self.walk(store, "anonymous", 2)) == sorted(anonymous)
         assert self.walk(store, "no such tier", 2) == []
 
     # -- ends -----------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class UsersContract(ContractBase):
 
     def test_everything_there_is_ends_in_one_step(self, kit: StoreKit) -> None:
         store, rules = kit.users, make_rules()
-        ann, stranger = self.sign_in(kit, rules), self.add(kit, rules)
+        ann, anonymous = self.sign_in(kit, rules), self.add(kit, rules)
         stamp = self.record(kit, ann, rules).stamps[0]
         store.end_all(new_stamp())
         assert kit.index.count(rules).total == 0
@@ -134,7 +134,7 @@ class UsersContract(ContractBase):
         answer = kit.store.load(ann, rules, slide=True)
         assert isinstance(answer, Gone)
         assert (answer.reason, answer.for_visitor) == ("revoked", True)
-        assert self.read(kit, stranger, rules) is None
+        assert self.read(kit, anonymous, rules) is None
         later = self.sign_in(kit, rules)
         assert self.read(kit, later, rules)
         assert [one.key for one in store.sessions_of(ANN)] == [later]
@@ -189,9 +189,9 @@ class UsersContract(ContractBase):
         assert self.read(kit, later, rules)
         assert kit.index.purge(rules, 10).removed == ()
 
-    # -- how it ended ---------------------------------------------------------------------------
+    # -- reasons for the visitor ----------------------------------------------------------------
 
-    def test_how_a_users_session_ended_is_told_for_a_day(self, kit: StoreKit) -> None:
+    def test_why_a_users_session_ended_is_shown_for_a_day(self, kit: StoreKit) -> None:
         _ = kit.users
         rules = make_rules(per_user=1)
         evicted, newer = self.sign_in(kit, rules), self.sign_in(kit, rules)
@@ -203,7 +203,7 @@ class UsersContract(ContractBase):
         kit.advance(24 * 60 * MINUTE + kit.tolerance)
         assert kit.store.load(newer, rules, slide=True) == Gone("unknown")
 
-    def test_how_a_strangers_session_ended_is_never_told(self, kit: StoreKit) -> None:
+    def test_why_an_anonymous_session_ended_is_never_shown(self, kit: StoreKit) -> None:
         _ = kit.users
         rules = make_rules()
         purged, found, revoked = (self.add(kit, rules) for _ in range(3))
@@ -219,8 +219,8 @@ class UsersContract(ContractBase):
         for key in (purged, found, revoked):
             assert kit.store.load(key, rules, slide=True) == Gone("unknown")
 
-    def test_one_user_pushes_out_nothing_that_is_kept_of_others(self, kit: StoreKit) -> None:
-        """Of one user a hundred tombstones are kept at most, and as many reasons."""
+    def test_one_user_pushes_out_no_tombstones_and_reasons_of_others(self, kit: StoreKit) -> None:
+        """A store keeps at most a hundred tombstones of one user, and as many reasons."""
         _ = kit.users
         rules = make_rules(per_user=1)
         evicted = self.sign_in(kit, rules, "bob")
@@ -244,25 +244,25 @@ class UsersContract(ContractBase):
 
     # -- a user's cap ---------------------------------------------------------------------------
 
-    def test_a_user_who_has_enough_is_refused_if_the_rules_say_so(self, kit: StoreKit) -> None:
+    def test_a_user_at_the_cap_is_refused_if_the_rules_say_so(self, kit: StoreKit) -> None:
         _ = kit.users
         rules = make_rules(per_user=2)
         rules = rules._replace(cap=rules.cap._replace(refuse=True))
         keys = [self.sign_in(kit, rules) for _ in range(2)]
-        stranger = self.add(kit, rules)
+        anonymous = self.add(kit, rules)
         draft = make_draft(rules=rules, user="ann")
         with pytest.raises(TooManySessions):
             kit.store.create(self.key_of("ann"), draft, rules)
         with pytest.raises(TooManySessions):
             kit.store.rotate(
-                stranger, self.key_of("ann"), draft, rules, Terms(None, True, "rotated")
+                anonymous, self.key_of("ann"), draft, rules, Terms(None, True, "rotated")
             )
-        assert all(self.read(kit, key, rules) for key in (*keys, stranger))
+        assert all(self.read(kit, key, rules) for key in (*keys, anonymous))
         self.sign_in(kit, rules, "bob")
         kit.store.end(keys[0], new_stamp(), "logout", None)
         self.sign_in(kit, rules)
 
-    def test_of_logins_at_once_no_more_get_in_than_may(self, kit: StoreKit) -> None:
+    def test_of_logins_at_once_no_more_succeed_than_the_cap_allows(self, kit: StoreKit) -> None:
         _ = kit.users
         rules = make_rules(per_user=3)
         rules = rules._replace(cap=rules.cap._replace(refuse=True))
@@ -275,7 +275,7 @@ class UsersContract(ContractBase):
 
         assert sum(together(8, attempt)) == 3
 
-    def test_each_tier_may_have_a_number_of_its_own(self, kit: StoreKit) -> None:
+    def test_each_tier_may_have_its_own_cap(self, kit: StoreKit) -> None:
         long = Limits(30 * MINUTE, 720 * MINUTE, 0)
         _ = kit.users
         rules = make_rules(tiers={"admin": long})
@@ -292,28 +292,28 @@ class UsersContract(ContractBase):
         assert self.read(kit, plain[0], rules) is None
         assert all(self.read(kit, key, rules) for key in (plain[1], second, third))
 
-    # -- looks ----------------------------------------------------------------------------------
+    # -- peek -----------------------------------------------------------------------------------
 
-    def test_a_look_changes_nothing(self, kit: StoreKit) -> None:
+    def test_a_peek_changes_nothing(self, kit: StoreKit) -> None:
         store, rules = kit.users, make_rules()
         key = self.sign_in(kit, rules)
         kit.advance(MINUTE)
         self.record(kit, key, rules)
-        looked = store.peek(key)
-        assert looked is not None
-        assert (looked.key, looked.record) == (key, self.record(kit, key, rules))
-        assert not looked.record.is_used
+        peeked = store.peek(key)
+        assert peeked is not None
+        assert (peeked.key, peeked.record) == (key, self.record(kit, key, rules))
+        assert not peeked.record.is_used
         kit.advance(29 * MINUTE)
         assert store.peek(key) is None
         assert kit.index.purge(rules, 10).due == 1
 
-    def test_a_look_follows_a_rotation_and_no_sign_in(self, kit: StoreKit) -> None:
+    def test_a_peek_follows_a_rotation_but_not_a_sign_in(self, kit: StoreKit) -> None:
         store, rules = kit.users, make_rules()
         for restart in (False, True):
             key = self.sign_in(kit, rules)
             new = self.go_on(kit, rules, key, restart=restart)
-            looked = store.peek(key)
-            assert (looked.key if looked else None) == (None if restart else new)
+            peeked = store.peek(key)
+            assert (peeked.key if peeked else None) == (None if restart else new)
 
     # -- ends of all, and caps ------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class UsersContract(ContractBase):
         self.sign_in(kit, rules)
         assert kit.index.count(rules).total <= 10
 
-    def test_an_end_of_all_that_was_noticed_is_not_told_again_by_the_purge(
+    def test_an_end_of_all_that_a_request_found_is_not_reported_by_the_purge(
         self, kit: StoreKit
     ) -> None:
         store, rules = kit.index, make_rules()
@@ -337,14 +337,14 @@ class UsersContract(ContractBase):
         assert kit.store.load(keys[2], rules, slide=True) == Gone(
             "revoked", tier=DEFAULT, for_visitor=True
         )
-        told = []
+        reported = []
         for _ in range(10):
             step = store.purge(rules, 2)
             assert len(step.removed) <= 2
-            told += [removed.key for removed in step.removed]
+            reported += [removed.key for removed in step.removed]
             if not step.more:
                 break
-        assert sorted(told) == sorted(set(keys) - {keys[2]})
+        assert sorted(reported) == sorted(set(keys) - {keys[2]})
 
     # -- help -----------------------------------------------------------------------------------
 
@@ -357,26 +357,26 @@ class UsersContract(ContractBase):
         tier: str = DEFAULT_TIER,
         payload: bytes = b"data",
     ) -> str:
-        """Create a session of *user*, where a user's sessions are; its key."""
+        """Create a session of *user*, in the user's shard; returns its key."""
         draft = make_draft(payload, rules=rules, user=user, tier=tier)
         key = self.key_of(user)
         self.live(kit.store.create(key, draft, rules))
         return key
 
     def reasons(self, kit: StoreKit, rules: Rules, keys: list[str]) -> list[str]:
-        """How these sessions ended, as far as it is known."""
+        """Returns why these sessions ended, without those that are live."""
         answers = [kit.store.load(key, rules, slide=False) for key in keys]
         return [answer.reason for answer in answers if isinstance(answer, Gone)]
 
     def go_on(self, kit: StoreKit, rules: Rules, key: str, *, restart: bool) -> str:
-        """Rotate ann's session, by a sign-in if *restart*; its new key."""
+        """Rotate ann's session, by a sign-in if *restart*; returns its new key."""
         new = self.key_of("ann")
         draft = make_draft(rules=rules, user="ann")
         self.live(kit.store.rotate(key, new, draft, rules, Terms(None, restart, "rotated")))
         return new
 
     def walk(self, store: IndexedStore, tier: str, limit: int) -> list[str]:
-        """The keys of all pages."""
+        """Returns the keys of all pages."""
         found: list[str] = []
         after = ""
         while True:

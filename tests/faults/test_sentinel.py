@@ -162,7 +162,7 @@ def test_fault_12_a_service_that_no_sentinel_knows_is_told(
     with pytest.raises(StoreUnavailable) as caught, within(AT_ONCE):
         add(store)
     for address in ports(sentinel_trio):
-        assert f"{address} does not know it" in str(caught.value)
+        assert f"{address} names none" in str(caught.value)
 
 
 # -- Sentinels ------------------------------------------------------------------------------------

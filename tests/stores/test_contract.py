@@ -40,7 +40,7 @@ class TestShardsInMemory(
         shards = [MemoryStore(clock) for _ in range(4)]
         return StoreKit(Sharded(shards, ignore), clock.advance)
 
-    def test_a_rotation_never_takes_a_key_that_is_there(self, kit: StoreKit) -> None:
+    def test_a_rotation_never_takes_a_key_in_use(self, kit: StoreKit) -> None:
         """A logout that keeps data ends the old session first, whatever becomes of the rest."""
         for reason, left in (("rotated", b"one"), ("logout", None)):
             one, two = new_id("A").key, new_id("B").key

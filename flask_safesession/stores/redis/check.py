@@ -32,7 +32,7 @@ class _Facts(NamedTuple):
 def check_shards(topology: Topology, name: str, shards: int) -> bool:
     """Compares the number of shards with the one stored under *name*; stores it if there is none.
 
-    Returns whether it is stored: a server that takes no writes is asked again by the next call.
+    Returns whether it is stored; if not (the server takes no writes), the next call checks again.
 
     :raises ConfigError: the sessions are in another number of shards.
     """
@@ -75,7 +75,7 @@ def findings(caller: Caller, replicas: int) -> list[Finding]:
 
 def _ask(caller: Caller, server: Connections) -> _Facts:
     raw, (seconds, micros) = caller.call(lambda: server.exchange(("INFO",), ("TIME",)))
-    # Ahead of a clock that is never set; only differences between servers have a meaning.
+    # Relative to a clock that is never set: only differences between servers matter.
     ahead = int(seconds) + int(micros) / 1_000_000 - time.monotonic()
     return _Facts(_parsed(raw), _saves_snapshots(caller, server), ahead)
 
@@ -124,7 +124,7 @@ def _of_replicas(info: Mapping[str, str], wanted: int, *, alone: bool) -> Iterat
         yield Finding(
             "missing-replicas",
             f"SAFESESSION_WAIT_REPLICAS is {wanted}, and {online} are connected: logins and"
-            " logouts wait for the others in vain; connect more, or lower it",
+            " logouts wait for the others until they time out; connect more, or lower it",
         )
     elif online == 0 and not alone:
         yield Finding(
@@ -141,7 +141,7 @@ def _of_network(server: Connections) -> Iterator[Finding]:
 
 
 def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
-    """Compares *clocks*: by how many seconds each server's is ahead."""
+    """Yields a finding if *clocks*, by how many seconds each server's is ahead, differ."""
     if not clocks:
         return
     first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
@@ -155,7 +155,7 @@ def _of_clocks(clocks: Mapping[str, float]) -> Iterator[Finding]:
 
 
 def _saves_snapshots(caller: Caller, server: Connections) -> bool:
-    """Returns whether the server saves snapshots, or does not allow to ask."""
+    """Returns whether the server saves snapshots; true where that cannot be asked."""
     try:
         answer: Any = caller.call(lambda: server.exchange(("CONFIG", "GET", "save"))[0])
     except StoreUnavailable:  # CONFIG is forbidden on most managed servers

@@ -43,7 +43,7 @@ class Status(IntEnum):
     TOO_MANY = 11
 
 
-# The form in which the scripts list removed sessions.
+# Bytes of one removed session in the scripts' lists: key, and removal note.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
 _REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
 # Hexadecimal digits of the store's time before a record.
@@ -55,13 +55,13 @@ def dated(raw: bytes, rest: bytes | None = None, **more: Any) -> Live:
 
     :param rest: note and payload, if *raw* ends before them.
     :param more: further fields of the answer.
-    :raises ValueError: it is not a record.
+    :raises ValueError: *raw* has no record.
     """
     return Live(loads(raw[_NOW:], rest), int(raw[:_NOW], 16), **more)
 
 
 def gone(status: int, rest: list[Any]) -> Gone:
-    """Returns why there is no session, from a script's answer.
+    """Returns why a session is gone, from a script's answer.
 
     :raises StoreUnavailable: the record exists, and this version cannot read it.
     """
@@ -83,7 +83,7 @@ def gone(status: int, rest: list[Any]) -> Gone:
 
 
 def refused(status: int, rest: list[Any]) -> Gone | Conflict:
-    """Returns why nothing was done."""
+    """Returns why a write did nothing."""
     if status != Status.CONFLICT:
         return gone(status, rest)
     try:
@@ -105,7 +105,7 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
     if status == Status.TOO_MANY:
         raise TooManySessions
     raw, total, removed = rest
-    # Without a total it is a repetition, and *raw* has the record as it is now.
+    # Without a total it is a repetition, and *raw* has the current record.
     made = draft.note + draft.payload if total else None
     return dated(raw, made, removed=removals(removed), total=total)
 
@@ -116,7 +116,7 @@ def theirs(answer: list[Any]) -> list[Listed]:
 
 
 def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
-    """Returns the sessions of pairs of key and first bytes, without unreadable ones."""
+    """Returns the readable sessions of pairs of key and first bytes."""
     found = []
     for key, raw in pairs:
         with suppress(ValueError):

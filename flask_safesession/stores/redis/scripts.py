@@ -34,8 +34,8 @@ from .servers.standalone import Topology
 
 _T = TypeVar("_T")
 
-# The part of a call's remaining time that may be spent on waiting for replicas; and seconds less
-# than that, since a server checks only ten times a second whether a wait is over.
+# The share of a call's remaining time to wait for replicas; and seconds less than that, since a
+# server checks only ten times a second whether a wait is over.
 _WAITING = 0.8
 _LATE = 0.1
 # The server has done nothing, and may be ready in a moment: seconds until it is asked again.
@@ -124,7 +124,7 @@ class Caller:
                     try:
                         return self._send(script, keys, args, careful=not repeatable)[0]
                     except (TryAgainError, ReadOnlyError) as error:
-                        # A server that is no longer the master is left first, for the one that is.
+                        # First try the new master; read from a former one only if there is none.
                         is_first, left = isinstance(error, ReadOnlyError) and not left, True
                         if reading is None or is_first:
                             raise
@@ -148,7 +148,7 @@ class Caller:
     ) -> Confirmed:
         """Returns the answer of a repeatable *script*, after a wait for so many *replicas*.
 
-        WAIT follows the script and is not part of it, where it would not wait. It confirms the
+        WAIT follows the script: inside it would not wait. It confirms the
         connection's last write, so such a script writes also when it is repeated.
 
         :raises StoreUnavailable: the server did not answer, or with an error.
@@ -163,7 +163,7 @@ class Caller:
         """Returns what *send* returns, within the time-out.
 
         :param repeatable: *send* may be called again after its reply was lost.
-        :raises StoreUnavailable: it failed.
+        :raises StoreUnavailable: *send* failed.
         """
         tries = _Tries(repeatable=repeatable)
         with _Call(self.timeout):
@@ -204,7 +204,7 @@ def _awaited(command: Command, replicas: int) -> tuple[Command, ...]:
 
 
 class _Call(deadline):
-    """Limits the time of a call, and raises redis-py's errors as ours."""
+    """Limits the time of a call, and raises redis-py's errors as ``StoreUnavailable``."""
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
@@ -251,7 +251,7 @@ class _Tries:
 
 
 def explain(error: RedisError) -> str:
-    """Returns the error for the log, with the fix where it is known."""
+    """Returns an error's text for the log, with the fix where it is known."""
     text = f"{type(error).__name__}: {error}"
     fixes = (fix for fix, signs in _FIXES.items() if any(sign in text for sign in signs))
     return next((f"{text} ({fix})" for fix in fixes), text)

@@ -50,7 +50,7 @@ from .replies import (
 from .scripts import Caller, Script
 from .url import topology_of
 
-# Rules; their limits without and with a slide, and to write nothing; their caps and tiers.
+# Rules; limits for a load without a slide, with one, and without any write; caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
 
 _LOAD = Script("load", "_common", "slide")
@@ -131,7 +131,7 @@ class RedisStore:
         return gone(status, rest)
 
     def _if_not_over(self, live: Live) -> Live | Gone:
-        """While a cluster moves the slot, the generation may be on the other node."""
+        """Returns *live* if its generation, which may be on another node, is the current one."""
         name = f"{self.slot}:generation"
         [found] = self._caller.call(lambda: self._caller.topology.route(name)(("GET", name)))
         generation = int((found or b"0").partition(b":")[0], 16)
@@ -162,8 +162,8 @@ class RedisStore:
         if status == Status.LIVE:
             return dated(rest[0])
         if status == Status.CONFLICT and may_be_done and not rest[1]:
-            # As many writes came after it as a record has stamps.
-            raise StoreUnavailable("a reply was lost, and nothing tells whether the call was done")
+            # Later writes may have pushed its stamp out of the record.
+            raise StoreUnavailable("a reply was lost: whether the call was done is unknown")
         return refused(status, rest)
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer:
@@ -212,7 +212,7 @@ class RedisStore:
         """Returns the key under which the session goes on, and its first bytes if it is live."""
         status, *rest = self._run(_PEEK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
-            gone(status, rest)  # raises what this version cannot read
+            gone(status, rest)  # raises if a newer version wrote it
             return key.encode(), b""
         return rest[0], rest[1]
 
@@ -237,7 +237,7 @@ class RedisStore:
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         score, _, entry = after.partition(":")
         if score:
-            float(score)  # raises what is not where a page ended
+            float(score)  # raises ValueError if it is not the end of a page
         args = (group, score, entry, limit, LISTED)
         answer: list[bytes] = self._run(_PAGE, (f"{self.slot}:tiers",), args)[2:]
         entries = answer[1::3]
@@ -254,7 +254,7 @@ class RedisStore:
 
     def count(self, rules: Rules) -> Counts:
         """See :meth:`..base.IndexedStore.count`."""
-        # After an index was lost, a mended one has a tier's tag in the place of its name.
+        # The audit restores a lost index with a tier's tag in the place of its name.
         names = {tier_tag(tier): tier for tier in rules.policy.order}
         _, now, *rest = self._run(_COUNT, (f"{self.slot}:tiers",), ())
         live: dict[str, int] = {}
@@ -270,8 +270,8 @@ class RedisStore:
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`..base.IndexedStore.audit`."""
         args = (limit, self._pattern(":[sue]:*"), self._wire(rules)[1][0][1:])
-        _, mended, limited, behind, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
-        return AuditStep(mended, bool(done), limited, bool(behind))
+        _, fixed, limited, behind, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
+        return AuditStep(fixed, bool(done), limited, bool(behind))
 
     def document(self, name: str) -> Document:
         """See :meth:`..base.IndexedStore.document`."""
@@ -282,7 +282,7 @@ class RedisStore:
         return self._document(name, document, expected).document == document
 
     def _document(self, name: str, document: bytes = b"", expected: bytes = b"") -> Document:
-        """Returns the document that is kept after *document* has taken its place, if it may."""
+        """Replace *expected* by *document*, if given; returns what is stored then."""
         _, now, raw = self._run(_DOCUMENT, (f"{self.slot}:doc:{name}",), (document, expected))
         return Document(raw[11:], int(raw[:11] or b"0", 16), now)
 
@@ -297,11 +297,11 @@ class RedisStore:
         """See :meth:`..base.RemoteStore.prepare`."""
         with suppress(StoreUnavailable):
             self._caller.check()
-        self.close()  # the process may fork from here
+        self.close()  # the process may fork after this
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
         """See :meth:`..base.RemoteStore.report_to`."""
-        self._notify.tell = listener
+        self._notify.listener = listener
 
     def states(self) -> Mapping[str, str]:
         """See :meth:`..base.RemoteStore.states`."""
@@ -324,14 +324,14 @@ class RedisStore:
     # -- help -----------------------------------------------------------------------------------
 
     def _pattern(self, of: str) -> str:
-        """For SCAN: names in this slot that go on like *of*."""
+        """Returns a pattern for SCAN: *of*, after the name of this slot."""
         return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self.slot) + of
 
     def _name(self, key: str) -> str:
         return f"{self.slot}:s:{key}"
 
     def _wire(self, rules: Rules) -> _Wired:
-        """The rules as the scripts take them: rows of limits, and caps with the order of tiers."""
+        """Returns the rules as arguments of scripts: rows of limits, and caps with tiers."""
         if self._wired[0] is not rules:
             limits = limit_rows(rules)
             ways = (b"0" + limits, b"1" + limits, b"-" + limits)
@@ -341,7 +341,7 @@ class RedisStore:
     def _confirmed(
         self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
     ) -> Any:
-        """Returns the answer of a script that ends a session; too few replicas are reported."""
+        """Returns the answer of a script that ends a session; reports too few replicas."""
         if not self._replicas:
             return self._run(script, names, args)
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
@@ -353,19 +353,19 @@ class RedisStore:
 
 
 class _Listener:
-    """Passes on what the servers report. Apart from the store, so that neither holds the other."""
+    """Passes events of the servers on. Not the store itself: that would be a reference cycle."""
 
     def __init__(self) -> None:
-        self.tell: Callable[[Event], None] = partial(emit, None)
+        self.listener: Callable[[Event], None] = partial(emit, None)
 
     def __call__(self, event: Event) -> None:
-        self.tell(event)
+        self.listener(event)
 
 
 def open_shards(given: object, *, shards: int, **options: Any) -> RedisStore | Sharded:
     """Returns a store whose sessions are in so many slots.
 
-    :param shards: the same for all processes, for ever.
+    :param shards: the same for all processes, fixed for the deployment.
     :param options: as for :class:`RedisStore`.
     :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """

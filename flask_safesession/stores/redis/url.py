@@ -79,7 +79,7 @@ def topology_of(given: object, notify: Notify) -> Topology:
 
 
 def _ignore(event: Event) -> None:
-    """Report nothing: while a Sentinel is down, the store need not be."""
+    """Ignore the event: with one Sentinel down, the store may work."""
 
 
 def read_url(url: str) -> Place:
@@ -95,7 +95,7 @@ def read_url(url: str) -> Place:
     if scheme not in SCHEMES:
         reader.problems.append(f"it begins with none of {', '.join(SCHEMES)}")
     if re.search(r"[\s\x00-\x1f\x7f]", url):
-        reader.problems.append("there is white space in it: take it out, or write it as %20")
+        reader.problems.append("there is white space in it: remove it, or write it as %20")
     reader.read_query(query)
     reader.read_authority(authority)
     reader.read_path(path)
@@ -138,7 +138,7 @@ class _Reader:
         if self._how != UNIX:
             self._read_hosts(hosts)
         elif hosts:
-            self.problems.append("a path begins with /, so there are three: unix:///path")
+            self.problems.append("a path begins with /, so write three: unix:///path")
 
     def _read_hosts(self, hosts: str) -> None:
         found = [_address(text, self._how) for text in hosts.split(",")]
@@ -193,11 +193,11 @@ class _Reader:
         return Access(redis.Connection, options, limit)
 
     def _set(self, name: str, value: Any) -> None:
-        """Store a value that the URL may have in two places."""
+        """Store a value that a URL can give in two places."""
         if value in ("", None):
             return
         if name in self._values and self._values[name] != value:
-            self.problems.append(f"the {name} is there twice: leave out ?{name}=")
+            self.problems.append(f"the {name} is given twice: leave out ?{name}=")
         self._values[name] = value
 
 

@@ -78,7 +78,7 @@ PARAMETERS: dict[str, _Check] = {
     "sentinel_password": _text,
     "sentinel_ssl": _switch,
 }
-# redis-py's, in place of which there is a setting.
+# redis-py's parameters in whose place there is a setting.
 _TIMEOUTS = re.compile("timeout|retry|retries")
 
 
@@ -92,7 +92,7 @@ def read_parameters(query: str, how: str) -> tuple[dict[str, Any], list[str]]:
     problems = list[str]()
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name in values:
-            problems.append(f"?{name}= is there twice")
+            problems.append(f"?{name}= is given twice")
         elif problem := _why_not(name, how):
             problems.append(problem)
         else:
@@ -108,7 +108,7 @@ def read_parameters(query: str, how: str) -> tuple[dict[str, Any], list[str]]:
 def _why_not(name: str, how: str) -> str | None:
     """Returns why the URL cannot have the parameter *name*."""
     if name.startswith("sentinel_") and name in PARAMETERS and how != SENTINEL:
-        return f"?{name}= is for Sentinels: let the URL begin with redis+sentinel"
+        return f"?{name}= is for Sentinels: begin with redis+sentinel"
     if name == "socket_keepalive" and how == UNIX:
         return f"?{name}= is for networks, not for a socket file: leave it out"
     if name in PARAMETERS:
@@ -133,7 +133,7 @@ def tls_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tls_problems(values: Mapping[str, Any]) -> list[str]:
-    """Returns what is wrong with the files and other values, before the first call finds it."""
+    """Returns what is wrong with files and other values, so that it is known at the start."""
     problems = list[str]()
     certificate, key = values.get("ssl_certfile"), values.get("ssl_keyfile")
     if key and not certificate:

@@ -102,7 +102,7 @@ def test_an_address_is_tried_once_and_all_is_told() -> None:
     with pytest.raises(MasterNotFoundError) as caught:
         find(found)
     assert str(caught.value) == (
-        "no master for 'main'; s0 names old:1: old is no master; s3 does not know it; s4: lost"
+        "no master for 'main'; s0 names old:1: old is no master; s3 names none; s4: lost"
     )
 
 
@@ -208,7 +208,7 @@ def test_nodes_that_send_each_other_calls_do_not_do_so_forever() -> None:
     nodes["a:1"].slots = all_on(entry(b"a", 1))
     nodes["a:1"].next = [MovedError("1 b:2")] * 99
     nodes["b:2"].next = [MovedError("1 a:1")] * 99
-    with pytest.raises(ClusterDownError, match="send each other"):
+    with pytest.raises(ClusterDownError, match="redirect calls for slot"):
         nodes.ask()
     assert len(nodes["a:1"].got) < 5
 
@@ -275,5 +275,5 @@ def test_who_does_not_answer_is_asked_last_and_nobody_gets_more_than_a_share() -
 def test_a_slot_that_nobody_has_is_told() -> None:
     nodes = Nodes("a:1")
     nodes["a:1"].slots = [[0, 1, entry(b"a", 1)]]
-    with pytest.raises(redis.ConnectionError, match="a:1 does not know the slot's node"):
+    with pytest.raises(redis.ConnectionError, match="a:1 names no node for the slot"):
         nodes.ask()

@@ -238,8 +238,8 @@ def test_a_parameter_that_resembles_none_is_told_with_all() -> None:
         ("redis+cluster://h?sentinel_ssl=yes", "begin with redis+sentinel"),
         ("unix:///x?socket_keepalive=yes", "leave it out"),
         ("redis://h?db=1&db=2", "twice"),
-        ("redis://h/1?db=2", "the db is there twice"),
-        ("redis://:p@h?password=q", "the password is there twice"),
+        ("redis://h/1?db=2", "the db is given twice"),
+        ("redis://:p@h?password=q", "the password is given twice"),
     ],
 )
 def test_a_parameter_in_the_wrong_place_is_told_with_the_mend(url: str, mend: str) -> None:

@@ -1,5 +1,5 @@
--- Put before the scripts that admit a session. Chooses who has to go for it: reads only, so that a
--- refusal leaves everything as it was. Twin of stores/admission.py.
+-- Put before the scripts that admit a session. Chooses the sessions to remove for it: reads only, so
+-- that a refusal changes nothing. Twin of stores/admission.py.
 local SWEEP = 3
 local MAX_EVICTIONS = 100
 
@@ -19,7 +19,7 @@ local function take(choice, entry, group, evicted)
   count(choice, group)
 end
 
--- Takes up to wanted sessions of these groups in order, those nearest their end first.
+-- Chooses up to wanted sessions of these groups in order, those nearest their end first. Returns how many.
 local function pick(choice, groups, wanted)
   local found = 0
   for _, group in ipairs(groups) do
@@ -42,12 +42,13 @@ local function pick(choice, groups, wanted)
 end
 
 local function make_room(choice, groups, excess)
-  -- A user's own are evicted even where nobody else's are: they are no reason to admit more.
+  -- Where the store refuses, the evictions of the user's own sessions do not count: a hundred of them
+  -- would admit a session above the cap.
   local wanted = math.min(excess, MAX_EVICTIONS - (choice.evict and choice.evicted or 0))
   return wanted <= 0 or pick(choice, groups, wanted) == wanted
 end
 
--- A few due sessions of each of these groups.
+-- Chooses a few due sessions of each group.
 local function sweep(choice, groups)
   for _, group in ipairs(groups) do
     local name = choice.p .. ':t:' .. group
@@ -57,7 +58,7 @@ local function sweep(choice, groups)
   end
 end
 
--- The first sessions of a user in the order of eviction, without those that go already: MAX_EVICTIONS at most.
+-- Returns a user's first sessions in the order of eviction, without chosen ones: MAX_EVICTIONS at most.
 local function first_of(choice, user, tiers, going)
   local found = {}
   for _, tier in ipairs(tiers) do
@@ -74,12 +75,12 @@ local function first_of(choice, user, tiers, going)
   return {unpack(found, 1, MAX_EVICTIONS)}
 end
 
--- Of the user's own sessions, those over that user's cap. Of more than MAX_EVICTIONS only so many are looked
--- at, those first that are to be evicted first: a due one behind them counts until it is removed. Entries
--- that no record stands behind are no sessions: they are returned, to be removed.
+-- Chooses the user's own sessions over that user's cap. It reads the first MAX_EVICTIONS in the order of
+-- eviction: a due one after them counts until it is removed. Returns the entries to remove, which have no
+-- record; nil if there is no room and the rules refuse.
 --
--- How many a user may have: nine digits, then rows of '|tag' and nine digits, if each tier has its own
--- number; then only sessions of one tier count. Answers nil where there is no room and none is made.
+-- rules.per_user: nine digits; if tiers have their own numbers, also rows of '|tag' and nine digits, and
+-- only sessions of the same tier count.
 local function choose_own(choice, r, rules, users, leaving)
   local row = string.find(rules.per_user, '|' .. r.tier, 1, true)
   local allowed = tonumber(string.sub(rules.per_user, row and row + 5 or 1, row and row + 13 or 9))
@@ -100,7 +101,7 @@ local function choose_own(choice, r, rules, users, leaving)
     local theirs, other = parse(head(choice.p .. ':s:' .. listed.key))
     if not other and deadline(theirs) > choice.now and theirs.user == r.user then
       live[#live + 1] = listed
-    elseif not other or other[1] ~= NEWER then  -- that counts, and is left to those who can use it
+    elseif not other or other[1] ~= NEWER then  -- a newer version's counts, and stays
       excess = excess - 1
       if theirs and theirs.user == r.user then
         take(choice, listed.key .. r.user, listed.tier, false)
@@ -114,8 +115,8 @@ local function choose_own(choice, r, rules, users, leaving)
   return stale
 end
 
--- The rules in ARGV from at on: caps for all, users and one user, evict (1 or 0), refuse a user's next
--- (1 or 0), then the tiers of users in the order of eviction, each as tag and name.
+-- Returns the rules in ARGV from at on: caps for all, users and one user; evict, refuse a user's next
+-- session (1 or 0 each); then the tiers of users in the order of eviction, each as tag and name.
 local function read_rules(at)
   local rules = {
     total = tonumber(ARGV[at]),
@@ -133,7 +134,7 @@ local function read_rules(at)
   return rules
 end
 
--- The groups of users that exist, in the order of eviction: tiers no longer configured first.
+-- Returns the groups of users that exist, in the order of eviction: tiers no longer configured first.
 local function user_groups(p, rules)
   local groups, present = {}, {}
   for _, tag in ipairs(redis.call('HKEYS', p .. ':tiers')) do
@@ -156,9 +157,9 @@ local function held(p, groups)
   return sum
 end
 
--- What is noted of a removed session of a group: its tier tag and a letter for the reason; and the reason. Its
--- name is added to those to be deleted. What stands under it and is no record (somebody else's value) is
--- left alone. If Redis' own expiry was faster, the tier of an anonymous session is not known.
+-- Returns the removal note of a session (tier tag, and a letter for the reason), and the reason. Adds its
+-- name to names, to be deleted, unless another program's value is there. If Redis has expired the record,
+-- the tier of an anonymous session is unknown.
 local function removal_note(name, names, group)
   local raw = head(name)
   if type(raw) == 'string' and string.find(raw, '^SS%d') then names[#names + 1] = name end
@@ -167,8 +168,8 @@ local function removal_note(name, names, group)
   return r.tier .. VISITOR_REASONS[ended_by(r)], ended_by(r)
 end
 
--- Removes the victims and lists them: key, tier tag and a letter for the reason, one behind the other
--- in one string, since clients take long over long arrays.
+-- Removes the victims. Returns key and removal note of each in one string: clients are slow with long
+-- arrays.
 local function dismiss(choice)
   local names, entries, found = {}, {}, {}
   for i, victim in ipairs(choice.victims) do
@@ -188,7 +189,7 @@ local function dismiss(choice)
   return table.concat(found)
 end
 
--- Stores the session r under key; leaving, if any, is the one that it takes the place of.
+-- Stores the session r under key, in the place of leaving if there is one.
 local function admit(p, key, draft, r, now, rules, leaving)
   local choice = new_choice(p, now, rules.evict)
   if leaving then
@@ -201,7 +202,7 @@ local function admit(p, key, draft, r, now, rules, leaving)
   local users_held = held(p, users)
   local total = users_held + held(p, {ANONYMOUS})
   local stale = {}
-  -- What takes the place of its like is not one more: no cap that was lowered stands in its way.
+  -- In the place of one of the same user and tier it is not one more: a lowered cap does not refuse it.
   local swap = leaving and leaving.r.user == r.user and leaving.r.tier == r.tier
   if r.user ~= '' and not swap then
     stale = choose_own(choice, r, rules, users, leaving)

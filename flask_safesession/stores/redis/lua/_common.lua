@@ -1,4 +1,4 @@
--- Put before every script. Everything is local: a global would outlive the script.
+-- Put before every script. Everything is local: a global would remain after the script.
 --
 -- A record is a string: magic and version 1-3, stamps 4-24, created 25-35, last active 36-46,
 -- absolute deadline 47-57, idle allowance 58-67, generation 68-72, bytes of the note 73-75 (all of these
@@ -10,17 +10,17 @@
 --   {P}:tiers          tier tag -> name
 --   {P}:generation     five hexadecimal digits, ':', the stamp of the end_all that made it
 --   {P}:e:GENERATION:GROUP      what was {P}:t:GROUP until an end_all; {P}:ending lists these names
---   {P}:tombstones:anonymous, {P}:tombstones:users, {P}:ended   tables of what is over: keep()
+--   {P}:tombstones:anonymous, {P}:tombstones:users, {P}:ended   tables of ended sessions: keep()
 --   {P}:none           never exists
 local KEY, HEADER, USER_HEADER = 18, 80, 96
 local ANONYMOUS = 'anonymous'
 local TOMBSTONE_TTL = 60000
 local MAX_TOMBSTONES = 10000
 local MAX_TOMBSTONES_OF_USER = 100
--- Why users' sessions end that their visitors are shown, and how long these reasons are kept.
+-- Reasons for the visitor, each with its letter in removal notes, and how long they are kept.
 local VISITOR_REASONS = {idle = 'i', lifetime = 'l', evicted = 'e', revoked = 'r', replayed = 'p'}
 local VISITOR_REASON_TTL = 86400000
--- Redis' own expiry is a net under the purge, this much later.
+-- Redis expires a record this much after its deadline, should no purge run.
 local NET = 300000
 
 -- The first element of every answer.
@@ -31,7 +31,7 @@ local ENDED, UNSURE, TOO_MANY = 9, 10, 11
 local current = redis.pcall('GET', string.match(KEYS[1], '^.-}') .. ':generation')
 current = type(current) == 'string' and string.sub(current, 1, 5) or '00000'
 
-local micro = 0  -- microseconds beyond what clock() has answered
+local micro = 0  -- microseconds beyond what clock() has returned
 
 local function clock()
   local time = redis.call('TIME')
@@ -39,8 +39,8 @@ local function clock()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- At maxmemory a script's first write is refused if it may need memory; after one that needs none, all
--- are let through.
+-- At maxmemory, Redis refuses a script whose first write may need memory. After a write that needs none,
+-- it allows all.
 local function go_on_at_maxmemory(p)
   redis.call('UNLINK', p .. ':none')
 end
@@ -49,12 +49,12 @@ local function split(key)
   return string.sub(key, 1, -4 - KEY), string.sub(key, -KEY)
 end
 
--- Whether an answer of redis.pcall is the error that a key of another type gives.
+-- Returns whether an answer of redis.pcall is the error for a key of another type.
 local function wrong_type(answer)
   return type(answer) == 'table' and answer.err and string.find(answer.err, 'WRONGTYPE', 1, true)
 end
 
--- The record in raw bytes (or a head of them), or nil and the answer to give.
+-- Returns the record in raw bytes (or a head of them); or nil and the answer to give.
 local function parse(raw)
   if wrong_type(raw) then return nil, {FOREIGN} end
   if type(raw) == 'table' then return nil, raw end
@@ -99,8 +99,7 @@ local function written_by(r, stamp)
   return r.stamp == stamp or string.sub(r.older, 1, 7) == stamp or string.sub(r.older, 8) == stamp
 end
 
--- Notes that the session is used now, if that is to be noted: once per touch interval, and the first
--- time after the creation always. Answers whether it was.
+-- Records a use: once per touch interval, and the first after the creation always. Returns whether it did.
 local function touched(r, now, touch)
   if not touch or (r.last > r.created and now - r.last < touch) then return false end
   local before = r.last
@@ -114,7 +113,7 @@ local function times(r)
   return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
 end
 
--- What can be patched in place: up to where the note's length stands.
+-- Returns what can be patched in place: the bytes before the length of the note.
 local function front(r)
   return 'SS1' .. r.stamp .. r.older .. times(r) .. r.generation
 end
@@ -123,7 +122,7 @@ local function header(r)
   return front(r) .. r.note .. r.tier .. (r.user == '' and '-' or '+' .. r.user)
 end
 
--- now and a record, or its header, in one string.
+-- Returns now and a record, or its header, in one string.
 local function dated(now, raw)
   return string.format('%011x', now) .. raw
 end
@@ -134,13 +133,13 @@ local function member(key, r)
   return key .. r.user
 end
 
--- The index of a user's sessions of a tier.
+-- Returns the name of the index of a user's sessions of a tier.
 local function own(p, user, tier, generation)
   return p .. ':u:' .. user .. tier .. (generation or current)
 end
 
--- In which order a user's sessions are evicted: those whose cookie never came back first, by their age;
--- then by their last use. In microseconds, so that sessions of one millisecond have an order, too.
+-- Returns the place in the order in which a user's sessions are evicted: first those whose cookie never
+-- came back, by age; then by last use. In microseconds, to order sessions of one millisecond.
 local function place(r)
   return r.last > r.created and 2 ^ 52 + r.last * 1000 or r.created * 1000
 end
@@ -158,7 +157,7 @@ local function unindex(p, key, r)
   if r.user ~= '' then redis.call('ZREM', own(p, r.user, r.tier, r.generation), key) end
 end
 
--- UNLINK comes first: it needs no memory, so that the script is not refused at maxmemory.
+-- UNLINK comes first: it needs no memory, so Redis does not refuse the script at maxmemory.
 local function remove(p, key, r)
   redis.call('UNLINK', p .. ':s:' .. key)
   unindex(p, key, r)
@@ -168,8 +167,8 @@ local function ttl(r, now)
   return math.max(1, deadline(r) - now + NET)
 end
 
--- Writes a draft as the record r. SET comes first: at maxmemory the script fails whole. The payload
--- is not concatenated here; the head is patched in place.
+-- Writes a draft as the record r. SET comes first: at maxmemory the script fails before it has written.
+-- The head is patched in place: a concatenation would copy the payload.
 local function write(p, key, draft, r, now)
   local name = p .. ':s:' .. key
   redis.call('SET', name, draft, 'PX', ttl(r, now))
@@ -178,7 +177,7 @@ local function write(p, key, draft, r, now)
   index_user(p, key, r)
 end
 
--- A command over many keys or members; unpack has a limit.
+-- Runs a command over many keys or members, in portions: unpack has a limit.
 local function in_portions(command, key, items)
   for from = 1, #items, 500 do
     local to = math.min(from + 499, #items)
@@ -190,12 +189,12 @@ local function in_portions(command, key, items)
   end
 end
 
--- -- what is over -----------------------------------------------------------------------------
+-- -- ended sessions ---------------------------------------------------------------------------
 
--- A table of what is over has three keys: name (time -> KEY + user tag), name:keys (KEY -> user tag, '|',
--- value) and name:users (user tag, time, KEY, in the order of their letters).
+-- A table of ended sessions has three keys: name (time -> KEY + user tag), name:keys (KEY -> user tag,
+-- '|', value) and name:users (user tag, time, KEY, in lexical order).
 
--- Removes pairs of entry and time.
+-- Removes pairs of entry and time from a table.
 local function drop(name, pairs_of)
   for i = 1, #pairs_of, 2 do
     local entry = pairs_of[i]
@@ -208,12 +207,13 @@ local function drop(name, pairs_of)
   end
 end
 
--- Removes up to so many that are over their time.
+-- Removes up to limit entries that are older than kept_for.
 local function forget(name, kept_for, now, limit)
   drop(name, redis.call('ZRANGEBYSCORE', name, '-inf', now - kept_for, 'WITHSCORES', 'LIMIT', 0, limit))
 end
 
--- Adds a value; the oldest make room, of the user and of all. Each call forgets more than it adds.
+-- Adds a value; over a limit, the oldest of the user or of all are removed. Each call removes up to three
+-- old ones, so the table shrinks.
 local function keep(name, kept_for, now, key, user, value)
   forget(name, kept_for, now, 3)
   local before = redis.call('ZSCORE', name, key .. user)
@@ -235,7 +235,7 @@ local function keep(name, kept_for, now, key, user, value)
   if over > 0 then drop(name, redis.call('ZRANGE', name, 0, over - 1, 'WITHSCORES')) end
 end
 
--- The value of key in a table, or nil.
+-- Returns the value of key in a table, or nil.
 local function kept(name, kept_for, now, key)
   local user, value = string.match(redis.call('HGET', name .. ':keys', key) or '', '^(.-)|(.*)$')
   if not user then return nil end
@@ -243,7 +243,7 @@ local function kept(name, kept_for, now, key)
   return time > now - kept_for and value or nil
 end
 
--- Leaves a tombstone of a user, or of an anonymous session. goes_on: nil, or the key under which the session
+-- Leaves a tombstone of a user's or an anonymous session. goes_on: nil, or the key under which the session
 -- goes on, its user tag, and '1' if a sign-in brought it there, all in one string.
 local function leave_tombstone(p, now, key, user, stamp, reason, goes_on)
   local name = p .. ':tombstones:' .. (user == '' and ANONYMOUS or 'users')
@@ -253,7 +253,7 @@ end
 local function tombstone(p, now, key)
   local value = kept(p .. ':tombstones:users', TOMBSTONE_TTL, now, key)
     or kept(p .. ':tombstones:' .. ANONYMOUS, TOMBSTONE_TTL, now, key)
-  -- What another program wrote there is none.
+  -- Another program may have written something else there.
   local head, goes_on = string.match(value or '', '^([%w_-]+)|([%w_-]*)$')
   if not head then return nil end
   return {
@@ -266,12 +266,12 @@ local function tombstone(p, now, key)
   }
 end
 
--- How a user's session has ended is remembered beyond its tombstone; of anonymous ones nothing is.
+-- Keeps the reason for the visitor of a user's session beyond its tombstone; of anonymous sessions, none.
 local function keep_reason(p, now, key, user, reason)
   if user ~= '' and VISITOR_REASONS[reason] then keep(p .. ':ended', VISITOR_REASON_TTL, now, key, user, reason) end
 end
 
--- Removes the session and leaves a tombstone. Visitors of anonymous sessions are not shown why they ended.
+-- Removes the session and leaves a tombstone, which hides why an anonymous session ended.
 local function finish(p, now, key, r, stamp, reason, goes_on, owner)
   remove(p, key, r)
   keep_reason(p, now, key, r.user, reason)
@@ -279,7 +279,7 @@ local function finish(p, now, key, r, stamp, reason, goes_on, owner)
   leave_tombstone(p, now, key, owner or r.user, stamp, reason, goes_on)
 end
 
--- What to answer where there is no record.
+-- Returns the answer to give where there is no record.
 local function no_record(p, now, key, other)
   if other[1] ~= UNKNOWN then return other end
   local found = tombstone(p, now, key)
@@ -294,8 +294,8 @@ local function due(p, now, key, r)
   return {DUE, ended_by(r), r.tier, r.user == '' and 0 or 1}
 end
 
--- The key under which the session goes on, unless a sign-in made it another one: so that a logout is not
--- outrun by a rotation. What goes on in another shard is followed by the caller.
+-- Returns the key under which the session goes on, but not after a sign-in: a logout also ends a session
+-- that was rotated meanwhile. The caller follows it into other shards.
 local function resolve(p, now, key)
   for _ = 1, MAX_TOMBSTONES do
     local found = redis.call('EXISTS', p .. ':s:' .. key) == 0 and tombstone(p, now, key)
@@ -305,7 +305,7 @@ local function resolve(p, now, key)
   return key
 end
 
--- The live session under key, or nil and the answer to give.
+-- Returns the live session under key; or nil and the answer to give.
 local function find(p, now, key)
   local r, other = parse(head(p .. ':s:' .. key))
   if not r then return nil, no_record(p, now, key, other) end
@@ -313,8 +313,8 @@ local function find(p, now, key)
   return r
 end
 
--- The answer to a creation under a key that is not free: this very call may have been here before. As in
--- end.lua, it writes all the same.
+-- Returns the answer to a creation under a key that is not free, or nil. A repeated call finds its own
+-- stamp; it writes all the same, as in end.lua.
 local function already(p, now, key, stamp)
   local name = p .. ':s:' .. key
   local raw = redis.pcall('GET', name)

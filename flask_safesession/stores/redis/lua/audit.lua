@@ -1,15 +1,15 @@
--- KEYS: audit (a hash: where a round stands that goes on over many calls, and the limits that it applies).
--- ARGV: how many entries to look at, pattern of the keys to walk, limits as in load.lua without what stands
--- before them. Answers LIVE, mended, sessions that were put under shorter limits, whether limits have become
+-- KEYS: audit (a hash: the position of a round, which takes many calls, and its limits).
+-- ARGV: how many entries to read, pattern of the keys to walk, limits as in load.lua without the letter
+-- before them. Returns LIVE, differences fixed, sessions put under shorter limits, whether limits have become
 -- shorter and this round has not yet seen all sessions, whether the round is over (1 or 0 each).
 --
 -- A round walks each group of the index for entries without a record, then the keys for records without an
--- entry and for users' entries without a session. It begins anew where a limit is shorter than in the call
--- before. What is due under shorter limits is left to the purge.
+-- entry and for users' entries without a session. It begins anew when a limit is shorter than in the call
+-- before. The purge removes what is due under shorter limits.
 local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local now = clock()
-local mended, limited = 0, 0
+local fixed, limited = 0, 0
 go_on_at_maxmemory(p)
 
 local function times_in(limits, tag)
@@ -47,12 +47,12 @@ local function check_entry(group, entry, score)
   local r, other = parse(head(p .. ':s:' .. key))
   if other and other[1] == NEWER then return end
   if agrees(r, key, group, score) and member(key, r) == entry then return shorten(key, r) end
-  mended = mended + 1
+  fixed = fixed + 1
   redis.call('ZREM', p .. ':t:' .. group, entry)
   if user ~= '' then redis.call('ZREM', own(p, user, group), key) end
 end
 
--- Whether the place of a user's session among the user's is right, but for the microseconds.
+-- Returns whether the place of a session in its user's index is right, microseconds aside.
 local function placed(r, key)
   if r.user == '' then return true end
   local score = tonumber(redis.call('ZSCORE', own(p, r.user, r.tier), key) or -1)
@@ -67,7 +67,7 @@ local function check_record(key)
   local score = tonumber(redis.call('ZSCORE', deadlines, member(key, r)) or -1)
   if r.generation ~= current and score >= 0 then return end  -- the purge removes it
   if score == deadline(r) and placed(r, key) then return end
-  mended = mended + 1
+  fixed = fixed + 1
   if deadline(r) <= now then return remove(p, key, r) end
   index(p, key, r)
   index_user(p, key, r)
@@ -75,8 +75,8 @@ local function check_record(key)
   shorten(key, r)
 end
 
--- Entries of a user's index that no session of the user stands behind. Of very many some, which are others
--- in each round.
+-- Removes entries of a user's index without a session of that user. Of a long index it checks a part,
+-- another one in each round.
 local function check_user(name)
   local count = redis.call('ZCARD', name)
   local from = count > limit and now % count or 0
@@ -84,27 +84,27 @@ local function check_user(name)
     local r, other = parse(head(p .. ':s:' .. key))
     local left = other and other[1] == NEWER
     if not left and (not r or own(p, r.user, r.tier, r.generation) ~= name) then
-      mended = mended + 1
+      fixed = fixed + 1
       redis.call('ZREM', name, key)
     end
   end
 end
 
--- What was put aside is removed by the purge, if it is on its list.
+-- Lists for the purge what end_all put aside, if it is not on the list.
 local function check_aside(name)
   for _, listed in ipairs(redis.call('LRANGE', p .. ':ending', 0, -1)) do
     if listed == name then return end
   end
-  mended = mended + 1
+  fixed = fixed + 1
   redis.call('RPUSH', p .. ':ending', name)
 end
 
--- A table whose parts differ is given up: it has reasons, and nothing that has to be kept.
+-- Deletes a table of ended sessions whose parts differ: a lost reason breaks no promise.
 local function check_table(name)
   local count = redis.call('ZCARD', name)
   local users = redis.call('ZCARD', name .. ':users')
   if redis.call('HLEN', name .. ':keys') == count and users <= count then return end
-  mended = mended + 1
+  fixed = fixed + 1
   redis.call('UNLINK', name, name .. ':keys', name .. ':users')
 end
 
@@ -125,7 +125,7 @@ local function walk_keys(cursor)
   return page[1]
 end
 
--- Where the round stands: the index of a walk (1: anonymous, then the tiers, last the keys).
+-- The position of the round: the index of a walk (1: anonymous, then the tiers, last the keys).
 local walks = {ANONYMOUS}
 local tiers = redis.call('HKEYS', p .. ':tiers')
 table.sort(tiers)
@@ -149,4 +149,4 @@ if cursor == '0' then
   behind = behind and at <= #walks and not over
 end
 redis.call('HSET', KEYS[1], 'limits', ARGV[3], 'walk', at, 'cursor', cursor, 'behind', behind and 1 or 0)
-return {LIVE, mended, limited, behind and 1 or 0, over and 1 or 0}
+return {LIVE, fixed, limited, behind and 1 or 0, over and 1 or 0}

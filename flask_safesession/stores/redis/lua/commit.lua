@@ -1,7 +1,7 @@
--- KEYS: record. ARGV: expected stamp, touch interval ('': this is no use), draft. Answers now (11 digits,
--- hexadecimal) and the header in one string where all is as expected; otherwise an array with a status.
+-- KEYS: record. ARGV: expected stamp, touch interval ('': this is not a use), draft. Returns now (11 digits,
+-- hexadecimal) and the header in one string if all is as expected; otherwise an array with a status.
 --
--- As in load.lua, the usual case stands before the common functions.
+-- As in load.lua, the usual case comes before the common functions.
 local raw = redis.pcall('GETRANGE', KEYS[1], 0, 95)
 if type(raw) == 'string' and string.sub(raw, 1, 10) == 'SS1' .. ARGV[1]
   and string.find(string.sub(raw, 25, 75), '^%x+$')
@@ -26,13 +26,13 @@ then
     local front = string.sub(ARGV[3], 1, 10) .. string.sub(raw, 4, 17) .. string.sub(raw, 25, 35)
       .. string.format('%011x%011x', last, absolute) .. string.sub(ARGV[3], 58, 67) .. generation
     local tier = string.sub(filed, 1, 4)
-    -- SET comes first: at maxmemory the script fails whole. 300000 is NET of _common.lua.
+    -- SET comes first, as in write() of _common.lua. 300000 is NET of _common.lua.
     redis.call('SET', KEYS[1], ARGV[3], 'PX', math.max(1, deadline - now + 300000))
     redis.call('SETRANGE', KEYS[1], 0, front)
     if deadline ~= due then
       redis.call('ZADD', p .. ':t:' .. (user == '' and 'anonymous' or tier), deadline, key .. user)
     end
-    if used and user ~= '' then  -- as place() of _common.lua has it
+    if used and user ~= '' then  -- as place() of _common.lua
       redis.call('ZADD', p .. ':u:' .. user .. tier .. generation,
         2 ^ 52 + last * 1000 + tonumber(time[2]) % 1000, key)
     end

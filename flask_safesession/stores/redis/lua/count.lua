@@ -1,4 +1,4 @@
--- KEYS: tiers. Answers LIVE, now, then name, live, due and earliest deadline of each group.
+-- KEYS: tiers. Returns LIVE, now, then name, live, due and earliest deadline of each group.
 local p = string.sub(KEYS[1], 1, -7)
 local now = clock()
 local names = redis.call('HGETALL', KEYS[1])

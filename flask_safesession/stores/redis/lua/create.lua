@@ -1,5 +1,5 @@
--- KEYS: record. ARGV: draft, rules. Answers LIVE, now and header (or record), sessions held, and those who
--- had to go as dismiss() lists them.
+-- KEYS: record. ARGV: draft, rules. Returns LIVE, now and header (or record), sessions held, and the
+-- removed ones as dismiss() lists them.
 local p, key = split(KEYS[1])
 local r = parse(string.sub(ARGV[1], 1, USER_HEADER))
 local now = clock()

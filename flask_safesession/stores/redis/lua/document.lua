@@ -1,6 +1,5 @@
--- KEYS: a document (when it was written, 11 hexadecimal digits, and what it says). ARGV: the document to
--- be kept, or '' to read only; the one whose place it takes, '' if there is none. Answers LIVE, now, and
--- what is there now.
+-- KEYS: a document (time of writing, 11 hexadecimal digits, and content). ARGV: the new content, or '' to
+-- read only; the content that it replaces, '' if there is none. Returns LIVE, now, and what is stored then.
 local p = string.match(KEYS[1], '^(.*):doc:')
 local stored = redis.call('GET', KEYS[1]) or ''
 local now = clock()

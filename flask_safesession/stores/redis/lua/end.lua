@@ -1,13 +1,13 @@
 -- KEYS: record. ARGV: stamp of this call, reason, expected stamp or '', and if the session goes on in another
--- shard its key there, 1 if by a sign-in, else 0, and its user tag, in one string. Answers LIVE, now and record of
--- what is over now, and its key. Without an expected stamp the session ends wherever it is.
+-- shard its key there, 1 if by a sign-in, else 0, and its user tag, in one string. Returns LIVE, now and record of
+-- the ended session, and its key. Without an expected stamp the session ends wherever it is.
 local p, key = split(KEYS[1])
 local now = clock()
 if ARGV[3] == '' then key = resolve(p, now, key) end
 local r, other = find(p, now, key)
 if not r then
-  -- This very call has been here before, and its reply was lost. It writes all the same: a WAIT that
-  -- follows counts the replicas that have the last write of its connection.
+  -- A repetition of this call, whose reply was lost. It writes all the same: a WAIT that follows counts
+  -- the replicas that have the connection's last write.
   if other[1] == TOMBSTONE and other[3] == ARGV[1] then
     go_on_at_maxmemory(p)
     redis.call('SET', p .. ':none', '')

@@ -1,5 +1,5 @@
 -- KEYS: tiers. ARGV: stamp of this call. Ends all sessions of the shard in one step, however many there
--- are: records of another generation are over, and the indexes are put aside for the purge. Answers LIVE.
+-- are: records of another generation are over, and the indexes are put aside for the purge. Returns LIVE.
 local p = string.sub(KEYS[1], 1, -7)
 local name = p .. ':generation'
 local stored = redis.call('GET', name)

@@ -1,13 +1,13 @@
 -- KEYS: record. ARGV: slide (1; 0 if not; - to write nothing at all) and limits, rows of '|tag', idle,
--- lifetime and touch by 12 digits each, the default's first. Answers now (11 digits, hexadecimal) and the
+-- lifetime and touch by 12 digits each, the default's first. Returns now (11 digits, hexadecimal) and the
 -- record in one string; otherwise an array with a status.
 --
--- The first part is the way of nearly every request, so it stands before the common functions, whose
--- making costs more than this does. Whatever is out of the ordinary is left to the part after them.
+-- The first part serves nearly every request. It comes before the common functions, whose definition
+-- takes longer than it does. The part after them does the rest.
 local raw = redis.pcall('GET', KEYS[1])
 local generation = redis.pcall('GET', string.sub(KEYS[1], 1, -22) .. ':generation')
 local way = string.sub(ARGV[1], 1, 1)
-local unsure = type(generation) == 'table'  -- while the slot is moved, the other node may have it
+local unsure = type(generation) == 'table'  -- while the slot moves, the other node may have it
 if unsure and way ~= '-' then return generation end
 if not unsure and type(raw) == 'string' and string.sub(raw, 1, 3) == 'SS1'
   and (string.sub(raw, 80, 80) == '-' or (string.sub(raw, 80, 80) == '+' and #raw >= 96))

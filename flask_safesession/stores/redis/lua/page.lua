@@ -1,5 +1,5 @@
 -- KEYS: tiers. ARGV: group, score and entry to go on after ('' to begin), how many, bytes of each record
--- to be answered. Answers LIVE, now, then score, entry and first bytes of each live session of the group,
+-- to return. Returns LIVE, now, then score, entry and first bytes of each live session of the group,
 -- those that end last first.
 local p = string.sub(KEYS[1], 1, -7)
 local index, limit = p .. ':t:' .. ARGV[1], tonumber(ARGV[4])

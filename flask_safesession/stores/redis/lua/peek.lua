@@ -1,5 +1,5 @@
--- KEYS: record. ARGV: bytes of the record to be answered. Answers LIVE, the key under which the session goes
--- on, and these bytes, empty if it is not live. Changes nothing, whatever it finds.
+-- KEYS: record. ARGV: bytes of the record to return. Returns LIVE, the key under which the session goes on,
+-- and these bytes, empty if it is not live. Changes nothing.
 local p, key = split(KEYS[1])
 local now = clock()
 key = resolve(p, now, key)

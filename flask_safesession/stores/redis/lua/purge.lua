@@ -1,5 +1,5 @@
--- KEYS: tiers. ARGV: limit, rules. Answers LIVE, due, trimmed, whether there is more (1 or 0), and who
--- was removed as dismiss() lists them.
+-- KEYS: tiers. ARGV: limit, rules. Returns LIVE, due, trimmed, whether there is more (1 or 0), and the
+-- removed sessions as dismiss() lists them.
 local p = string.sub(KEYS[1], 1, -7)
 local limit = tonumber(ARGV[1])
 local rules = read_rules(2)
@@ -7,11 +7,11 @@ local now = clock()
 local users = user_groups(p, rules)
 local everybody = with_anonymous(users)
 
--- What is due goes without the bookkeeping of a choice: there may be a million of them.
+-- Due sessions are removed without a choice and its tables: there may be a million of them.
 local found, seen = {}, 0
 
--- Removes these entries of index, where those of a group of a generation are. ended: of what was ended
--- all at once, the ones without a record have been met by a request, which has reported them.
+-- Removes these entries of index, which has those of a group of a generation. ended: end_all put the index
+-- aside; a session without a record was met by a request, which has reported it.
 local function clear(index, entries, group, generation, ended)
   local names = {}
   for _, entry in ipairs(entries) do
@@ -34,7 +34,7 @@ for _, name in ipairs({':tombstones:' .. ANONYMOUS, ':tombstones:users'}) do
 end
 forget(p .. ':ended', VISITOR_REASON_TTL, now, limit)
 
--- What was ended all at once; its index is not in use any more.
+-- What end_all has ended; its index is no longer in use.
 local ending = redis.call('LINDEX', p .. ':ending', 0)
 while ending and seen < limit do
   local generation, group = string.match(ending, ':e:(%x+):(.*)$')

@@ -1,6 +1,6 @@
--- The second part of commit.lua, after the common functions: what is repeated, changed, due or gone.
--- Answers LIVE, now and the record as it is, where this very call has been here before; CONFLICT, now and
--- the record, and whether the expected stamp is among its own (1 or 0); or another status.
+-- The second part of commit.lua, after the common functions: for what is repeated, changed, due or gone.
+-- Returns LIVE, now and the record as it is, if this call is a repetition; CONFLICT, now and the record,
+-- and whether the expected stamp is among its own (1 or 0); or another status.
 local p, key = split(KEYS[1])
 local now = clock()
 local r, other = find(p, now, key)

@@ -1,5 +1,5 @@
--- KEYS: record. ARGV: expected stamp, header of a draft with the tier, user and limits to be. Answers LIVE, now
--- and the record as it is filed then; CONFLICT, now and the record; or another status.
+-- KEYS: record. ARGV: expected stamp, header of a draft with the new tier, user and limits. Returns LIVE, now
+-- and the refiled record; CONFLICT, now and the record; or another status.
 local p, key = split(KEYS[1])
 local now = clock()
 local r, other = find(p, now, key)

@@ -1,7 +1,7 @@
 -- KEYS: old record, new record. ARGV: expected stamp or '', restart (1; 0 if not, - if it does not
 -- slide either), reason, where the tombstone leads, draft, rules.
--- Answers as create does. Everything in one step: there is never a moment with both or neither.
--- Without an expected stamp the session is taken from wherever it is.
+-- Returns what create does. All in one step, so that at no time both sessions are live, or neither.
+-- Without an expected stamp the session is rotated wherever it is.
 local p, old = split(KEYS[1])
 local _, key = split(KEYS[2])
 local r = parse(string.sub(ARGV[5], 1, USER_HEADER))
@@ -23,7 +23,7 @@ r.absolute, r.generation = r.created + r.absolute, current
 local found = admit(p, key, ARGV[5], r, now, read_rules(6), {key = old, r = leaving})
 if found[1] == LIVE then
   remove(p, old, leaving)
-  -- That of a sign-in is the user's: a flood of anonymous ones does not push it out.
+  -- That of a sign-in is filed as the user's: a flood of anonymous tombstones does not push it out.
   leave_tombstone(p, now, old, r.user == '' and leaving.user or r.user, r.stamp, ARGV[3], ARGV[4])
 end
 return found

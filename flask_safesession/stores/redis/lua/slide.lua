@@ -1,12 +1,12 @@
--- The second part of load.lua, after the common functions: what is due, to be slid, to be put under
--- shorter limits, or no record at all. Has raw, way and unsure of the first part.
+-- The second part of load.lua, after the common functions: for what is due, slides, comes under shorter
+-- limits or has no record. It uses raw, way and unsure of the first part.
 local p, key = split(KEYS[1])
 local r, other = parse(raw)
 local now = clock()
 
--- A master that takes no writes (its memory or disk is full, its replicas are gone) can still be read. One
--- that is no master any more is left for the one that is; only if there is none, it is read. While a cluster
--- moves the slot, what else is needed may be on the other node: the record is read, and nothing is written.
+-- A master that takes no writes (its memory or disk is full, its replicas are gone) can still be read. A
+-- former master's error is returned, so that the caller turns to the current one. While a cluster moves the
+-- slot, other keys may be on the other node: the record is read, and nothing is written.
 local writes = way ~= '-'
 if writes then
   local refused = redis.pcall('UNLINK', p .. ':none')

@@ -1,6 +1,6 @@
--- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to be answered, stamp of this call, reason; then, if they
--- are to be ended and not only listed, the key that is to stay or ''. Answers LIVE, then key and first bytes of
--- each live session. The only script whose time grows with what one user has.
+-- KEYS: a user's name, {P}:u:USER. ARGV: bytes of each record to return. Also, to end the sessions: stamp of
+-- this call, reason, and the key of the session to keep or ''. Returns LIVE, then key and first bytes of each
+-- live session. The only script whose time grows with the number of a user's sessions.
 local p, user = string.sub(KEYS[1], 1, -20), string.sub(KEYS[1], -16)
 local now = clock()
 local ends = #ARGV == 4

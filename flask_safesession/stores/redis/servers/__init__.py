@@ -1,1 +1,1 @@
-"""Where the servers are, and the connections to them."""
+"""Finds the servers, and keeps the connections to them."""

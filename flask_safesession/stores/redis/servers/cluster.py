@@ -1,4 +1,4 @@
-"""A cluster: commands go to the node of their slot, and follow a slot that has moved.
+"""A cluster: sends commands to the node of their slot, and follows slots that move.
 
 redis-py's ``RedisCluster`` is not used for this: it reads the map of slots under a lock for as long
 as all nodes take together, sleeps before that, and retries by rules of its own. Its errors, its
@@ -97,7 +97,7 @@ class Cluster:
                 if other is None or (careful and _may_be_done(error)):
                     raise
                 node, ahead = other, _NOTHING
-        raise ClusterDownError(f"nodes send each other calls for slot {slot}")
+        raise ClusterDownError(f"nodes redirect calls for slot {slot} to each other")
 
     def _owner(self, slot: int) -> _Node:
         if not self._slots:
@@ -111,13 +111,13 @@ class Cluster:
         return node
 
     def _other(self, slot: int, node: _Node) -> _Node | None:
-        """Returns the slot's node now, if it is not *node*, which does not serve it."""
+        """Returns the slot's current node, if it is not *node*, which does not serve it."""
         self._look(slot)
         other = self._slots[slot]
         return None if other is None or other.at is node.at else other
 
     def _moved(self, slot: int, node: _Node, error: MovedError) -> _Node:
-        """Returns the slot's node as *node*, the previous one, names it.
+        """Returns the node to which *node*, the previous one, redirects calls for the slot.
 
         Other slots may have moved as well, so the map is read again.
         """
@@ -147,7 +147,7 @@ class Cluster:
                 starting.release()
 
     def _look(self, slot: int, first: _Node | None = None) -> None:
-        """Read the map again, if it is time and no other call reads it. Its errors are ignored."""
+        """Read the map again, unless another call does, or just did. Ignores errors."""
         turn = self._own_turn()
         with suppress(redis.RedisError):
             if turn.is_taken():
@@ -179,13 +179,13 @@ class Cluster:
             except redis.RedisError as error:
                 problems.append(f"{node.at.server}: {error}")
                 continue
-            if self._learn(answer, node, slot):
+            if self._use(answer, node, slot):
                 return
-            problems.append(f"{node.at.server} does not know the slot's node")
+            problems.append(f"{node.at.server} names no node for the slot")
         raise redis.ConnectionError(f"no map of the cluster; {'; '.join(problems)}")
 
-    def _learn(self, answer: list[list[Any]], source: _Node, slot: int | None) -> bool:
-        """Use this map from now on, if it has the slot."""
+    def _use(self, answer: list[list[Any]], source: _Node, slot: int | None) -> bool:
+        """Use this map from now on if it has the slot; returns whether it has."""
         slots: list[_Node | None] = [None] * _SLOTS
         nodes: dict[Address, _Node] = {}
         for start, end, *serving in answer:
@@ -213,10 +213,10 @@ class Cluster:
 
 
 class _Turn:
-    """Allows one call at a time to read the map, and not all the time.
+    """Allows one call at a time to read the map, with a pause between two.
 
     It belongs to one process, since locks may be held at a fork. A turn is a time and not a lock:
-    the call that got it may never end. ``starting``: held by the call that reads the first map.
+    a call that has it may never end. ``starting``: held by the call that reads the first map.
     """
 
     def __init__(self) -> None:

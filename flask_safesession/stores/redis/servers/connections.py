@@ -35,8 +35,8 @@ ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError)
 # Seconds for which an idle connection is trusted to be open. A command that may be repeated does no
 # harm on a closed one: it is sent again on a fresh one.
 _TRUSTED = 1.0
-# Seconds after which an idle connection is closed: firewalls drop those that are silent for some
-# minutes, and a call on one would wait until its deadline.
+# Seconds after which an idle connection is closed: firewalls drop it after some minutes, and a call
+# on it would wait until its deadline.
 _KEPT = 60.0
 
 #: Returns the seconds that this call has left; raises ``redis.TimeoutError`` if there are none.
@@ -44,7 +44,7 @@ remaining: Callable[[], float] = partial(deadline.remaining, redis.TimeoutError)
 
 
 class CircuitOpenError(redis.ConnectionError):
-    """The server was down a moment ago and has not been found up since. Nothing was sent."""
+    """The server was down a moment ago and has not answered since. Nothing was sent."""
 
     was_sent = False
 
@@ -173,7 +173,7 @@ class Connections:
 
     @property
     def breaker(self) -> Breaker:
-        """The server's circuit breaker, of this process."""
+        """Returns the server's circuit breaker in this process."""
         return self._own.breaker
 
     def exchange(self, *commands: Command, careful: bool = False) -> list[Any]:
@@ -203,7 +203,7 @@ class Connections:
             _connect(connection)
             replies, error = _talk(connection, commands)
         except BaseException:
-            # Whatever it was (a time-out, a greenlet's end, Ctrl-C): the reply may still arrive,
+            # After any error (a time-out, a greenlet's end, Ctrl-C) the reply may still arrive,
             # and another request must not read it (CVE-2023-28858).
             connection.disconnect()
             own.close()  # the others may be closed by the server as well
@@ -273,7 +273,7 @@ def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
     now = time.monotonic()
     idle.append((now, connection))
     try:
-        if now - idle[0][0] > _KEPT:  # it was needed when there were more calls at once
+        if now - idle[0][0] > _KEPT:  # needed only while there were more calls at once
             idle.popleft()[1].disconnect()
     except IndexError:  # other threads have taken all of them
         return

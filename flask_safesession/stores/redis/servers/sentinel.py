@@ -2,7 +2,7 @@
 
 After Redis' guidelines for Sentinel clients: for each new connection, Sentinels are asked for the
 master, one after the other, and the server that they name is asked for its role. redis-py's own
-Sentinel client has no deadline for that, and does not ask the server.
+Sentinel client has no deadline for that, and does not check the role.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class _Watch:
         self.moved = False
 
     def find(self, connect: Callable[[Address], None]) -> None:
-        """Call *connect* with the address that a Sentinel names, until it is the master's.
+        """Call *connect* with the addresses that Sentinels name, until one is the master's.
 
-        A Sentinel that is cut off may name an old master. It is asked last from then on.
+        A Sentinel that is cut off may name an old master. From then on it is asked last.
 
         :param connect: raises if that server is not a master.
         :raises MasterNotFoundError: no Sentinel has named one.
@@ -102,7 +102,7 @@ class _Watch:
             sentinel.close()
 
     def _named(self, problems: list[str]) -> Iterator[tuple[Connections, Address]]:
-        """Yields what one Sentinel after the other names, each within its share of the time."""
+        """Yields each Sentinel with the address that it names, within its share of the time."""
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
         order = self._order
         for asked, sentinel in enumerate(order):
@@ -113,7 +113,7 @@ class _Watch:
                 problems.append(f"{sentinel.server}: {error}")
                 continue
             if not answer:
-                problems.append(f"{sentinel.server} does not know it")
+                problems.append(f"{sentinel.server} names none")
                 continue
             yield sentinel, (answer[0].decode(), int(answer[1]))
 

@@ -30,7 +30,7 @@ class Access(NamedTuple):
 
     @property
     def encrypted(self) -> bool:
-        """Whether connections use TLS."""
+        """Returns whether connections use TLS."""
         return issubclass(self.kind, redis.SSLConnection)
 
     def to(self, address: Address, notify: Notify) -> Connections:
@@ -53,15 +53,15 @@ def spelled(address: Address) -> str:
 class Topology(Protocol):
     """The servers of a store.
 
-    ``guarded``: scripts have to name a key that never exists. On a cluster a slot that is moving
-    to another node has keys on both; a script that names a missing key is refused there before
-    it does anything (TRYAGAIN), and would stop half-way otherwise.
+    ``guarded``: scripts have to name a key that never exists. While a cluster moves a slot, its
+    keys are on two nodes; a script that names a missing key is refused there before it does
+    anything (TRYAGAIN), and would stop half-way otherwise.
     """
 
     guarded: bool
 
     def route(self, key: str) -> Exchange:
-        """Returns what sends commands to the server responsible for *key*, for the next call.
+        """Returns a function that sends the next call's commands to the server of *key*.
 
         See :meth:`.connections.Connections.exchange`.
         """

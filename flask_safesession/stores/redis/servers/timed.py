@@ -78,7 +78,7 @@ _Base: Any = object
 
 
 class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py's, see timed()
-    # redis-py reads them for each address that it tries. What the given client had does not apply.
+    # redis-py reads them for each address that it tries. Those of the given client do not apply.
     socket_connect_timeout = socket_timeout = property(lambda _: _left(), lambda _, __: None)
 
     def connect(self) -> None:
@@ -97,7 +97,7 @@ class _Timed(_Base):  # type: ignore[misc]  # stands before a class of redis-py'
 
 
 def _let_connect() -> None:
-    """Wait before a fork until new sockets are where the child finds and closes its copies."""
+    """Wait before a fork until new sockets are stored where the child can close its copies."""
     until = time.monotonic() + _PATIENCE
     while _connecting and time.monotonic() < until:
         time.sleep(_LEAST)
@@ -108,7 +108,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _left() -> float:
-    """Returns what :func:`remaining` does, without an error, which would leave a socket open."""
+    """Returns :func:`remaining`, without its error, which would leave a socket open."""
     try:
         return max(_LEAST, remaining())
     except redis.TimeoutError:
@@ -123,7 +123,7 @@ class _Cut:
         self._waits = True
 
     def settimeout(self, limit: float | None) -> None:
-        """Store only whether to wait at all; for how long is the deadline's decision."""
+        """Store only whether to wait at all: the deadline limits for how long."""
         self._waits = limit != 0
 
     def recv(self, *args: Any) -> bytes:
