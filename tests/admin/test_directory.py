@@ -443,7 +443,7 @@ def test_a_process_that_has_only_signed_somebody_in_knows_how_late_it_is(site: S
 
 
 def test_a_mark_without_its_parentheses_is_refused(site: Site) -> None:
-    with pytest.raises(TypeError, match="called before it decorates"):
+    with pytest.raises(TypeError, match="must be called"):
         site.safe.fresh(lambda: "")
 
 
