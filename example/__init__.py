@@ -1,8 +1,8 @@
-"""Quayside: a small bank with a shop, to show what SafeSession does in a real application.
+"""Quayside: a small bank with a shop, to show SafeSession in a real application.
 
-``flask --app example run`` starts it; nothing needs to be configured. Sessions are in the memory of
-this process then. In a file they survive a restart, and several workers share them; for several
-machines there is Redis::
+``flask --app example run`` starts it without configuration, with sessions in the memory of the
+process. In a SQLite file they survive a restart, and several workers share them. Several machines
+share them through Redis::
 
     SAFESESSION_STORE=sqlite:// flask --app example run --debug
     SAFESESSION_STORE=sqlite:// gunicorn --workers 3 "example:create_app()"
@@ -32,10 +32,10 @@ from . import (
 
 
 def create_app(**overrides: object) -> Flask:
-    """Build the application; ``flask --app example`` finds this function by its name.
+    """Returns the application. ``flask --app example`` finds this function by its name.
 
-    :param overrides: settings of SafeSession as keyword arguments (``store=…``); they win over
-        the defaults in ``sessions.py`` and over the environment. Tests use them.
+    :param overrides: settings of SafeSession as keyword arguments (``store=…``), for tests. They
+        overrule the defaults in ``sessions.py`` and the environment.
     """
     app = Flask(__name__)
     environment.configure(app)
@@ -51,5 +51,5 @@ def create_app(**overrides: object) -> Flask:
 
 
 def health() -> tuple[str, dict[str, str]]:
-    """Answer a load balancer. No session is used: no store call is made, no cookie set."""
+    """Respond to a load balancer. Uses no session, so it makes no store call and sets no cookie."""
     return "ok\n", {"Content-Type": "text/plain; charset=utf-8"}

@@ -1,4 +1,4 @@
-"""Signing in and out, and the desk that each of the three finds behind the door."""
+"""Signing in and out, and a desk for each of the three people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pages = Blueprint("account", __name__)
 
 @pages.get("/sign-in")
 def sign_in() -> str:
-    """Show the sign-in form; who was signed in hears why that is over."""
+    """Show the sign-in form, and why the last session ended."""
     if reason := session.info.ended_reason:
         flash(TEXTS[reason])
     return _sign_in_page()
@@ -24,7 +24,7 @@ def sign_in() -> str:
 
 @pages.post("/sign-in")
 def begin() -> Response | tuple[str, int]:
-    """Check the password and begin the person's session."""
+    """Check the password and start the person's session."""
     person = authenticate(request.form.get("username", ""), request.form.get("password", ""))
     if person is None:
         return _sign_in_page(failed=True), 401
@@ -33,9 +33,9 @@ def begin() -> Response | tuple[str, int]:
 
 
 def _open_session(person: Person) -> None:
-    """Put ``person`` into the session. Assigning the user gives it a new ID, without more code.
+    """Sign ``person`` in. Assigning the user gives the session a new ID, without more code.
 
-    What a stranger has put into the cart comes along. What somebody else had does not.
+    An anonymous visitor's cart stays. Another user's data does not.
     """
     if session.get("user_id") not in (None, person.username):
         session.clear()
@@ -45,14 +45,14 @@ def _open_session(person: Person) -> None:
 
 @pages.post("/sign-out")
 def sign_out() -> Response:
-    """End the session: its record is gone from the store, its cookie is worth nothing."""
+    """End the session: its record is removed, and its cookie is useless."""
     session.invalidate()
     return redirect(url_for("watch.show", ended="signed-out"), 303)
 
 
 @pages.get("/desk")
 def desk() -> str | Response:
-    """Show what the person who is signed in came for."""
+    """Show the desk of the signed-in person."""
     person = current_person()
     if person is None:
         return redirect(url_for(".sign_in"), 303)
@@ -61,7 +61,7 @@ def desk() -> str | Response:
 
 @pages.post("/purge")
 def purge() -> Response:
-    """Let the admin remove what is due now, instead of within a minute by the scheduled job."""
+    """Remove due sessions now, for the admin, without waiting for the scheduled job."""
     person = current_person()
     if person is None or person.tier != "admin":
         abort(403, "Only the admin may do that.")

@@ -1,7 +1,7 @@
-"""The cart: a list in the session that is changed where it stands.
+"""The cart: a list in the session that is changed in place.
 
-There is no ``session.modified = True`` here. SafeSession compares what is to be stored with
-what was loaded, so a change at any depth is noticed.
+There is no ``session.modified = True`` here. SafeSession compares the data with what was loaded, so
+it finds changes at any depth.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add(sku: str) -> None:
 
 
 def take(sku: str) -> None:
-    """Take one of ``sku`` out again; the last one takes its line with it."""
+    """Remove one of ``sku``. Removing the last one removes its line."""
     line = _find(sku)
     if line is not None and line["quantity"] > 1:
         line["quantity"] -= 1
@@ -43,7 +43,7 @@ def take(sku: str) -> None:
 
 
 def drop(sku: str) -> None:
-    """Remove the line of ``sku``; an empty cart leaves nothing behind."""
+    """Remove the line of ``sku``, and the cart if it is empty."""
     line = _find(sku)
     if line is not None:
         session["cart"].remove(line)
@@ -57,18 +57,18 @@ def clear() -> None:
 
 
 def lines() -> list[tuple[Article, int]]:
-    """Return the articles in the cart with their quantities."""
+    """Returns the articles in the cart with their quantities."""
     known = (line for line in _stored() if line["sku"] in ARTICLES)
     return [(ARTICLES[line["sku"]], line["quantity"]) for line in known]
 
 
 def size() -> int:
-    """Return how many things are in the cart."""
+    """Returns the number of things in the cart."""
     return sum(line["quantity"] for line in _stored())
 
 
 def total() -> Decimal:
-    """Return the price of everything in the cart."""
+    """Returns the price of everything in the cart."""
     return sum((article.price * quantity for article, quantity in lines()), Decimal(0))
 
 

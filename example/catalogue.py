@@ -1,4 +1,4 @@
-"""What the shop sells. Prices live here and never in a session: a cart keeps article numbers."""
+"""The articles of the shop. Prices are here, never in a session: a cart has article numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 
 @dataclass(frozen=True)
 class Article:
-    """One thing to buy; ``sku`` is its article number, and names its drawing in ``art.html``."""
+    """An article. ``sku`` is its number, and the name of its drawing in ``art.html``."""
 
     sku: str
     name: str

@@ -1,4 +1,4 @@
-"""Everybody's sessions, for the admin: SafeSession's own dashboard, behind this app's own check."""
+"""All sessions, for the admin: SafeSession's dashboard behind this app's own check."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .sessions import safe
 
 
 def pages() -> Blueprint:
-    """Make the pages anew for each app."""
+    """Returns new pages for each app."""
     return dashboard(safe, allowed=is_admin, name="control", url_prefix="/control")
 
 
 def is_admin() -> bool:
-    """Tell whether the admin is signed in. A tier is a right here: see ``people.py``."""
+    """Whether the admin is signed in. Here a tier is also a right: see ``people.py``."""
     person = current_person()
     return person is not None and person.tier == "admin"

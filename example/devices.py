@@ -1,7 +1,7 @@
-"""Your devices: where the visitor is signed in, and how to end it there.
+"""Your devices: lists and ends the sessions of the signed-in person.
 
-To see and end sessions, people must have signed in a moment ago (OWASP ASVS 7.5.2, 7.5.3): who
-finds an unlocked laptop cannot lock its owner out everywhere.
+This requires a recent sign-in (OWASP ASVS 7.5.2, 7.5.3): an unlocked laptop is not enough to lock
+its owner out everywhere.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ RECENT = "10m"
 @pages.get("")
 @safe.fresh(within=RECENT)
 def show() -> str:
-    """List the sessions of who is signed in."""
+    """List the sessions of the signed-in person."""
     return render_template("devices.html", sessions=safe.sessions_of(session["user_id"]))
 
 
 @pages.post("/end")
 @safe.fresh(within=RECENT)
 def end() -> Response:
-    """End one of them; other people's handles end nothing."""
+    """End one of them. Other people's handles end nothing."""
     handle = request.form.get("handle", "")
     own = {info.handle for info in safe.sessions_of(session["user_id"])}
     ended = handle in own and safe.end(handle)
@@ -43,14 +43,14 @@ def end() -> Response:
 @pages.post("/end-others")
 @safe.fresh(within=RECENT)
 def end_others() -> Response:
-    """End all of them but this one."""
+    """End all of them except this one."""
     flash(f"Other devices that are signed out now: {session.end_others()}.")
     return redirect(url_for(".show"), 303)
 
 
 @pages.app_errorhandler(NotFresh)
 def ask_again(_error: NotFresh) -> Response | tuple[str, int]:
-    """Ask for the password once more, or for who it is."""
+    """Ask for the password again, or for a sign-in."""
     if current_person() is None:
         return redirect(url_for("account.sign_in"), 303)
     return render_template("again.html", failed=False), 403
@@ -58,7 +58,7 @@ def ask_again(_error: NotFresh) -> Response | tuple[str, int]:
 
 @pages.post("/again")
 def again() -> Response | tuple[str, int]:
-    """Check the password of who is signed in. To assign the user is a sign-in, with a new ID."""
+    """Check the password again. Assigning the user is a sign-in, with a new ID."""
     person = current_person()
     if person is None:
         return redirect(url_for("account.sign_in"), 303)
@@ -70,7 +70,7 @@ def again() -> Response | tuple[str, int]:
 
 @pages.app_template_filter()
 def since(moment: datetime) -> str:
-    """Write how long ago ``moment`` was, in words."""
+    """Returns how long ago ``moment`` was, in words."""
     seconds = (watch.clock() - moment).total_seconds()
     for unit, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:

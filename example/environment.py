@@ -1,4 +1,4 @@
-"""Settings from the environment, and a secret key when there is none."""
+"""Reads settings from the environment, and makes a secret key if there is none."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from flask import Flask
 PREFIX = "SAFESESSION_"
 RANDOM_KEY_NOTE = (
     "SECRET_KEY is not set: using a random one for this run. After a restart, or in a second "
-    "worker process, nobody's cookie is valid. Set SECRET_KEY to keep visitors signed in."
+    "worker process, no cookie is valid. Set SECRET_KEY to keep visitors signed in."
 )
 
 
 def configure(app: Flask) -> None:
     """Read ``SECRET_KEY``, every ``FLASK_…`` and every ``SAFESESSION_…`` variable.
 
-    ``FLASK_SESSION_COOKIE_SECURE=true`` is the one to set when the application is behind HTTPS.
+    Set ``FLASK_SESSION_COOKIE_SECURE=true`` if the application is served by HTTPS.
     """
     app.config.from_prefixed_env()
     for name, text in os.environ.items():
-        # An empty variable (``SAFESESSION_STORE=``, common in compose files) means: not set.
+        # An empty variable (``SAFESESSION_STORE=``, common in compose files) counts as not set.
         if name.startswith(PREFIX) and text:
             app.config[name] = parse(text)
     key = os.environ.get("SECRET_KEY") or app.config["SECRET_KEY"]
     if not key and str(app.config.get("SAFESESSION_STORE")).startswith("sqlite://"):
-        with suppress(OSError):  # SafeSession says what is wrong with the folder
+        with suppress(OSError):  # SafeSession reports what is wrong with the folder
             key = kept_key(app)
     if not key:
         key = secrets.token_hex(32)
@@ -38,9 +38,9 @@ def configure(app: Flask) -> None:
 
 
 def kept_key(app: Flask) -> str:
-    """Return the secret key in the instance folder, where SQLite's file is; make it if missing.
+    """Returns the secret key in the instance folder, where SQLite's file is; makes it if missing.
 
-    Workers share it, and it survives a restart as the sessions do. In production set SECRET_KEY.
+    Workers share it, and like the sessions it survives a restart. In production set SECRET_KEY.
     """
     folder = Path(app.instance_path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ def kept_key(app: Flask) -> str:
         own.touch(mode=0o600)
         own.write_text(secrets.token_hex(32))
         with suppress(FileExistsError):
-            path.hardlink_to(own)  # another process never reads half of it
+            path.hardlink_to(own)  # other processes never read half a key
         own.unlink()
     return path.read_text()
 
 
 def parse(text: str) -> object:
-    """Turn a variable into a setting: text, or the JSON of what a text cannot say.
+    """Returns a variable as a setting: text, or the value of JSON.
 
     >>> parse("30m"), parse("200"), parse("redis://localhost:6379/0")
     ('30m', '200', 'redis://localhost:6379/0')
@@ -63,12 +63,12 @@ def parse(text: str) -> object:
     (None, {'teller': {'lifetime': '5m'}})
 
     SafeSession reads numbers from text by itself. Flask's ``from_prefixed_env("SAFESESSION")``
-    would not do: it strips the prefix, and makes a number of a key prefix such as ``"2024"``.
+    does not work here: it strips the prefix, and turns a key prefix ``"2024"`` into a number.
     """
     if text != "null" and not text.startswith(("{", "[")):
         return text
     try:
         parsed: object = json.loads(text)
     except ValueError:
-        return text  # SafeSession says what is wrong with it
+        return text  # SafeSession reports what is wrong with it
     return parsed

@@ -1,7 +1,7 @@
-"""Pages for when something is wrong.
+"""Error pages.
 
-They extend ``bare.html``, which uses neither session nor store: an error page that asks the store
-that has just failed would fail as well.
+They extend ``bare.html``, which uses neither session nor store: an error page that calls the failed
+store would fail, too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from flask_safesession import StoreUnavailable
 
 
 def register(app: Flask) -> None:
-    """Let ``app`` answer errors with pages."""
+    """Register the error pages with ``app``."""
     app.register_error_handler(HTTPException, show_error)
     app.register_error_handler(StoreUnavailable, show_outage)
 
 
 def show_error(error: HTTPException) -> Response:
-    """Say what was wrong with the request."""
+    """Show what was wrong with the request."""
     return _page("error.html", error)
 
 
 def show_outage(error: StoreUnavailable) -> Response:
-    """Say that the visitor is still signed in: an outage is not a logout."""
+    """Show that the visitor is still signed in: an outage is not a logout."""
     return _page("outage.html", error)
 
 

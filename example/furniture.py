@@ -1,4 +1,4 @@
-"""What templates may call. Functions, not values: a page that calls none costs no store call."""
+"""Functions for templates. Not values: a page that calls none costs no store call."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .sessions import safe
 
 
 def furnish(app: Flask) -> None:
-    """Make the functions below known to the templates of ``app``."""
+    """Add the functions below to the templates of ``app``."""
     app.jinja_env.globals.update(person=current_person, cart_size=cart.size, store=store, rule=rule)
     app.jinja_env.filters.update(clock=clock, money=money)
 
 
 def store() -> dict[str, object]:
-    """Return where sessions are kept, how many are live, and how many may be.
+    """Returns the kind of store, the number of live sessions, and the cap.
 
-    While the store is away ``live`` is ``None``: strangers, who need no store, can look around.
+    While the store is down ``live`` is ``None``: anonymous visitors can still look around.
     """
     settings = _settings()
     where = settings.store
@@ -37,13 +37,13 @@ def store() -> dict[str, object]:
 
 
 def limits(tier: str) -> tuple[timedelta, timedelta]:
-    """Return how long a session of ``tier`` may be idle, and how long it may live."""
+    """Returns the idle timeout and the lifetime of ``tier``."""
     of_tier = _settings().rules.policy.limits(tier)
     return timedelta(milliseconds=of_tier.idle), timedelta(milliseconds=of_tier.lifetime)
 
 
 def rule(tier: str) -> str:
-    """Say when a session of ``tier`` ends."""
+    """Returns a sentence that says when a session of ``tier`` ends."""
     idle, lifetime = limits(tier)
     if idle == lifetime:
         return f"ends {spoken(lifetime)} after it began, used or not."
@@ -54,7 +54,7 @@ def rule(tier: str) -> str:
 
 
 def spoken(duration: timedelta) -> str:
-    """Write a duration in words.
+    """Returns a duration in words.
 
     >>> spoken(timedelta(minutes=30)), spoken(timedelta(hours=1)), spoken(timedelta(seconds=90))
     ('30 minutes', '1 hour', '90 seconds')
@@ -66,7 +66,7 @@ def spoken(duration: timedelta) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as a clock does.
+    """Returns a duration as on a clock.
 
     >>> clock(5), clock(299.9), clock(3723)
     ('0:05', '4:59', '1:02:03')
@@ -77,7 +77,7 @@ def clock(seconds: float) -> str:
 
 
 def money(amount: Decimal) -> str:
-    """Write an amount in euros.
+    """Returns an amount in euros.
 
     >>> money(Decimal("1204.5"))
     '€1,204.50'
@@ -86,5 +86,5 @@ def money(amount: Decimal) -> str:
 
 
 def _settings() -> Any:
-    """Return what SafeSession made of the configuration, whichever way it was given."""
+    """Returns SafeSession's settings, wherever they were set."""
     return current_app.extensions["safesession"].settings

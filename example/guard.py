@@ -1,11 +1,11 @@
-"""Protection that needs no state: forged forms are refused, pages may load only what is ours.
+"""Refuses forged forms, and lets pages load only this app's files. Needs no state.
 
-Why not a token in the session: every stranger who only looks at a page with a form would need a
-stored session then, and a form that was open past the session's end would fail. A browser says by
-itself where a request comes from, in headers that no page can set: ``Sec-Fetch-Site``, or
-``Origin`` where that one is missing (plain HTTP, older browsers). A request with neither does not
-come from a browser, so nobody's cookie is abused; ``curl`` works. OWASP's cheat sheet names this
-beside tokens. ``SameSite=Lax`` on the cookie is the second wall.
+A token in the session would require a stored session for each anonymous visitor who opens a page
+with a form, and a form that was open past the session's end would fail. Instead, browsers send
+where a request comes from, in headers that no page can set: ``Sec-Fetch-Site``, or ``Origin``
+without it (plain HTTP, older browsers). A request with neither is not from a browser, so no cookie
+is abused; ``curl`` works. OWASP's cheat sheet accepts this beside tokens. ``SameSite=Lax`` on the
+cookie is the second defence.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ HEADERS = {
 
 
 def protect(app: Flask) -> None:
-    """Check every request to ``app`` and set the headers of every response."""
+    """Check each request to ``app`` and set the headers of each response."""
     app.before_request(refuse_foreign_forms)
     app.after_request(set_headers)
 
 
 def refuse_foreign_forms() -> None:
-    """Refuse a request that changes something when another site made the browser send it."""
+    """Refuse an unsafe request that another site made the browser send."""
     if request.method not in SAFE_METHODS and _is_foreign():
         abort(403, "This form was sent from another site, so nothing was changed.")
 
@@ -41,12 +41,12 @@ def _is_foreign() -> bool:
     if site is not None:
         return site not in {"same-origin", "none"}
     origin = request.headers.get("Origin")
-    # Compared as text: parsers raise on some of what a client can send.
+    # Compared as text: parsers raise on some values.
     return origin not in {None, f"http://{request.host}", f"https://{request.host}"}
 
 
 def set_headers(response: Response) -> Response:
-    """Add the headers; nothing is cached, so that "back" shows no account after sign-out."""
+    """Add the headers. Pages are not cached, so that "back" shows no account after sign-out."""
     response.headers.extend(HEADERS)
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "no-store")

@@ -1,7 +1,7 @@
-"""The three people who can sign in, each on a tier of their own.
+"""The three people who can sign in, each on their own tier.
 
 A real application has a table of users here. The passwords are printed on the sign-in page because
-this is a demonstration; sign-in itself only ever compares hashes.
+this is a demonstration; signing in compares hashes only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flask_safesession import session
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an account: ``tier`` is a name in ``sessions.TIERS``."""
+    """A person with an account. ``tier`` is a name in ``sessions.TIERS``."""
 
     username: str
     name: str
@@ -38,17 +38,17 @@ PEOPLE = {
         _person("carl", "Carl Usk", "customer"),
     )
 }
-# Compared when the username is unknown, so that the time taken does not tell which names exist.
+# Compared if the username is unknown, so that the time does not reveal which names exist.
 _NOBODY = generate_password_hash("nobody has this password")
 
 
 def authenticate(username: str, password: str) -> Person | None:
-    """Return the person whose username and password these are, else ``None``."""
+    """Returns the person with this username and password, else ``None``."""
     person = PEOPLE.get(username)
     matches = check_password_hash(person.password_hash if person else _NOBODY, password)
     return person if matches else None
 
 
 def current_person() -> Person | None:
-    """Return who is signed in on this request's session."""
+    """Returns the person who is signed in on this request's session."""
     return PEOPLE.get(session.get("user_id", ""))

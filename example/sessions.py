@@ -1,4 +1,4 @@
-"""The sessions of this application. These lines are the ones to copy."""
+"""The sessions of this application. Copy these lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask_safesession import SafeSession
 
 safe = SafeSession()
 
-TIERS = {  # in the order of eviction: when the store is full, strangers go first
+TIERS = {  # in the order of eviction: anonymous sessions first
     "anonymous": {"idle_timeout": "15m"},
     "customer": {"idle_timeout": "30m"},
     "admin": {"idle_timeout": "10m", "lifetime": "1h"},
@@ -17,7 +17,7 @@ TIERS = {  # in the order of eviction: when the store is full, strangers go firs
 
 
 def configure(app: Flask, **overrides: object) -> None:
-    """Give ``app`` server-side sessions. What the environment has set already stays as it is."""
+    """Give ``app`` server-side sessions. Settings of the environment stay."""
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     if app.config.setdefault("SAFESESSION_EXPIRY", "tiered") == "tiered":
         app.config.setdefault("SAFESESSION_TIERS", TIERS)

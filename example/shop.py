@@ -1,4 +1,4 @@
-"""The shop: open to everybody, with a cart that needs no account."""
+"""The shop: open to all visitors, with a cart that needs no account."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHANGES = {"add": cart.add, "take": cart.take, "drop": cart.drop}
 
 @pages.get("/")
 def home() -> str:
-    """Show what there is to buy. Looking around stores nothing."""
+    """Show the articles. Looking around stores nothing."""
     return render_template("shop.html", articles=ARTICLES.values())
 
 
@@ -29,7 +29,7 @@ def show_cart() -> str:
 
 @pages.post("/cart/<sku>")
 def change_cart(sku: str) -> Response:
-    """Add one of ``sku``, take one away, or drop them all: the button's value says which."""
+    """Add one of ``sku``, remove one, or remove all, by the button's value."""
     change = CHANGES.get(request.form.get("change", "add"))
     if sku not in ARTICLES or change is None:
         abort(404)
@@ -39,7 +39,7 @@ def change_cart(sku: str) -> Response:
 
 @pages.post("/order")
 def order() -> Response:
-    """Buy what is in the cart; that needs somebody to send the bill to."""
+    """Buy the cart. The bill requires a signed-in person."""
     if current_person() is None:
         return redirect(url_for("account.sign_in"), 303)
     if cart.lines():

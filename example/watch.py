@@ -17,21 +17,21 @@ pages = Blueprint("watch", __name__, url_prefix="/session")
 
 @pages.get("")
 def show() -> str:
-    """Show the session. Opening this page is a use of it, so it slides."""
+    """Show the session. Opening this page uses the session, so it slides."""
     return render_template("session.html", facts=facts(), ended=request.args.get("ended"))
 
 
 @pages.get("/watch")
 @safe.passive
 def watch() -> dict[str, object]:
-    """Tell the page's script how the session is. Passive: who only watches keeps nothing alive."""
+    """Returns the facts for the page's script. Passive: watching does not keep a session alive."""
     return facts() or {"alive": False}
 
 
 def facts() -> dict[str, object] | None:
-    """Return what can be told about the session, or ``None`` when none is stored.
+    """Returns the facts about the session, or ``None`` if none is stored.
 
-    Seconds instead of times of day, so that a wrong clock on the visitor's machine does not matter.
+    In seconds, not times of day, so that a wrong clock on the visitor's machine does not matter.
     """
     info = session.info
     if info.created_at is None or info.last_active is None or info.expires_at is None:
@@ -54,20 +54,20 @@ def facts() -> dict[str, object] | None:
 
 
 def clock() -> datetime:
-    """Return the time for display. What ends a session is the store's clock, not this one."""
+    """Returns the time for display. Sessions expire by the store's clock, not this one."""
     return datetime.now(UTC)
 
 
 @pages.post("/use")
 def use() -> Response:
-    """Use the session: any request that reads or changes it does as well."""
+    """Use the session, as any request does that reads or changes it."""
     session["uses"] = session.get("uses", 0) + 1
     return redirect(url_for(".show"), 303)
 
 
 @pages.post("/regenerate")
 def regenerate() -> Response:
-    """Give the session a new ID, as one does after a change of rights; the old one is dead."""
+    """Give the session a new ID, as after a change of rights. The old ID ends."""
     session.regenerate()
     flash("The session has a new ID. What is in it, and its age, stayed.")
     return redirect(url_for(".show"), 303)

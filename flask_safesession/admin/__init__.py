@@ -1,1 +1,1 @@
-"""Looking after sessions from outside a request."""
+"""Managing sessions from outside a request."""

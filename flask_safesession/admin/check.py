@@ -1,4 +1,4 @@
-"""What ``flask safesession check`` looks at: settings that work, and are still a bad idea."""
+"""Finds settings that work, but are a bad idea: ``flask safesession check``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..stores.opening import Opened
 from .lost_settings import lost_settings
 from .neighbours import conflicts
 
-#: The names of all findings, in the order of ``docs/cli.md``. What a store of one's own finds under
+#: The names of all findings, in the order of ``docs/cli.md``. A finding of a custom store with
 #: another name counts as ``store``.
 NAMES: tuple[str, ...] = (
     *("no-secret-key", "weak-secret-key", "fallbacks-not-a-list"),
@@ -64,7 +64,7 @@ _WELL_KNOWN_KEYS = frozenset(
         "5y2lf4q8znxec",  # the quick start of Flask before 2.0 and of now
         "x02x01thisismyscretkeyx01x02eyyh",  # Superset's default
         "thisismyscretkeyeyyh",
-        # The documentation of this extension, also of earlier days.
+        # The documentation of this extension, past and present.
         "makeonewithsecretstokenhex",
         "onlyfortests",
         "fortests",
@@ -72,14 +72,14 @@ _WELL_KNOWN_KEYS = frozenset(
         "thenewkeywhichislongenough",
     }
 )
-# Sessions of anonymous visitors that are looked at.
+# Anonymous sessions that are inspected.
 _SAMPLE = 50
 
 
 def findings(app: Flask, state: Any) -> list[Finding]:
-    """Returns a finding for each thing to change, with the setting's name; none if all is well.
+    """Returns a finding for each thing to change, with the setting's name.
 
-    :param state: what the app has of the extension.
+    :param state: the extension's state of *app*.
     """
     settings, opened = state.settings, state.opened
     found = [*_of_the_key(app), *_of_the_cookie(app), *_of_the_app(app, settings, opened.store)]
@@ -99,7 +99,7 @@ def _of_the_key(app: Flask) -> Iterator[Finding]:
     if isinstance(fallbacks, (str, bytes)):
         yield Finding(
             "fallbacks-not-a-list",
-            "SECRET_KEY_FALLBACKS is one text: each of its letters counts as a key; give a list",
+            "SECRET_KEY_FALLBACKS is a string: each of its characters counts as a key; give a list",
         )
         return
     for key in fallbacks:
@@ -111,16 +111,16 @@ def _of_one_key(name: str, key: object) -> Iterator[Finding]:
     if not key:
         yield Finding("no-secret-key", f"{name} is not set: there are no sessions without it")
     elif not isinstance(key, (str, bytes)):
-        text = f"{name} is a {name_of(type(key))}: give text, made with secrets.token_hex()"
+        text = f"{name} is a {name_of(type(key))}: give a string, made with secrets.token_hex()"
         yield Finding("weak-secret-key", text)
     elif _letters(key) in _WELL_KNOWN_KEYS:
-        yield Finding("weak-secret-key", f"{name} is a well-known one: {make}")
+        yield Finding("weak-secret-key", f"{name} is a well-known key: {make}")
     elif len(key) < _SHORTEST_KEY:
         yield Finding("weak-secret-key", f"{name} is short ({len(key)} characters): {make}")
 
 
 def _letters(key: str | bytes) -> str:
-    """What a key has of letters and digits: tutorials differ in the rest."""
+    """Returns the letters and digits of a key: tutorials differ in the rest."""
     text = key.decode("latin-1") if isinstance(key, bytes) else key
     return "".join(c for c in text.lower() if c.isascii() and c.isalnum())
 
@@ -146,7 +146,7 @@ def _of_the_cookie(app: Flask) -> Iterator[Finding]:
 
 def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[Finding]:
     if app.debug:
-        yield Finding("debug-mode", "debug mode is on: its pages show what is in a session")
+        yield Finding("debug-mode", "debug mode is on: its pages show session data")
     if not (store.shared or settings.per_process) and _worker_count() > 1:
         yield Finding(
             "memory-of-several-processes",
@@ -175,7 +175,7 @@ def _of_the_store(app: Flask, settings: Settings, opened: Opened) -> Iterator[Fi
 
 
 def _of_the_users(settings: Settings, store: IndexedStore) -> Iterator[Finding]:
-    """Look where the app keeps its users, if not under the user key: they have no protection."""
+    """Yields a finding if sessions without a user have a typical user key."""
     if not store.shared or settings.user_key.find is not None:
         return
     known = {part for key in settings.user_key.names for part in (key, key.partition(".")[0])}
@@ -192,5 +192,5 @@ def _of_the_users(settings: Settings, store: IndexedStore) -> Iterator[Finding]:
             f"{count} of {len(sample)} sessions without a user hold {key!r}: if users are signed in"
             f" there, name the key that holds the user's ID in SAFESESSION_USER_KEY (it is"
             f" {', '.join(map(repr, settings.user_key.names))}); until then a sign-in gives no new"
-            " ID, and nobody's sessions can be listed or ended",
+            " ID, and no user's sessions can be listed or ended",
         )

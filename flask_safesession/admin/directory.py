@@ -1,4 +1,4 @@
-"""Whose sessions are whose: to list, to describe and to end them."""
+"""Lists, finds and ends sessions, by user or by handle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..web.info import SessionInfo, described
 
 
 class Page(NamedTuple):
-    """Some sessions. ``next`` says where to go on; ``None`` at the end."""
+    """A page of sessions. ``next``: the *after* of the next page; ``None`` at the end."""
 
     sessions: list[SessionInfo]
     next: str | None
@@ -30,7 +30,7 @@ def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
     tier = ANONYMOUS_TIER if is_anonymous else policy.name_of(record.tier)
     try:
         note = notes.loads(record.note)
-    except ValueError:  # a list also shows what cannot be read, so that it can be ended
+    except ValueError:  # listed all the same, so that it can be ended
         note = Note()
     return described(one.key, record, note, user, tier)
 
@@ -38,7 +38,7 @@ def _listed(one: Listed, settings: Settings, user: Any = None) -> SessionInfo:
 def sessions_of(
     opened: Opened, settings: Settings, user: Any, current: str | None
 ) -> list[SessionInfo]:
-    """Returns the live sessions of *user*, newest first; one call, whatever the store holds."""
+    """Returns the live sessions of *user*, newest first, with one store call."""
     listed = opened.need_users().sessions_of(named_user(user))
     found = (_listed(one, settings, user) for one in listed)
     return [info._replace(current=info.handle == current) for info in found]
@@ -47,14 +47,14 @@ def sessions_of(
 def browse(
     opened: Opened, settings: Settings, tier: str | None, after: str | None, limit: int
 ) -> Page:
-    """Returns up to *limit* sessions, tier by tier, those that end last first.
+    """Returns up to *limit* sessions, tier by tier, latest deadline first.
 
-    :raises ValueError: *after* is not where a page ended, or *limit* is not positive.
+    :raises ValueError: *after* is not the ``next`` of a page, or *limit* is not positive.
     """
     tiers = (tier,) if tier else settings.rules.policy.names
     begin, _, last = (after or f"{tiers[0]}|").partition("|")
     if begin not in tiers or limit < 1:
-        raise ValueError(f"browse(): {after!r} is not where a page ended, or {limit} is below one")
+        raise ValueError(f"browse(): {after!r} is not the next of a page, or {limit} is below one")
     found: list[SessionInfo] = []
     for name in tiers[tiers.index(begin) :]:
         page = opened.need_index().page(name, last, limit - len(found))
@@ -71,7 +71,7 @@ def _after(tiers: Sequence[str], name: str) -> str | None:
 
 
 def find(opened: Opened, settings: Settings, handle: str) -> SessionInfo | None:
-    """Returns the session with that handle, without using it."""
+    """Returns the session with this handle, without using it."""
     if not is_handle(handle):
         return None
     found = opened.need_users().peek(handle)
@@ -79,7 +79,7 @@ def find(opened: Opened, settings: Settings, handle: str) -> SessionInfo | None:
 
 
 def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
-    """End the session with that handle, whatever is in flight; whether there was one."""
+    """End the session with this handle, whatever is in flight. Returns whether there was one."""
     if not is_handle(handle):
         return False
     answer = store.end(handle, new_stamp(), REVOKED, None)
@@ -90,12 +90,12 @@ def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
 
 
 def end_user(app: Any, opened: Opened, settings: Settings, user: Any, keep: str | None) -> int:
-    """End all sessions of *user* in one step, but for *keep*; returns how many there were.
+    """End all sessions of *user* except *keep*, in one step. Returns how many it ended.
 
-    :raises ValueError: *keep* is not a handle, or *user* is nobody.
+    :raises ValueError: *keep* is not a handle, or *user* means no user.
     """
     if keep is not None and not is_handle(keep):
-        raise ValueError(f"keep is {keep!r}, which is no handle: nothing was ended")
+        raise ValueError(f"keep is {keep!r}, which is not a handle: nothing was ended")
     tag = named_user(user)
     ended = opened.need_users().end_user(tag, new_stamp(), REVOKED, keep or "")
     _announce(app, settings, ended)

@@ -1,7 +1,7 @@
 """The job that repeats the purge.
 
-It belongs to the process that serves requests: the first request starts it, also after a fork,
-since threads do not survive one.
+It runs in each process that serves requests. The first request starts it, also after a fork, which
+threads do not survive.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _NO_JOB_THERE = (
 
 
 class PurgeJob:
-    """Sees to it that one app's purge job runs in this process.
+    """Keeps one app's purge job running in this process.
 
-    It does not hold the app: the job goes when the app does.
+    Keeps no reference to the app: the job is removed when the app is freed.
     """
 
     def __init__(self, app: Any, overrides: Overrides, neighbours: Neighbours) -> None:
@@ -57,32 +57,35 @@ class PurgeJob:
         self._refused = False
         self._running = threading.Lock()
         self._seconds = self._interval()
-        # By the monotonic clock: when to look whether the job still comes round.
-        self._look_at = 0.0 if self._seconds else float("inf")
+        # When to check that the job still runs, by the monotonic clock.
+        self._check_at = 0.0 if self._seconds else float("inf")
         _jobs.add(self)
 
     def wake(self) -> None:
-        """Start the job, or start it anew if it has missed its time. Cheap otherwise."""
+        """Start the job, or restart it if it has missed its time. Cheap otherwise."""
         if _process != os.getpid() and not _notice_fork():
-            return  # another thread is at it
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + 2 * self._seconds
+            return  # another thread handles the fork
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + 2 * self._seconds
             try:
                 self._start()
-            except BaseException:  # a greenlet's time is up: the next request does it
-                self._look_at = 0.0
+            except BaseException:  # a greenlet's time-out: the next request tries again
+                self._check_at = 0.0
                 raise
 
     def adopt(self) -> None:
-        """Let the job come round as often as the settings say now."""
+        """Reschedule the job if the check interval has changed."""
         if self._interval() != self._seconds:
             self._seconds = self._interval()
             if self._scheduler is not None:
-                self._look_at = time.monotonic() + 2 * self._seconds
+                self._check_at = time.monotonic() + 2 * self._seconds
                 self._schedule()
 
     def refresh(self) -> StoreUnavailable | None:
-        """Go by the settings that the store keeps for all; what it said if it did not answer."""
+        """Apply the settings that the store keeps for the fleet.
+
+        Returns the error if the store did not answer.
+        """
         try:
             self._overrides.refresh()
             self._neighbours.refresh()
@@ -92,7 +95,7 @@ class PurgeJob:
         return None
 
     def run(self) -> PurgeReport | None:
-        """One run of the job: ``None`` if it is another process's turn, or the store is down."""
+        """Run the job once. ``None`` if it is another process's turn, or the store is down."""
         app = self._app()
         if app is None or not self._running.acquire(blocking=False):
             return None
@@ -101,18 +104,18 @@ class PurgeJob:
         finally:
             self._running.release()
             if self._seconds:
-                self._look_at = time.monotonic() + 2 * self._seconds
+                self._check_at = time.monotonic() + 2 * self._seconds
 
     def _turn(self, app: Any) -> PurgeReport | None:
         reports, failed = [], self.refresh()
         shards = self._overrides.opened.shards
         settings = self._overrides.settings.for_shards(len(shards))
-        # In any order: processes of a fleet begin at different ones.
-        for shard in random.sample(shards, len(shards)):  # nosec B311  # no secret, an order
+        # In random order, so that the processes of a fleet begin with different shards.
+        for shard in random.sample(shards, len(shards)):  # nosec B311  # not a secret
             try:
                 if self._is_our_turn(shard):
                     reports.append(purge(app, shard, settings))
-            except StoreUnavailable as error:  # of one shard; others may be well
+            except StoreUnavailable as error:  # of one shard; others may work
                 failed = error
         if failed is not None and not self._failing:  # once, not every minute
             emit(app, StoreFailed("purge", str(failed)))
@@ -122,30 +125,30 @@ class PurgeJob:
         return total(reports) if reports else None
 
     def _is_our_turn(self, shard: IndexedStore) -> bool:
-        # A little less than the interval, so that the next run finds it free.
+        # A little less than the interval, so that the lease is free at the next run.
         return shard.lease("purge", max(1, int(self._seconds * 900)))
 
     def _start(self) -> None:
         own, first = self._overrides.settings.scheduler, self._scheduler is None
         if own is None and not _has_threads():
-            self._look_at = float("inf")
+            self._check_at = float("inf")
             _report_no_threads()
             return
         if not first and not self._scheduler.running:
-            return  # the app's own, not started: what is added there would only pile up
-        # Not the first time: the job missed its turn. A scheduler waits by the wall clock, and if
-        # that was set back its wait may be hours; or the job was removed from the app's own.
+            return  # the app's own scheduler is not started: jobs would only pile up
+        # If this is not the first time, the job has missed its turn: the wall clock, by which a
+        # scheduler waits, was set back, or the job was removed from the app's own scheduler.
         when = {} if first else {"next_run_time": datetime.now(UTC)}
         try:
             self._scheduler = own or _process_scheduler()
             if self._scheduler is None:
-                self._look_at = 0.0  # the next request is early enough
+                self._check_at = 0.0  # the next request is early enough
                 return
             if first:
                 self._leaving = weakref.finalize(self, _remove_job, self._scheduler, self._id)
                 self._leaving.atexit = False
             self._schedule(**when)
-        except Exception:  # noqa: BLE001  # no visitor's business what a scheduler may raise
+        except Exception:  # noqa: BLE001  # a scheduler's errors must not fail a request
             if not self._refused:
                 self._refused = True
                 logger.exception("%s", _NO_JOB_HERE if own is None else _NO_JOB_THERE)
@@ -167,31 +170,31 @@ class PurgeJob:
     def _interval(self) -> float:
         """Returns the seconds between two runs; 0: there is no job."""
         if self._overrides.opened.index is None:
-            return 0  # such a store removes sessions by itself
+            return 0  # a store without an index removes sessions by itself
         return (self._overrides.settings.check_interval or 0) / 1000
 
     def _forked(self) -> None:
-        """In a child: the parent's scheduler has no thread here, and its locks may be held."""
+        """Reset the job in a forked child: the scheduler's thread is missing, locks may be held."""
         self._running = threading.Lock()
         if self._leaving is not None:
             self._leaving.detach()
         self._overrides.forked()
         own = self._overrides.settings.scheduler
-        goes_on = own is not None and own.running  # in the parent
-        self._look_at = 0.0 if self._seconds and not goes_on else float("inf")
+        runs_in_parent = own is not None and own.running
+        self._check_at = 0.0 if self._seconds and not runs_in_parent else float("inf")
         self._scheduler = None
 
 
 def _has_threads() -> bool:
-    """Whether threads run in this process; uWSGI has to be asked for them."""
+    """Whether threads run in this process: uWSGI requires ``--enable-threads``."""
     return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True))
 
 
 @cache
 def _report_no_threads() -> None:
-    """Say once in a process that there is no job, whatever the number of apps."""
+    """Report once per process that there is no job, however many apps there are."""
     logger.error(
-        "the purge job cannot run, since uWSGI runs this process without threads: start it with"
+        "the purge job cannot run, since uWSGI runs this process without threads: start uWSGI with"
         " --enable-threads, or %s",
         _BY_CRON,
     )
@@ -204,12 +207,12 @@ def _run(job: weakref.ref[PurgeJob]) -> None:
 
 
 def _remove_job(scheduler: Any, job_id: str) -> None:
-    with suppress(LookupError):  # the scheduler was the app's own, and has been cleared
+    with suppress(LookupError):  # removed from the app's own scheduler before
         scheduler.remove_job(job_id)
 
 
 class _DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
-    """Runs each job on a daemon thread: a purge in progress does not hold up the exit."""
+    """Runs each job on a daemon thread, so that a purge in progress does not delay the exit."""
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
         threading.Thread(
@@ -219,7 +222,7 @@ class _DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no
     def _work(self, job: Any, run_times: list[datetime]) -> None:
         try:
             events = run_job(job, job._jobstore_alias, run_times, self._logger.name)
-        except BaseException as error:  # noqa: BLE001  # handed on, as its own executors do
+        except BaseException as error:  # noqa: BLE001  # reported, as in APScheduler's own executors
             self._run_job_error(job.id, error, error.__traceback__)
         else:
             self._run_job_success(job.id, events)
@@ -231,12 +234,12 @@ _scheduler: BackgroundScheduler | None = None
 
 
 def _process_scheduler() -> BackgroundScheduler | None:
-    """The one scheduler of this process, for all apps that have none of their own.
+    """Returns this process's scheduler, for all apps without one of their own.
 
-    ``None``: another thread is about to start it.
+    ``None``: another thread is starting it.
     """
-    # Nobody waits for the lock: greenlets take turns while a thread starts, and where gevent came
-    # after this module, one that waited would stop all of them.
+    # Never wait for the lock: greenlets switch while a thread starts, and if gevent patched after
+    # this module was imported, a waiting greenlet would block all of them.
     if _lock.acquire(blocking=False):
         try:
             if _scheduler is None:
@@ -247,13 +250,13 @@ def _process_scheduler() -> BackgroundScheduler | None:
 
 
 def _start_scheduler() -> None:
-    global _scheduler  # noqa: PLW0603  # one a process is the point
+    global _scheduler  # noqa: PLW0603  # one per process
     executors: dict[str, Callable[..., Any]] = {"default": _DaemonExecutor()}
     made = BackgroundScheduler(daemon=True, timezone=UTC, executors=executors)
     try:
         made.start()
     finally:
-        if made.running:  # also if a greenlet's time was up while the thread started
+        if made.running:  # also after a greenlet's time-out while the thread started
             _scheduler = made
 
 
@@ -262,8 +265,8 @@ _noticed: dict[int, object] = {}
 
 
 def _after_fork() -> None:
-    # The parent's thread is not here, its locks may be.
-    global _scheduler, _lock, _process  # noqa: PLW0603  # one a process is the point
+    # The parent's thread does not exist here, and its locks may be held.
+    global _scheduler, _lock, _process  # noqa: PLW0603  # one per process
     _scheduler, _lock = None, threading.Lock()
     for job in _jobs:
         job._forked()
@@ -271,9 +274,9 @@ def _after_fork() -> None:
 
 
 def _notice_fork() -> bool:
-    """Where no hooks ran at the fork: uWSGI runs none unless it is told to. Whether it is done."""
+    """Handle a fork without hooks (uWSGI's default). Returns whether that is done."""
     mine = object()
-    if _noticed.setdefault(os.getpid(), mine) is mine:  # one thread does it
+    if _noticed.setdefault(os.getpid(), mine) is mine:  # only the first thread
         _after_fork()
     return _process == os.getpid()
 

@@ -1,7 +1,7 @@
 """Reports settings without effect, and session extensions that replace each other.
 
-Such settings are left over from Flask's own sessions or from Flask-Session, or one place overrules
-another. Nothing fails because of them, so nobody would notice.
+Such settings are left over from Flask's own sessions or from Flask-Session, or are overruled.
+Nothing fails because of them, so they go unnoticed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..model.text import name_of
 from ..stores.base import Finding
 from ..web.interface import SafeSessionInterface
 
-# Flask-Session's own, of all its versions.
+# The settings of all versions of Flask-Session.
 _FLASK_SESSION = (
     *("SESSION_TYPE", "SESSION_PERMANENT", "SESSION_USE_SIGNER", "SESSION_KEY_PREFIX"),
     *("SESSION_ID_LENGTH", "SESSION_SERIALIZATION_FORMAT", "SESSION_CLEANUP_N_REQUESTS"),
@@ -39,14 +39,14 @@ _FLASK_SESSION = (
 def lost_settings(config: Mapping[str, Any], own: Own) -> Iterator[Finding]:
     """Yields a finding for each kind of setting in *config* that has no effect.
 
-    :param own: the app's settings, as they are used.
+    :param own: the app's settings in use.
     """
     yield from _of_flask(config, own.settings)
     if left := [name for name in _FLASK_SESSION if config.get(name) is not None]:
         yield Finding(
             "flask-session-settings",
-            f"{', '.join(left)}: Flask-Session's, without effect here; set {PREFIX}STORE and"
-            f" {PREFIX}KEY_PREFIX instead, and remove them",
+            f"{', '.join(left)}: settings of Flask-Session, without effect here; remove them and"
+            f" set {PREFIX}STORE and {PREFIX}KEY_PREFIX instead",
         )
     for name in SETTINGS:
         if PREFIX + name in config and _differs(config[PREFIX + name], own.given, name.lower()):
@@ -79,20 +79,20 @@ def _differs(value: object, given: Mapping[str, Any], name: str) -> bool:
 
 
 def report_lost_settings(config: Mapping[str, Any], own: Own) -> None:
-    """Log each finding of :func:`lost_settings`; that an argument wins is documented: DEBUG."""
+    """Log each finding as a warning. That an argument wins is documented, so only DEBUG."""
     for finding in lost_settings(config, own):
         level = logging.DEBUG if finding.name == "overruled-setting" else logging.WARNING
         logger.log(level, "%s", finding.text)
 
 
 class Takeover:
-    """Reports a second session extension on an app: one before this one, or one after it."""
+    """Reports another session extension on an app, initialised before or after this one."""
 
     def __init__(self, app: Flask) -> None:
         kind = type(app.session_interface)
-        #: The class of the interface that was there before, if it was not Flask's own.
+        #: The class of the interface that was replaced, if it was not Flask's own.
         self.before: str = "" if kind is SecureCookieSessionInterface else name_of(kind)
-        request_started.connect(self._look, app)  # weakly: it is freed with the app
+        request_started.connect(self._check, app)  # a weak reference: freed with the app
         if self.before:
             logger.warning("%s", self._text(self.before))
 
@@ -101,9 +101,9 @@ class Takeover:
         for text in filter(None, (self.before and self._text(self.before), _after(app))):
             yield Finding("second-session-extension", text)
 
-    def _look(self, app: Flask, **_: object) -> None:
-        """Check once, at the first request, when everything has been initialised."""
-        request_started.disconnect(self._look, app)
+    def _check(self, app: Flask, **_: object) -> None:
+        """Check at the first request, when all extensions are initialised."""
+        request_started.disconnect(self._check, app)
         if text := _after(app):
             logger.warning("%s", text)
 
@@ -116,10 +116,10 @@ class Takeover:
 
 
 def _after(app: Flask) -> str:
-    """Returns a text if another extension has replaced the session interface, else nothing."""
+    """Returns the problem if another extension has replaced the session interface, else ``""``."""
     if isinstance(app.session_interface, SafeSessionInterface):
         return ""
     return (
         f"app.session_interface is a {name_of(type(app.session_interface))}: another extension has"
-        " replaced SafeSession; initialise SafeSession last, or only it"
+        " replaced SafeSession; initialise SafeSession last, or remove the other"
     )

@@ -1,8 +1,8 @@
-"""Which apps and secret keys use a store: one small document that all processes on it keep.
+"""Detects apps and secret keys that conflict on one store.
 
-Two mistakes leave no trace of their own: workers with different secret keys, and two apps under one
-key prefix. Each process writes down which secret key it signs with and which it accepts, as
-fingerprints, and which session keys it looks for the user in; and looks what the others wrote.
+Two mistakes leave no other trace: workers with different secret keys, and two apps under one key
+prefix. Each process notes in a document of the store the fingerprints of the secret keys that it
+signs with and accepts, and its user keys, and compares them with those of the others.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from ..stores.base import Document, Finding, IndexedStore
 
 #: The name of the document in the store.
 DOCUMENT = "apps"
-#: Milliseconds for which what was seen counts as being in use.
+#: Milliseconds for which an entry counts as in use.
 RECENT = 600_000
-#: Fingerprints that are kept, and settings of the user key.
+#: Fingerprints, and settings of the user key, that are kept.
 MOST = 8
 
 _VERSION = 1
-# An entry that is younger is not written again, in milliseconds; a process looks no more often.
+# Milliseconds after which a process reads the document, and writes its entries, again.
 _FRESH = 60_000
-# How often a document that others change at the same moment is read again.
+# Attempts to write the document, in case of conflicts.
 _TRIES = 5
-# A guess costs as much: who reads the store cannot try a dictionary of weak keys in seconds.
+# Makes guesses slow: a reader of the store cannot try a dictionary of weak keys in seconds.
 _ROUNDS = 100_000
 
 
 @dataclass
 class Seen:
-    """What the document says: each thing with the time it was seen last, by the store's clock.
+    """The document's entries, each with the time of its last use by the store's clock.
 
     :param keys: by fingerprint of a secret key: ``app``, ``seen`` and the fingerprints that its
-        processes ``accept``.
-    :param users: by setting of the user key: the apps that have it.
+        processes accept (``accepts``).
+    :param users: by setting of the user key: the apps that use it.
     """
 
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
     users: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def unaccepted_keys(self, key: str) -> Iterator[str]:
-        """Yields the apps whose secret key is not accepted where *key* is, nor accepts *key*.
+        """Yields the apps whose secret key *key* does not accept, and which do not accept *key*.
 
-        One of two accepts the other while the key is changed in a fleet, by way of its fallbacks.
+        While a fleet changes its key, the new one accepts the old one as a fallback.
         """
         accepted = self.keys[key]["accepts"] if key in self.keys else self.keys
         for other, entry in self.keys.items():
@@ -62,14 +62,14 @@ class Seen:
                 yield entry["app"]
 
     def other_users(self, setting: str) -> Iterator[tuple[str, str]]:
-        """Yields settings of the user key that are not *setting*, each with an app that has it."""
+        """Yields settings of the user key other than *setting*, each with an app that uses it."""
         for other, apps in self.users.items():
             if other != setting:
                 yield from ((other, app) for app in apps)
 
 
 class Neighbours:
-    """Writes down what one app uses, and reports what does not go together. Holds no app."""
+    """Notes the keys of one app, and reports conflicts. Keeps no reference to the app."""
 
     def __init__(self, app: Any, overrides: Overrides, settings: Settings) -> None:
         self._app = weakref.ref(app)
@@ -80,15 +80,15 @@ class Neighbours:
         self._once = Once()
 
     def begin(self) -> None:
-        """Look at the document when the app starts.
+        """Compare with the document when the app starts.
 
-        :raises ConfigError: another app on this store looks for its users under other keys.
+        :raises ConfigError: another app on this store uses other user keys.
         :raises StoreUnavailable: the store did not answer.
         """
         self._refresh(refuse=True)
 
     def refresh(self) -> None:
-        """Look at it again, once a minute at most; it is too late to refuse anything.
+        """Compare again, once a minute at most, and report conflicts.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -126,7 +126,7 @@ class Neighbours:
 
 
 def conflicts(app: Any, store: IndexedStore, settings: Settings) -> Iterator[Finding]:
-    """Yields a finding for each thing that does not go together on *store*.
+    """Yields a finding for each conflict on *store*.
 
     :raises StoreUnavailable: the store did not answer.
     """
@@ -149,7 +149,7 @@ def conflicts(app: Any, store: IndexedStore, settings: Settings) -> Iterator[Fin
 
 
 def describe_keys(name: str, other: str, prefix: str) -> str:
-    """Say what it means that two secret keys are in use, and what to do."""
+    """Returns what two secret keys on one store mean, and the fix."""
     share = (
         f"share SAFESESSION_KEY_PREFIX {prefix!r}, and with it the cap, users and purges: give each"
         " its own"
@@ -157,34 +157,34 @@ def describe_keys(name: str, other: str, prefix: str) -> str:
     if name != other:
         return (
             f"apps {name!r} and {other!r} sign cookies with different secret keys and {share}; if"
-            " they are to be one, give them the same SECRET_KEY"
+            " they are one app, give them the same SECRET_KEY"
         )
     return (
         f"processes of app {name!r} sign cookies with different secret keys, and none accepts the"
         " other's: visitors lose their sessions between them. Give all of them the same SECRET_KEY"
-        " (and the one before in SECRET_KEY_FALLBACKS). If they are two apps, they " + share
+        " (and the old one in SECRET_KEY_FALLBACKS). If they are two apps, they " + share
     )
 
 
 def describe_users(setting: str, other: str, app: str, prefix: str) -> str:
-    """Say what it means that two apps look for users under different keys, and what to do."""
+    """Returns what two settings of the user key on one store mean, and the fix."""
     return (
         f"SAFESESSION_USER_KEY is {setting}, and {other} in app {app!r} on the same store: apps"
         f" under one SAFESESSION_KEY_PREFIX ({prefix!r}) share their users. Give both the same user"
-        " key, or each its own prefix (the other's is forgotten ten minutes after it was last used)"
+        " key, or each its own prefix (the other's entry expires ten minutes after its last use)"
     )
 
 
 def describe_change(setting: str, other: str) -> str:
-    """Say that the user key is being changed, or is not the same everywhere."""
+    """Returns the warning that processes of one app have different user keys."""
     return (
         f"other processes of this app use SAFESESSION_USER_KEY = {other}, and this one {setting}:"
-        " sessions are filed anew to and fro until all of them use the same"
+        " sessions are filed anew again and again until all processes use the same"
     )
 
 
 def spelled(settings: Settings) -> str:
-    """The user key as it was set; a callable by its name."""
+    """Returns the user key as text; a callable by its name."""
     return _spelled(settings.user_key.find or settings.user_key.names)
 
 
@@ -198,7 +198,7 @@ def _spelled(keys: Any) -> str:
 
 
 def keys_of(app: Any) -> tuple[str, set[str]]:
-    """The fingerprint of an app's secret key, and those of the fallbacks; empty without a key."""
+    """Returns the fingerprints of an app's secret key and of its fallbacks; empty without a key."""
     fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
     key = app.secret_key
     if not _is_key(key) or isinstance(fallbacks, (str, bytes)):
@@ -212,14 +212,14 @@ def _is_key(key: object) -> bool:
 
 @lru_cache(maxsize=32)
 def fingerprint(key: str | bytes) -> str:
-    """Tells secret keys apart, and is of no use for anything else."""
+    """Returns a digest by which secret keys can be compared, but not used."""
     raw = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
     salt = b"flask-safesession.fingerprint"
     return hashlib.pbkdf2_hmac("sha256", raw, salt, _ROUNDS, 6).hex()
 
 
 def _note_key(seen: Seen, key: str, accepted: set[str], app: str, now: int) -> bool:
-    """Write down that *key* is in use; whether that is news."""
+    """Note that *key* is in use. Returns whether *seen* has changed."""
     if not key:
         return False
     entry = seen.keys.get(key, {"accepts": {}})
@@ -257,7 +257,7 @@ def _dumps(seen: Seen) -> bytes:
 
 
 def loads(found: Document) -> Seen | None:
-    """Returns what was seen lately: nothing in garbage, ``None`` where a newer version wrote it."""
+    """Returns the recent entries: none of a corrupt document; ``None`` for a newer version's."""
     try:
         document = json.loads(found.document or b"{}")
         if document.get("version", _VERSION) > _VERSION:
@@ -280,5 +280,5 @@ def _recent(keys: Any, users: Any, now: int) -> Seen:
 
 
 def _is_recent(time: int, now: int) -> bool:
-    """Also after the clock was set back: what is far ahead was seen by another clock."""
+    """Whether *time* is within :data:`RECENT` of *now*, before or after: clocks can be set back."""
     return abs(now - time) <= RECENT

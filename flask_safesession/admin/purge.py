@@ -1,8 +1,8 @@
 """One purge run.
 
-A run removes what is due in small steps, the store free between them. Then it audits a slice of the
-sessions: it compares index and records, and puts sessions under limits that have become shorter.
-What is due under these, and what is over the cap, it removes last.
+A run removes due sessions in small steps, and leaves the store free between them. Then it audits
+some sessions: it compares index and records, and applies limits that have become shorter. Last it
+removes sessions that are due under these, and those over the cap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..stores.base import IndexedStore, PurgeStep
 
 #: Slices that one run of the job audits at most, unless limits have become shorter.
 AUDIT_SLICES = 10
-#: Seconds between two steps: waiting threads get the lock and the interpreter in between.
+#: Seconds between two steps, in which other threads get the lock and the interpreter.
 _PAUSE = 0.0005
 
 
@@ -28,7 +28,7 @@ class PurgeReport(NamedTuple):
 
     :param due: sessions removed because they were due.
     :param trimmed: live sessions removed because the store was over its cap.
-    :param mended: places where index and records differed.
+    :param mended: differences between index and records that it fixed.
     """
 
     due: int = 0
@@ -42,34 +42,34 @@ class PurgeReport(NamedTuple):
 
 
 def total(reports: list[PurgeReport]) -> PurgeReport:
-    """Returns the sums of several runs."""
+    """Returns the sum of several reports."""
     return PurgeReport(*map(sum, zip(*reports, strict=True)))
 
 
 def purge_steps(store: IndexedStore, settings: Settings) -> Iterator[PurgeStep]:
-    """Remove what is due, step by step, until nothing is."""
+    """Remove all due sessions, step by step. Yields each step."""
     while True:
         step = store.purge(settings.rules, settings.purge_batch)
         yield step
         if not step.more:
             return
-        if not store.shared:  # a server is free between two calls as it is
+        if not store.shared:  # a server is free between two calls anyway
             time.sleep(_PAUSE)
 
 
 def due_only(settings: Settings) -> Settings:
-    """Returns settings under which a purge removes what is due, and nothing over the cap.
+    """Returns settings with which a purge removes due sessions, but none over the cap.
 
-    Sessions are only evicted after an audit, which may find more that are due.
+    The audit may find more due sessions, so evictions wait until it has run.
     """
     cap = settings.rules.cap._replace(evict=False)
     return replace(settings, rules=settings.rules._replace(cap=cap))
 
 
 def audit(store: IndexedStore, settings: Settings, slices: int) -> int:
-    """Audit up to *slices* slices, and if limits have become shorter all sessions.
+    """Audit up to *slices* slices, or all sessions if limits have become shorter.
 
-    Returns how many places were mended.
+    Returns the number of fixed index entries.
     """
     mended = 0
     for number in count(1):
@@ -84,8 +84,7 @@ def audit(store: IndexedStore, settings: Settings, slices: int) -> int:
 def purge(app: Any, store: IndexedStore, settings: Settings) -> PurgeReport:
     """Do one whole run.
 
-    :param app: the sender of ``session_ended`` for each session that is removed, and of
-        ``store_purged`` at the end.
+    :param app: the sender of ``session_ended`` for each removed session, and of ``store_purged``.
     :raises StoreUnavailable: the store did not answer; what was removed until then stays removed.
     """
     start = time.monotonic()
@@ -95,7 +94,7 @@ def purge(app: Any, store: IndexedStore, settings: Settings) -> PurgeReport:
     report = PurgeReport(before + after, trimmed, mended)
     if any(report):
         logger.info(
-            "purge removed %d sessions, %d of them over the cap, and mended %d entries",
+            "purge removed %d sessions, %d of them over the cap, and fixed %d index entries",
             report.removed,
             trimmed,
             report.mended,
@@ -106,7 +105,7 @@ def purge(app: Any, store: IndexedStore, settings: Settings) -> PurgeReport:
 
 
 def _remove(app: Any, store: IndexedStore, settings: Settings) -> tuple[int, int]:
-    """Remove what is due, and what is over the cap; returns how many of each."""
+    """Remove due sessions, and those over the cap. Returns the number of each."""
     due = trimmed = 0
     for step in purge_steps(store, settings):
         due, trimmed = due + step.due, trimmed + step.trimmed
@@ -115,7 +114,7 @@ def _remove(app: Any, store: IndexedStore, settings: Settings) -> tuple[int, int
 
 
 def announce(app: Any, step: PurgeStep, settings: Settings) -> None:
-    """Send ``session_ended`` for what *step* removed, if there are receivers."""
+    """Send ``session_ended`` for each session that *step* removed."""
     if not SessionEnded.signal.receivers and not logger.isEnabledFor(SessionEnded.level):
         return
     for gone in step.removed:

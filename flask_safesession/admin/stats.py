@@ -1,7 +1,4 @@
-"""How many sessions there are, how their servers are, and when the cap is reached.
-
-The store is asked at most every few seconds, however many watch.
-"""
+"""Counts sessions by tier, and estimates when the cap is reached."""
 
 from __future__ import annotations
 
@@ -17,22 +14,22 @@ from ..errors import StoreUnavailable
 from ..events import logger
 from ..stores.opening import Opened
 
-#: Seconds for which a reading is good enough: however many ask, the store is asked once.
+#: Seconds for which a snapshot is served again without another store call.
 FRESH_FOR = 5.0
-#: Seconds that the trend looks back at most, and at least.
+#: The least and the most seconds that a trend covers.
 TREND_OVER = (60.0, 900.0)
 
 
 class Stats(NamedTuple):
-    """What ``flask safesession stats`` prints.
+    """The counts that ``flask safesession stats`` prints.
 
-    :param sessions: live now.
-    :param cap: the most that there may be.
-    :param due: past their deadline, and still to be removed.
-    :param overdue_seconds: for how long the oldest of these has been.
-    :param by_tier: live sessions; strangers stand under ``anonymous``.
-    :param servers: the circuit breaker of each of the store's servers, as this process sees it:
-        ``closed`` (all is well), ``open`` (down), ``half-open``.
+    :param sessions: live sessions.
+    :param cap: the most sessions that there may be.
+    :param due: sessions past their deadline that are not removed yet.
+    :param overdue_seconds: the seconds for which the oldest of these has been due.
+    :param by_tier: live sessions by tier; anonymous ones under ``anonymous``.
+    :param servers: the state of this process's circuit breaker for each server of the store:
+        ``closed`` (the server works), ``open`` (down), ``half-open`` (being tried again).
     """
 
     sessions: int
@@ -44,7 +41,7 @@ class Stats(NamedTuple):
 
 
 def stats_of(opened: Opened, settings: Settings) -> Stats:
-    """Returns the figures of a store now.
+    """Returns the stats of a store now.
 
     :raises CannotDo: the store cannot count its sessions.
     :raises StoreUnavailable: the store did not answer.
@@ -60,71 +57,73 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
     )
 
 
-class Reading(NamedTuple):
-    """How things stood when the store was last asked.
+class Snapshot(NamedTuple):
+    """The stats of one moment.
 
-    :param stats: the figures; ``None``: the store did not answer, or nobody has asked yet.
-    :param full_in: seconds until the cap is reached if it goes on like this; infinite where the
-        number does not grow, ``None`` where too little is known.
+    :param stats: ``None``: the store did not answer, or was not called yet.
+    :param full_in: seconds until the cap is reached at the present growth; infinite without
+        growth, ``None`` while too little is known.
     """
 
     stats: Stats | None = None
     full_in: float | None = None
 
 
-class Readings:
-    """The readings of one app in this process. It does not hold the app.
+class Snapshots:
+    """Takes snapshots of one app's store, one in :data:`FRESH_FOR` seconds at most.
 
-    A store that fails never raises here, and the time of a reading is the store's time-out at most.
+    Keeps no reference to the app. A store that fails never raises here.
 
-    :param clock: gives seconds that only ever grow.
+    :param clock: returns seconds, by a monotonic clock.
     """
 
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = weakref.ref(app)
         self._clock = clock
         self._again = -inf
-        self._last = Reading()
+        self._last = Snapshot()
         self._failing = False
         most = int(TREND_OVER[1] / FRESH_FOR)
         self._totals: deque[tuple[float, int]] = deque(maxlen=most)
 
     @property
     def app(self) -> Any:
-        """The app, or ``None`` when it is gone."""
+        """The app, or ``None`` if it was freed."""
         return self._app()
 
-    def now(self) -> Reading:
-        """A reading that is fresh enough; while somebody else asks the store, the last one."""
-        # No lock: one that a fork copied locked would stop this for good. Two that come in the same
-        # instant both ask, which harms nobody.
+    def now(self) -> Snapshot:
+        """Returns a fresh snapshot, or the last one while another thread takes one."""
+        # No lock: a fork might copy it locked. Two threads at the same instant both call the store,
+        # which is harmless.
         now = self._clock()
         if now >= self._again and self.app is not None:
             self._again = now + FRESH_FOR
-            self._last = self._ask(now)
+            self._last = self._take(now)
         return self._last
 
-    def _ask(self, now: float) -> Reading:
+    def _take(self, now: float) -> Snapshot:
         state = self.app.extensions["safesession"]
         try:
             stats = stats_of(state.opened, state.settings)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the other figures are served
+        except Exception as error:  # noqa: BLE001  # metrics without these stats are still served
             if not self._failing:
-                told = "" if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: "
-                logger.warning("the store cannot be counted: %s%s", told, error)
+                kind = "" if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: "
+                logger.warning("the sessions cannot be counted: %s%s", kind, error)
             self._failing = True
-            return Reading()
+            return Snapshot()
         self._failing = False
         self._totals.append((now, stats.sessions))
         while now - self._totals[0][0] > TREND_OVER[1]:
             self._totals.popleft()
-        return Reading(stats, full_in(self._totals, stats.cap))
+        return Snapshot(stats, full_in(self._totals, stats.cap))
 
 
 def full_in(totals: Sequence[tuple[float, int]], cap: int) -> float | None:
-    """Seconds until there are *cap* sessions, if their number grows as between the two ends.
+    """Returns the seconds until there are *cap* sessions, at the growth from first to last total.
 
-    :param totals: times in seconds, rising, each with the number of sessions then.
+    Infinite without growth; ``None`` if the totals cover too little time.
+
+    :param totals: rising times in seconds, each with the number of sessions.
     """
     if not totals:
         return None

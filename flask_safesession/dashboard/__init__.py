@@ -1,6 +1,6 @@
-"""A page for operators: how many sessions there are, what happens to them, whose they are.
+"""A page for operators: lists, counts and ends sessions.
 
-An app mounts it behind a permission check of its own::
+An app mounts it behind its own permission check::
 
     from flask_safesession.dashboard import dashboard
 
@@ -25,7 +25,7 @@ from .runs import Runs
 __all__ = ["dashboard"]
 
 _HEADERS = {
-    # Everything comes from this app, nothing stands in the pages themselves, nobody frames them.
+    # All files come from this app, pages have no inline code, and no site may frame them.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
         " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -46,19 +46,19 @@ def dashboard(
     name: str = "safesession",
     url_prefix: str = "/safesession",
 ) -> Blueprint:
-    """A blueprint with the dashboard. Whoever may see it may end anybody's session.
+    """Returns a blueprint with the dashboard. Its users can end any session.
 
     :param safe: the extension whose sessions are shown.
-    :param allowed: says whether this request may see it: ``True`` or ``False``, which is a 403. It
+    :param allowed: returns whether this request may use it: ``True``, or ``False`` for a 403. It
         can also end the request itself (``abort(redirect(…))``), and may be ``async``. It is called
-        before every view, inside the request.
+        in the request, before every view.
     :param name: the blueprint's name; ``url_for("safesession.overview")`` is the page.
     :param url_prefix: where it is mounted.
-    :raises ConfigError: there is no *allowed*.
+    :raises ConfigError: *allowed* is missing or not callable.
     """
     if not callable(allowed):
-        problem = f"dashboard(allowed={allowed!r}): give a function that says who may see it"
-        raise ConfigError([f"{problem}, and end everybody's sessions"])
+        problem = f"dashboard(allowed={allowed!r}): give a function that returns whether the user"
+        raise ConfigError([problem + " may list and end all sessions"])
     pages = Blueprint(
         name,
         __name__,
@@ -71,21 +71,21 @@ def dashboard(
     pages.record(partial(_listen, safe))
     for rule, endpoint, view, method in views.ROUTES:
         bound: Callable[..., Any] = partial(view, safe)
-        if method == "GET":  # looking on must not keep the session of who looks on alive
+        if method == "GET":  # watching must not keep the operator's own session alive
             safe.passive(bound)
         pages.add_url_rule(rule, endpoint, bound, methods=[method])
     return pages
 
 
 def _check(allowed: Callable[[], Any]) -> None:
-    """Let through whom the app allows. Files are nobody's secret, and cost no store call."""
+    """Refuse requests that the app does not allow. Files are public, and cost no store call."""
     if _is_file():
         return
     verdict = current_app.ensure_sync(allowed)()
     if verdict is False:
         abort(403)
-    if verdict is not True:  # a response or a user would count as true, and let everybody in
-        raise TypeError(f"allowed of the dashboard gave {verdict!r}: let it return True or False")
+    if verdict is not True:  # a response or a user would be true, and let all visitors in
+        raise TypeError(f"dashboard(allowed=…) returned {verdict!r}: return True or False")
 
 
 def _protect(response: Response) -> Response:
@@ -101,7 +101,7 @@ def _is_file() -> bool:
 
 
 def _listen(safe: SafeSession, state: BlueprintSetupState) -> None:
-    """Count what happens in the app whose sessions are shown; once, however often it is mounted."""
+    """Count the events of the app. Once, even if the blueprint is mounted twice."""
     if "safesession" not in state.app.extensions:
         raise ConfigError(["the app has no SafeSession yet: call init_app before it is mounted"])
     try:

@@ -1,6 +1,6 @@
-"""The chart of the last minutes as rectangles: pure arithmetic, drawn by ``figures.html``.
+"""Computes the chart of the last minutes as rectangles, which ``figures.html`` draws.
 
-What began stands above the line, what ended hangs below it, so that a store that fills up looks
+Created sessions are above the line, ended ones below it, so that a store that fills up looks
 heavier on top. One unit is one minute wide.
 """
 
@@ -19,7 +19,7 @@ _CREATED = "created"
 
 
 class Bar(NamedTuple):
-    """One rectangle: *kind* is ``created`` or a reason, and names its colour."""
+    """One rectangle. *kind* is ``created`` or a reason, and selects its colour."""
 
     kind: str
     x: float
@@ -29,18 +29,18 @@ class Bar(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One minute: what happened, and the rectangles that say so."""
+    """One minute, and its rectangles."""
 
     minute: Minute
     bars: tuple[Bar, ...]
 
 
 class Chart(NamedTuple):
-    """The whole of it.
+    """The whole chart.
 
     :param columns: the minutes, oldest first.
-    :param peak: sessions that the full height of a side stands for; 1 at least.
-    :param created: sessions that began in all these minutes.
+    :param peak: sessions at the full height of a side; 1 at least.
+    :param created: sessions created in all these minutes.
     :param ended: sessions that ended in all these minutes, by reason.
     """
 
@@ -51,7 +51,7 @@ class Chart(NamedTuple):
 
 
 def chart_of(minutes: Sequence[Minute]) -> Chart:
-    """The chart of *minutes*, both sides drawn to one scale."""
+    """Returns the chart of *minutes*, with one scale for both sides."""
     peak = max([1, *(max(minute.created, minute.gone) for minute in minutes)])
     ended = sum((Counter(minute.ended) for minute in minutes), Counter[str]())
     return Chart(

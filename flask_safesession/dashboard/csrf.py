@@ -1,8 +1,8 @@
-"""A token that shows that a form was drawn by this app for this very session.
+"""CSRF tokens: they show that this app rendered a form for this session.
 
-It is a signature over the session's handle, so nothing is stored for it, and it is worth nothing
-once the session has ended or has a new ID. The random part makes each one look different: what
-compression tells of a page's length does not add up to a token (the attack called BREACH).
+A token is a signature over the session's handle. So nothing is stored, and it is invalid once the
+session has ended or has a new ID. The random part makes each token different: an attacker cannot
+derive it from the lengths of compressed pages (the attack called BREACH).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from flask import current_app
 from itsdangerous import Signer
 
 _SALT = b"flask-safesession.dashboard"
-# 22 random characters, a dot and 43 of HMAC-SHA-256. Anything longer is not worth hashing.
+# 22 random characters, a dot and 43 of HMAC-SHA-256: anything longer is forged.
 _LONGEST = 80
 
 
 def new_token(handle: str) -> str:
-    """A token for the session with *handle*."""
+    """Returns a token for the session with *handle*."""
     salt = secrets.token_urlsafe(16)
     signature = _signer([_key()]).get_signature(_claim(salt, handle))
     return f"{salt}.{signature.decode('ascii')}"
 
 
 def is_token_of(handle: str | None, token: str) -> bool:
-    """Whether *token* was made for the session with *handle*, also under a fallback key."""
+    """Whether *token* is of the session with *handle*, also under a fallback key."""
     salt, dot, signature = token.partition(".")
     if handle is None or not dot or len(token) > _LONGEST:
         return False
@@ -47,5 +47,5 @@ def _key() -> str | bytes:
 
 
 def _signer(keys: list[Any]) -> Signer:
-    # Keys oldest first; it signs with the last, and verifies with any of them.
+    # Oldest key first: the last one signs, all verify.
     return Signer(keys, salt=_SALT, key_derivation="hmac", digest_method=sha256)

@@ -1,4 +1,4 @@
-"""What happened to sessions in each of the last minutes, as this process heard it by signals."""
+"""Counts this process's session events in each of the last minutes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from ..events import SessionCreated, SessionEnded
 
-#: How many minutes are remembered.
+#: How many minutes are kept.
 SPAN = 60
-#: The reasons of ends that are told apart, in the order in which they are drawn.
+#: The reasons that are counted apart, in the order of drawing.
 REASONS: tuple[str, ...] = ("logout", "idle", "lifetime", "evicted", "revoked", "replayed")
-#: What all others are called: a store of somebody's own may have any number of them.
+#: The name for all other reasons: a custom store may have any number of them.
 OTHER = "other"
 
 _SECONDS = 60
@@ -25,7 +25,7 @@ class Minute(NamedTuple):
     """One minute.
 
     :param start: when it began, in seconds since 1970.
-    :param created: sessions that began.
+    :param created: sessions that were created.
     :param ended: sessions that ended, by reason: one of :data:`REASONS` or :data:`OTHER`.
     """
 
@@ -35,26 +35,26 @@ class Minute(NamedTuple):
 
     @property
     def gone(self) -> int:
-        """Sessions that ended, for whatever reason."""
+        """Sessions that ended, for any reason."""
         return sum(self.ended.values())
 
 
 class Minutes:
-    """Counts the events of one app in this process. A forked child begins with none.
+    """Counts the events of one app in this process, for :data:`SPAN` minutes, from any thread.
 
-    It keeps :data:`SPAN` minutes, however long it listens, and can be told of events by any thread.
+    A forked child starts with none.
     """
 
     def __init__(self) -> None:
         self._rings: dict[int, _Ring] = {}
 
     def listen(self, app: Any) -> None:
-        """Count what is sent for *app*, for as long as this object is kept."""
+        """Count the events of *app* for as long as this object exists."""
         SessionCreated.signal.connect(self._note_created, sender=app)
         SessionEnded.signal.connect(self._note_ended, sender=app)
 
     def last(self) -> list[Minute]:
-        """The last :data:`SPAN` minutes, oldest first; the one that is under way is the last."""
+        """Returns the last :data:`SPAN` minutes, oldest first, with the current one."""
         return self._ring().last(_now())
 
     def _note_created(self, _app: Any, event: SessionCreated) -> None:  # noqa: ARG002  # a receiver
@@ -66,12 +66,12 @@ class Minutes:
     def _ring(self) -> _Ring:
         process = os.getpid()
         ring = self._rings.get(process)
-        # The first of several threads wins, without a lock that a fork could leave behind held.
+        # The first of several threads wins. No lock, since a fork might copy it locked.
         return ring if ring is not None else self._rings.setdefault(process, _Ring())
 
 
 class _Ring:
-    """Counters for one process: one a minute, the oldest given to the newest minute."""
+    """Counters for one process, one per minute; the newest minute reuses the oldest."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -97,5 +97,5 @@ def _minute(number: int, counted: dict[str, int]) -> Minute:
 
 
 def _now() -> int:
-    """The number of the minute that is under way. For display: no session ends by this clock."""
+    """Returns the number of the current minute, for display: no session expires by this clock."""
     return int(time.time()) // _SECONDS

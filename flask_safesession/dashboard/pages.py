@@ -1,7 +1,7 @@
-"""Pages from the templates of this folder.
+"""Renders the templates of this folder.
 
-They have a Jinja environment of their own, in which everything is escaped, whatever the app has
-made of its: other delimiters, globals, extensions, or no escaping at all.
+They have their own Jinja environment, with everything escaped: the app's may have other delimiters,
+globals, extensions, or no escaping at all.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def render(template: str, **context: Any) -> str:
-    """The page that *template* makes of *context*."""
+    """Returns the page of *template* with *context*."""
     page = _environment().get_template(template)
     return page.render(context, url_for=url_for, now=now())
 
 
 def now() -> datetime:
-    """The time for display: no session ends by this process's clock."""
+    """Returns the time for display: no session expires by this process's clock."""
     return datetime.now(UTC)
 
 
@@ -33,7 +33,7 @@ def _environment() -> Environment:
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
-        auto_reload=False,  # an upgrade under a running process must not mix two versions
+        auto_reload=False,  # an upgrade while a process runs must not mix two versions
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -42,7 +42,7 @@ def _environment() -> Environment:
 
 
 def number(count: int) -> str:
-    """A count with its thousands apart.
+    """Returns a count with separators between thousands.
 
     >>> number(1204500)
     '1,204,500'
@@ -51,7 +51,7 @@ def number(count: int) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share of the whole, as a number between 0 and 100 that a drawing can be given.
+    """Returns a share of the whole, as text between 0 and 100 for a drawing.
 
     >>> percent(1, 3), percent(2, 1), percent(1, 0)
     ('33.33', '100.00', '0.00')
@@ -60,7 +60,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """The time of day of a moment that is given in seconds since 1970.
+    """Returns the time of day of a moment in seconds since 1970.
 
     >>> clock(72_900)
     '20:15'
@@ -69,7 +69,7 @@ def clock(seconds: float) -> str:
 
 
 def spell(seconds: float) -> str:
-    """A duration, as its two largest units.
+    """Returns a duration in its two largest units.
 
     >>> spell(0.4), spell(-5), spell(59)
     ('0 s', '0 s', '59 s')
@@ -85,7 +85,7 @@ def spell(seconds: float) -> str:
 
 
 def utc(moment: datetime) -> str:
-    """A moment for a reader: date and time of day.
+    """Returns date and time of day of a moment, for display.
 
     >>> utc(datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     '2030-01-02 03:04:05'

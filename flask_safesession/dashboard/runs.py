@@ -1,4 +1,4 @@
-"""The last purge runs of this process, as it heard of them by signals."""
+"""Keeps the last purge runs of this process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from ..events import StoreFailed, StorePurged
 
-#: How many runs are remembered.
+#: How many runs are kept.
 KEPT = 8
 _PURGE = "purge"
 
 
 class Run(NamedTuple):
-    """One run over the store, or over one part of it.
+    """One run over the store, or over one shard.
 
     :param at: when it ended.
     :param did: what it did; ``None``: the store did not answer.
@@ -25,18 +25,18 @@ class Run(NamedTuple):
 
 
 class Runs:
-    """Remembers the last :data:`KEPT` runs for one app. Any thread may purge."""
+    """Keeps the last :data:`KEPT` runs of one app, from any thread."""
 
     def __init__(self) -> None:
         self._kept: deque[Run] = deque(maxlen=KEPT)  # its methods are atomic
 
     def listen(self, app: Any) -> None:
-        """Remember the runs for *app*, for as long as this object is kept."""
+        """Keep the runs of *app* for as long as this object exists."""
         StorePurged.signal.connect(self._note, sender=app)
         StoreFailed.signal.connect(self._note_failure, sender=app)
 
     def newest_first(self) -> list[Run]:
-        """The last runs."""
+        """Returns the last runs."""
         return list(reversed(self._kept.copy()))
 
     def _note(self, _app: Any, event: StorePurged) -> None:

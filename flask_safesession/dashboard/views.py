@@ -1,4 +1,4 @@
-"""The views. Each makes a handful of store calls, however many sessions there are."""
+"""The views. Each makes a few store calls, however many sessions there are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .minutes import Minutes
 from .pages import render
 from .runs import Runs
 
-#: Where the app keeps what is :class:`Watched`.
+#: The key of an app's :class:`Watched` in ``app.extensions``.
 WATCHED = "safesession.dashboard"
 #: Sessions on one page of the table.
 PAGE = 25
@@ -37,14 +37,14 @@ _NOTES = {
 
 
 class Watched(NamedTuple):
-    """What this process has seen of one app's sessions."""
+    """One app's events in this process."""
 
     minutes: Minutes
     runs: Runs
 
 
 class Asked(NamedTuple):
-    """What is to be listed. *after* is where the page begins, as the one before it said."""
+    """The sessions to list. *after*: the ``next`` of the page before."""
 
     q: str = ""
     tier: str = ""
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A page of sessions. *total* is known where all of them are one user's."""
+    """A page of sessions. *total*: the number of a user's sessions, ``None`` for other lists."""
 
     sessions: list[SessionInfo]
     next: str = ""
@@ -60,7 +60,7 @@ class Listed(NamedTuple):
 
 
 def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
-    """The figures, and a page of the table of sessions."""
+    """Show the stats, and a page of the table of sessions."""
     asked, listed = _asked(safe), None
     can_list = safe._state()[1].opened.index is not None
     with suppress(StoreUnavailable):
@@ -83,12 +83,12 @@ def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str,
 
 
 def figures(safe: SafeSession) -> str:
-    """The figures alone, for the script that draws them anew."""
+    """Show the stats alone, for the script that refreshes them."""
     return render("figures.html", **_figures(safe))
 
 
 def end(safe: SafeSession) -> Response | tuple[str, int]:
-    """End the session whose handle was sent."""
+    """End the session with the handle in the form."""
     if not _is_meant():
         return overview(safe, 403, _NOTES["stale"])
     ended = safe.end(request.form.get("handle", ""))
@@ -97,7 +97,7 @@ def end(safe: SafeSession) -> Response | tuple[str, int]:
 
 
 def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
-    """Ask whether all sessions of a user are to end."""
+    """Ask whether to end all sessions of a user."""
     user = _user()
     return render(
         "confirm.html",
@@ -110,7 +110,7 @@ def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, 
 
 
 def end_user(safe: SafeSession) -> Response | tuple[str, int]:
-    """End all sessions of the user who was sent, but for the own one where that is asked for."""
+    """End all sessions of the user in the form, except the operator's own if asked to keep it."""
     if not _is_meant():
         return confirm(safe, 403, _NOTES["stale"])
     keep = _own_handle() if request.form.get("keep") else None
@@ -133,18 +133,18 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
 
 
 def _asked(safe: SafeSession) -> Asked:
-    """What the address, or the form, asks for, to the letter: a user may be named ``" bob"``."""
+    """Returns the query of address or form, not stripped: a user may be named ``" bob"``."""
     q, tier, after = (request.values.get(name, "") for name in Asked._fields)
     return Asked(q, tier if tier in _tiers(safe) else "", after)
 
 
 def _user() -> str:
-    """Whose sessions are to be ended, to the letter: a shorter name would be another user's."""
+    """Returns the user to end, not stripped: a stripped name may be another user's."""
     return request.values.get("user", "")
 
 
 def _listed(safe: SafeSession, asked: Asked) -> tuple[Asked, Listed]:
-    """The page that was *asked* for; with what it shows, if that is not quite the same."""
+    """Returns the page for *asked*, and the query that it shows: the name may be stripped."""
     for q in dict.fromkeys((asked.q, asked.q.strip())):
         if q and (found := safe.sessions_of(q)):
             return asked._replace(q=q), _part(found, asked.after)
@@ -156,7 +156,7 @@ def _listed(safe: SafeSession, asked: Asked) -> tuple[Asked, Listed]:
 
 def _browsed(safe: SafeSession, asked: Asked) -> Listed:
     if asked.after:
-        # No page may have ended there. Some stores notice it first when the server refuses it.
+        # A forged *after* raises: some stores find out only when the server refuses it.
         with suppress(ValueError, StoreUnavailable):
             page = safe.browse(tier=asked.tier or None, after=asked.after, limit=PAGE)
             return Listed(page.sessions, page.next or "")
@@ -165,7 +165,7 @@ def _browsed(safe: SafeSession, asked: Asked) -> Listed:
 
 
 def _part(found: list[SessionInfo], after: str) -> Listed:
-    """A page of a user's sessions."""
+    """Returns a page of a user's sessions."""
     start = int(after[:9]) if after.isdecimal() else 0
     more = str(start + PAGE) if start + PAGE < len(found) else ""
     return Listed(found[start : start + PAGE], more, len(found))
@@ -175,7 +175,7 @@ def _tiers(safe: SafeSession) -> tuple[str, ...]:
     return safe._state()[1].settings.rules.policy.names
 
 
-# -- figures ----------------------------------------------------------------------------------
+# -- stats ------------------------------------------------------------------------------------
 
 
 def _figures(safe: SafeSession) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _figures(safe: SafeSession) -> dict[str, Any]:
 
 
 def _own_handle() -> str | None:
-    """The handle of the session that asks; ``None`` where there is none, or it is not known."""
+    """Returns the operator's own handle; ``None`` without a session, or if it is unknown."""
     with suppress(StoreUnavailable, AttributeError):  # Flask's null session has no info
         handle: str | None = flask.session.info.handle  # type: ignore[attr-defined]
         return handle
@@ -207,7 +207,7 @@ def _own_handle() -> str | None:
 
 
 def _token() -> str | None:
-    """A token for the forms of this page; ``None``: without a session nothing can be ended."""
+    """Returns a token for the forms; ``None`` without a session: then nothing can be ended."""
     handle = _own_handle()
     return new_token(handle) if handle is not None else None
 
@@ -217,12 +217,12 @@ def _is_meant() -> bool:
 
 
 def _back(**query: Any) -> Response:
-    """To the table, which says what was done."""
+    """Redirect to the table, which reports what was done."""
     return redirect(url_for(".overview", _anchor="table", **query), 303)
 
 
 def _note() -> str:
-    """What the page before this one did: words of ours and a number, no text from the address."""
+    """Returns the result of the last form: a fixed text or a number, no text from the address."""
     count = request.args.get("count", "")
     if count.isdecimal():
         return f"Sessions ended: {int(count[:9]):,}."

@@ -1,8 +1,8 @@
-"""A heartbeat for pages: how long the session has to go, and a way to go on with it.
+"""A heartbeat for pages: shows how long the session lasts, and extends it.
 
-``app.register_blueprint(heartbeat(safe))`` adds two endpoints at one address, the script that asks
-them, and the template function ``heartbeat()``, which writes the tag for that script. The warning
-is the one of WCAG 2.2, success criterion 2.2.1 (timing adjustable).
+``app.register_blueprint(heartbeat(safe))`` adds two endpoints at one address, the script that calls
+them, and the template function ``heartbeat()``, which returns the script's tag. The warning follows
+WCAG 2.2, success criterion 2.2.1 (timing adjustable).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from ..web.scratch import Scratch
 from ..web.session import current_state
 from ..web.state import Loaded, State
 
-#: What a request that extends has to bear. Another site's page cannot add it: a browser asks the
-#: server first (CORS), and nobody here says yes.
+#: A header that an extending request must have. Another site's page cannot add it: its browser asks
+#: the server first (CORS), which does not allow it.
 HEADER = "X-Heartbeat"
 #: The shortest warning that leaves time to answer it, in seconds (WCAG 2.2.1).
 SHORTEST_WARNING = 20
-#: The shortest time between two questions that the script can keep, in seconds.
+#: The shortest time between two requests of the script, in seconds.
 SHORTEST_EVERY = 1
-#: What visitors read. The first six are the warning's, the others say why a session has ended.
+#: The texts for visitors: six of the warning, then the reasons why a session has ended.
 TEXTS: Mapping[str, str] = {
     "label": "Your session",
     "soon": "Your session is about to end. Press any key, or click, to go on.",
@@ -60,12 +60,12 @@ _OF_THE_WARNING = ("label", "soon", "stay", "last", "seen", "again")
 _A_YEAR = 365 * 86_400
 _SALT = b"flask-safesession.heartbeat"
 _PATH = re.compile(r"/[^/\\\s?#][^\\\s?#]*")
-# Not ".name": the page that asks would decide which blueprint that is in.
+# Not ".name", which is relative to the blueprint of the page.
 _ENDPOINT = re.compile(r"[^./\\\s:?#][^/\\\s:?#]*")
 
 
 class _Script(NamedTuple):
-    """What browsers get; the name is a digest of it."""
+    """The script as browsers get it. The name is a digest of it."""
 
     name: str
     plain: bytes
@@ -73,7 +73,7 @@ class _Script(NamedTuple):
 
 
 class _Setup(NamedTuple):
-    """What the app asked for: seconds, an endpoint, and texts."""
+    """The arguments of :func:`heartbeat`, checked. Times are in seconds."""
 
     warn: float
     every: float
@@ -91,17 +91,17 @@ def heartbeat(
     sign_in: str | None = None,
     texts: Mapping[str, Any] | None = None,
 ) -> Blueprint:
-    """Make the blueprint, for :meth:`flask.Flask.register_blueprint`.
+    """Returns the blueprint, for :meth:`flask.Flask.register_blueprint`.
 
     :param safe: the extension of the app.
-    :param url_prefix: where it is to be: a path.
+    :param url_prefix: the path where it is mounted.
     :param warn: how long before the end pages warn: a duration, 20 seconds at least.
-    :param every: how often a browser asks at most, however many tabs it has: a duration, a second
-        at least.
-    :param sign_in: the endpoint where a page goes to when its session has ended, such as
-        ``"account.login"``; otherwise the page is loaded again.
-    :param texts: in the place of those in :data:`TEXTS`; lazy strings of a translation, too.
-    :raises ValueError: an argument cannot be meant; the message says what to give.
+    :param every: how long a browser waits between two requests, however many tabs it has: a
+        duration, a second at least.
+    :param sign_in: the endpoint that a page opens when its session has ended, such as
+        ``"account.login"``; ``None``: the page is loaded again.
+    :param texts: replacements for :data:`TEXTS`, also lazy strings of a translation.
+    :raises ValueError: an argument is wrong; the message has the fix.
     """
     if not isinstance(safe, SafeSession):
         raise _wrong("safe", safe, "give the SafeSession of the app")
@@ -120,7 +120,7 @@ def heartbeat(
     return pages
 
 
-# -- what an app may ask for ----------------------------------------------------------------------
+# -- checks of the arguments ----------------------------------------------------------------------
 
 
 def _wrong(name: str, value: object, fix: str) -> ValueError:
@@ -133,7 +133,7 @@ def _check_names(url_prefix: object, sign_in: object) -> None:
         raise _wrong("url_prefix", url_prefix, fix)
     if sign_in is not None and not (isinstance(sign_in, str) and _ENDPOINT.fullmatch(sign_in)):
         fix = (
-            'give the name of an endpoint, such as "login" or "account.login", and no address;'
+            'give the name of an endpoint, such as "login" or "account.login", not an address;'
             ' the command "flask routes" lists them'
         )
         raise _wrong("sign_in", sign_in, fix)
@@ -146,15 +146,15 @@ def _checked_texts(texts: object) -> Mapping[str, Any]:
         raise _wrong("texts", texts, "give a dict of texts")
     for name, text in texts.items():
         if name not in TEXTS:
-            there_are = f"nothing is called {name!r}; there are {', '.join(TEXTS)}"
+            there_are = f"there is no text {name!r}; there are {', '.join(TEXTS)}"
             raise _wrong("texts", texts, there_are)
         if not _is_text(text):
-            raise _wrong("texts", texts, f"{name!r} has to be a text that is not blank")
+            raise _wrong("texts", texts, f"{name!r} must be a text that is not blank")
     return texts
 
 
 def _is_text(value: object) -> bool:
-    """Whether *value* can be shown. What a lazy string says is known in a request only."""
+    """Whether *value* is a text, or a lazy string, which can only be read in a request."""
     if isinstance(value, str):
         return bool(value.strip())
     return type(value).__module__ != "builtins"
@@ -166,15 +166,15 @@ def _seconds(name: str, value: object, least: int, why: str) -> float:
     except ValueError as error:
         raise _wrong(name, value, str(error)) from None
     if seconds < least:
-        raise _wrong(name, value, f"that is too short: {least} seconds at least are needed {why}")
+        raise _wrong(name, value, f"that is too short: at least {least} seconds are needed {why}")
     return seconds
 
 
-# -- how the session is ---------------------------------------------------------------------------
+# -- the session's state -------------------------------------------------------------------------
 
 
 def _pulse(texts: Mapping[str, Any]) -> Response:
-    """Tell how the session is. That does not keep it alive."""
+    """Respond with the session's state. Does not keep the session alive."""
     if (state := _state(texts)) is None:
         abort(_asked_too_early())
     response = flask.jsonify(state)
@@ -183,30 +183,30 @@ def _pulse(texts: Mapping[str, Any]) -> Response:
 
 
 def _extend(texts: Mapping[str, Any]) -> Response:
-    """Use the session, and tell how it is then."""
+    """Use the session, and respond with its state."""
     if not _is_ours():
         abort(403, "This request was sent by another site, so nothing was changed.")
     return _pulse(texts)
 
 
 def _is_ours() -> bool:
-    """Whether a page of this very origin sent the request.
+    """Whether a page of this origin sent the request.
 
-    ``SameSite`` would not do: it lets pages of sibling domains through, and apps set it to "None".
+    ``SameSite`` is not enough: it allows pages of sibling domains, and apps set it to "None".
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if request.headers.get(HEADER) is None or site not in {None, "same-origin"}:
         return False
-    # Compared as text: parsers raise on some of what a client can send. The scheme may be another
-    # one than the browser's behind a proxy.
+    # Compared as text: parsers raise on some values. Behind a proxy the scheme may differ from the
+    # browser's.
     ours = {None, f"http://{request.host}", f"https://{request.host}"}
     return site is not None or origin in ours
 
 
 def _asked_too_early() -> Response:
-    """Nothing can be told: the store is down, or the session's new ID is on its way.
+    """Returns the response for an unknown state: an outage, or a new ID on its way.
 
-    Only an answer with a 200 tells a page that its session has ended.
+    It is not a 200, since only a 200 can end a page's session.
     """
     failed = _current().failed
     if isinstance(failed, HTTPException):
@@ -217,19 +217,19 @@ def _asked_too_early() -> Response:
 
 
 def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is told to pages; ``None``: nothing is known now.
+    """Returns the session's state for pages; ``None``: it is unknown now.
 
-    ``left``: seconds, ``None`` without a session; ``extendable``: using it makes it last longer;
-    ``who``: digests of whose it is; ``ended``: why the session of this visitor has ended, if it has
-    and that is known; ``text``: what a page shows that ends with this state.
+    ``left``: seconds, ``None`` without a session; ``extendable``: using the session extends it;
+    ``who``: digests of its user; ``ended``: why the visitor's session has ended, if known;
+    ``text``: the text for a page whose session has ended.
     """
     state = _current()
     data = state.use()
     info, loaded = state.host.describe(state), state.loaded
     if isinstance(data, Scratch) or loaded.rotated:
-        return None  # the cookie is that of before a rotation: the new one is on its way
+        return None  # the cookie is from before a rotation: the new one is on its way
     if loaded.stored is None and not is_empty(data):
-        return None  # it is made with this response
+        return None  # this response creates it
     ended = info.ended_reason
     why = "other" if info.user is not None else ended or "ended"
     return {
@@ -243,18 +243,17 @@ def _state(texts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _time_left(info: SessionInfo, loaded: Loaded) -> dict[str, Any]:
     if loaded.stored is None or (loaded.stored.stand_in and loaded.ended):
-        return {"left": None, "extendable": False}  # what stands in for it is not the page's
+        return {"left": None, "extendable": False}  # a stand-in is not the page's session
     record = loaded.stored.record
     left = (info.expires_at - info.now).total_seconds() if info.expires_at and info.now else 0
     return {"left": max(left, 0), "extendable": record.deadline < record.absolute}
 
 
 def _digests_of(info: SessionInfo) -> list[str]:
-    """Digests of the user, or of an anonymous session: one for each secret key.
+    """Returns digests of the user, or of an anonymous session: one for each secret key.
 
-    Pages compare them to notice that another user has signed in. One in common is enough, so a new
-    secret key ends no page. They are keyed, so that nobody can compute them from a name, and they
-    name no session.
+    Pages compare them to detect that another user has signed in. One in common is enough, so a new
+    secret key ends no page. They are keyed, so they cannot be computed from a name.
     """
     subject = f"session:{info.handle}" if info.user is None else f"user:{plain(info.user)}"
     if info.user is None and info.handle is None:
@@ -270,7 +269,7 @@ def _digest(key: str | bytes, subject: str) -> str:
 
 def _current() -> State:
     if (state := current_state()) is None:
-        raise RuntimeError("a heartbeat needs SafeSession on the app, and a SECRET_KEY")
+        raise RuntimeError("a heartbeat requires SafeSession on the app, and a SECRET_KEY")
     return state
 
 
@@ -278,9 +277,9 @@ def _current() -> State:
 
 
 def _read_script() -> _Script:
-    """The script as it is served: without comment lines and needless spaces.
+    """Returns the script as it is served: without comment lines and needless spaces.
 
-    It is written for that: statements end with a semicolon, and no text in it has a space.
+    The source allows this: statements end with a semicolon, and no string has a space.
     """
     text = Path(__file__).with_name("heartbeat.js").read_text(encoding="utf-8")
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("//"))
@@ -290,7 +289,7 @@ def _read_script() -> _Script:
 
 
 def _serve(script: _Script, name: str) -> Response:
-    """Send the script. Caches that have it under its name never need to ask again."""
+    """Serve the script. Under its current name, caches keep it for a year."""
     packed = request.accept_encodings.quality("gzip") > 0
     response = Response(script.packed if packed else script.plain, mimetype="text/javascript")
     if packed:
@@ -298,13 +297,13 @@ def _serve(script: _Script, name: str) -> Response:
     response.vary.add("Accept-Encoding")
     if name == script.name:
         response.headers["Cache-Control"] = f"public, max-age={_A_YEAR}, immutable"
-    else:  # the page is of before an update, or of after it: fleets take more than one step
+    else:  # during an update, pages and scripts of two versions mix
         response.headers["Cache-Control"] = "no-cache"
     return response
 
 
 def _tag(setup: _Setup, **attributes: object) -> Markup:
-    """The tag for the script; *attributes* are further ones of it, such as ``nonce``."""
+    """Returns the tag for the script, with further *attributes* such as ``nonce``."""
     state = _state(setup.texts)
     data = {
         "url": url_for("heartbeat.pulse"),

@@ -1,21 +1,20 @@
-// Warns before the session ends, keeps it while the page is used, and takes the page off the screen
-// when the server says that it has ended; docs/heartbeat.md tells how. Written to be small: it is
-// served without its comments and spaces. Times are in seconds.
+// Warns before the session ends, extends it while the page is used, and hides the page when the
+// server reports that the session has ended; see docs/heartbeat.md. Written to be small: it is served
+// without comments and spaces. Times are in seconds.
 "use strict";
 (() => {
   const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my, { locks } = navigator,
     every = +my.every || 60,
-    // WCAG 2.2.1: 20 seconds at least. One more, for that is how far apart two looks are.
+    // WCAG 2.2.1: 20 seconds at least. One more, since the time is checked once a second.
     warn = Math.max(20, my.warn || 60) + 1,
     born = Date.now() - clock.now(),
     tabs = new BroadcastChannel(url);
-  // heard: when there was news last, or it was asked for in vain. doubt: the server has to be asked
-  // at once. end: no number without a session. who: a digest of the user of this page, or of its
-  // anonymous session. user: whether the page was drawn for one. can: using the session makes it
-  // last longer.
+  // heard: the time of the last news, or of the last failed request. doubt: ask the server at once.
+  // end: not a number without a session. who: a digest of the user of this page, or of its anonymous
+  // session. user: whether the page was rendered for a user. can: using the session extends it.
   let heard = -1 / 0, doubt = 1, end, who, user, can, active, busy, over, seen;
 
-  // The one clock stands still while a laptop sleeps, the other can be set back.
+  // One clock stops while a laptop sleeps, the other can be set back.
   const now = () => Math.max(clock.now(), Date.now() - born) / 1e3;
 
   const [dialog, text, timer, button] = ["dialog", "p", "p", "button"].map(tag => doc.createElement(tag));
@@ -27,7 +26,7 @@
   timer.role = "timer";
 
   const show = (...words) => {
-    // Not written again when it is the same: somebody may be listening to it.
+    // Written only if it differs: a screen reader may be reading it.
     [text, timer, button].map((part, i) => part.textContent === words[i] || (part.textContent = words[i]));
     if (!dialog.open) {
       doc.body.append(dialog);
@@ -38,17 +37,17 @@
   const report = detail => doc.dispatchEvent(new CustomEvent("heartbeat", { detail, cancelable: 1 }));
 
   const learn = (news, at, mine) => {
-    // There is no session, or another one. An anonymous session may end when it is empty: only its
-    // time makes that worth a word.
+    // There is no session, or another one. An anonymous session may end because it is empty: that is
+    // shown only if its time is up.
     const lost = (user || now() > end) && !news.who.includes(who);
     mine && tabs.postMessage([news, Date.now() - (now() - at) * 1e3]);
-    // Another tab's news may be of before a sign-in: whose page this is, and that it has ended, only
-    // the server says.
+    // Another tab's news may be from before a sign-in: only the server decides whose page this is,
+    // and that the session has ended.
     if (!mine && (lost || user == null)) doubt = 1;
     else if (lost) {
       over = 1;
       if (report({ ...news, left: null })) {
-        // Hidden, not removed: a browser brings back what was typed when the page is loaded again.
+        // Hidden, not removed: a browser restores typed text when the page is loaded again.
         for (const part of doc.body.children) part.style.display = part === dialog ? "" : "none";
         show(news.text, "", my.again);
       } else dialog.remove();
@@ -65,7 +64,7 @@
 
   const call = async () => {
     const extending = active && can, sent = now();
-    // Not when the answer is here: there may be a new doubt by then.
+    // Not after the answer: there may be a new doubt by then.
     doubt = 0;
     try {
       const answer = await fetch(url, {
@@ -79,18 +78,17 @@
         learn(news, sent, 1);
       }
     } catch {}
-    // Without an answer the session goes on, and the server is asked again.
+    // Without an answer the session counts as live, and the server is asked again.
     heard = Math.max(heard, sent);
   };
 
   const ask = async (last = heard) => {
     if (busy || over) return;
     busy = 1;
-    // One tab asks for all. (Pages that are not secure have no locks.)
+    // One tab asks for all tabs. (Pages that are not secure have no locks.)
     await (locks ? locks.request(url, { ifAvailable: 1 }, lock => lock && call()) : call());
     busy = 0;
-    // While busy, a tab shows no warning; another tab's news may have come before this one was
-    // refused the lock.
+    // A busy tab shows no warning, and another tab's news may have come before the lock was refused.
     heard > last && tick();
   };
 
@@ -99,9 +97,9 @@
     if (over) return;
     if (
       doubt ||
-      // Time is up, or somebody wants to go on.
+      // Time is up, or the visitor is active during the warning.
       age >= 5 && (left < -1 || near <= 0 && active && can) ||
-      // The turn of this minute; not shortly before the warning: then, so that the warning is true.
+      // The regular request. Shortly before the warning it waits, so that the warning is correct.
       age >= every && !doc.hidden && (user == null || near <= 0 || near >= every)
     ) ask();
     if (near <= 0) {
@@ -114,11 +112,11 @@
     }
   };
 
-  // Seen from here on: a look at the time may come before the dialog tells that it is closed.
+  // Set now: the timer may fire before the event that the dialog is closed.
   button.onclick = () => (over || (seen = !can)) && dialog.close();
   dialog.onclose = () => {
     seen = !can;
-    // Never a path alone: one that begins with "//" is another site. "" is this page, without "#".
+    // Never a bare path: "//" at its start means another site. "" is this page, without "#".
     if (over) location = new URL(my.next || "", location);
   };
   for (const kind of ["keydown", "click", "wheel", "touchmove"]) {
@@ -133,7 +131,7 @@
   });
   doc.addEventListener("visibilitychange", tick);
   tabs.onmessage = ({ data: [news, at] }) => learn(news, now() - Math.max(0, Date.now() - at) / 1e3);
-  // What the page was drawn with. From the browser's memory it is old, but whose page it is stays.
+  // The state that the page was rendered with. It may be old (back button), but its user is right.
   if (my.state) {
     const news = JSON.parse(my.state);
     [who] = news.who;

@@ -1,8 +1,8 @@
-"""The calls that an app makes to its store, reported to metrics and traces.
+"""Reports an app's store calls to metrics and traces.
 
-A hook is called with an operation's name when a call begins, and returns what is called with the
-:class:`StoreCall` when it has ended. An app with hooks has an :class:`ObservedStore` in the place
-of its store; without hooks there is nothing around the store.
+A hook is called with the operation's name when a call begins. It returns a function that is called
+with the :class:`StoreCall` when the call has ended. An :class:`ObservedStore` replaces the store of
+an app with hooks; without hooks there is nothing around the store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class StoreCall(NamedTuple):
 
     :param operation: one of :data:`OPERATIONS`.
     :param outcome: one of :data:`OUTCOMES`.
-    :param seconds: how long it took.
+    :param seconds: its duration.
     :param error: the class name of the exception; empty without one.
     """
 
@@ -38,25 +38,25 @@ Ended: TypeAlias = Callable[[StoreCall], object]
 #: Called with the operation's name when a call begins, in the same thread.
 Hook: TypeAlias = Callable[[str], Ended]
 
-#: The operations that are observed, by the protocol that has them. Not among them is what asks no
-#: server, and what an operator runs by hand.
+#: The observed operations, by protocol. Left out are those that call no server, and those that an
+#: operator runs by hand.
 _OF_ONE = ("load", "create", "commit", "refile", "rotate", "end", "end_all")
 _OF_USERS = ("peek", "sessions_of", "end_user")
 _OF_ALL = ("page", "count", "purge", "audit", "lease", "document", "keep")
 OPERATIONS: tuple[str, ...] = (*_OF_ONE, *_OF_USERS, *_OF_ALL)
 
-#: How an operation can end, in the words of metrics and traces. There are no others.
+#: All outcomes of an operation, as metrics and traces name them.
 OUTCOMES = ("ok", "gone", "conflict", "taken", "full", "unavailable", "error")
 _ANSWERS: dict[type, str] = {Gone: "gone", Conflict: "conflict", Taken: "taken"}
 
 
 def outcome_of(answer: object) -> str:
-    """The outcome of an operation that gave *answer*."""
+    """Returns the outcome of an operation that returned *answer*."""
     return _ANSWERS.get(type(answer), "ok")
 
 
 def outcome_of_error(error: BaseException) -> str:
-    """The outcome of an operation that raised *error*."""
+    """Returns the outcome of an operation that raised *error*."""
     if isinstance(error, StoreUnavailable):
         return "unavailable"
     return "full" if isinstance(error, (StoreFull, TooManySessions)) else "error"
@@ -65,9 +65,9 @@ def outcome_of_error(error: BaseException) -> str:
 def observe(overrides: Overrides, hook: Hook, key: object) -> None:
     """Call *hook* around each store call of an app, from the next call on.
 
-    Several hooks may be called for one app; the one that came last is called first.
+    An app can have several hooks; the one added last is called first.
 
-    :param key: a hook with a key that is there already is not added.
+    :param key: identifies the hook: the same key is not added again.
     """
     if all(key is not known for known in overrides.opened.hooks):
         overrides.opened = observed(overrides.opened, hook, key)
@@ -96,7 +96,7 @@ def observed(opened: Opened, hook: Hook, key: object) -> Opened:
 class ObservedStore:
     """A store whose operations are reported to a hook.
 
-    :param names: the operations that it has.
+    :param names: its operations.
     """
 
     def __init__(self, store: Store, names: Iterable[str], hook: Hook) -> None:
@@ -111,7 +111,7 @@ def _observed(store: Store, name: str, hook: Hook) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         ended, start = hook(name), perf_counter()
         try:
-            # Looked up at each call: a test may have put another one in its place.
+            # Looked up at each call: a test may have replaced the method.
             answer = getattr(store, name)(*args, **kwargs)
         except BaseException as error:
             seconds = perf_counter() - start

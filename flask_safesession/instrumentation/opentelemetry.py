@@ -1,6 +1,6 @@
 """Traces for OpenTelemetry, with its API package (the extra ``opentelemetry``).
 
-In its shortest form::
+The shortest use::
 
     instrument(safe)
 
@@ -46,18 +46,17 @@ _THE_GLOBAL_ONE = object()
 
 
 def instrument(safe: SafeSession, tracer_provider: TracerProvider | None = None) -> None:
-    """Trace the store calls of all apps that *safe* has been given. A second time does no harm.
+    """Trace the store calls of all apps of *safe*. Calling it again is harmless.
 
-    Each is a span named after the operation and ``SAFESESSION_KEY_PREFIX``, for instance ``load
-    safesession``; ``safesession.outcome`` says what came of it. Spans of the driver are below it.
+    Each call is a span, named after operation and ``SAFESESSION_KEY_PREFIX``, such as ``load
+    safesession``, with the attribute ``safesession.outcome``. Spans of the driver are its children.
 
-    :param tracer_provider: who makes the spans; the one that is set for the process if ``None``,
-        also if it is set later.
+    :param tracer_provider: makes the spans; ``None``: the process's own, even if that is set later.
     :raises ConfigError: *safe* has no app yet.
     """
     apps = list(safe._apps)
     if not apps:
-        raise ConfigError(["there is no app to be traced: call init_app before instrument"])
+        raise ConfigError(["there is no app to trace: call init_app before instrument"])
     package = version("Flask-SafeSession")
     tracer = get_tracer("flask_safesession", package, tracer_provider, schema_url=_SCHEMA)
     key = tracer_provider or _THE_GLOBAL_ONE
@@ -87,7 +86,7 @@ def _hook(tracer: Tracer, opened: Opened, collection: str) -> Hook:
         def end(call: StoreCall) -> None:
             context.detach(token)
             span.set_attribute(_OUTCOME, call.outcome)
-            if call.error:  # its class only: what it says, and its frames, may hold a key
+            if call.error:  # the class only: its message and frames may contain a key
                 span.set_attribute("error.type", call.error)
                 span.set_status(StatusCode.ERROR)
             span.end()
@@ -98,11 +97,11 @@ def _hook(tracer: Tracer, opened: Opened, collection: str) -> Hook:
 
 
 def _ignore(call: StoreCall) -> None:
-    """Where no span was begun."""
+    """Ends no span: none was started."""
 
 
 def _server_of(store: RemoteStore) -> dict[str, str | int]:
-    """Where the store's server is just now, if there is only one: a failover moves it."""
+    """Returns the current address of the store's server, if there is only one."""
     servers = list(store.states())
     return _address(servers[0]) if len(servers) == 1 else {}
 

@@ -1,8 +1,8 @@
-"""What a request made of its session, and what that means: a sign-in, an end, a change.
+"""Decides what a request did to its session: a sign-in, an end or a change.
 
-Nothing here asks a store. A sign-in is another user than was loaded; the same user assigned by the
-view of an unsafe request, unless the last sign-in is under a minute old; a user after ``clear()``;
-or a confirmed one. A remember-me cookie that brings a user back is none.
+Nothing here calls a store. A sign-in is a user other than the loaded one; the same user assigned by
+the view of an unsafe request, unless the last sign-in is under a minute old; a user after
+``clear()``; or a confirmed user. A user restored by a remember-me cookie is not a sign-in.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .state import Loaded, State, Stored
 #: Milliseconds after which a stand-in gets an ID of its own, a sign-in may be repeated, and a
 #: session that only became empty expires.
 MINUTE = 60_000
-# What Flask-Login keeps in a session.
+# Flask-Login's keys in a session.
 _LOGIN_KEYS = ("_user_id", FRESH, "_id")
 
 
 class Delivery(NamedTuple):
-    """What the response to a request can do.
+    """What the response to a request can deliver.
 
-    :param deliverable: it can deliver a cookie.
-    :param later: it cannot yet, since this is a save by hand inside a view: what needs a cookie, or
-        ends the session, is left to the save that Flask makes.
+    :param deliverable: the response can deliver a cookie.
+    :param later: not yet, since a view saves by hand: Flask's own save later does what needs a
+        cookie or ends the session.
     :param key: the app's secret key.
-    :param client: from where the request comes, if that is to be noted: address and browser.
-    :param endpoint: of the request, if it has one.
-    :param say: logs a message once: its name, and the text.
+    :param client: the request's address and browser; ``None`` if they are not recorded.
+    :param say: logs a message once; takes its name and its text.
+    :param endpoint: the request's endpoint, if it has one.
     """
 
     deliverable: bool
@@ -50,12 +50,12 @@ class Delivery(NamedTuple):
 
 
 def whose(data: dict[Any, Any], settings: Settings) -> Identity:
-    """Returns the user and the tier of a session with *data*."""
+    """Returns the user and tier that *data* names."""
     return identify(data, settings.user_key, settings.tier_key, settings.rules.policy)
 
 
 class Change:
-    """What one request made of its session, and what earlier attempts to store it came to."""
+    """One request's changes to its session, and the results of earlier attempts to store them."""
 
     def __init__(self, state: State, settings: Settings, delivery: Delivery) -> None:
         self.state = state
@@ -64,45 +64,45 @@ class Change:
         self.loaded: Loaded = state.loaded
         self.stored: Stored | None = state.loaded.stored
         self.data: dict[Any, Any] = {} if state.data is None else state.data
-        #: The ID that this response is to give a session which another request has made.
+        #: The ID that this response sets for a session that another request created.
         self.given: SessionID | None = None
-        #: The ID that a rotation was last tried with: its reply may be lost.
+        #: The ID of the last attempted rotation, whose reply may be lost.
         self.tried: SessionID | None = None
-        #: The ID that follows the browser's is free, as far as is known.
+        #: Whether the ID that follows the browser's may still be free.
         self.can_follow: bool = True
-        #: It was not looked yet where the browser's ID went on.
+        #: Whether the session that replaced the browser's has not been tried yet.
         self.can_join: bool = True
-        #: How often another request had changed the session.
+        #: How often another request changed the session first.
         self.conflicts: int = 0
         self._until = time.monotonic() + settings.store_timeout
         self._identity: Identity | None = None
         if state.is_confirmed and self.data.get(FRESH) is False:
-            self.data[FRESH] = True  # a remember-me cookie had brought the user back
+            self.data[FRESH] = True  # a remember-me cookie had restored the user
 
     @property
     def who(self) -> Identity:
-        """Whose the session is, as its data says now."""
+        """The user and tier that the data names now."""
         if self._identity is None:
             self._identity = whose(self.data, self.settings)
         return self._identity
 
     @property
     def is_out_of_time(self) -> bool:
-        """Whether the store's time-out is over for all attempts together."""
+        """Whether all attempts together have taken the store's time-out."""
         return time.monotonic() > self._until
 
     def age(self, record: Record) -> int:
-        """Milliseconds from the creation of *record* to when the session was loaded."""
+        """Returns the age of *record* when it was loaded, in milliseconds."""
         return self.loaded.now - record.created
 
     def become(self, data: dict[Any, Any]) -> None:
-        """Go on with other data than the request left: merged, or its own part."""
+        """Continue with *data* in place of the request's own."""
         self.data, self._identity = data, None
 
     def following_id(self, *, of_stand_in: bool = True) -> SessionID | None:
-        """The ID of a sign-in from the browser's ID: all its requests find the same session.
+        """Returns the ID that a sign-in derives from the browser's ID, the same in each request.
 
-        :param of_stand_in: go on from what stands in for the browser's ID, if anything does.
+        :param of_stand_in: derive it from the stand-in of the browser's ID, if there is one.
         """
         stored, loaded = self.stored, self.loaded
         before = stored.sid if stored is not None and stored.sid is not None else loaded.dead
@@ -113,20 +113,20 @@ class Change:
         return before.following(self.who.user_tag, number, self.delivery.key)
 
     def next_stand_in(self) -> None:
-        """Leave a stand-in that has ended, too, to those that are over."""
+        """Continue with the next stand-in: this one has ended, too."""
         self.loaded = self.loaded._replace(stand_in=self.loaded.stand_in + 1)
 
     def keep_own(self, base: bytes) -> None:
-        """Drop what this request did not change itself; of a sign-in nothing that it assigned."""
+        """Keep only the keys that this request changed or assigned."""
         again = {key: self.data[key] for key in self.state.assigned if key in self.data}
         self.become(own_changes(base, self.data) | again)
 
     def continue_from(
         self, key: str, record: Record, *, sid: SessionID | None = None, stand_in: bool = False
     ) -> bool:
-        """Put this request's changes on top of *record*, which is stored now under *key*.
+        """Merge this request's changes into *record*, which is now stored under *key*.
 
-        Returns whether the record can be read; if not, nothing is changed here.
+        Returns whether the record could be read; if not, nothing has changed.
         """
         before = b"" if self.stored is None else self.stored.record.payload
         try:
@@ -142,28 +142,28 @@ class Change:
         return True
 
     def drop_user(self, stored: Stored) -> None:
-        """Drop what a remember-me cookie has restored: no response can deliver the new ID."""
+        """Drop the user that a remember-me cookie restored: no response can deliver a new ID."""
         names = (*self.settings.user_key.names, *_LOGIN_KEYS)
         before = decode(stored.record.payload)
         kept = {k: v for k, v in self.data.items() if k not in names}
         self.become(kept | {k: before[k] for k in names if k in before})
-        if self.who.user_tag != stored.who.user_tag:  # it is kept elsewhere, inside of something
+        if self.who.user_tag != stored.who.user_tag:  # the user is in a nested value
             self.become(before)
 
     def is_ended(self, stored: Stored) -> bool:
-        """Whether this request ends the session: it was cleared, or has lost its user."""
+        """Whether this request cleared the session or removed its user."""
         lost = stored.who.user is not None and self.who.user is None
         return self.state.cleared or lost
 
     def is_only_changed(self, stored: Stored) -> bool:
-        """Whether an ordinary commit is all that is to be done."""
+        """Whether an ordinary commit is enough."""
         return not (self.is_ended(stored) or self.is_sign_in() or self.needs_new_id(stored))
 
     def needs_new_id(self, stored: Stored) -> bool:
-        """Whether the session goes on under another ID, of the same age."""
+        """Whether the session needs a new ID, without a sign-in."""
         who = self.who
         if stored.stand_in and who.user is None:
-            # Sooner, a late request's tier or wish would overwrite the cookie of a newer sign-in.
+            # Any sooner, a late request would overwrite the cookie of a newer sign-in.
             return self.delivery.deliverable and self.age(stored.record) >= MINUTE
         moved = (who.user_tag, who.tier) != (stored.who.user_tag, stored.who.tier)
         return moved or self.state.regenerated or stored.note.owes_id
@@ -182,39 +182,42 @@ class Change:
         return state.signed_in and not self._has_just_signed_in(stored)
 
     def assigns_user(self) -> bool:
-        """Whether this request signs a user in, also where a sign-in has just been.
+        """Whether this request signs a user in, even if within a minute of the last sign-in.
 
-        Within a minute a repeated sign-in is none; where its session is lost, it counts.
+        Used where the session was lost: then a repeated sign-in counts.
         """
         return self.is_sign_in() or (self.state.signed_in and self.who.user is not None)
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
         recent = stored.record.user != NO_USER and self.age(stored.record) < MINUTE
         if recent and decode(stored.record.payload).get(FRESH) is False:
-            return False  # a remember-me cookie has brought the user back, which was no sign-in
+            return False  # restored by a remember-me cookie: not a sign-in
         if recent:
             self.delivery.say(
                 "sign-in-again",
-                "a view has assigned the same user again within a minute of the sign-in, which does"
-                " not count as another one: call session.confirm_sign_in() when a user was asked"
-                " for the password again, and assign the user only at sign-ins",
+                "a view assigned the same user again within a minute of the sign-in, which does not"
+                " count as another sign-in: call session.confirm_sign_in() after asking a user for"
+                " the password again, and assign the user only at sign-ins",
             )
         return recent
 
     def check_user(self) -> None:
-        """Refuse a user that this request assigned and that cannot be one."""
+        """Refuse a value that this request assigned as user and that cannot be one.
+
+        :raises TypeError: with the fix.
+        """
         refused = self.who.refused
         if refused and (self.stored is None or refused != self.stored.who.refused):
             raise TypeError(refused)
 
     def may_set(self, stored: Stored) -> bool:
-        """Whether the browser's own ID may be set again: it is the newest."""
+        """Whether the browser's own ID is the newest, and the response can set it again."""
         return self.delivery.deliverable and stored.secret is Secret.CURRENT
 
     def next_note(
         self, stored: Stored, owes_id: bool, ends_soon: bool
     ) -> tuple[Note, SessionID | None]:
-        """The note as this commit leaves it, and the ID that the browser will have."""
+        """Returns the note to be stored, and the ID that the browser will have."""
         note, sid = self._kept_note(stored)
         note = note._replace(owes_id=note.owes_id or owes_id)
         may_set = self.may_set(stored) and not ends_soon
@@ -223,7 +226,7 @@ class Change:
         return (note._replace(deleted=ends_soon) if ends_soon or may_set else note), sid
 
     def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
-        """The note as it is to be stored, and the ID with a new secret if one is due."""
+        """Returns the note with its client and secrets, and the ID, renewed if that is due."""
         note, sid, age = stored.note, stored.sid, self.age(stored.record)
         note = note._replace(client=self._clients(note))
         if self.given is not None:
@@ -242,7 +245,7 @@ class Change:
         return note, sid
 
     def _clients(self, note: Note) -> tuple[str, ...]:
-        """From where the session was begun and is used, if that is to be noted."""
+        """Returns the first and the current client, if clients are recorded."""
         present, who = self.delivery.client, self.who
         if present is None:
             return note.client
@@ -252,9 +255,10 @@ class Change:
         return (*first, *present)
 
     def first_note(self, sid: SessionID | None, before: Note | None = None) -> Note:
-        """Returns the note of a session under *sid*: a new one, or that of the note *before*.
+        """Returns the note of a session that gets *sid*.
 
-        :param sid: the ID that its cookie will hold; ``None``: it has no cookie.
+        :param sid: the ID for its cookie; ``None``: it has no cookie.
+        :param before: the note of its old ID; ``None``: the session is new.
         """
         digest = b"" if sid is None else sid.secret_digest()
         permanent = sid is not None and is_permanent(self.data)
@@ -263,7 +267,11 @@ class Change:
         return note._replace(client=self._clients(before or note))
 
     def draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
-        """What is to be written; *filed* is the record whose tier and user stay."""
+        """Returns what to write.
+
+        :param filed: the record whose tier and user stay; ``None``: those of the data.
+        :raises SessionTooLarge: over ``SAFESESSION_MAX_SESSION_SIZE``.
+        """
         who = self.who
         is_stored = filed is not None and payload == filed.payload
         if len(payload) > self.settings.max_session_size and not is_stored:
@@ -277,7 +285,7 @@ class Change:
         )
 
     def touch(self) -> int | None:
-        """The touch interval in milliseconds; ``None`` for a passive view."""
+        """Returns the touch interval in milliseconds; ``None`` for a passive view."""
         if not self.loaded.slide:
             return None
         return self.settings.rules.policy.limits(self.who.tier).touch

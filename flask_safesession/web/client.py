@@ -1,7 +1,7 @@
-"""From where a user signed in: the address and the browser, as a person would name them.
+"""Describes a request's client: its address, and a short name of its browser.
 
-What a header says is a stranger's text: it is cut before anything is done with it, and cleaned. A
-template has to escape the label as it does any other text.
+Headers are untrusted text: they are cut before anything else, and cleaned. Templates must still
+escape the label.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 
 from ..model.note import Client
 
-#: The most characters of an address: those of an IPv6 one that holds an IPv4 one.
+#: The most characters of an address: an IPv6 address that contains an IPv4 one.
 LONGEST_ADDRESS = 45
-#: The most characters of the name of a browser.
+#: The most characters of a browser's name.
 LONGEST_AGENT = 60
 
-# Of a header that is looked at. Browsers send 100 to 250 characters; what ua-parser's hundreds of
-# patterns take grows faster than the text.
+# Characters of a header that are parsed. Browsers send 100 to 250; the time of ua-parser's hundreds
+# of patterns grows faster than the text.
 _LONGEST_HEADER = 512
-# Headers whose label is kept: a handful of browsers makes nearly all requests.
+# Headers whose label is cached: a few browsers send nearly all requests.
 _KEPT = 256
-# What ua-parser calls by names that people do not know.
+# Names of ua-parser's that people do not know.
 _NAMES = {"Mac OS X": "macOS", "Chrome OS": "ChromeOS"}
 _PRODUCT = re.compile(r"([A-Za-z]{1,40})/([0-9]{1,9})")
 
 
 def describe_client(request: Any) -> Client:
-    """From where *request* comes. Never fails, whatever its headers say.
+    """Returns the client of *request*. Never raises, whatever its headers contain.
 
     :param request: Flask's, or Werkzeug's.
     """
@@ -40,26 +40,26 @@ def describe_client(request: Any) -> Client:
 
 @lru_cache(_KEPT)
 def label_of(header: str) -> str:
-    """A short name for the browser that sends *header*, by ua-parser if it is installed."""
+    """Returns a short name for the browser that sent *header*, by ua-parser if installed."""
     return _parser()(_printable(header))[:LONGEST_AGENT].rstrip()
 
 
 def _printable(text: str) -> str:
-    """*text* on one line, without what is not seen or changes how the rest is read."""
+    """Returns *text* on one line, without invisible and control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _first_product(header: str) -> str:
-    """The first product that *header* names, with its version; without any, the header itself."""
+    """Returns the first product of *header* with its version, or else the header itself."""
     found = _PRODUCT.search(header)
     return " ".join(found.groups()) if found else header
 
 
 @cache
 def _parser() -> Callable[[str], str]:
-    """Returns what makes a label of a header; ua-parser takes half a second the first time."""
+    """Returns the function that labels a header. The import of ua-parser takes half a second."""
     try:
-        # Its resolver in Python: faster ones need a compiled extension.
+        # The resolver in Python: faster ones require a compiled extension.
         from ua_parser import BasicResolver, Domain, load_lazy_builtins
     except ImportError:
         return _first_product

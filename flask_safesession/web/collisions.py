@@ -1,10 +1,10 @@
-"""Notices apps of one process that overwrite each other's session cookie.
+"""Detects apps of one process that overwrite each other's session cookie.
 
-Two apps under one host, with one cookie name and two stores, take each other's cookie for one of a
-session that is over, and replace it: each signs out the other's visitors. That two such apps are in
-one process proves nothing: they may have hosts of their own, or be made by tests. It is certain
-when a browser brings to one of them what the other one has just set, at an address to which the
-rules of cookies (RFC 6265, 5.1.3 and 5.1.4) send it.
+Two apps with one host, one cookie name and two stores read each other's cookie as that of an ended
+session, and replace it: each signs out the other's visitors. Two such apps in one process prove
+nothing: they may have different hosts, or be made by tests. The collision is certain when a browser
+sends to one app the cookie that the other has just set, at an address that the cookie matches
+(RFC 6265, 5.1.3 and 5.1.4).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from flask import Flask, Request
 from ..events import logger
 
 _KEY = "safesession.sent"
-# Cookies of one app that are remembered, and for how many seconds: less than any session lasts.
+# Remembered cookies of one app, and for how many seconds: shorter than any session lasts.
 _REMEMBERED = 64
 _RECENT = 60
 
 
 class _Cookie(NamedTuple):
-    """A cookie that was set: its value's hash, and where browsers send it."""
+    """A cookie that was set: the hash of its value, and where browsers send it."""
 
     value: int
     host: str
@@ -38,7 +38,7 @@ class _Cookie(NamedTuple):
 
 
 class _Sender:
-    """What one app has sent lately. It does not hold the app."""
+    """The cookies that one app has sent lately. Keeps no reference to the app."""
 
     def __init__(self, app: Flask, place: Hashable) -> None:
         self.name = app.name
@@ -52,17 +52,17 @@ _senders: tuple[weakref.ref[_Sender], ...] = ()
 
 
 def register(app: Flask, place: Hashable) -> None:
-    """Compare *app* from here on with the others of this process.
+    """Compare *app* with the other apps of this process from now on.
 
-    :param place: where its sessions are; apps with equal places share them.
+    :param place: where its sessions are stored; apps with equal places share them.
     """
-    global _senders  # noqa: PLW0603  # what a process has is global
+    global _senders  # noqa: PLW0603  # one tuple per process
     sender = app.extensions[_KEY] = _Sender(app, place)
     _senders = (*(one for one in _senders if one() is not None), weakref.ref(sender))
 
 
 def note_sent(app: Flask, value: str, domain: str | None, path: str) -> None:
-    """Remember for a while that *app* has set a session cookie with that *value*."""
+    """Remember for a minute that *app* has set a session cookie with this *value*."""
     sender: _Sender | None = app.extensions.get(_KEY)
     if sender is not None and flask.has_request_context():
         host = _host(flask.request)
@@ -70,10 +70,10 @@ def note_sent(app: Flask, value: str, domain: str | None, path: str) -> None:
 
 
 def watch(app: Flask, request: Request, values: Callable[[], list[str]], *, verified: bool) -> None:
-    """Warn once if a session cookie of *request*, which *app* does not know, is another app's.
+    """Warn once if a session cookie of *request* that *app* does not know is another app's.
 
-    :param values: gives what the request's session cookies hold.
-    :param verified: *app* accepts the signature of one of them.
+    :param values: returns the values of the request's session cookies.
+    :param verified: *app* accepts the signature of at least one of them.
     """
     me: _Sender | None = app.extensions.get(_KEY)
     if me is None or me.warned or not (others := _others(me)):
@@ -83,10 +83,10 @@ def watch(app: Flask, request: Request, values: Callable[[], list[str]], *, veri
         if (other.place != me.place or not verified) and _has_sent(other, brought, request):
             me.warned = other.warned = True
             logger.warning(
-                "the apps %r and %r of this process use one session cookie under one address, and"
-                " neither knows the other's sessions: each signs out the other's visitors. Give"
-                " each a SESSION_COOKIE_NAME or SESSION_COOKIE_PATH of its own; or give both one"
-                ' SECRET_KEY and one SAFESESSION_STORE, such as "memory://shared"',
+                "the apps %r and %r of this process use the same session cookie at the same address"
+                " but do not share sessions: each signs out the other's visitors. Give each its own"
+                " SESSION_COOKIE_NAME or SESSION_COOKIE_PATH; or give both the same"
+                ' SECRET_KEY and SAFESESSION_STORE, such as "memory://shared"',
                 *sorted((me.name, other.name)),
                 extra={"apps": sorted((me.name, other.name))},
             )
@@ -115,7 +115,7 @@ def _reaches(cookie: _Cookie, request: Request) -> bool:
 
 
 def _host(request: Request) -> str:
-    """The host that the browser asked. Its port is nothing to cookies."""
+    """Returns the host of *request* without its port, which cookies ignore."""
     environ = request.environ
     host: str = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
     return re.sub(r":\d+$", "", host).lower()

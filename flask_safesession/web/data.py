@@ -1,4 +1,4 @@
-"""A session's data: the keys that are not the app's, and how two requests' changes merge."""
+"""A session's data: the keys of Flask and its extensions, and merging two requests' changes."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from typing import Any
 
 from ..model.codec import decode, encode_value
 
-#: Where Flask keeps whether the cookie outlives the browser.
+#: Flask's key: whether the cookie outlives the browser.
 PERMANENT = "_permanent"
-#: Where Flask-Login says what is to become of its remember cookie. It is set and taken out within
-#: one request; "set" renews the cookie, "clear" belongs to a logout.
+#: Flask-Login's key for its remember cookie, set and removed within one request: "set" renews the
+#: cookie, "clear" is a logout.
 REMEMBER = "_remember"
-#: What Flask and its extensions keep for a page: showing the last of it ends nothing.
+#: Flask's key for flashes: showing the last one does not end the session.
 FLASHES = "_flashes"
 
 
 def is_empty(data: dict[Any, Any]) -> bool:
-    """Whether there is nothing worth storing: only our own keys count as empty, too."""
+    """Whether *data* has nothing worth storing. Permanence alone is not."""
     return not data or data.keys() <= {PERMANENT}
 
 
 def is_permanent(data: dict[Any, Any]) -> bool:
-    """Whether the session's cookie is to outlive the browser."""
+    """Whether the session's cookie outlives the browser."""
     return bool(data.get(PERMANENT))
 
 
 def own_changes(base: bytes, mine: dict[Any, Any]) -> dict[Any, Any]:
-    """Returns the keys of *mine* that are not as they were loaded (*base*)."""
+    """Returns the items of *mine* that differ from *base*, as it was loaded."""
     before = _encoded(decode(base)) if base else {}
     return {key: mine[key] for key, value in _encoded(mine).items() if before.get(key) != value}
 
 
 def merge(base: bytes, mine: dict[Any, Any], theirs: bytes) -> dict[Any, Any]:
-    """Returns two requests' changes to *base*, merged by key: mine where I changed, else theirs.
+    """Returns *theirs* with this request's changes (from *base* to *mine*), key by key.
 
     Values are compared encoded: ``1`` is not ``True``, and NaN is NaN.
     """

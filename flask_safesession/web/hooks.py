@@ -15,7 +15,7 @@ from ..events import logger
 from .scratch import Scratch
 from .session import current_state
 
-#: Methods that ask for nothing but an answer (RFC 9110, 9.2.1).
+#: Methods that change nothing (RFC 9110, 9.2.1).
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
@@ -26,7 +26,7 @@ def install(app: Flask) -> None:
     before, alive = app.__dict__.get("dispatch_request"), weakref.ref(app)
 
     def dispatch_request(*context: Any) -> Any:
-        # Not the bound method: an app is freed when its last reference goes.
+        # Not the bound method, which would keep the app from being freed.
         this: Any = alive()
         return _dispatch(before or partial(type(this).dispatch_request, this), *context)
 
@@ -40,7 +40,7 @@ def _begin_dispatch() -> None:
 
 
 def _dispatch(dispatch: Callable[..., Any], *context: Any) -> Any:
-    """Call the view: what it assigns in a request that is not safe may be a sign-in."""
+    """Call the view. A user that it assigns in an unsafe request may be a sign-in."""
     state = current_state()
     if state is None or flask.request.method in SAFE_METHODS:
         return dispatch(*context)
@@ -58,13 +58,13 @@ def _begin_response(response: Response) -> Response:
 
 
 def _end_request(_app: Flask, **_: object) -> None:
-    """Warn if the session was written after the last save; the request is over.
+    """Warn if the session was written after the last save.
 
-    Events of a save that failed, or of a socket that only read, are sent here.
+    Also sends the events of a failed save, and of a socket that only read.
     """
     state = None
-    # A request may be over before its session was opened: by a time limit, or a signal. Its own
-    # exception is the one that counts.
+    # A time limit or signal may end a request before its session is opened. Its own exception must
+    # not be replaced by this one.
     with suppress(AssertionError):
         state = current_state()
     if state is None:

@@ -1,7 +1,7 @@
 """Flask's session interface.
 
-``open_session`` returns a session that has looked at nothing; ``save_session`` stores what changed
-and sets the cookie only where the browser's must change, and only after the store has confirmed it.
+``open_session`` returns a session that has read neither cookie nor store. ``save_session`` stores
+what changed. It sets the cookie only if the browser's must change, after the store has confirmed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .change import Delivery, whose
 from .client import describe_client
 from .info import SessionInfo, info_of
 from .loading import Loader
-from .outage import admit
+from .outage import answer_failure
 from .saving import save
 from .scratch import Scratch
 from .session import Session, is_current, state_of
@@ -41,9 +41,9 @@ EXEMPT = "_safesession_exempt"
 class SafeSessionInterface(SessionInterface):
     """Opens and saves sessions of one app.
 
-    :param overrides: has the app's current settings, and its store.
-    :param wake: called with each request; starts the purge job in this process if it must be.
-    :param end_user: ends all sessions of a user but for one, and returns how many there were.
+    :param overrides: holds the app's current settings and its store.
+    :param wake: called at each request; starts the purge job in this process if it is not running.
+    :param end_user: ends all sessions of a user except one, and returns how many it ended.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SafeSessionInterface(SessionInterface):
         self.loader: Loader = Loader(overrides, self._say)
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
-        """Returns a session that is not loaded yet; ``None`` (a null session) without a key."""
+        """Returns a session, not yet loaded; ``None`` (a null session) without a secret key."""
         if not app.secret_key:
             return None
         self._wake()
@@ -71,8 +71,8 @@ class SafeSessionInterface(SessionInterface):
     ) -> None:
         """Store what changed; set or delete the cookie if it must change.
 
-        A save that fails becomes the response of the app's error handler, in place: Flask would
-        make a 500 of an exception here, and call this a second time for its page.
+        If the save fails, *response* becomes that of the app's error handler: Flask would turn an
+        exception here into a 500, and call this again for that page.
         """
         session = _behind_proxy(session)
         if not isinstance(session, Session):
@@ -99,26 +99,26 @@ class SafeSessionInterface(SessionInterface):
             if is_final:
                 state.seal()
         elif is_answered:
-            admit(state, response, state.failed)
+            answer_failure(state, response, state.failed)
         else:
-            # No response can say it: in an event of Socket.IO's, for a save by hand in a socket or
-            # a stream, and for a test's session_transaction().
+            # No response can report it: an event of Socket.IO's, a save by hand in a socket or a
+            # stream, a test's session_transaction().
             raise state.failed
         if isinstance(state.data, Scratch):
             state.seal()
-            # An anonymous visitor's page, at the address of a user's.
+            # The page is an anonymous visitor's, at the address of a user's.
             transport.keep_out_of_shared_caches(response)
         transport.vary_by_cookie(response)
         state.send_events()
 
-    # -- what a session asks for ----------------------------------------------------------------
+    # -- called by the session ----------------------------------------------------------------
 
     def load(self, state: State) -> Loaded:
-        """Returns what the session is to hold.
+        """Returns the session behind the request's cookies, with its data.
 
-        The mark of a view is read here, and not when the session is opened: Flask finds the view
-        only then. (A URL converter that uses the session is too early to see the mark, and an event
-        of Socket.IO's has nothing to do with a view that matches its address.)
+        The mark of a view is read here because Flask matches the URL after opening the session. (A
+        URL converter that uses the session is too early to see the mark, and an event of
+        Socket.IO's is unrelated to a view that matches its address.)
 
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
         :raises ConfigError: the store is memory that the server's processes do not share.
@@ -136,16 +136,16 @@ class SafeSessionInterface(SessionInterface):
             state.failed = error
             return Loaded(Scratch(error))
         finally:
-            # In a stream or an event: no response follows that would send them.
+            # In a stream or an event, no response follows that would send them.
             if state.sealed or not state.dispatched:
                 state.send_events()
 
     def _may_be_anonymous(self, state: State) -> bool:
         """Whether the outage policy gives the request an empty session.
 
-        Only where it asks for nothing but an answer: what a signed-in user posts, or sends over a
-        socket, is not done in an anonymous visitor's name, and a logout that found no user to sign
-        out does not claim that it worked.
+        Only safe requests for pages get one: what a signed-in user posts, or sends over a socket,
+        must not be done as an anonymous visitor, and a logout that found no user to sign out must
+        not claim success.
         """
         is_safe = state.request.method in hooks.SAFE_METHODS
         is_page = state.dispatched and not transport.is_socket(state.request)
@@ -153,7 +153,7 @@ class SafeSessionInterface(SessionInterface):
         return is_lenient and is_safe and is_page and is_current(state)
 
     def describe(self, state: State) -> SessionInfo:
-        """Returns what is known of the session as it is now."""
+        """Returns the info of the session as it is now."""
         loaded, data = state.loaded, state.data or {}
         who = whose(data, self._overrides.settings)
         if loaded.stored is None:
@@ -164,7 +164,7 @@ class SafeSessionInterface(SessionInterface):
         return info._replace(ended_reason=loaded.ended)
 
     def end_others(self, state: State) -> int:
-        """End the other sessions of this one's user. Returns how many there were."""
+        """End the other sessions of this session's user. Returns how many it ended."""
         stored, user = state.loaded.stored, whose(state.data or {}, self._overrides.settings).user
         if user is None:
             return 0
@@ -182,7 +182,7 @@ class SafeSessionInterface(SessionInterface):
         try:
             saved = save(state, self._overrides.store, self._overrides.settings, delivery)
         except (*NOT_STORED, TypeError, UndeliverableSignIn) as error:
-            # From here on nothing more is stored, also while an error page is built.
+            # From now on nothing more is stored, not even while an error page is built.
             state.failed, state.changed = error, True
             if isinstance(error, UndeliverableSignIn):
                 raise
@@ -195,23 +195,23 @@ class SafeSessionInterface(SessionInterface):
             state.saved = saved
             self._look_for_a_user(state)
         if state.saved.cookie != "keep":
-            # Also on the error page that takes the place of a response which had this cookie.
+            # Also on an error page that replaces a response with this cookie.
             transport.answer_cookie(self, state, response)
 
     def _client(self, state: State) -> tuple[str, str] | None:
-        """Returns from where the session is used, if that is to be noted."""
+        """Returns address and browser of the request, if they are to be recorded."""
         wanted = self._overrides.settings.record_client and state.loaded.slide
         return describe_client(flask.request) if wanted and is_current(state) else None
 
     def _look_for_a_user(self, state: State) -> None:
-        """Log a hint, once, if a session without a user has a key under which users usually are."""
+        """Log a hint, once, if a session without a user has a typical user key."""
         data = state.data or {}
         found = next((key for key in TYPICAL_KEYS if data.get(key)), None)
         if found is not None and whose(data, self._overrides.settings).user is None:
             self._say(
                 "typical-key",
                 f"a session without a user has session[{found!r}]. If that is its user, set"
-                " SAFESESSION_USER_KEY to it: else a sign-in gives no new ID, and the user's"
+                " SAFESESSION_USER_KEY to it: otherwise a sign-in gives no new ID, and the user's"
                 " sessions can be neither listed nor ended",
                 logging.INFO,
             )
@@ -238,8 +238,8 @@ def _leave_exempt(state: State) -> None:
         endpoint = flask.request.endpoint
         logger.warning(
             "the session was written in a request for %r, a view that is marked safe.exempt; the"
-            " change is not stored. Take the mark off the view, or let what runs before each"
-            " request leave the session alone for it (request.endpoint tells)",
+            " change is not stored. Remove the mark from the view, or make before_request functions"
+            " skip the session for it (compare request.endpoint)",
             endpoint,
             extra={"endpoint": endpoint},
         )

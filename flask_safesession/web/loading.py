@@ -1,7 +1,7 @@
-"""What a request's cookies lead to: a session, one that stands in for it, or none.
+"""Finds the session behind a request's cookies, or its stand-in.
 
-Secrets are judged here. Records are filed anew here, where the settings now find another user or
-tier in them.
+Judges the secrets of IDs, and files records anew in which the settings now find another user or
+tier.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .state import MAX_STAND_INS, Loaded, State, Stored, Suspect
 
 # Whether the server runs several processes (PEP 3333).
 _MULTIPROCESS = "wsgi.multiprocess"
-# Where a socket keeps the key of the session that its handshake was served.
+# Where a socket keeps the key of the session that its handshake resolved.
 _SOCKET_KEY = "flask_safesession.key"
-# Corrupt records that were reported by this process: each is reported once.
+# Corrupt records that this process remembers having reported: each is reported once.
 _REPORTED = 1000
-# Tries of noting that a replaced secret came back, should others write at that moment.
+# Attempts to note a replaced secret, in case of conflicts.
 _TRIES = 3
 
 
 class Loader:
     """Finds the session of a request.
 
-    :param overrides: has the settings that the app goes by, and its store.
-    :param say: logs a message once: its name, and the text.
+    :param overrides: holds the app's current settings and its store.
+    :param say: logs a message once; takes its name and its text.
     """
 
     def __init__(self, overrides: Overrides, say: Callable[[str, str], None]) -> None:
@@ -49,7 +49,7 @@ class Loader:
         self._corrupt: OrderedDict[str, None] = OrderedDict()
 
     def find(self, state: State, name: str, *, slide: bool) -> Loaded:
-        """Returns the session behind the request's cookies of that *name*.
+        """Returns the session behind the request's cookies of this *name*.
 
         :raises StoreUnavailable: the store did not answer.
         :raises ConfigError: the store is memory that the server's processes do not share.
@@ -74,7 +74,7 @@ class Loader:
         return over if over.dead is None else self._stand_in(state, over, over.dead)
 
     def _check_processes(self, state: State) -> None:
-        """Refuse memory where several processes serve one visitor in turn: each has its own."""
+        """Refuse memory as the store of a server with several processes, which do not share it."""
         store, settings = self._overrides.store, self._overrides.settings
         is_single = not state.request.environ.get(_MULTIPROCESS)
         if store.shared or settings.per_process or is_single:
@@ -83,14 +83,14 @@ class Loader:
         problem = (
             "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
             f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
-            f" {given + PER_PROCESS!r} if each process may have sessions of its own"
+            f" {given + PER_PROCESS!r} if each process may have its own sessions"
         )
         raise ConfigError([problem], "Sessions cannot be used")
 
     def _found(
         self, state: State, verified: Verified, answer: base.Live | base.Gone, *, slide: bool
     ) -> Loaded:
-        """Returns what the store's *answer* to one cookie means."""
+        """Returns the session of one cookie, from the store's *answer*."""
         sid = verified.sid
         over = Loaded({}, dead=sid, slide=slide)
         if isinstance(answer, base.Gone):
@@ -119,7 +119,7 @@ class Loader:
         )
 
     def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
-        """Returns the session that stands in for an ID that is over; new, if there is none yet."""
+        """Returns the stand-in of a dead ID: the stored one, or a new one."""
         store, rules = self._overrides.store, self._overrides.settings.rules
         for number in range(MAX_STAND_INS):
             key = dead.stand_in(number)
@@ -130,7 +130,7 @@ class Loader:
                 if not answer.has_tombstone and answer.reason != base.CORRUPT:
                     return found
                 if (key := answer.successor) and not answer.user:
-                    # It has an ID of its own, whose response may be lost or on its way.
+                    # It got an ID of its own; the response may be lost or on its way.
                     answer = store.load(key, rules, slide=over.slide)
             if isinstance(answer, base.Live):
                 with suppress(ValueError):
@@ -140,9 +140,9 @@ class Loader:
         return over._replace(stand_in=MAX_STAND_INS)
 
     def _read(self, state: State, key: str, answer: base.Live) -> tuple[Stored, dict[Any, Any]]:
-        """Returns what is stored under *key*, filed as its data says, and its data.
+        """Returns the session under *key*, filed as its data says, and its data.
 
-        :raises ValueError: it cannot be read.
+        :raises ValueError: the record cannot be read.
         """
         record = answer.record
         try:
@@ -158,9 +158,9 @@ class Loader:
         return Stored(key, record, note, who), data
 
     def _refile(self, key: str, record: Record, user: str, tier: str) -> Record:
-        """File a session anew whose user or tier was read otherwise when it was stored.
+        """File a record under the user and tier that the settings now find in it.
 
-        It is bookkeeping: where it cannot be done now, the next load tries again.
+        This is bookkeeping: if it fails, the next load tries again.
         """
         limits = self._overrides.settings.rules.policy.limits(tier)
         draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
@@ -171,11 +171,11 @@ class Loader:
         return record
 
     def _judge(self, state: State, suspect: Suspect) -> bool:
-        """Note that a replaced secret came back, or end the session as stolen.
+        """Note that a replaced secret was used, or end the session as stolen.
 
-        Returns whether its end is shown to the visitor. Only called where the browser has no better
-        cookie: it may keep an old one for another path. Sockets change nothing: the cookie of their
-        handshake stays as it was.
+        Returns whether to show the end to the visitor. Only called if the browser has no better
+        cookie: it may keep an old one for another path. Sockets change nothing: they keep using the
+        cookie of their handshake.
         """
         stored, secret, age = suspect
         if not state.dispatched or transport.is_socket(state.request):
@@ -188,7 +188,7 @@ class Loader:
         return is_ended and stored.record.user != NO_USER
 
     def _note_strike(self, stored: Stored, age: int) -> None:
-        """Note that a replaced secret came back; if that cannot be, nobody is reported."""
+        """Note that a replaced secret was used. If that fails, nothing is reported."""
         note, record, commit = stored.note, stored.record, self._overrides.store.commit
         with suppress(StoreUnavailable, ValueError):
             for _ in range(_TRIES):
@@ -205,7 +205,7 @@ class Loader:
             report_due(state, self._overrides.settings, key, answer)
 
     def _report_corrupt(self, state: State, key: str, tier: str) -> None:
-        """Report once what cannot be read: it stays until it is due, and every use finds it."""
+        """Report a corrupt record once: it stays until it is due, and each use loads it."""
         if key not in self._corrupt:
             self._corrupt[key] = None
             if len(self._corrupt) > _REPORTED:
@@ -214,18 +214,18 @@ class Loader:
 
 
 def _is_resolved(state: State, key: str) -> bool:
-    """Whether the handshake of this socket was served that session."""
+    """Whether the handshake of this socket resolved to the session under *key*."""
     return not state.dispatched and state.request.environ.get(_SOCKET_KEY) == key
 
 
 def _resolve(state: State, key: str) -> None:
-    """Let later events of a socket have the session that its handshake's cookie led to."""
+    """Keep the key of a socket's session for its later events."""
     if not state.dispatched:
         state.request.environ[_SOCKET_KEY] = key
 
 
 def _same(record: Record, note: Note) -> Draft:
-    """Returns *record* once more, with another note."""
+    """Returns a draft of *record* with another note."""
     return Draft(
         new_stamp(),
         record.idle,

@@ -1,4 +1,4 @@
-"""The response to a request whose session could not be loaded or stored: it claims no success."""
+"""Replaces the response to a request whose session could not be loaded or stored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from flask import Flask, Response
 from ..errors import RETRY_AFTER, StoreFull, StoreUnavailable
 from .state import State
 
-# What the page that is replaced leaves to the one in its place: who may read it, and how it is
-# protected. All else said what the page had done, and some of it acts on the browser (cookies,
-# Clear-Site-Data, Refresh, HX-Redirect): after a logout that failed it would look like one.
+# Headers that the error page keeps: they say who may read a page, and protect it. The others
+# describe what the page did, and some act on the browser (cookies, Clear-Site-Data, Refresh,
+# HX-Redirect): they would make a failed logout look like a logout.
 _KEPT = frozenset(
     {
         "strict-transport-security",
@@ -30,16 +30,16 @@ _KEPT = frozenset(
 _KEPT_PREFIX = "access-control-"
 
 
-def admit(state: State, response: Response, error: Exception) -> None:
-    """Replace *response* by an error response where the session was written and is not stored.
+def answer_failure(state: State, response: Response, error: Exception) -> None:
+    """Replace *response* by an error response if the session was written and not stored.
 
-    Where the session was only read, the view's page stays.
+    If the session was only read, the view's page stays.
     """
     if state.was_written and response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         _answer(state.app, response, error)
     elif isinstance(error, StoreUnavailable) and sys.exc_info()[1] is error:
-        # Flask asks no handler for what an after_request function raises, and makes it a 500.
-        with suppress(StoreUnavailable):  # there is no handler, or it did not want it
+        # Flask calls no error handler for what an after_request function raises: a plain 500.
+        with suppress(StoreUnavailable):  # no handler, or it raised the error again
             _answer(state.app, response, error)
     unavailable = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
     if unavailable and "Retry-After" not in response.headers:
@@ -54,13 +54,13 @@ def _answer(app: Flask, response: Response, error: Exception) -> None:
 
 
 def _handled(app: Flask, error: Exception) -> Response:
-    """The app's response to *error*, as if a view had raised it.
+    """Returns the app's response to *error*, as if a view had raised it.
 
-    :raises Exception: *error* itself, where the app has no handler for it.
+    :raises Exception: *error* itself, if the app has no handler for it.
     """
     try:
-        raise error  # noqa: TRY301  # handlers expect the exception that is being handled
-    except Exception:  # noqa: BLE001  # and it is raised again where there is none
+        raise error  # noqa: TRY301  # handlers may call sys.exc_info()
+    except Exception:  # noqa: BLE001  # raised again without a handler
         handle: Any = app.handle_user_exception
         # Flask after 3.1 passes the context first.
         takes_context = len(inspect.signature(handle).parameters) > 1
@@ -70,7 +70,7 @@ def _handled(app: Flask, error: Exception) -> Response:
 
 
 def _replace(response: Response, by: Response) -> None:
-    """Make *response* say what *by* says. Flask has it already and takes no other."""
+    """Turn *response* into *by*, in place: Flask sends this very object."""
     if hasattr(old := response.response, "close"):
         old.close()
     kept = [(name, v) for name, v in response.headers if _is_kept(name, by)]
@@ -84,8 +84,8 @@ def _replace(response: Response, by: Response) -> None:
 
 
 def _is_kept(name: str, by: Response) -> bool:
-    """Whether a header of the page that is replaced stays; what *by* has itself counts first."""
+    """Whether a header of the replaced page stays. Those of *by* itself win."""
     lowered = name.lower()
-    if lowered == "vary":  # both may depend on something
+    if lowered == "vary":  # both pages may vary
         return True
     return (lowered in _KEPT or lowered.startswith(_KEPT_PREFIX)) and name not in by.headers

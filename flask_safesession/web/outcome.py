@@ -1,4 +1,4 @@
-"""What a save, or a load, came to: what the request continues with, and the events to report."""
+"""Ends a save or a load: sets what the request continues with, and keeps the events to send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def done(
     stand_in: bool = False,
     secret: Secret | None = Secret.CURRENT,
 ) -> Saved:
-    """The session is stored under *key*. Returns what the cookie, which has *sid*, needs."""
+    """Continue with the session that is now stored under *key*. Returns what the cookie needs."""
     state = change.state
     for gone in answer.removed:
         report_end(state, change.settings, gone.key, gone.reason, gone.tier)
@@ -40,12 +40,12 @@ def done(
         )
     )
     if stale and change.delivery.later:
-        state.forced = True  # the response commits once more, and sets the cookie
+        state.forced = True  # the response commits again, to set the cookie
     return Saved(cookie, sid)
 
 
 def forget(change: Change, cookie: Cookie) -> Saved:
-    """The request continues without a session."""
+    """Continue without a session. Returns what the cookie needs."""
     change.state.rebase(Loaded({}, dead=change.loaded.dead))
     return Saved(cookie)
 
@@ -56,15 +56,15 @@ def report_end(state: State, settings: Settings, key: str, reason: str, tier: st
 
 
 def report_due(state: State, settings: Settings, key: str, answer: base.Gone) -> None:
-    """Report the end of a session if it is this very call that found it due."""
+    """Report the end of a session if this call was the one that found it due."""
     if answer.was_due:
         report_end(state, settings, key, answer.reason, answer.tier)
 
 
 def end_stolen(state: State, settings: Settings, store: base.Store, key: str) -> bool:
-    """End a session of which a replaced secret came back twice, and report it.
+    """End a session whose replaced secret was used twice, and report it.
 
-    Returns whether it was ended. Where the store does not answer, nothing is reported.
+    Returns whether it was ended. If the store does not answer, nothing is reported.
     """
     with suppress(StoreUnavailable):
         answer = store.end(key, new_stamp(), base.REPLAYED, None)

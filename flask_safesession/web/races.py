@@ -1,10 +1,10 @@
-"""What a save does when another request was faster: it merges, joins the other session, or loses.
+"""Decides what a save does when another request was faster.
 
-- *The other one changed the session.* Both changes are merged key by key.
-- *The other one gave it a new ID.* A request that had loaded the old one, and names the same user
-  as the new one, continues in it: the second click of a login leaves no orphan.
-- *The other one ended it.* Nothing is written. A sign-in is the exception: what this request itself
-  changed becomes a new session, so that neither a flood nor a revocation can block sign-ins.
+- *The other request changed the session.* Both changes are merged key by key.
+- *The other request gave the session a new ID.* A request that had loaded the old ID, and names the
+  same user, continues in the new session: the second click of a login leaves no orphan.
+- *The other request ended the session.* Nothing is written. A sign-in is the exception: what this
+  request changed becomes a new session, so that neither a flood nor a revocation blocks sign-ins.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .data import is_empty
 from .outcome import done, forget, report_due
 from .state import NOTHING, Loaded, Saved, Stored
 
-# Seconds to wait for the other click of a login: it is one call from its end, unless its worker was
-# killed.
+# Seconds to wait for the other click of a login, which is one call from its end unless its worker
+# was killed.
 _WAITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.1)
 
 
 def refused(
     store: base.Store, change: Change, stored: Stored, answer: base.Conflict | base.Gone
 ) -> Saved | None:
-    """Decide what comes of a write that the store refused; ``None``: it is to be tried again."""
+    """Continue after a write that the store refused. ``None``: try the save again."""
     if isinstance(answer, base.Conflict):
         change.conflicts += 1
         record, sid, stand_in = answer.record, stored.sid, stored.stand_in
@@ -37,7 +37,7 @@ def refused(
             return None
         answer = base.Gone(base.CORRUPT, tier=record.tier)
     elif change.tried is not None and answer.successor == change.tried.key:
-        # This request's own rotation was done; its reply was lost.
+        # This request's own rotation succeeded, but its reply was lost.
         found = store.load(answer.successor, change.settings.rules, slide=False)
         if isinstance(found, base.Live):
             return done(change, found, change.tried.key, change.tried)
@@ -54,11 +54,11 @@ def refused(
 def await_login(
     store: base.Store, change: Change, old: str, following: SessionID
 ) -> base.Gone | None:
-    """Returns how the session under *old* ended by another click of a login; ``None``: by none.
+    """Returns how another click of a login ended the session under *old*; ``None``: none did.
 
-    Where the user's shard is another one, a login first makes the session of the *following* ID and
-    then ends the old one, which leads to it only from then on. Without a wait for that, this click
-    would take another ID, and one of the two responses would have no cookie.
+    If the user's shard is another one, a login first creates the session of the *following* ID and
+    then ends the old one, which leads to the new one only from then on. Without this wait, this
+    click would take another ID, and one of the two responses would have no cookie.
     """
     rules = change.settings.rules
     for wait in _WAITS:
@@ -73,11 +73,11 @@ def await_login(
 
 
 def join_onward(store: base.Store, change: Change) -> bool:
-    """Continue a sign-in that found the browser's ID dead where the same user has just signed in.
+    """Continue a sign-in from a dead ID in the session that the same user's first click created.
 
-    A second click whose session is first used when the first one is done. Only its own user's
-    sign-in leads there, within a minute, and only to a session whose cookie it can set: the
-    response with the new ID may have been lost.
+    That click may have finished before this one first used its session. Only the same user's
+    sign-in does this, within a minute, and only if it can set that session's cookie: the first
+    response may have been lost.
     """
     key, user = change.loaded.onward
     is_first, change.can_join = change.can_join, False
@@ -93,9 +93,9 @@ def join_onward(store: base.Store, change: Change) -> bool:
 
 
 def _join(store: base.Store, change: Change, stored: Stored, gone: base.Gone) -> bool:
-    """Continue in the session under the new ID that another request of the same user gave it.
+    """Continue in the session to which another request of the same user gave a new ID.
 
-    The browser may drop that one's response: where both sign the same user in, as by a double
+    The browser may drop that request's response: if both sign the same user in, as with a double
     click, this one sets the cookie, too.
     """
     key, signs_in, rules = gone.successor, change.assigns_user(), change.settings.rules
@@ -114,14 +114,14 @@ def _join(store: base.Store, change: Change, stored: Stored, gone: base.Gone) ->
 def _continue_in(
     change: Change, key: str, record: Record, following: SessionID | None, *, by_sign_in: bool
 ) -> bool:
-    """Put this request's changes on top of a session that another request gave an ID.
+    """Merge this request's changes into a session to which another request gave an ID.
 
-    :param following: the ID that this response may give it.
-    :param by_sign_in: the other request signed the user in, which counts as ours.
+    :param following: the ID that this response may set for it.
+    :param by_sign_in: the other request signed the user in, so this one need not.
     """
     if not change.continue_from(key, record):
         return False
-    change.state.regenerated = change.state.cleared = False  # what was to end is over
+    change.state.regenerated = change.state.cleared = False  # the old ID has ended
     if by_sign_in:
         change.state.forget_sign_in()
     if following is not None and following.key == key:
@@ -130,7 +130,7 @@ def _continue_in(
 
 
 def _start_anew(change: Change, stored: Stored) -> Saved | None:
-    """Continue a sign-in without a session, with what it assigned: the rest has ended."""
+    """Continue a sign-in without a session, with the keys that it changed: the rest has ended."""
     if not change.state.cleared:
         change.keep_own(stored.record.payload)
     change.stored = None

@@ -1,13 +1,12 @@
-"""Decides what a request did to its session and which write stores that: one call, if any.
+"""Chooses the write that stores a request's changes: one call, if any.
 
 Nothing here sets cookies or reads responses. What can go wrong, and what then happens:
 
 - *Another request was faster.* See :mod:`.races`.
 - *A reply is lost.* Stores recognise a repeated call by its stamp.
 - *The response cannot deliver a cookie* (a socket, a save by hand): data is committed under the
-  same ID. Nothing is created, renewed or rotated; a note says what the next response owes.
-- *The browser's ID is over.* What is written becomes a session that stands in for it, without a
-  cookie.
+  same ID. Nothing is created, renewed or rotated; the note says what the next response owes.
+- *The browser's ID is dead.* What is written becomes its stand-in, without a cookie.
 """
 
 from __future__ import annotations
@@ -37,11 +36,12 @@ _REFUSALS: dict[type[Exception], str] = {
 def save(state: State, store: Store, settings: Settings, delivery: Delivery) -> Saved:
     """Store what changed, if anything did. Returns what the cookie needs.
 
-    :raises StoreUnavailable: the store did not answer, or conflicts went on until its time-out.
-    :raises StoreFull: no room.
+    :raises StoreUnavailable: the store did not answer, or conflicts continued until its time-out.
+    :raises StoreFull: the store is at its cap and evicts nothing.
+    :raises TooManySessions: the user is at the limit and ``"reject"`` is set.
     :raises SessionTooLarge: over ``SAFESESSION_MAX_SESSION_SIZE``.
-    :raises TypeError: something in it cannot be stored, or cannot be a user.
-    :raises UndeliverableSignIn: a sign-in where no response can deliver the cookie.
+    :raises TypeError: a value cannot be stored, or cannot be a user.
+    :raises UndeliverableSignIn: no response can deliver the cookie of a sign-in.
     """
     loaded = state.loaded
     if loaded.stored is None and not state.data and not (state.cleared and loaded.rotated):
@@ -55,7 +55,7 @@ def save(state: State, store: Store, settings: Settings, delivery: Delivery) -> 
         except tuple(_REFUSALS) as error:
             state.note(SessionRejected(_REFUSALS[type(error)], change.who.tier))
             if isinstance(error, errors.TooManySessions):
-                error.user = change.who.user  # the store knows a digest
+                error.user = change.who.user  # the store has only a digest
             raise
         if saved is not None:
             return saved
@@ -64,7 +64,7 @@ def save(state: State, store: Store, settings: Settings, delivery: Delivery) -> 
 
 
 def _is_as_stored(state: State, stored: Stored, settings: Settings, delivery: Delivery) -> bool:
-    """Whether nothing is to be stored, decided as cheaply as possible: most requests only read."""
+    """Whether there is nothing to store. A cheap check first: most requests only read."""
     note, age = stored.note, state.loaded.now - stored.record.created
     is_due = notes.is_due(note, age, settings.renew_interval)
     plain = note.is_presented and stored.secret is not Secret.STRANDED and not is_due
@@ -76,7 +76,7 @@ def _is_as_stored(state: State, stored: Stored, settings: Settings, delivery: De
 
 
 def _attempt(store: Store, change: Change) -> Saved | None:
-    """Try once. Returns ``None`` where something changed meanwhile, so that it is tried again."""
+    """Try once. Returns ``None`` if something changed meanwhile: try again."""
     stored = change.stored
     change.check_user()
     if change.delivery.later and (stored is None or not change.is_only_changed(stored)):
@@ -85,7 +85,7 @@ def _attempt(store: Store, change: Change) -> Saved | None:
 
 
 def _store_change(store: Store, change: Change, stored: Stored) -> Saved | None:
-    """Store what this request did to a session that it had loaded."""
+    """Store the changes to a session that was loaded."""
     if change.is_ended(stored):
         return writing.end(store, change, stored)
     if change.is_sign_in():
@@ -100,7 +100,7 @@ def _store_change(store: Store, change: Change, stored: Stored) -> Saved | None:
 
 
 def _start(store: Store, change: Change) -> Saved | None:
-    """Store the first session of a visitor, or one in the place of a session that is over."""
+    """Store a visitor's first session, or one in place of a session that has ended."""
     if change.state.cleared and change.loaded.rotated and writing.end_elsewhere(store, change):
         return forget(change, "delete")
     if is_empty(change.data):
@@ -118,7 +118,7 @@ def _continue_under_new_id(store: Store, change: Change, stored: Stored) -> Save
         if change.state.regenerated or change.who != stored.who:
             return writing.rotate(store, change, stored)
         with suppress(*writing.NOT_STORED):
-            # Owed by an earlier response: not worth a failure.
+            # An earlier response owed it; a failure is not worth an error.
             return writing.rotate(store, change, stored)
         return writing.commit(store, change, stored)
     if change.state.is_restored and change.who.user_tag != stored.who.user_tag:
@@ -128,13 +128,13 @@ def _continue_under_new_id(store: Store, change: Change, stored: Stored) -> Save
 
 
 def _empty(store: Store, change: Change, stored: Stored) -> Saved | None:
-    """Keep a session in which nothing is left for a while: concurrent changes merge with it.
+    """Keep an empty session for a while: concurrent changes merge with it.
 
-    A page that showed the last flash ended nothing, so the cookie stays. An app that removed its
-    own last key meant it, as with Flask's own sessions.
+    If the app removed its own last key, the cookie is deleted, as Flask does. If only flashes are
+    gone, the cookie stays.
     """
     if stored.note.deleted:
-        return NOTHING  # emptied already: only what is written into it sets its cookie again
+        return NOTHING  # emptied before: only a write sets its cookie again
     before = decode(stored.record.payload)
     before.pop(FLASHES, None)
     ends_soon = not is_empty(before) and change.may_set(stored)
@@ -142,14 +142,14 @@ def _empty(store: Store, change: Change, stored: Stored) -> Saved | None:
 
 
 def _not_delivered(change: Change) -> Saved:
-    """Store nothing for a visitor without a session: no response can deliver its cookie."""
+    """Store nothing for a visitor without a session, since no response can deliver its cookie."""
     if change.is_sign_in():
         raise errors.UndeliverableSignIn
     if not change.state.is_restored:
         change.delivery.say(
             "undeliverable",
             "a WebSocket or Socket.IO handler, or a save by hand, wrote to the session of a"
-            " visitor who has none yet, which is not stored: no response can deliver its"
-            " cookie. Use the session in an HTTP request before",
+            " visitor who has none yet. The change is not stored, since no response can deliver"
+            " the cookie. Use the session in an HTTP request first",
         )
     return NOTHING

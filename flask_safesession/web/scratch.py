@@ -1,15 +1,15 @@
-"""The data of a request that does without the store: an outage, or a view that is exempt.
+"""The data of a request without a store: in an outage, or in an exempt view.
 
-It is an anonymous visitor's: empty at first, and never stored. It records whether a view meant to
-write, so that no response claims what was not done.
+It is empty at first, and never stored. It records whether a view wrote to it, so that no response
+claims success for a change that was not stored.
 
-What two concurrent requests cannot do to each other by it:
+Concurrent requests cannot harm each other through it:
 
 - *One finds the store down, the other finds it up* and signs in, say. The first one stores nothing
-  and changes no cookie, also if the store is back before its end: an anonymous session can neither
-  be written over the user's, nor its cookie over the new one.
+  and changes no cookie, even if the store is back before it ends: an anonymous session replaces
+  neither the user's nor its cookie.
 - *One is exempt, the other is not.* The exempt one neither reads, writes nor slides the session:
-  the other's changes stay, and the idle time runs as if the exempt request had not been made.
+  the other's changes stay, and idle time continues as without the exempt request.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from .data import PERMANENT, REMEMBER
 class Scratch(dict[Any, Any]):
     """Data that is never stored, and that records whether it was written.
 
-    Removing a key is a write also where the key is missing: the session in the store may have it.
-    Being permanent is no write, and is kept apart, so that what has nothing else is empty (apps set
-    it before each request, and Flask-Login marks any session that is not empty). Nor is it a write
-    if Flask-Login asks to renew its cookie, which an anonymous visitor does not get.
+    Removing a missing key is a write, too: the stored session may have the key. Permanence is not a
+    write, and is kept apart so that the data stays empty (apps set it before each request, and
+    Flask-Login marks each session that is not empty). Flask-Login's request to renew its cookie is
+    not a write either: an anonymous visitor has none.
 
-    :param failed: why the store could not be asked; ``None``: it was not to be asked.
+    :param failed: why the session could not be loaded; ``None``: the view is exempt.
     """
 
     def __init__(self, failed: Exception | None = None) -> None:
         super().__init__()
         self.failed = failed
         self.written: bool = False
-        # Otherwise Flask-Login would sign in the user of its remember cookie: a write.
+        # Keeps Flask-Login from signing in the user of its remember cookie, a write.
         self._aside: dict[Any, Any] = {REMEMBER: "clear"}
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """Returns the value of *key*, also of what is kept apart."""
+        """Returns the value of *key*, or *default*."""
         return super().get(key, self._aside.get(key, default))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -51,8 +51,8 @@ class Scratch(dict[Any, Any]):
     def pop(self, key: Any, *default: Any) -> Any:
         """Remove *key*.
 
-        :raises Exception: why the store could not be asked, where a plain dict raises a
-            ``KeyError``: the key may well be there.
+        :raises Exception: why the session could not be loaded. Not a ``KeyError``: the stored
+            session may have the key.
         """
         self.written |= key != REMEMBER
         if self.failed is not None and key not in self and not default:
@@ -60,6 +60,6 @@ class Scratch(dict[Any, Any]):
         return super().pop(key, *default)
 
     def clear(self) -> None:
-        """Remove all: a write, whatever there was."""
+        """Remove all keys. Counts as a write even if there are none."""
         self.written = True
         super().clear()

@@ -1,4 +1,4 @@
-"""The mapping that views see. What it remembers of a request is in :mod:`.state`."""
+"""The mapping that views see, on top of :mod:`.state`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .data import PERMANENT, REMEMBER
 from .info import SessionInfo
 from .state import State
 
-# Flask-Login asks for this after every response. It is set and taken out within one request, so
-# that a session that was not loaded does not have it.
+# Flask-Login looks for this key after every response. It never outlives a request, so a session
+# that was not loaded does not have it.
 _EPHEMERAL = frozenset({REMEMBER})
 _MISSING = object()
 
 
 class Session(SessionMixin):
-    """A session whose data is loaded from the store at its first use."""
+    """A session that loads its data from the store at its first use."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -76,9 +76,9 @@ class Session(SessionMixin):
         return deepcopy(self.copy(), memo)
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
-        """Remove *key*. Returns its value, or *default* where it is missing.
+        """Remove *key*. Returns its value, or *default* if it is missing.
 
-        :raises KeyError: it is missing, and there is no *default*.
+        :raises KeyError: the key is missing, and there is no *default*.
         """
         data = self._state.use()
         if key in data:
@@ -86,25 +86,25 @@ class Session(SessionMixin):
         return data.pop(key) if default is _MISSING else data.pop(key, default)
 
     def popitem(self) -> tuple[str, Any]:
-        """Remove the key that was added last. Returns it and its value."""
+        """Remove the last added key. Returns the key and its value."""
         if not self._state.use():
             raise KeyError("popitem(): the session is empty")
         return self._state.change().popitem()
 
     def clear(self) -> None:
-        """End this session, whatever else is in flight. What is written afterwards is a new one."""
+        """End this session, whatever else is in flight. Later writes start a new one."""
         self._state.clear()
 
     def __repr__(self) -> str:
-        # Neither the ID nor a store call: this is what debuggers and tracebacks show.
+        # Debuggers and tracebacks call this: it must not show the ID or call the store.
         data = self._state.data
         return "<Session not loaded>" if data is None else f"<Session {data!r}>"
 
-    # -- what Flask asks for --------------------------------------------------------------------
+    # -- read by Flask --------------------------------------------------------------------------
 
     @property
     def permanent(self) -> bool:
-        """Whether the cookie outlives the browser. Assigning it loads nothing."""
+        """Whether the cookie outlives the browser. Assigning it does not load the session."""
         state = self._state
         if state.data is None and state.permanent is not None:
             return state.permanent
@@ -119,18 +119,18 @@ class Session(SessionMixin):
 
     @property
     def accessed(self) -> bool:
-        """Whether this request has used the session, if only to read it."""
+        """Whether this request has read or changed the session."""
         return self._state.data is not None
 
     @accessed.setter
     def accessed(self, value: bool) -> None:
-        """Ignored: Flask sets it whenever the object is reached, also by our own hooks."""
+        """Ignored: Flask sets it at each access, also by this package's own hooks."""
 
     @property
     def modified(self) -> bool:
         """Whether a key was assigned or removed. Assigning ``True`` forces a write.
 
-        Changes inside values need no mark: they are noticed when the response is built.
+        Changes inside values need no mark: they are found when the response is built.
         """
         return self._state.modified
 
@@ -149,18 +149,18 @@ class Session(SessionMixin):
         self._state.use()
         return self._state.loaded.stored is None
 
-    # -- ours -----------------------------------------------------------------------------------
+    # -- extras ---------------------------------------------------------------------------------
 
     def regenerate(self) -> None:
-        """Give the session a new ID when the response is built; data and age stay."""
+        """Give the session a new ID when the response is built. Data and age stay."""
         self._state.use()
         self._state.regenerated = True
 
     def confirm_sign_in(self) -> None:
-        """Count this request as a sign-in of the session's user, who was authenticated again.
+        """Count this request as a sign-in: its user has just been authenticated again.
 
-        The session gets a new ID when the response is built, and is fresh. For callbacks of
-        identity providers, which are GET requests, and for whatever else assigns the same user.
+        The session gets a new ID when the response is built, and is fresh. Use it in callbacks of
+        identity providers, which are GET requests, and wherever the same user is assigned again.
 
         :raises RuntimeError: the session has no user.
         """
@@ -173,7 +173,7 @@ class Session(SessionMixin):
         self.clear()
 
     def end_others(self) -> int:
-        """End all other sessions of this session's user. Returns how many there were.
+        """End all other sessions of this session's user. Returns how many it ended.
 
         :raises StoreUnavailable: the store did not answer.
         """
@@ -182,22 +182,22 @@ class Session(SessionMixin):
 
     @property
     def info(self) -> SessionInfo:
-        """What is known of this session: user, tier, handle, times."""
+        """User, tier, handle and times of this session."""
         self._state.use()
         return self._state.host.describe(self._state)
 
 
 def state_of(session: Session) -> State:
-    """Returns what this package keeps of *session*."""
+    """Returns the state of *session*."""
     return session._state
 
 
-# Asked several times a request, also where nobody uses the session.
+# Bound once: it is called several times per request, even if no view uses the session.
 _current: Callable[[], Any] = flask.session._get_current_object  # type: ignore[attr-defined]
 
 
 def current_state() -> State | None:
-    """Returns the state of the current request's session; ``None`` if it is not one of ours.
+    """Returns the state of the current session; ``None`` if another extension opened it.
 
     :raises RuntimeError: there is no request.
     """
@@ -206,5 +206,5 @@ def current_state() -> State | None:
 
 
 def is_current(state: State) -> bool:
-    """Whether *state* is of the current request's session."""
+    """Whether *state* belongs to the current request's session."""
     return flask.has_request_context() and current_state() is state

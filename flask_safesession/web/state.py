@@ -1,6 +1,6 @@
-"""What the library keeps of one request's session, beside what views see of it.
+"""The state of one request's session, behind the mapping that views see.
 
-:class:`.session.Session` is the mapping on top. All other modules read and change the state.
+:class:`.session.Session` is that mapping. All other modules read and change the state.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .data import PERMANENT
 from .info import SessionInfo
 from .scratch import Scratch
 
-#: Stand-ins of one ID that are tried: each has to have ended within a minute for the next.
+#: Stand-ins tried for one ID. There is a next one only if each ended within a minute.
 MAX_STAND_INS = 5
 
 
 class Stored(NamedTuple):
-    """A session that is in the store.
+    """A session in the store.
 
     :param note: its record's note.
-    :param who: whose it is by its stored data.
-    :param sid: the ID that the browser has; ``None``: no cookie of this request may be set again.
-    :param stand_in: it stands in for an ID that is over.
-    :param secret: what the secret of the browser's ID may do; ``None`` with no ID.
+    :param who: the user and tier that its stored data names.
+    :param sid: the ID that the browser has; ``None``: this request must not set its cookie again.
+    :param stand_in: it stands in for a dead ID.
+    :param secret: what the secret of the browser's ID may do; ``None`` without an ID.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Stored(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """A live session of which the cookie has a replaced secret, *age* milliseconds old."""
+    """A live session, *age* milliseconds old, of which the cookie has a replaced secret."""
 
     stored: Stored
     secret: Secret
@@ -52,21 +52,21 @@ class Suspect(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What was found behind the cookie.
+    """What was loaded for the cookie.
 
-    :param data: the record's data, decoded: this request's own copy.
+    :param data: the decoded data: this request's own copy.
     :param stored: the live session, or ``None``.
-    :param dead: the cookie's ID, if its session is over: what is written stands in for it.
+    :param dead: the cookie's ID, if its session has ended: what is written stands in for it.
     :param stand_in: how many stand-ins of that ID have ended, too.
-    :param is_known: the store has, or remembers, the session of the cookie's ID.
-    :param rotated: the cookie's session went on under another ID.
-    :param onward: the key under which it went on, and the tag of its user.
+    :param is_known: the store has the session of the cookie's ID, or its tombstone.
+    :param rotated: the cookie's session continued under another ID.
+    :param onward: the key of that session, and the tag of its user; empty if there is none.
     :param suspect: the live session of which the cookie has a replaced secret.
     :param stale: the cookie was signed with a fallback key.
-    :param slide: using it restarts its idle time: the view is not passive.
-    :param now: the store's clock in milliseconds, 0 if it was not asked.
-    :param total: sessions in the store, where a save had them counted; else 0.
-    :param ended: why the cookie's session has ended, if its visitor should know.
+    :param slide: this use restarts the idle time: the view is not passive.
+    :param now: the store's time in milliseconds; 0 if the store was not called.
+    :param total: sessions in the store, if a save has counted them; else 0.
+    :param ended: why the cookie's session has ended, if the visitor should know.
     """
 
     data: dict[Any, Any]
@@ -84,14 +84,14 @@ class Loaded(NamedTuple):
     ended: str | None = None
 
 
-#: What is to be done with the browser's cookie.
+#: What a response does with the browser's cookie.
 Cookie = Literal["keep", "set", "delete"]
 
 
 class Saved(NamedTuple):
     """What the browser's cookie needs after a save.
 
-    :param sid: the ID that it is to have.
+    :param sid: the ID to set.
     """
 
     cookie: Cookie = "keep"
@@ -104,18 +104,18 @@ _NOT_LOADED = Loaded({})
 
 
 class Host(Protocol):
-    """What a session asks of the interface that has opened it."""
+    """The methods that a session calls on its interface."""
 
     def load(self, state: State) -> Loaded:
-        """Returns what is behind the cookie. It is called at the first use."""
+        """Returns what the cookie leads to. Called at the first use."""
         ...
 
     def describe(self, state: State) -> SessionInfo:
-        """Returns what is known of the session as it is now."""
+        """Returns the info of the session as it is now."""
         ...
 
     def end_others(self, state: State) -> int:
-        """End the other sessions of this one's user. Returns how many there were."""
+        """End the other sessions of this session's user. Returns how many it ended."""
         ...
 
 
@@ -123,7 +123,7 @@ class Host(Protocol):
 class State:
     """The state of one request's session.
 
-    :param user_keys: top-level keys that may have the user.
+    :param user_keys: top-level keys that may hold the user.
     """
 
     host: Host
@@ -132,15 +132,15 @@ class State:
     user_keys: tuple[str, ...]
 
     # -- what was loaded
-    #: ``None``: the session was not used yet.
+    #: ``None``: the session is not loaded yet.
     data: dict[Any, Any] | None = None
     loaded: Loaded = _NOT_LOADED
-    #: Why the session could not be loaded or stored. Then nothing more is stored.
+    #: Why the session could not be loaded or stored. If set, nothing more is stored.
     failed: Exception | None = None
-    #: The first of a request's threads to use the session loads it, the others wait.
+    #: Held while one of the request's threads loads the session; the others wait.
     loading: Any = field(default_factory=RLock)
 
-    # -- what the request asked for, since the last save
+    # -- what the request did since the last save
     #: What ``session.permanent`` was set to.
     permanent: bool | None = None
     #: Keys were assigned or removed.
@@ -155,38 +155,38 @@ class State:
     confirmed: bool = False
     #: A user key was assigned by the view of an unsafe request: perhaps a sign-in.
     signed_in: bool = False
-    #: A user key that was assigned elsewhere, which is no sign-in.
+    #: A user key that was assigned elsewhere, which is not a sign-in.
     assigned_in_vain: str = ""
     #: Earlier saves of this request had changes.
     was_modified: bool = False
 
     # -- how far Flask is with the request
-    #: Its own processing has begun: this is no WebSocket's or Socket.IO's event.
+    #: Flask's own processing has begun: this is not an event of a WebSocket or of Socket.IO.
     dispatched: bool = False
     #: The view of an unsafe method is running.
     in_unsafe_view: bool = False
     #: The response is built, and the next save is for it.
     responding: bool = False
-    #: The response is sent: what is written from now on is not stored.
+    #: The response is built: later writes are not stored.
     sealed: bool = False
 
     # -- what the response owes
     #: The last save that changed the browser's cookie.
     saved: Saved = NOTHING
-    #: The ``Set-Cookie`` header that it has set.
+    #: The ``Set-Cookie`` header that it set.
     cookie_line: str = ""
-    #: To be sent when the response has its cookie.
+    #: Events to send when the response has its cookie.
     events: tuple[Event, ...] = ()
-    #: A warning of a write that is not stored was logged.
+    #: The warning of a write that is not stored has been logged.
     warned: bool = False
 
     # -- using the session ----------------------------------------------------------------------
 
     def use(self) -> dict[Any, Any]:
-        """Returns the data, which is loaded at the first use.
+        """Returns the data. Loads it at the first use.
 
         :raises Exception: why it could not be loaded, once. Afterwards the request has an empty
-            scratch, so that its error page can be built, and nothing of it is stored.
+            scratch session, so that its error page can be built; nothing is stored.
         """
         data = self.data
         if data is None:
@@ -201,7 +201,7 @@ class State:
         return data
 
     def hold(self, loaded: Loaded) -> dict[Any, Any]:
-        """Begin with *loaded*, and with the permanence that was assigned before."""
+        """Set the data to that of *loaded*, with the permanence that was assigned before."""
         data = loaded.data
         if self.permanent is not None and bool(data.get(PERMANENT)) != self.permanent:
             data[PERMANENT] = self.permanent
@@ -209,7 +209,7 @@ class State:
         return data
 
     def change(self) -> dict[Any, Any]:
-        """Returns the data, of which a key is about to be assigned or removed."""
+        """Returns the data, and marks it as changed."""
         data = self.use()
         self.changed = True
         return data
@@ -217,8 +217,8 @@ class State:
     def assign(self, key: str, value: Any) -> None:
         """Assign *value* to *key*.
 
-        Whether a user key makes it a sign-in is decided when the session is saved: what runs before
-        each request assigns the same user again and again.
+        Whether a user key makes this a sign-in is decided at the save: ``before_request`` functions
+        may assign the same user at each request.
         """
         self.change()[key] = value
         self.assigned.add(key)
@@ -233,7 +233,7 @@ class State:
         self.forget_sign_in()
 
     def forget_sign_in(self) -> None:
-        """Count nothing that was assigned so far as a sign-in."""
+        """Count nothing assigned so far as a sign-in."""
         self.signed_in = self.confirmed = False
         self.assigned.clear()
 
@@ -246,14 +246,14 @@ class State:
 
     @property
     def only_read(self) -> bool:
-        """Whether the request did nothing but read, and perhaps change inside of values."""
+        """Whether the request only read, apart from changes inside values."""
         asked = self.forced or self.regenerated or self.cleared or self.confirmed
         return not (asked or self.changed or self.assigned)
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the user was asked again: by us, by Flask-Login or by Flask-Security."""
-        # Flask-Login's login_user assigns its own key, too, whatever the app calls the user.
+        """Whether a sign-in was confirmed: by the app, Flask-Login or Flask-Security."""
+        # Freshness alone is confirm_login; login_user also assigns Flask-Login's user key.
         assigned = self.assigned
         fresh = FRESH in assigned and assigned.isdisjoint({*self.user_keys, FLASK_LOGIN})
         confirmed = fresh and self.use().get(FRESH) is True
@@ -261,12 +261,12 @@ class State:
 
     @property
     def is_restored(self) -> bool:
-        """Whether a remember-me cookie has brought the user back."""
+        """Whether a remember-me cookie restored the user."""
         return FRESH in self.assigned and self.use().get(FRESH) is False
 
     @property
     def was_written(self) -> bool:
-        """Whether the request meant to change the session, as far as that can be known."""
+        """Whether the request wrote to the session, as far as can be known."""
         if isinstance(self.data, Scratch):
             return self.data.written or self.forced or self.regenerated
         return self.changed
@@ -274,14 +274,14 @@ class State:
     # -- saves and responses --------------------------------------------------------------------
 
     def rebase(self, loaded: Loaded) -> None:
-        """Continue with *loaded*, which is stored now: a second save finds nothing to do."""
+        """Continue with *loaded*, which is now stored: a second save has nothing to do."""
         self.loaded, self.data = loaded, loaded.data
         self.was_modified = self.modified
         self.changed = self.forced = self.cleared = self.regenerated = False
         self.forget_sign_in()
 
     def seal(self) -> None:
-        """Store nothing that is written from now on: the response is built."""
+        """Ignore later writes: the response is built."""
         self.was_modified = self.modified
         self.changed, self.sealed = False, True
 
@@ -290,7 +290,7 @@ class State:
         self.events = (*self.events, event)
 
     def send_events(self) -> None:
-        """Send the events that were kept."""
+        """Send the kept events."""
         if self.events:
             events, self.events = self.events, ()
             for event in events:

@@ -1,6 +1,6 @@
-"""The cookie of a session, and the headers of a response that go with it.
+"""The session's cookie, and the response headers that belong to it.
 
-Nothing here asks the store or knows what a session holds.
+Nothing here calls the store or reads a session's data.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .data import is_permanent
 from .state import State
 from .unverified import report_unverified
 
-# Characters of a Cookie header that are looked at: servers accept 4 to 64 KiB.
+# Characters of a Cookie header that are parsed: servers accept 4 to 64 KiB.
 _LONGEST_HEADER = 64 * 1024
-# IDs of one request that are worth a store call. A browser sends one, two after a change of path or
-# domain. Forged ones do not count: else a neighbouring host could hide the real one behind them.
+# IDs of one request that are looked up. A browser sends one, or two after a change of path or
+# domain. Forged ones do not count: otherwise a neighbouring host could hide the real one.
 _MOST_IDS = 4
 # A dot and the signature. Anything shorter is forged, and not worth hashing.
 _SHORTEST_VALUE = 44
-# What lets shared caches keep a response (RFC 9111, 5.2.2); also a "private" for single headers.
+# Directives for shared caches (RFC 9111, 5.2.2), and a "private" for single headers.
 _FOR_SHARED_CACHES = frozenset({"public", "s-maxage", "private"})
-# RFC 9213, and what Akamai, Fastly, LiteSpeed and nginx had before it.
+# RFC 9213, and the older headers of Akamai, Fastly, LiteSpeed and nginx.
 _TARGETED = re.compile(
     r".+-cache-control|surrogate-control|edge-control|x-accel-expires", re.IGNORECASE
 )
 
 
 def verified(app: Flask, request: Request, name: str) -> list[Verified]:
-    """Returns the first distinct IDs, in the header's order, in cookies of that *name* that verify.
+    """Returns the first distinct IDs in cookies of this *name* that verify, in the header's order.
 
-    Forged cookies count for nothing, however many there are.
+    Forged cookies are ignored, however many there are.
     """
     if not (found := values(request, name)):
         return []
@@ -57,7 +57,7 @@ def verified(app: Flask, request: Request, name: str) -> list[Verified]:
 
 
 def values(request: Request, name: str) -> list[str]:
-    """Returns what cookies of that *name* hold, by Werkzeug's rules, in the header's order."""
+    """Returns the values of all cookies of this *name*, as Werkzeug reads them, in order."""
     header: str = request.environ.get("HTTP_COOKIE", "")
     if name not in header:
         return []
@@ -65,16 +65,16 @@ def values(request: Request, name: str) -> list[str]:
         header = header[:_LONGEST_HEADER].rpartition(";")[0]
     if '"' in header:
         return parse_cookie(header).getlist(name)
-    # Split here: Werkzeug's parser is for every kind of value, and takes longer than the rest.
+    # Without quotes a split is enough: Werkzeug's parser takes longer than all the rest.
     pairs = (cookie.partition("=") for cookie in header.split(";"))
     return [value.strip(" \t") for key, _, value in pairs if key.strip(" \t") == name]
 
 
 def answer_cookie(interface: SessionInterface, state: State, response: Response) -> None:
-    """Set or delete the browser's cookie as it is owed, in place of what an earlier save has set.
+    """Set or delete the browser's cookie, in place of the one that an earlier save set.
 
-    The response is for this browser alone, also where it deletes the cookie: a shared cache that
-    ignores ``Vary`` would sign out all its visitors.
+    The response is kept out of shared caches, even if it deletes the cookie: a cache that ignores
+    ``Vary`` would sign out all its visitors.
     """
     app, sid = state.app, state.saved.sid
     name, lines = interface.get_cookie_name(app), response.headers.getlist("Set-Cookie")
@@ -103,7 +103,7 @@ def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
 
 
 def max_age(state: State) -> int | None:
-    """Returns the seconds that the cookie lasts: as long as the session may, so it is set once."""
+    """Returns the cookie's seconds: the session's lifetime, so that it is set only once."""
     loaded = state.loaded
     if loaded.stored is None or not is_permanent(loaded.data):
         return None
@@ -112,9 +112,9 @@ def max_age(state: State) -> int | None:
 
 
 def vary_by_cookie(response: Response) -> None:
-    """Add ``Cookie`` to what the response varies by. ``*`` says more, and stays."""
+    """Add ``Cookie`` to the ``Vary`` header, unless that is ``*``."""
     given = response.headers.getlist("Vary")
-    if not given:  # the usual case, without building a set for it
+    if not given:  # the usual case, without building a set
         response.headers.add("Vary", "Cookie")
         return
     varied = parse_set_header(", ".join(given))
@@ -124,9 +124,9 @@ def vary_by_cookie(response: Response) -> None:
 
 
 def keep_out_of_shared_caches(response: Response) -> None:
-    """Let no shared cache keep the response: ``no-store``, or the app's own policy as ``private``.
+    """Set ``no-store``, or make the app's own cache policy ``private``.
 
-    Headers that overrule ``Cache-Control`` at a content delivery network or a proxy go.
+    Removes headers that overrule ``Cache-Control`` at a content delivery network or a proxy.
     """
     headers = response.headers
     for name in {name for name, _ in headers if _TARGETED.fullmatch(name)}:
@@ -143,6 +143,6 @@ def keep_out_of_shared_caches(response: Response) -> None:
 
 
 def is_socket(request: Request) -> bool:
-    """Whether *request* opens a WebSocket: its response is not one that delivers a cookie."""
+    """Whether *request* opens a WebSocket, whose response delivers no cookie."""
     upgrade = request.environ.get("HTTP_UPGRADE", "").lower() == "websocket"
     return upgrade or bool(getattr(request.url_rule, "websocket", False))

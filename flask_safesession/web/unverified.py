@@ -1,7 +1,7 @@
-"""Counts cookies that look like ours and do not verify: what a secret key per worker looks like.
+"""Counts cookies in this extension's form that do not verify.
 
-Without it, workers with different keys leave no trace: visitors are signed out at every other
-request, and nothing is wrong anywhere.
+They are the only trace of workers with different secret keys, which sign visitors out at every
+other request.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from ..events import logger
 #: Seconds between two reports.
 INTERVAL = 60.0
 
-# An ID, a dot and the 43 characters of HMAC-SHA-256: no other extension's cookie, no garbage.
+# An ID, a dot and the 43 characters of HMAC-SHA-256; other extensions' cookies differ.
 _FORM = re.compile(r"[A-Za-z0-9_-]{44,100}\.[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class Unverified:
-    """Counts them for one process, and reports them once a minute at most.
+    """Counts such cookies for one process, and reports them once a minute at most.
 
-    :param clock: gives the seconds of a clock that nobody sets back.
+    :param clock: returns seconds, by a monotonic clock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: How many there were in all.
+        #: How many were counted.
         self.total: int = 0
         self._clock = clock
         self._reported = 0
         self._next = float("-inf")
 
     def report(self, values: Iterable[str]) -> None:
-        """Count what is of our form among *values*, the cookies of a request with no valid one."""
+        """Count the cookies in this extension's form among *values*, none of which verified."""
         found = sum(_FORM.fullmatch(value) is not None for value in values)
         if not found:
             return
@@ -46,8 +46,8 @@ class Unverified:
         logger.warning(
             "cookies of this extension's form were not signed with this process's SECRET_KEY: %d"
             " since the last report. If workers have different keys, give all of them the same; if"
-            " the key was changed, put the one before into SECRET_KEY_FALLBACKS; if another app on"
-            " this host has the same SESSION_COOKIE_NAME, give each its own",
+            " the key was changed, add the old one to SECRET_KEY_FALLBACKS; if another app on this"
+            " host has the same SESSION_COOKIE_NAME, give each its own",
             count,
             extra={"cookies": count},
         )

@@ -1,6 +1,6 @@
 """The writes of a save: a new session, a change, a new ID, an end. Each is one call of the store.
 
-They return what the browser's cookie needs, or ``None`` where the save is to be tried again. Stores
+They return what the browser's cookie needs, or ``None`` if the save must be tried again. Stores
 recognise a repeated call by its stamp, so a lost reply needs no handling here.
 """
 
@@ -31,9 +31,9 @@ NOT_STORED = (
     errors.TooManySessions,
 )
 
-# Shards that an anonymous visitor may be refused in.
+# Shards that are tried for an anonymous visitor.
 _SHARDS_TRIED = 3
-# IDs drawn for that at most: chance may choose the same shards again and again.
+# IDs drawn for that at most: chance may choose the same shards again.
 _DRAWN = 30
 
 
@@ -59,9 +59,9 @@ def create(store: base.Store, change: Change) -> Saved | None:
 
 
 def _fresh_ids(shards: int, who: Identity) -> list[SessionID]:
-    """Returns new IDs to be tried.
+    """Returns new IDs to try.
 
-    A user's are all in one shard; an anonymous visitor who is refused in one tries two more.
+    A user's sessions are all in one shard. An anonymous session may try two more if one is full.
     """
     if who.user_tag or shards == 1:
         return [new_id(who.user_tag[:1])]
@@ -75,9 +75,9 @@ def _fresh_ids(shards: int, who: Identity) -> list[SessionID]:
 
 
 def create_stand_in(store: base.Store, change: Change, dead: SessionID) -> Saved | None:
-    """Store what is written in the place of an ID that is over, without a cookie.
+    """Store a stand-in for a dead ID, without a cookie.
 
-    So a late request never overwrites the cookie of a newer sign-in. Two requests at once find the
+    So a late request never overwrites the cookie of a newer sign-in. Concurrent requests use the
     same stand-in, and merge.
     """
     number = change.loaded.stand_in
@@ -94,7 +94,7 @@ def create_stand_in(store: base.Store, change: Change, dead: SessionID) -> Saved
 
 
 def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
-    """Continue with the stand-in that another request has made, or with the next one."""
+    """Continue with the stand-in that another request created, or with the next one."""
     answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
     if isinstance(answer, base.Gone):
         is_over = answer.has_tombstone or answer.reason == base.CORRUPT
@@ -112,10 +112,10 @@ def commit(
     owes_id: bool = False,
     empty: bool = False,
 ) -> Saved | None:
-    """Store the data, and the library's own notes, under the same key.
+    """Store data and note under the same key.
 
-    :param owes_id: the next response that can deliver a cookie is to give a new ID.
-    :param empty: nothing is left in it: it stays for a minute, and the cookie is deleted.
+    :param owes_id: the next response that can deliver a cookie must give a new ID.
+    :param empty: the session is empty: it stays for a minute, and the cookie is deleted.
     """
     payload, state = encode(change.data, stored.record.payload), change.state
     note, sid = change.next_note(stored, owes_id, empty)
@@ -131,7 +131,7 @@ def commit(
     except errors.StoreUnavailable as error:
         if is_changed:
             raise
-        state.note(StoreFailed("save", str(error)))  # our own notes are not worth a failure
+        state.note(StoreFailed("save", str(error)))  # bookkeeping is not worth a failure
         return NOTHING
     if isinstance(answer, base.Live):
         cookie = "delete" if empty else _cookie_after(change, stored, note, sid)
@@ -144,7 +144,7 @@ def commit(
 
 
 def _cookie_after(change: Change, stored: Stored, note: Note, sid: SessionID | None) -> Cookie:
-    """Returns what the cookie needs after a commit: to be set if the ID or its life is new."""
+    """Returns what the cookie needs after a commit: "set" if ID or permanence changed."""
     before = stored.note
     is_outdated = change.loaded.stale or note.permanent != before.permanent or before.deleted
     is_set = sid is not stored.sid or (is_outdated and change.may_set(stored))
@@ -162,15 +162,15 @@ def _committed(
 def rotate(
     store: base.Store, change: Change, stored: Stored, *, restart: bool = False, force: bool = False
 ) -> Saved | None:
-    """Continue under a new ID.
+    """Give the session a new ID.
 
-    :param restart: with new clocks: it is a sign-in.
-    :param force: the session ends, whatever is in flight; what is left is a new one.
+    :param restart: a sign-in: both clocks restart.
+    :param force: end the session, whatever is in flight; what is left becomes a new one.
     """
     if restart and not force and not change.delivery.deliverable:
         raise errors.UndeliverableSignIn
     old, record, who = stored.key, stored.record, change.who
-    # A user's sessions are all in one shard; an anonymous one stays in the one where it is.
+    # A user's sessions are all in one shard; an anonymous session stays in its own.
     following = change.following_id() if restart and change.can_follow else None
     sid = change.tried = following or new_id(who.user_tag[:1] or old[:1])
     expected, reason = (None, base.LOGOUT) if force else (record.stamps[0], base.ROTATED)
@@ -180,7 +180,7 @@ def rotate(
     draft = change.draft(payload, change.first_note(sid, before))
     answer = store.rotate(old, sid.key, draft, change.settings.rules, terms)
     if isinstance(answer, base.Taken):
-        change.tried = None  # another request's session is there
+        change.tried = None  # another request's session has this ID
         gone = following and races.await_login(store, change, old, following)
         if not gone:
             change.can_follow = False
@@ -199,7 +199,7 @@ def rotate(
 
 
 def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
-    """End the session, whatever is in flight: it was cleared, or has lost its user."""
+    """End a session that was cleared or lost its user, whatever is in flight."""
     if stored.stand_in and change.state.cleared and change.loaded.rotated:
         end_elsewhere(store, change)
     continues = change.delivery.deliverable and not is_empty(change.data)
@@ -208,7 +208,7 @@ def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
         try:
             return rotate(store, change, stored, restart=restart, force=True)
         except (*NOT_STORED, TypeError):
-            # What is left in it cannot be stored; the logout holds all the same.
+            # What is left cannot be stored, but the logout must hold.
             with suppress(errors.StoreUnavailable):
                 store.end(stored.key, new_stamp(), base.LOGOUT, None)
             raise
@@ -238,9 +238,9 @@ def _after_end(store: base.Store, change: Change, stored: Stored) -> Saved | Non
 
 
 def end_elsewhere(store: base.Store, change: Change) -> bool:
-    """End the session of a rotated ID under the key where it is now.
+    """End the session of a rotated ID under its current key.
 
-    Returns whether it was ended and nothing is left to be stored.
+    Returns whether it was ended and nothing is left to store.
     """
     if (dead := change.loaded.dead) is None:
         return False
@@ -251,7 +251,7 @@ def end_elsewhere(store: base.Store, change: Change) -> bool:
 
 
 def _end_stolen(store: base.Store, change: Change) -> None:
-    """End the live session of which the visitor, who signs in now, has a replaced secret."""
+    """End the live session of which the visitor, now signing in, has a replaced secret."""
     if (suspect := change.loaded.suspect) is not None:
         end_stolen(change.state, change.settings, store, suspect.stored.key)
 

@@ -217,7 +217,7 @@ def test_live_sessions_stand_by_tier_and_kind(measured: Measured) -> None:
         measured.app.test_client().get("/put/cart/3")
     for user in range(2):
         measured.app.test_client().get(f"/put/user_id/{user}")
-    assert measured.value("sessions", tier="anonymous", kind="stranger") == 3
+    assert measured.value("sessions", tier="anonymous", kind="anonymous") == 3
     assert measured.value("sessions", tier="default", kind="user") == 2
     assert measured.value("sessions", tier="admin", kind="user") == 0  # and not missing
     assert measured.value("sessions_cap") == 100
@@ -340,7 +340,7 @@ def test_apps_of_one_extension_are_told_apart() -> None:
     prometheus.instrument(safe, registry)
     apps[0].test_client().get("/put/cart/3")
     for name, count in (("shop", 1), ("office", 0)):
-        labels = {"flask_app": name, "tier": "anonymous", "kind": "stranger"}
+        labels = {"flask_app": name, "tier": "anonymous", "kind": "anonymous"}
         assert registry.get_sample_value("safesession_sessions", labels) == count
 
 
@@ -457,7 +457,7 @@ def test_workers_of_gunicorn_tell_the_same_story_and_count_nothing_twice(site: S
     expected = {
         key("creations_total", tier="default"): visitors,
         key("store_call_seconds_count", operation="create", outcome="ok"): visitors,
-        key("sessions", tier="anonymous", kind="stranger"): visitors,
+        key("sessions", tier="anonymous", kind="anonymous"): visitors,
         key("purge_seconds_count"): visitors,
         key("sessions_cap"): 1_000_000,
         key("store_up"): 1,

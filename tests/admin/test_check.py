@@ -140,7 +140,7 @@ def test_every_secret_key_that_the_documentation_shows_is_known_to_check() -> No
     keys = documented_keys()
     assert "only for tests" in keys
     for key in {*keys, "make one with secrets.token_hex()"}:
-        assert "is a well-known one" in check(app_with({"SECRET_KEY": key}))[1]["weak-secret-key"]
+        assert "is a well-known key" in check(app_with({"SECRET_KEY": key}))[1]["weak-secret-key"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/quickstart.md"])
@@ -189,7 +189,9 @@ def test_settings_of_flask_session_are_one_warning_and_one_finding(
     left = {"SESSION_TYPE": "redis", "SESSION_REDIS": "redis://:hunter2@cache"}
     app = app_with({**left, "SESSION_KEY_PREFIX": "shop:", "SESSION_PROTECTION": "strong"})
     [told] = warnings_in(caplog)
-    assert told.startswith("SESSION_TYPE, SESSION_KEY_PREFIX, SESSION_REDIS: Flask-Session's")
+    assert told.startswith(
+        "SESSION_TYPE, SESSION_KEY_PREFIX, SESSION_REDIS: settings of Flask-Session"
+    )
     assert "hunter2" not in told
     assert check(app) == (1, {"flask-session-settings": told})
 

@@ -1,4 +1,4 @@
-"""Readings of a store: seldom, never an error, and with a look ahead."""
+"""Snapshots of a store: seldom, never an error, and with a look ahead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_safesession.admin.stats import FRESH_FOR, TREND_OVER, Readings, full_in
+from flask_safesession.admin.stats import FRESH_FOR, TREND_OVER, Snapshots, full_in
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Counts, Rules
 from flask_safesession.stores.memory import MemoryStore
@@ -65,29 +65,29 @@ def test_the_store_is_asked_once_however_many_ask_in_five_seconds(
     app: Flask, store: Counted
 ) -> None:
     clock = Clock()
-    readings = Readings(app, clock)
-    first = readings.now()
+    snapshots = Snapshots(app, clock)
+    first = snapshots.now()
     fill(app, 1)
     clock.now = FRESH_FOR - 0.001
-    assert readings.now() is first
+    assert snapshots.now() is first
     assert store.asked == 1
     clock.now = FRESH_FOR
-    found = readings.now().stats
+    found = snapshots.now().stats
     assert found is not None
     assert found.sessions == 1
     assert store.asked == 2
 
 
-def test_one_that_asks_while_another_is_at_it_gets_the_last_reading(
+def test_one_that_asks_while_another_is_at_it_gets_the_last_snapshot(
     app: Flask, store: Counted
 ) -> None:
     clock = Clock()
-    readings = Readings(app, clock)
-    first = readings.now()
+    snapshots = Snapshots(app, clock)
+    first = snapshots.now()
     seen = []
-    store.meanwhile = lambda: seen.append(readings.now())
+    store.meanwhile = lambda: seen.append(snapshots.now())
     clock.now = FRESH_FOR
-    readings.now()
+    snapshots.now()
     assert seen == [first]
     assert seen[0] is first
 
@@ -97,37 +97,37 @@ def test_a_store_that_fails_is_no_error_and_is_not_asked_more_often(
     app: Flask, store: Counted, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     clock = Clock()
-    readings = Readings(app, clock)
-    assert readings.now().stats is not None
+    snapshots = Snapshots(app, clock)
+    assert snapshots.now().stats is not None
     store.error = error
     for second in range(20):
         clock.now = FRESH_FOR + second
-        assert readings.now().stats is None
+        assert snapshots.now().stats is None
     assert store.asked == 1 + 20 / FRESH_FOR
     [record] = caplog.records  # once, not each time
     assert str(error) in record.getMessage()
     assert record.levelno == logging.WARNING
     store.error = None
     clock.now += FRESH_FOR
-    assert readings.now().stats is not None
+    assert snapshots.now().stats is not None
 
 
 def test_the_app_is_not_held_and_nothing_is_asked_when_it_is_gone(
     make_app: MakeApp, store: Counted
 ) -> None:
-    readings = Readings(make_app(store=store))
+    snapshots = Snapshots(make_app(store=store))
     gc.collect()
-    assert readings.app is None
-    assert readings.now().stats is None
+    assert snapshots.app is None
+    assert snapshots.now().stats is None
     assert store.asked == 0
 
 
 def test_how_soon_the_store_is_full_is_known_after_a_minute(app: Flask) -> None:
     clock = Clock()
-    readings = Readings(app, clock)
+    snapshots = Snapshots(app, clock)
     seen: list[float | None] = []
     for _ in range(5):
-        seen.append(readings.now().full_in)
+        seen.append(snapshots.now().full_in)
         fill(app, 10)
         clock.now += 20
     assert seen[:3] == [None] * 3
@@ -137,14 +137,14 @@ def test_how_soon_the_store_is_full_is_known_after_a_minute(app: Flask) -> None:
 
 def test_what_is_long_ago_is_no_trend_any_more(app: Flask) -> None:
     clock = Clock()
-    readings = Readings(app, clock)
+    snapshots = Snapshots(app, clock)
     for _ in range(5):
-        readings.now()
+        snapshots.now()
         fill(app, 10)
         clock.now += 20
     for _ in range(5):
         clock.now += TREND_OVER[1] / 4
-        found = readings.now()
+        found = snapshots.now()
     assert found.full_in == inf
 
 

@@ -29,7 +29,7 @@ def warnings() -> Iterator[list[logging.LogRecord]]:
     logger.addHandler(handler)
     yield found
     logger.removeHandler(handler)
-    assert all("one session cookie" in record.getMessage() for record in found)
+    assert all("the same session cookie" in record.getMessage() for record in found)
 
 
 def make(name: str, key: str = KEY, store: Any = "memory://", **config: Any) -> Flask:

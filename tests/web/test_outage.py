@@ -501,7 +501,7 @@ def test_what_an_exempt_view_writes_is_not_stored_and_a_warning_says_so(
         assert_left_alone(browser.get("/use"))
         [warning] = warnings(caplog)
         assert "'/use'" in warning
-        assert "Take the mark off" in warning
+        assert "Remove the mark" in warning
     assert store.take() == []
     store.failing = set()
     assert client.get("/read").json == {"user_id": "ann", "cart": ["pear"]}

@@ -253,7 +253,7 @@ def test_events_of_a_visitor_without_a_cookie_make_no_session(
     assert count(app) == 0
     assert visitor.event() == {}
     [said] = caplog.records
-    assert "Use the session in an HTTP request before" in said.getMessage()
+    assert "Use the session in an HTTP request first" in said.getMessage()
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["with a session", "without one"])

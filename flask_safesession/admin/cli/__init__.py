@@ -1,4 +1,4 @@
-"""``flask safesession …``: look after the sessions of an app from a shell."""
+"""``flask safesession …``: manage the sessions of an app from a shell."""
 
 from . import maintenance, sessions, tune
 from .group import commands

@@ -1,4 +1,4 @@
-"""The group of commands, and what they share."""
+"""The group of commands, and the functions that they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...errors import StoreUnavailable
 from ...model.text import printable, printable_lines
 from ...stores.opening import CannotDo
 
-commands: AppGroup = AppGroup("safesession", help="Look after the sessions of this app.")
+commands: AppGroup = AppGroup("safesession", help="Manage the sessions of this app.")
 
 #: The option that all commands have.
 as_json_option: Callable[[Any], Any] = click.option(
@@ -25,7 +25,7 @@ as_json_option: Callable[[Any], Any] = click.option(
 
 
 def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Hand the app's state to *command*; a store that is down is a message, not a traceback."""
+    """Pass the app's state to *command*. Errors of the store become messages, not tracebacks."""
 
     @wraps(command)
     def guarded(**options: Any) -> Any:
@@ -37,21 +37,21 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
         except CannotDo as error:
             raise click.ClickException(printable(str(error))) from error
         except click.ClickException as error:
-            vars(error)["message"] = printable_lines(error.message)  # a constant, to type checkers
+            vars(error)["message"] = printable_lines(error.message)  # Final, to mypy
             raise
 
     return guarded
 
 
 def settings_of(state: Any) -> Settings:
-    """The settings that the fleet goes by."""
+    """Returns the settings that the fleet currently uses."""
     state.overrides.refresh()
     settings: Settings = state.settings
     return settings
 
 
 def say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> None:
-    """Print *result* as JSON, or *text*; a *note* beside it."""
+    """Print *result* as JSON, or *text*. A *note* goes to stderr, or into the JSON."""
     if as_json:
         click.echo(json_of(result | ({"note": note} if note else {})))
         return
@@ -61,12 +61,12 @@ def say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> Non
 
 
 def json_of(result: dict[str, Any]) -> str:
-    """*result* as JSON in ASCII: the only control character that it leaves as it is, is DEL."""
+    """Returns *result* as JSON in ASCII, without control characters (``dumps`` keeps DEL)."""
     return json.dumps(result).replace("\x7f", "\\u007f")
 
 
 def note_of_memory(state: Any) -> str:
-    """What to say where another process cannot be seen."""
+    """Returns a note for a store that this process does not share, else ``""``."""
     if state.store.shared:
         return ""
     return "The store is in memory: this command cannot see the sessions of the running server."

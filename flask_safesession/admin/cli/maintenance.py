@@ -19,19 +19,19 @@ from ..stats import stats_of
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 from .watch import text_of, watch
 
-# A full round over the store; only a store of some hundred million sessions has more slices.
+# Slices of a full audit: only a store of some hundred million sessions has more.
 _FULL_ROUND = 1_000_000
-# Sessions from which on a purge shows its progress.
+# A purge of at least this many sessions shows its progress.
 _LONG = 1000
 
 
 @commands.command()
 @click.option("--batch", type=click.IntRange(1, MAX_BATCH), help="Sessions a step removes at most.")
-@click.option("--dry-run", is_flag=True, help="Only say how many sessions are due.")
+@click.option("--dry-run", is_flag=True, help="Only count the sessions that are due.")
 @as_json_option
 @on_store
 def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
-    """Remove the sessions that are due, and mend the index."""
+    """Remove the sessions that are due, and fix the index."""
     settings = settings_of(state)
     store = state.opened.need_index()
     due = store.count(settings.rules).due
@@ -40,8 +40,8 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
         return
     if batch is not None:
         settings = replace(settings, purge_batch=batch)
-    # The first audit may go on where the job has stopped in the middle; the second sees everything.
-    # Between them is removed what is due under shorter limits, and what is over the cap.
+    # The first audit may continue one that the job has begun; the second covers all sessions.
+    # Between them, sessions are removed that are due under shorter limits, or over the cap.
     removed = trimmed = mended = 0
     for under in (due_only(settings), settings):
         with _progress(due, shown=due >= _LONG and not as_json) as advance:
@@ -52,7 +52,7 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
         mended += audit(store, settings, _FULL_ROUND)
         due = store.count(settings.rules).due
     result = {"due": removed, "trimmed": trimmed, "mended": mended}
-    text = f"Removed {removed} due sessions and {trimmed} over the cap; mended {mended} entries."
+    text = f"Removed {removed} due sessions and {trimmed} over the cap; fixed {mended} entries."
     say(as_json, result, text, note=note_of_memory(state))
 
 
@@ -64,18 +64,18 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",
-    help="Look again every 2 seconds, or so many, until Ctrl-C.",
+    help="Repeat every 2 seconds, or every SECONDS, until Ctrl-C.",
 )
-@click.option("--count", type=click.IntRange(1), help="With --watch: stop after so many looks.")
+@click.option("--count", type=click.IntRange(1), help="With --watch: stop after this many times.")
 @as_json_option
 @on_store
 def stats(state: Any, interval: float | None, count: int | None, as_json: bool) -> None:
-    """Show how many sessions there are, against the cap and by tier, and how the servers are."""
+    """Show the number of sessions, by tier and against the cap, and the state of the servers."""
     if interval is not None:
         watch(state, interval, count, as_json)
         return
     if count is not None:
-        raise click.UsageError("--count is for --watch: give both, or neither")
+        raise click.UsageError("--count requires --watch: give both, or neither")
     found = stats_of(state.opened, settings_of(state))
     say(as_json, found._asdict(), text_of(found), note=note_of_memory(state))
 
@@ -86,14 +86,14 @@ def stats(state: Any, interval: float | None, count: int | None, as_json: bool) 
     type=click.Choice(NAMES),
     metavar="NAME",
     multiple=True,
-    help="A finding, by its name, that is as it should be; as often as needed.",
+    help="Ignore the finding with this name. Can be repeated.",
 )
 @as_json_option
 @on_store
 def check(state: Any, ignore: tuple[str, ...], as_json: bool) -> None:
     """Audit the deployment: keys, cookie flags, processes, the store's settings.
 
-    Exits with 1 when there is a finding that is not ignored.
+    Exits with 1 if there is a finding that is not ignored.
     """
     found = [one for one in findings(current_app, state) if one.name not in ignore]
     text = "\n".join(f"- {printable(one.text)} [{one.name}]" for one in found) or "No findings."
@@ -104,7 +104,7 @@ def check(state: Any, ignore: tuple[str, ...], as_json: bool) -> None:
 
 
 def _ignore(done: int) -> None:
-    """Where no progress is shown."""
+    """Shows no progress."""
 
 
 @contextmanager

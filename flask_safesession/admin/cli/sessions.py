@@ -1,4 +1,4 @@
-"""``list``, ``show`` and ``end``: whose sessions there are. Handles only, never IDs."""
+"""``list``, ``show`` and ``end``. They print handles, never IDs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from ...web.info import SessionInfo
 from .. import directory
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
-# Sessions that the store is asked for at once.
+# Sessions per store call.
 _PAGE = 200
 # A handle may begin with a dash.
 _DASHES = {"ignore_unknown_options": True}
-# Bits of a number that is shown in digits; Python writes at least 640 of them.
+# Bits of the longest number that is shown in digits; Python prints at least 640 digits.
 _LONGEST_NUMBER = 2000
 
 
 def _handle(context: Any, option: Any, value: str | None) -> str | None:
-    """A session's handle, as lists and logs have it."""
+    """Returns the handle, if it has the form of one."""
     del context, option
     if value is not None and not is_handle(value):
-        raise click.BadParameter(f"{printable(value)!r} is no handle: `list` shows them")
+        raise click.BadParameter(f"{printable(value)!r} is not a handle: `list` shows them")
     return value
 
 
 def _name(context: Any, option: Any, value: str | None) -> str | None:
-    """A user; a variable of a script that is not set names nobody."""
+    """Returns the user. Empty text may be an unset variable of a script, so it is refused."""
     del context, option
     if value == "":
         raise click.BadParameter("it is empty: name a user")
@@ -48,7 +48,7 @@ def _name(context: Any, option: Any, value: str | None) -> str | None:
 
 
 def _duration(context: Any, option: Any, value: str | None) -> int | None:
-    """A duration, in milliseconds."""
+    """Returns a duration in milliseconds."""
     del context, option
     try:
         return None if value is None else milliseconds(value)
@@ -58,8 +58,8 @@ def _duration(context: Any, option: Any, value: str | None) -> int | None:
 
 @commands.command("list")
 @click.option("--user", callback=_name, help="Only this user's, newest first.")
-@click.option("--tier", help="Only of this tier (anonymous: of strangers).")
-@click.option("--idle-over", callback=_duration, help="Only those unused for so long: 20m, 2h.")
+@click.option("--tier", help="Only of this tier (`anonymous`: without a user).")
+@click.option("--idle-over", callback=_duration, help="Only those unused for at least 20m, 2h …")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
 @as_json_option
 @on_store
@@ -71,7 +71,7 @@ def list_sessions(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List live sessions: whose, how long unused, how long they have left."""
+    """List live sessions: handle, tier, times and client."""
     settings, now = settings_of(state), _now(state)
     _check_tier(settings, tier)
     found = _of_user(state, user, tier) if user is not None else _all(state, tier)
@@ -90,11 +90,11 @@ def list_sessions(
 
 @commands.command(context_settings=_DASHES)
 @click.argument("handle", callback=_handle)
-@click.option("--data", "with_data", is_flag=True, help="Also what the app has stored in it.")
+@click.option("--data", "with_data", is_flag=True, help="Also show the data that the app stored.")
 @as_json_option
 @on_store
 def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
-    """Show one session, without using it: its idle time goes on."""
+    """Show one session. This does not use it: its idle time continues."""
     settings, now = settings_of(state), _now(state)
     info = directory.find(state.opened, settings, handle)
     if info is None:
@@ -109,8 +109,8 @@ def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
 @commands.command(context_settings=_DASHES)
 @click.argument("handle", callback=_handle, required=False)
 @click.option("--user", callback=_name, help="All sessions of this user.")
-@click.option("--keep", callback=_handle, help="With --user: but not the one with this handle.")
-@click.option("--all", "everybody", is_flag=True, help="All sessions there are; asks first.")
+@click.option("--keep", callback=_handle, help="With --user: except the session with this handle.")
+@click.option("--all", "everybody", is_flag=True, help="All sessions; asks first.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @as_json_option
 @on_store
@@ -123,11 +123,11 @@ def end(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """End one session, all of a user, or all there are. Exits with 1 if there was none."""
+    """End one session, all sessions of a user, or all. Exits with 1 if there was none."""
     if (handle is not None) + (user is not None) + everybody != 1:
         raise click.UsageError("Give one of: a handle, --user, --all.")
     if (keep and user is None) or (yes and not everybody):
-        raise click.UsageError("--keep goes with --user, and --yes with --all.")
+        raise click.UsageError("--keep requires --user, and --yes requires --all.")
     settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
     if everybody:
         ended = _end_all(state, sure=yes)
@@ -144,7 +144,7 @@ def end(
 def _end_all(state: Any, *, sure: bool) -> int:
     count: int = state.opened.need_index().count(state.settings.rules).total
     if not sure:
-        question = f"End all {count} sessions, of users and of strangers?"
+        question = f"End all {count} sessions, of users and anonymous visitors?"
         click.confirm(question, abort=True, err=True)
     state.store.end_all(new_stamp())
     return count
@@ -169,13 +169,13 @@ def _check_tier(settings: Any, tier: str | None) -> None:
     names = settings.rules.policy.names
     if tier is not None and tier not in names:
         raise click.BadParameter(
-            f"{printable(tier)!r} is no tier; there are {', '.join(sorted(names))}",
+            f"{printable(tier)!r} is not a tier; there are {', '.join(sorted(names))}",
             param_hint="--tier",
         )
 
 
 def _now(state: Any) -> datetime:
-    """Returns the store's time, or where it cannot be asked the machine's."""
+    """Returns the store's time, or this machine's for a store without an index."""
     store = state.opened.index
     now = store.document(DOCUMENT).now / 1000 if store else time.time()
     return datetime.fromtimestamp(now, UTC)
@@ -222,7 +222,7 @@ def _table(listed: Iterable[SessionInfo], now: datetime) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A time span in its two largest units."""
+    """Returns a duration in its two largest units."""
     rest, parts = int(seconds), list[str]()
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
         if rest >= size or (unit == "s" and not parts):
@@ -242,29 +242,29 @@ def _data(state: Any, handle: str) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """*value* as JSON has it; what JSON does not know as Python shows it."""
+    """Returns *value* for JSON, with the ``repr`` of types that JSON does not have."""
     if isinstance(value, dict):
         return _as_object(dict(dict.items(value)))
     if isinstance(value, (list, tuple)):
         return [_as_json(item) for item in value]
     if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
-        return hex(value)  # Python refuses to write it in digits
+        return hex(value)  # Python refuses to print it in digits
     known = isinstance(value, (str, int)) or value is None
     return value if known or (isinstance(value, float) and isfinite(value)) else _spelled(value)
 
 
 def _as_object(data: dict[Any, Any]) -> Any:
-    """A dict as an object; as a list of pairs where two keys would look the same."""
+    """Returns a dict as an object, or as a list of pairs if two keys would be the same text."""
     pairs = [(k if isinstance(k, str) else _spelled(k), _as_json(v)) for k, v in data.items()]
     shown = dict(pairs)
     return shown if len(shown) == len(pairs) else [list(pair) for pair in pairs]
 
 
 def _spelled(value: Any) -> str:
-    """*value* as Python shows it, for the kinds that JSON does not have."""
+    """Returns the ``repr`` of *value*."""
     try:
         return repr(value)
-    except ValueError:  # a number in it that Python refuses to write in digits
+    except ValueError:  # it contains a number that Python refuses to print in digits
         return f"<{type(value).__name__} with a number that is too long>"
 
 

@@ -1,4 +1,4 @@
-"""``tune``: other settings for the whole fleet, while it runs."""
+"""``tune``: changes settings of the whole fleet while it runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...config.overrides import Tuned, shown
 from ...model.text import printable
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
 
-# What gives a setting back to each app's own.
+# Restores each app's own value of a setting.
 _OWN = "own"
 
 
 @commands.command()
-@click.option("--idle-timeout", help="A duration, such as 20m; `own`: each app's own again.")
+@click.option("--idle-timeout", help="A duration, such as 20m; `own` restores each app's own.")
 @click.option("--lifetime", help="Likewise.")
 @click.option(
     "--tier",
@@ -26,10 +26,10 @@ _OWN = "own"
     metavar="NAME LIMIT",
     help="Such as: admin idle_timeout=5m; admin own.",
 )
-@click.option("--max-sessions", help="How many there may be; `own`.")
-@click.option("--check-interval", help="A duration; `own`.")
-@click.option("--reset", is_flag=True, help="Give back all that is not named.")
-@click.option("--by", help="Who it is; otherwise whoever runs this command.")
+@click.option("--max-sessions", help="The cap; or `own`.")
+@click.option("--check-interval", help="A duration; or `own`.")
+@click.option("--reset", is_flag=True, help="Restore all settings that are not named.")
+@click.option("--by", help="Who makes the change; by default the account that runs this command.")
 @click.option("--dry-run", is_flag=True, help="Change nothing, count the sessions that would end.")
 @as_json_option
 @on_store
@@ -42,9 +42,9 @@ def tune(
     as_json: bool,
     **asked: str | None,
 ) -> None:
-    """Change settings of all processes on the store; without options, show what was changed.
+    """Change settings of all processes on the store; without options, show the changes.
 
-    Each process goes by them within a check interval. Shorter limits also hold for sessions that
+    Each process applies them within a check interval. Shorter limits also apply to sessions that
     exist.
     """
     settings_of(state)
@@ -52,11 +52,11 @@ def tune(
     if tiers:
         changes["tiers"] = _tiers(tiers)
     if changes or reset:
-        by = by or _whoever_runs_this()
+        by = by or _account()
         tuned = state.overrides.tune(changes, by=by, reset=reset, dry_run=dry_run)
     else:
         tuned = state.overrides.tuned
-    say(as_json, _described(tuned), _told(tuned), note_of_memory(state))
+    say(as_json, _described(tuned), _text_of(tuned), note_of_memory(state))
 
 
 def _value(text: str) -> str | None:
@@ -79,28 +79,28 @@ def _tiers(given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return tiers
 
 
-def _whoever_runs_this() -> str | None:
+def _account() -> str | None:
     try:
         return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user without a name
+    except (KeyError, OSError, ImportError):  # a container's account without a name
         return None
 
 
 def _described(tuned: Tuned | None) -> dict[str, Any]:
     if tuned is None:
         return {"settings": {}, "by": None, "at": None, "revision": 0}
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "settings": dict(tuned.settings),
         "by": tuned.by,
         "at": tuned.at.isoformat(timespec="milliseconds"),
         "revision": tuned.revision,
     }
-    return told if tuned.would_end is None else {**told, "would_end": tuned.would_end}
+    return fields if tuned.would_end is None else {**fields, "would_end": tuned.would_end}
 
 
-def _told(tuned: Tuned | None) -> str:
+def _text_of(tuned: Tuned | None) -> str:
     if tuned is None:
-        return "Each app goes by its own settings."
+        return "Each app uses its own settings."
     settings = printable(shown(tuned.settings)) or "each app's own settings"
     if tuned.would_end is not None:
         return f"With {settings} {tuned.would_end} sessions would end."

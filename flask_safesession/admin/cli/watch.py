@@ -1,4 +1,4 @@
-"""The view of ``stats --watch``: how many sessions there are, as it changes."""
+"""``stats --watch``: shows the stats as they change."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from ...model.text import printable, printable_lines
 from ..stats import Stats, stats_of
 from .group import json_of, note_of_memory, settings_of
 
-_Look = tuple["Stats | StoreUnavailable", float]
+_Sample = tuple["Stats | StoreUnavailable", float]
 _BAR = 40
-# Of the cap: from the first on the extension warns, too; users get no more than the second.
+# Shares of the cap. From the first on, the extension warns; users hold at most the second.
 _FILLING, _NEARLY_FULL = 0.8, 0.95
 
 
 def watch(state: Any, interval: float, count: int | None, as_json: bool) -> None:
-    """Shows the figures until Ctrl-C: on a terminal with rich, otherwise as lines.
+    """Show the stats until Ctrl-C: with rich on a terminal, otherwise as lines.
 
-    :param interval: seconds between two looks.
-    :param count: stop after so many looks; ``None``: never.
-    :param as_json: print one JSON object for each look.
+    :param interval: seconds between two samples.
+    :param count: stop after this many samples; ``None``: never.
+    :param as_json: print one JSON object for each sample.
     """
     if note := note_of_memory(state):
         click.echo(note, err=True)
     last: list[Stats | StoreUnavailable] = []
-    looks = _noted(_looks(state, interval, count), last)
+    samples = _noted(_samples(state, interval, count), last)
     with suppress(KeyboardInterrupt):
         if not as_json and (console := terminal()) is not None:
-            _show(looks, console)
+            _show(samples, console)
         else:
-            for look in looks:
-                text = json_of(_described(look)) if as_json else printable_lines(_lines(*look))
+            for sample in samples:
+                text = json_of(_described(sample)) if as_json else printable_lines(_lines(*sample))
                 click.echo(text)
     if last and isinstance(last[0], StoreUnavailable):
         raise SystemExit(1)
 
 
 def terminal() -> Any:
-    """The console of rich where one view can be drawn over the last one, otherwise ``None``."""
+    """Returns rich's console if it can redraw a view in place, else ``None``."""
     if find_spec("rich") is None:
         return None
     from rich.console import Console
@@ -54,7 +54,7 @@ def terminal() -> Any:
 
 
 def text_of(found: Stats) -> str:
-    """The figures as lines of text."""
+    """Returns the stats as lines of text."""
     return "\n".join(
         [
             f"{found.sessions} sessions of {found.cap} ({found.sessions / found.cap:.1%})",
@@ -65,14 +65,14 @@ def text_of(found: Stats) -> str:
     )
 
 
-def _noted(looks: Iterator[_Look], last: list[Stats | StoreUnavailable]) -> Iterator[_Look]:
-    for look in looks:
-        last[:] = look[:1]
-        yield look
+def _noted(samples: Iterator[_Sample], last: list[Stats | StoreUnavailable]) -> Iterator[_Sample]:
+    for sample in samples:
+        last[:] = sample[:1]
+        yield sample
 
 
-def _looks(state: Any, interval: float, count: int | None) -> Iterator[_Look]:
-    """What the store says, or why it does not, and how many sessions came a second."""
+def _samples(state: Any, interval: float, count: int | None) -> Iterator[_Sample]:
+    """Yields the stats, or the store's error, and the growth in sessions per second."""
     before: tuple[float, int] | None = None
     done = 0
     while True:
@@ -92,15 +92,15 @@ def _looks(state: Any, interval: float, count: int | None) -> Iterator[_Look]:
         sleep(interval)
 
 
-def _described(look: _Look) -> dict[str, Any]:
-    found, growth = look
+def _described(sample: _Sample) -> dict[str, Any]:
+    found, growth = sample
     if isinstance(found, StoreUnavailable):
         return {"error": str(found)}
     return {**found._asdict(), "growth_per_second": round(growth, 3)}
 
 
 def _lines(found: Stats | StoreUnavailable, growth: float) -> str:
-    """One look without rich."""
+    """Returns a sample as lines of text."""
     if isinstance(found, StoreUnavailable):
         return printable(_failed(found))
     return f"{text_of(found)}\n{growth:+.1f} a second"
@@ -110,16 +110,16 @@ def _failed(error: StoreUnavailable) -> str:
     return f"The session store cannot be used: {error}"
 
 
-def _show(looks: Iterator[_Look], console: Any) -> None:
+def _show(samples: Iterator[_Sample], console: Any) -> None:
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
-        for look in looks:
-            live.update(_screen(*look), refresh=True)
+        for sample in samples:
+            live.update(_screen(*sample), refresh=True)
 
 
 def _screen(found: Stats | StoreUnavailable, growth: float) -> Any:
-    """One look with rich."""
+    """Returns a sample as a table of rich."""
     from rich.table import Table
     from rich.text import Text
 

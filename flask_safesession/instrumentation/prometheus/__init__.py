@@ -1,12 +1,12 @@
 """Metrics for Prometheus, with its client library (the extra ``prometheus``).
 
-In its shortest form::
+The shortest use::
 
     metrics = instrument(safe)
     app.add_url_rule("/metrics", "metrics", metrics.page)
 
-No label holds a handle, a user or an ID. What labels may say is bounded by the settings: apps,
-tiers and servers, and words that are listed here.
+No label contains a handle, a user or an ID. Label values are bounded: apps, tiers and servers of
+the settings, and words that are listed here.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ except ModuleNotFoundError as _error:
 
 from ...errors import ConfigError
 from .counts import Counts
-from .live import LiveFigures
+from .live import LiveStats
 
 if TYPE_CHECKING:
     from ...extension import SafeSession
 
-__all__ = ["LiveFigures", "Metrics", "instrument"]
+__all__ = ["LiveStats", "Metrics", "instrument"]
 
 
 def instrument(safe: SafeSession, registry: CollectorRegistry | None = None) -> Metrics:
-    """Measure all apps that *safe* has been given until now. A second time does no harm.
+    """Measure all current apps of *safe*. Calling it again is harmless.
 
-    :param registry: where the metrics are to be found; the client library's own if ``None``. Where
-        several processes share a directory (``PROMETHEUS_MULTIPROC_DIR``), only the live figures
-        are found there: everything else is in that directory.
+    :param registry: registers the metrics; ``None``: the client library's own. If processes share a
+        directory (``PROMETHEUS_MULTIPROC_DIR``), the registry has only the live stats: the other
+        metrics are in that directory.
     :raises ConfigError: *safe* has no app yet.
     """
     apps = sorted(safe._apps, key=lambda app: app.name)
     if not apps:
-        raise ConfigError(["there is no app to be measured: call init_app before instrument"])
+        raise ConfigError(["there is no app to measure: call init_app before instrument"])
     metrics = Metrics(REGISTRY if registry is None else registry)
     for app in apps:
         metrics._add(app)
@@ -55,23 +55,23 @@ def instrument(safe: SafeSession, registry: CollectorRegistry | None = None) -> 
 
 
 class Metrics:
-    """What :func:`instrument` gives back."""
+    """The metrics of :func:`instrument`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        #: Where the metrics are.
+        #: The registry of the metrics.
         self.registry: CollectorRegistry = registry
         home = _in_files if _shares_files() else registry
         if home not in _counts:
             _counts[home] = Counts(home)
         if registry not in _live:
-            _live[registry] = LiveFigures()
+            _live[registry] = LiveStats()
             registry.register(_live[registry])
         self._mine = _counts[home]
-        #: The live figures, for an endpoint that makes a registry of its own for each scrape.
-        self.live: LiveFigures = _live[registry]
+        #: The live stats, for an endpoint that makes its own registry for each scrape.
+        self.live: LiveStats = _live[registry]
 
     def page(self) -> Response:
-        """A view: the metrics of this process, or of all that share a directory."""
+        """Returns the metrics of this process, or of all that share a directory. A view."""
         found = self.registry
         if _shares_files():
             found = CollectorRegistry()
@@ -80,7 +80,7 @@ class Metrics:
         accepted = request.headers.get("Accept", "") if has_request_context() else ""
         try:
             encode, content_type = choose_encoder(accepted)
-        except (TypeError, ValueError):  # it compares versions in the header that are not numbers
+        except (TypeError, ValueError):  # versions in the header that are not numbers
             encode, content_type = choose_encoder("")
         return Response(encode(found), content_type=content_type)
 
@@ -89,13 +89,13 @@ class Metrics:
         self.live.add(app, self._mine)
 
 
-# One of each for a registry. Where processes share files, a metric may be there once in a process:
-# then all are in one registry, which is never asked.
+# One of each per registry. If processes share files, a process may have each metric only once: all
+# are in one registry, which is never collected.
 _counts: WeakKeyDictionary[CollectorRegistry, Counts] = WeakKeyDictionary()
-_live: WeakKeyDictionary[CollectorRegistry, LiveFigures] = WeakKeyDictionary()
+_live: WeakKeyDictionary[CollectorRegistry, LiveStats] = WeakKeyDictionary()
 _in_files = CollectorRegistry()
 
 
 def _shares_files() -> bool:
-    """Whether the client library has found ``PROMETHEUS_MULTIPROC_DIR`` when it was imported."""
+    """Whether ``PROMETHEUS_MULTIPROC_DIR`` was set when the client library was imported."""
     return bool(getattr(values.ValueClass, "_multiprocess", False))

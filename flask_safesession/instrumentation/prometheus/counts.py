@@ -1,4 +1,4 @@
-"""What one process has seen of sessions and of its store: counters and histograms."""
+"""Counters and histograms of one process's sessions and store calls."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from ... import events
 from ..hooks import Hook, StoreCall, observe
 
-#: The label that says which app it is.
+#: The label with the name of the app.
 APP = "flask_app"
 #: Upper bounds of the buckets, in seconds.
 CALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 PURGE_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-#: Why sessions end, and why they are not stored.
+#: Reasons why sessions end, and why they are not stored.
 ENDS = ("logout", "idle", "lifetime", "evicted", "revoked", "replayed", "corrupt")
 REJECTIONS = ("full", "too-large", "user-full")
 
 
 class _Counted(NamedTuple):
-    """How one kind of event is counted: ``labels`` are fields of the event."""
+    """The counter of one kind of event. ``labels`` are fields of the event."""
 
     name: str
     text: str
@@ -47,17 +47,16 @@ _COUNTED: dict[Any, _Counted] = {
         "replicas_missing", "Ends that too few replicas confirmed.", ("operation",)
     ),
 }
-# What reasons and operations may be: a store that others wrote may have words of its own.
+# Known reasons and operations: a custom store may have others.
 _WORDS = frozenset({*ENDS, *REJECTIONS, "rotated", "renewed", "emptied", "unknown"})
 _WORDS |= {"load", "save", "purge", "end", "rotate"}
 
 
 class Counts:
-    """The metrics that are written as things happen; they outlive an app.
+    """The metrics that are updated by events. They outlive an app.
 
-    Where processes share files, counters and histograms are summed over all of them, also those
-    that have ended. A circuit is open where it is so in a process that lives; the last purge is the
-    latest of all.
+    If processes share files, counters and histograms are summed over all processes, even ended
+    ones. A circuit is open if it is open in any live process; the last purge is the latest of all.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -78,32 +77,35 @@ class Counts:
         self._calls = histogram(
             "store_call_seconds", "Store calls.", CALL_BUCKETS, "operation", "outcome"
         )
-        self._purges = histogram("purge_seconds", "Purge runs that came to an end.", PURGE_BUCKETS)
+        self._purges = histogram("purge_seconds", "Purge runs that ended.", PURGE_BUCKETS)
         self._removed = counter("purge_removed", "Sessions removed by purge runs.", "cause")
-        self._mended = counter("purge_mended", "Places where purge runs mended the index.")
+        self._mended = counter("purge_mended", "Index entries that purge runs fixed.")
         self._last_purge = gauge(
             "purge_last_run_timestamp_seconds", "When the last purge run ended, since 1970.", "max"
         )
         self._open = gauge(
-            "store_circuit_open", "Whether a process has given the server up.", "livemax", "server"
+            "store_circuit_open",
+            "Whether the circuit of the server is open.",
+            "livemax",
+            "server",
         )
-        # Looking labels up in a metric takes longer than counting.
+        # A cache: looking up labels in a metric takes longer than counting.
         self._found: dict[tuple[Any, tuple[str, ...]], Counter] = {}
         self._servers: defaultdict[str, set[str]] = defaultdict(set)
 
     def add(self, app: Flask) -> None:
-        """Count what happens in *app* from now on."""
+        """Count the events of *app* from now on."""
         state = app.extensions["safesession"]
         observe(state.overrides, self._hook(app.name), key=self)
         for kind in _COUNTED:
             kind.signal.connect(self._count, sender=app)
-        events.store_purged.connect(self._take_purge, sender=app)
-        events.store_state_changed.connect(self._take_state, sender=app)
+        events.store_purged.connect(self._count_purge, sender=app)
+        events.store_state_changed.connect(self._set_circuits, sender=app)
         self._begin(app.name, state.settings.rules.policy.names)
-        self.look_at_circuits(app)
+        self.update_circuits(app)
 
-    def look_at_circuits(self, app: Flask) -> None:
-        """Take down which servers this process has given up; those that are gone are well."""
+    def update_circuits(self, app: Flask) -> None:
+        """Set the gauges of the circuit breakers. A server that is gone counts as closed."""
         remote = app.extensions["safesession"].opened.remote
         states = remote.states() if remote else {}
         known = self._servers[app.name]
@@ -113,7 +115,7 @@ class Counts:
             self._open.labels(app.name, server).set(is_open)
 
     def _begin(self, app: str, tiers: tuple[str, ...]) -> None:
-        """Begin at nought: then the first of a kind is an increase, which alerts can see."""
+        """Create all series at 0, so that alerts see the first event as an increase."""
         for tier in tiers:
             self._events[events.SessionCreated].labels(app, tier)
             self._events[events.SessionRotated].labels(app, tier)
@@ -128,7 +130,7 @@ class Counts:
         for metric in (self._events[events.SessionMerged], self._mended, self._purges):
             metric.labels(app)
 
-    # -- what is heard ----------------------------------------------------------------------------
+    # -- receivers --------------------------------------------------------------------------------
 
     def _count(self, app: Flask, event: Any) -> None:
         kind = type(event)
@@ -141,16 +143,16 @@ class Counts:
             found = self._found[kind, labels] = self._events[kind].labels(*labels)
         found.inc()
 
-    def _take_purge(self, app: Flask, event: events.StorePurged) -> None:
+    def _count_purge(self, app: Flask, event: events.StorePurged) -> None:
         self._purges.labels(app.name).observe(event.seconds)
         self._removed.labels(app.name, "due").inc(event.due)
         self._removed.labels(app.name, "cap").inc(event.trimmed)
         self._mended.labels(app.name).inc(event.mended)
         self._last_purge.labels(app.name).set(time())
 
-    def _take_state(self, app: Flask, event: events.StoreStateChanged) -> None:
-        del event  # the store knows of all its servers
-        self.look_at_circuits(app)
+    def _set_circuits(self, app: Flask, event: events.StoreStateChanged) -> None:
+        del event  # all servers are read
+        self.update_circuits(app)
 
     def _hook(self, app: str) -> Hook:
         @functools.cache
@@ -168,7 +170,7 @@ def _bounded(label: str, value: str) -> str:
 
 
 class _Times(Histogram):
-    """A histogram that finds the bucket by halves: its own way takes longer than a store call."""
+    """A histogram with a binary search: prometheus-client's takes longer than a store call."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         del exemplar

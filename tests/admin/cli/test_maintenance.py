@@ -47,7 +47,7 @@ def test_purge_removes_what_is_due_and_says_so(deploy: Deploy) -> None:
     assert due > 0
     said = run(there.app, "purge")
     assert said.code == 0
-    assert said.out == (f"Removed {due} due sessions and 0 over the cap; mended 0 entries.\n")
+    assert said.out == (f"Removed {due} due sessions and 0 over the cap; fixed 0 entries.\n")
     after = there.store.count(there.rules)
     assert (after.total, after.due) == (1, 0)
 
@@ -261,7 +261,7 @@ def test_findings_are_listed_and_the_exit_code_says_so(make_app: MakeApp) -> Non
                     {"SECRET_KEY_FALLBACKS": [GOOD["SECRET_KEY"], "short"]},
                     "SECRET_KEY_FALLBACKS is",
                 ),
-                ({"SECRET_KEY_FALLBACKS": ["dev"]}, "SECRET_KEY_FALLBACKS is a well-known one"),
+                ({"SECRET_KEY_FALLBACKS": ["dev"]}, "SECRET_KEY_FALLBACKS is a well-known key"),
                 ({"SESSION_COOKIE_SECURE": False}, "SESSION_COOKIE_SECURE is off"),
                 ({"SESSION_COOKIE_HTTPONLY": False}, "SESSION_COOKIE_HTTPONLY is off"),
                 ({"SESSION_COOKIE_SAMESITE": None}, "SESSION_COOKIE_SAMESITE is not"),

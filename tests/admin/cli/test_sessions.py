@@ -121,7 +121,7 @@ def test_a_list_can_be_of_one_tier(deploy: Deploy) -> None:
     assert [one["tier"] for one in listed(there, "--user", "ada", "--tier", "admin")] == ["admin"]
     said = run(there.app, "list", "--tier", "admn")
     assert (said.code, said.out) == (2, "")
-    assert "'admn' is no tier; there are admin, anonymous, default, guest" in said.err
+    assert "'admn' is not a tier; there are admin, anonymous, default, guest" in said.err
 
 
 def test_a_list_can_be_of_those_that_nobody_uses(deploy: Deploy) -> None:
@@ -266,7 +266,7 @@ def test_an_empty_name_is_a_usage_error(make_app: MakeApp, command: list[str]) -
 def test_what_is_no_handle_is_a_usage_error(deploy: Deploy, command: str, handle: str) -> None:
     said = run(deploy().app, command, handle)
     assert (said.code, said.out) == (2, "")
-    assert "is no handle" in said.err
+    assert "is not a handle" in said.err
     assert "\x1b" not in said.err
 
 
@@ -348,7 +348,7 @@ def test_who_is_not_sure_is_asked(deploy: Deploy, answer: str, left: int) -> Non
     there.advance(1000)
     command = ["safesession", "end", "--all", "--json"]
     result = there.app.test_cli_runner().invoke(args=command, input=answer)
-    assert "End all 2 sessions, of users and of strangers?" in result.stderr
+    assert "End all 2 sessions, of users and anonymous visitors?" in result.stderr
     assert result.exit_code == (0 if left == 0 else 1)
     assert len(listed(there)) == left
     assert (result.stdout == "") is (left == 2)

@@ -70,7 +70,7 @@ def test_every_setting_can_be_tuned(deploy: Deploy) -> None:
 
 def test_without_options_it_shows_what_was_tuned(deploy: Deploy) -> None:
     here, there = deploy(), deploy()
-    assert run(here.app, "tune").out == "Each app goes by its own settings.\n"
+    assert run(here.app, "tune").out == "Each app uses its own settings.\n"
     assert run(here.app, "tune", "--json").json["settings"] == {}
     run(here.app, "tune", "--lifetime", "2h", "--by", "ada")
     shown = run(there.app, "tune", "--json").json
