@@ -25,6 +25,7 @@ from ..support.faults_kit import (
     read,
     reasons,
     records,
+    use_until_noted,
 )
 from ..support.security_kit import before_payload
 
@@ -116,7 +117,7 @@ def test_fault_19_an_index_of_the_wrong_type_is_a_503_and_stays_as_it_is(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
-    read(member)  # the next use is not noted, so that no index is needed
+    use_until_noted(steady, member)  # so that the next use needs no index
     kinds = {name.decode().partition("}:")[2][:2] for name in steady.ask("KEYS", "*")}
     assert {"t:", "u:", "ti"} <= kinds
     for name in [n for n in steady.ask("KEYS", "*") if b":s:" not in n]:
@@ -206,9 +207,8 @@ def test_fault_20_a_damaged_session_is_told_and_followed_by_a_new_one(
 ) -> None:
     site = open_site(steady.url)
     member = site.member()
-    read(member)  # the next use is not noted
     before = cookie_of(member)
-    read(member)  # the first use is recorded always: now nothing is to be written
+    use_until_noted(steady, member)
     ((name, raw),) = records(steady).items()
     steady.ask("SET", name, damage(raw))
     good(member, "/add/fig")

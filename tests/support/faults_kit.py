@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from flask_safesession import SafeSession, StoreUnavailable, events, session
+from flask_safesession.model import record
 from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.testing.kit import age_redis
 
@@ -312,6 +313,19 @@ def records(server: servers.Server) -> dict[str, bytes]:
         names = sorted(client.scan_iter("{safesession:*}:s:*", count=1000, _type="string"))
         found = dict(zip(names, client.mget(names), strict=True)) if names else {}
     return {name.decode(): raw for name, raw in found.items() if raw}
+
+
+def use_until_noted(server: servers.Server, client: FlaskClient) -> None:
+    """Use a session until that is noted: not by a use within the millisecond of its creation.
+
+    Afterwards no use is noted until the touch interval is over.
+    """
+
+    def is_noted() -> bool:
+        read(client)
+        return all(record.loads(raw).is_used for raw in records(server).values())
+
+    servers.poll("a use that is noted", is_noted)
 
 
 def only_record(server: servers.Server) -> str:
