@@ -174,7 +174,7 @@ class ReplicasMissing:
 
 @dataclass(frozen=True)
 class StorePurged:
-    """What a run did: ``due`` and ``trimmed`` sessions removed, ``mended`` index entries fixed.
+    """What a run did: ``due`` and ``trimmed`` sessions removed, ``repaired`` index entries fixed.
 
     Sent at once, also by a run that found nothing to do.
     """
@@ -183,7 +183,7 @@ class StorePurged:
     level: ClassVar[int] = logging.DEBUG
     due: int
     trimmed: int
-    mended: int
+    repaired: int
     seconds: float
 
 

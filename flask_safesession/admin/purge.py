@@ -28,12 +28,12 @@ class PurgeReport(NamedTuple):
 
     :param due: sessions removed because they were due.
     :param trimmed: live sessions removed because the store was over its cap.
-    :param mended: differences between index and records that it fixed.
+    :param repaired: differences between index and records that it fixed.
     """
 
     due: int = 0
     trimmed: int = 0
-    mended: int = 0
+    repaired: int = 0
 
     @property
     def removed(self) -> int:
@@ -71,14 +71,14 @@ def audit(store: IndexedStore, settings: Settings, slices: int) -> int:
 
     Returns the number of fixed index entries.
     """
-    mended = 0
+    repaired = 0
     for number in count(1):
         step = store.audit(settings.rules, settings.purge_batch)
-        mended += step.mended
+        repaired += step.repaired
         if step.done or (number >= slices and not step.behind):
             break
         time.sleep(_PAUSE)
-    return mended
+    return repaired
 
 
 def purge(app: Any, store: IndexedStore, settings: Settings) -> PurgeReport:
@@ -89,15 +89,15 @@ def purge(app: Any, store: IndexedStore, settings: Settings) -> PurgeReport:
     """
     start = time.monotonic()
     before, _ = _remove(app, store, due_only(settings))
-    mended = audit(store, settings, AUDIT_SLICES)
+    repaired = audit(store, settings, AUDIT_SLICES)
     after, trimmed = _remove(app, store, settings)
-    report = PurgeReport(before + after, trimmed, mended)
+    report = PurgeReport(before + after, trimmed, repaired)
     if any(report):
         logger.info(
             "purge removed %d sessions, %d of them over the cap, and fixed %d index entries",
             report.removed,
             trimmed,
-            report.mended,
+            report.repaired,
             extra=report._asdict(),
         )
     emit(app, StorePurged(*report, round(time.monotonic() - start, 6)))

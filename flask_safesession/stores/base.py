@@ -224,13 +224,13 @@ class Counts(NamedTuple):
 class AuditStep(NamedTuple):
     """The result of one step of an audit.
 
-    :param mended: differences between index and records that were fixed.
+    :param repaired: differences between index and records that were fixed.
     :param done: the round is complete, and the next step begins another.
     :param limited: sessions whose limits were shortened.
     :param behind: limits have become shorter, and this round has not yet reached all sessions.
     """
 
-    mended: int
+    repaired: int
     done: bool
     limited: int = 0
     behind: bool = False

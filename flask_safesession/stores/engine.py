@@ -269,7 +269,7 @@ class Engine:
         with t.transaction():
             t.now()
             step = shorten(t, rules.policy, limit)
-        return step._replace(mended=t.repair()) if step.done else step
+        return step._replace(repaired=t.repair()) if step.done else step
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.IndexedStore.lease`."""

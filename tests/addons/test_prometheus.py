@@ -154,7 +154,7 @@ def test_a_purge_run_is_counted_with_what_it_removed(measured: Measured, clock: 
     assert measured.value("purge_seconds_count") == 1
     assert measured.value("purge_removed_total", cause="due") == 3
     assert measured.value("purge_removed_total", cause="cap") == 0
-    assert measured.value("purge_mended_total") == 0
+    assert measured.value("purge_repaired_total") == 0
     assert measured.value("ends_total", tier="default", reason="idle") == 3
     assert (measured.value("purge_last_run_timestamp_seconds") or 0) > 1_600_000_000
 

@@ -684,10 +684,10 @@ def test_a_run_trims_to_a_cap_that_was_lowered(
     assert reasons == ["evicted"] * 30
     assert safe_of(app).count() == 20
     [record] = caplog.records
-    assert {name: vars(record)[name] for name in ("due", "trimmed", "mended")} == {
+    assert {name: vars(record)[name] for name in ("due", "trimmed", "repaired")} == {
         "due": 0,
         "trimmed": 30,
-        "mended": 0,
+        "repaired": 0,
     }
 
 
@@ -711,7 +711,7 @@ def test_a_run_sends_what_it_did_when_it_is_over(make_app: MakeApp) -> None:
     told: list[Any] = []
 
     def receive(sender: Flask, event: Any) -> None:
-        told.append((sender, event.due, event.trimmed, event.mended))
+        told.append((sender, event.due, event.trimmed, event.repaired))
         assert 0 < event.seconds < PATIENCE
 
     with store_purged.connected_to(receive):
@@ -748,12 +748,12 @@ def test_the_audit_of_a_large_store_goes_on_where_it_stopped(
     slot = f"{{{prefix}:0}}"
     lost = names(database, prefix, "s")[:50]
     database.zrem(f"{slot}:t:anonymous", *[name[-18:] for name in lost])
-    runs, mended, places = 0, 0, set()
-    while mended < 50:
+    runs, repaired, places = 0, 0, set()
+    while repaired < 50:
         runs += 1
         report = safe_of(app).purge()
-        assert report.mended < 50  # a slice, not a walk over everything
-        mended += report.mended
+        assert report.repaired < 50  # a slice, not a walk over everything
+        repaired += report.repaired
         places.add(tuple(database.hmget(f"{slot}:audit", ["walk", "cursor"])))
         assert runs < 100
     assert runs > 2

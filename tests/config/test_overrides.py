@@ -612,7 +612,7 @@ def test_longer_limits_of_another_app_are_not_taken_for_those_of_a_round(fleet: 
     assert {record.idle for record in records} == {10 * MINUTE}
 
 
-def test_an_entry_of_another_user_is_mended_and_its_record_is_put_under_shorter_limits(
+def test_an_entry_of_another_user_is_repaired_and_its_record_is_put_under_shorter_limits(
     any_server: servers.Server, prefix: str
 ) -> None:
     client: Any = any_server.client()

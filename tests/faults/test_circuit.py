@@ -80,7 +80,7 @@ def test_fault_07_while_a_probe_is_under_way_nobody_else_waits(
         servers.poll("half-open", lambda: set(site.safe.servers().values()) == {"half-open"})
         for _ in range(20):
             outage(member, "/read", bound=1)
-        proxy.mend()
+        proxy.fix()
         proxy.cut_all()
         probe.join(10)
         servers.poll("the site", lambda: member.get("/read").status_code == 200, every=0.01)

@@ -340,11 +340,11 @@ def reads_work(store: RedisStore, live: list[tuple[str, str]], gone: list[str]) 
 
 
 def audited(store: RedisStore) -> int:
-    """What a whole round of the audit finds to mend."""
-    mended = 0
+    """What a whole round of the audit finds to fix."""
+    repaired = 0
     while not (step := store.audit(RULES, 1000)).done:
-        mended += step.mended
-    return mended + step.mended
+        repaired += step.repaired
+    return repaired + step.repaired
 
 
 def writes(store: RedisStore, key: str, stamp: str) -> list[Callable[[], object]]:

@@ -101,7 +101,7 @@ def test_fault_27_who_gets_no_connection_in_time_is_told_so(
     holding.join(10)
     failed = [event.error for event in site.take_events(StoreFailed)]
     assert any("connections came free" in error for error in failed)
-    proxy.mend()
+    proxy.fix()
     proxy.cut_all()
     servers.poll("the site", lambda: members[0].get("/read").status_code == 200, every=0.01)
     assert [read(member) for member in members] == [ANN] * 12
@@ -135,7 +135,7 @@ def test_fault_27_a_change_and_a_first_visit_that_get_no_connection_store_nothin
     together(len(paths), lambda n: outage(members[n], paths[n], bound=BOUND + TIMEOUT))
     outage(site.visitor(), "/add/fig", bound=BOUND + TIMEOUT)
     holding.join(10)
-    proxy.mend()
+    proxy.fix()
     proxy.cut_all()
     servers.poll("the site", lambda: holder.get("/read").status_code == 200, every=0.01)
     assert [read(member) for member in members] == [ANN] * len(paths)

@@ -171,7 +171,7 @@ def test_fault_31_a_purge_that_is_killed_leaves_nothing_half_done_and_is_gone_on
         assert len(stored) > 3, "it was killed too late"
     report = site.safe.purge()
     assert report.due > 0
-    assert report.mended == 0
+    assert report.repaired == 0
     assert site.safe.purge().due == 0
     assert [read(member) for member in members] == [ANN] * 3
     assert site.safe.count() == 3
@@ -189,11 +189,11 @@ def test_fault_31_ten_purges_at_once_remove_each_session_once_and_none_that_was_
     over = threading.Event()
 
     def purge(number: int) -> tuple[int, int]:
-        due = mended = 0
+        due = repaired = 0
         while not over.is_set() or sites[number].store.count(rules).due:
             report = sites[number].safe.purge()
-            due, mended = due + report.due, mended + report.mended
-        return due, mended
+            due, repaired = due + report.due, repaired + report.repaired
+        return due, repaired
 
     def use(number: int) -> tuple[int, int]:
         for _ in range(2):
@@ -206,7 +206,7 @@ def test_fault_31_ten_purges_at_once_remove_each_session_once_and_none_that_was_
     rules = sites[0].app.extensions["safesession"].settings.rules
     found = together(11, lambda n: use(n) if n == 10 else purge(n))
     assert sum(due for due, _ in found) == 308
-    assert sum(mended for _, mended in found) == 0
+    assert sum(repaired for _, repaired in found) == 0
     assert [read(member) for member in unused] == [{}] * 8
     assert sites[0].safe.count() == 8
     assert_whole(sites[0], steady)

@@ -135,7 +135,7 @@ def lose_reply(site: Site, client: FlaskClient, deed: Deed, proxy: proxies.Proxy
         assert (response.status_code, response.text) == (200, "ann")
     else:
         unavailable(response)
-    proxy.mend()
+    proxy.fix()
 
 
 @pytest.mark.parametrize("lose", [lose_response, lose_reply])

@@ -1,4 +1,4 @@
-"""Row 29: who is not let in is told what to mend."""
+"""Row 29: who is not let in is told what to fix."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_fault_29_a_permission_that_is_missing_is_a_503_and_never_more(
         own.ask("ACL", "SETUSER", "shop", f"+{command}")
         assert read(member)["user_id"] == command
     assert {"evalsha", "get", "set", "zadd", "zrem", "unlink"} <= refused
-    site.command("purge")  # what was left half-way is mended
+    site.command("purge")  # what was left half-way is repaired
     assert_whole(site, own)
     assert set(site.safe.servers().values()) == {"closed"}
 
@@ -108,7 +108,7 @@ NO_ENTRY: list[tuple[Callable[[servers.Server], str], str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("enter", "mend", "unknown"),
+    ("enter", "fix", "unknown"),
     NO_ENTRY,
     ids=["needless password", "user", "evalsha", "set", "keys", "no password", "full"],
 )
@@ -116,18 +116,18 @@ def test_fault_29_who_is_not_let_in_is_told_what_to_mend_and_at_once(
     own: servers.Server,
     open_site: OpenSite,
     enter: Callable[[servers.Server], str],
-    mend: str,
+    fix: str,
     unknown: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    why = "the mend is not found in what the server says"
+    why = "the fix is not found in what the server says"
     request.applymarker(pytest.mark.xfail(own.name in unknown.split(), reason=why, strict=True))
     with own.client(single_connection_client=True) as admin:
         admin.ping()
         site = open_site(enter(own))
         for path in FIRSTS:
             outage(site.visitor(), path)
-            assert mend in site.errors()
+            assert fix in site.errors()
         assert "secret" not in site.errors()
 
 

@@ -219,7 +219,7 @@ def use(site: Site) -> None:
     good(other, "/logout")
     assert read(other) == {}
     assert read(member) == {**ANN, "cart": ["pear", "fig"]}
-    assert site.command("purge")["mended"] == 0
+    assert site.command("purge")["repaired"] == 0
     assert site.command("stats")["sessions"] == 1
     assert site.app.extensions["safesession"].job.run() is not None
     assert site.store.inspect() == []
@@ -307,7 +307,7 @@ def test_the_cluster_has_its_slots_moved_as_the_page_says_and_survives_the_loss_
     for n, member in enumerate(members):
         assert read(member)["user_id"] == f"user-{n}"
         good(member, "/add/fig")
-    assert site.command("purge")["mended"] == 0
+    assert site.command("purge")["repaired"] == 0
     lose_a_master(six, site)
 
 

@@ -258,6 +258,6 @@ def test_fault_20_a_record_that_is_damaged_between_load_and_save_is_not_written_
         good(member, path)
         assert "user_id" not in read(member) or path == "/login/eve"
         site.command("purge")
-        assert site.command("purge")["mended"] == 0
+        assert site.command("purge")["repaired"] == 0
         # What cannot be read is left to its end; a login goes on without it.
         assert site.safe.count() == len(entries(steady)) <= 1 + (path == "/login/eve")

@@ -38,9 +38,9 @@ REFUSE = [
 ]
 
 
-@pytest.mark.parametrize(("refusing", "mend"), REFUSE)
+@pytest.mark.parametrize(("refusing", "fix"), REFUSE)
 def test_fault_14_where_writes_are_refused_changes_are_a_503_and_sessions_are_read(
-    own: servers.Server, open_site: OpenSite, refusing: Any, mend: str
+    own: servers.Server, open_site: OpenSite, refusing: Any, fix: str
 ) -> None:
     site = open_site(own.url)
     member = site.member()
@@ -48,7 +48,7 @@ def test_fault_14_where_writes_are_refused_changes_are_a_503_and_sessions_are_re
         assert read(member) == ANN
         for path in CHANGES:
             outage(member, path)
-            assert mend in site.errors()
+            assert fix in site.errors()
             assert read(member) == ANN
         for path in FIRSTS:
             stranger = site.visitor()
@@ -60,9 +60,9 @@ def test_fault_14_where_writes_are_refused_changes_are_a_503_and_sessions_are_re
     assert_whole(site, own)
 
 
-@pytest.mark.parametrize(("refusing", "mend"), REFUSE)
+@pytest.mark.parametrize(("refusing", "fix"), REFUSE)
 def test_fault_14_a_session_is_read_also_where_its_slide_is_refused(
-    own: servers.Server, open_site: OpenSite, refusing: Any, mend: str
+    own: servers.Server, open_site: OpenSite, refusing: Any, fix: str
 ) -> None:
     site = open_site(own.url)  # a slide is due half a minute after the last one
     member = site.member()
@@ -146,7 +146,7 @@ def test_fault_15_the_purge_job_goes_on_at_maxmemory(
     due = len(records(own)) - 1  # the newcomer has removed a few
     own.ask("CONFIG", "SET", "maxmemory", 1)
     report = site.app.extensions["safesession"].job.run()
-    assert (report.due, report.mended) == (due, 0)
+    assert (report.due, report.repaired) == (due, 0)
     assert site.safe.count() == 1
     assert read(member) == ANN
 

@@ -126,7 +126,7 @@ class Faults:
             try:
                 fault(proxy, dice)
             finally:
-                proxy.mend()
+                proxy.fix()
 
         return run
 

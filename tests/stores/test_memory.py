@@ -578,12 +578,12 @@ def scenes_of(change: str, first: int = 0) -> Iterator[Scene]:
 def test_fault_42_after_an_exception_in_the_middle_of_a_change_the_audit_finds_what_differs(
     change: str,
 ) -> None:
-    mended = 0
+    repaired = 0
     for scene in scenes_of(change):
-        mended += scene.store.audit(scene.rules, 10).mended
+        repaired += scene.store.audit(scene.rules, 10).repaired
         assert_sound(scene.store)
         assert scene.store.audit(scene.rules, 10) == AuditStep(0, done=True)
-    assert mended or change == "end_all"  # which is done in one step
+    assert repaired or change == "end_all"  # which is done in one step
 
 
 @pytest.mark.parametrize("change", CHANGES)

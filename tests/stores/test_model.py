@@ -586,7 +586,7 @@ class StoreMachine(RuleBasedStateMachine):
         step = AuditStep(0, done=False)
         while not step.done:
             step = self.store.audit(RULES, limit)
-            assert (step.mended, step.limited) == (0, 0)
+            assert (step.repaired, step.limited) == (0, 0)
 
     @rule(key=consumes(keys))
     def forget(self, key: str) -> None:

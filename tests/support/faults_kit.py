@@ -343,8 +343,8 @@ def entries(server: servers.Server) -> list[str]:
 
 
 def assert_whole(site: Site, server: servers.Server) -> None:
-    """There is nothing to mend, and what is not due is in the index and in a record."""
-    assert site.command("purge")["mended"] == 0
+    """There is nothing to fix, and what is not due is in the index and in a record."""
+    assert site.command("purge")["repaired"] == 0
     stored = sorted(name[-18:] for name in records(server))
     assert entries(server) == stored
     assert site.safe.count() == len(stored)

@@ -83,7 +83,7 @@ class Proxy:
     def cut_all(self) -> None:
         self._order(self._cut_all)
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         """Again as it was when it was new; connections stay."""
         self.cut_replies, self.truncate, self.silent, self.piece = 0, None, False, None
         self.delay, self.refuse, self.reset = 0.0, False, False

@@ -312,14 +312,14 @@ def test_a_save_that_fails_is_a_503_under_every_policy(
 def test_a_store_that_is_back_before_the_response_is_not_asked_again(
     app: Flask, client: FlaskClient, store: CountingStore
 ) -> None:
-    def mend_and_write() -> None:
+    def fix_and_write() -> None:
         assert dict(session) == {}
         store.failing = set()
         session["cart"] = ["a stranger's"]
 
-    add(app, "/mend", mend_and_write)
+    add(app, "/fix", fix_and_write)
     store.failing = {"load"}
-    assert_unavailable(client.get("/mend"))
+    assert_unavailable(client.get("/fix"))
     assert store.take() == ["load"]
     assert client.get("/read").json == {"user_id": "ann", "cart": ["pear"]}
 

@@ -42,17 +42,17 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
         settings = replace(settings, purge_batch=batch)
     # The first audit may continue one that the job has begun; the second covers all sessions.
     # Between them, sessions are removed that are due under shorter limits, or over the cap.
-    removed = trimmed = mended = 0
+    removed = trimmed = repaired = 0
     for under in (due_only(settings), settings):
         with _progress(due, shown=due >= _LONG and not as_json) as advance:
             for step in purge_steps(store, under):
                 announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
                 removed, trimmed = removed + step.due, trimmed + step.trimmed
                 advance(step.due)
-        mended += audit(store, settings, _FULL_ROUND)
+        repaired += audit(store, settings, _FULL_ROUND)
         due = store.count(settings.rules).due
-    result = {"due": removed, "trimmed": trimmed, "mended": mended}
-    text = f"Removed {removed} due sessions and {trimmed} over the cap; fixed {mended} entries."
+    result = {"due": removed, "trimmed": trimmed, "repaired": repaired}
+    text = f"Removed {removed} due sessions and {trimmed} over the cap; fixed {repaired} entries."
     say(as_json, result, text, note=note_of_memory(state))
 
 

@@ -79,7 +79,7 @@ class Counts:
         )
         self._purges = histogram("purge_seconds", "Purge runs that ended.", PURGE_BUCKETS)
         self._removed = counter("purge_removed", "Sessions removed by purge runs.", "cause")
-        self._mended = counter("purge_mended", "Index entries that purge runs fixed.")
+        self._repaired = counter("purge_repaired", "Index entries that purge runs fixed.")
         self._last_purge = gauge(
             "purge_last_run_timestamp_seconds", "When the last purge run ended, since 1970.", "max"
         )
@@ -127,7 +127,7 @@ class Counts:
             self._events[events.StoreFailed].labels(app, operation)
         for cause in ("due", "cap"):
             self._removed.labels(app, cause)
-        for metric in (self._events[events.SessionMerged], self._mended, self._purges):
+        for metric in (self._events[events.SessionMerged], self._repaired, self._purges):
             metric.labels(app)
 
     # -- receivers --------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class Counts:
         self._purges.labels(app.name).observe(event.seconds)
         self._removed.labels(app.name, "due").inc(event.due)
         self._removed.labels(app.name, "cap").inc(event.trimmed)
-        self._mended.labels(app.name).inc(event.mended)
+        self._repaired.labels(app.name).inc(event.repaired)
         self._last_purge.labels(app.name).set(time())
 
     def _set_circuits(self, app: Flask, event: events.StoreStateChanged) -> None:

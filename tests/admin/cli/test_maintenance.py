@@ -58,7 +58,7 @@ def test_purge_speaks_json(deploy: Deploy) -> None:
     there.advance(31 * MINUTE)
     said = run(there.app, "purge", "--json")
     assert said.code == 0
-    assert said.json.items() >= {"due": 3, "trimmed": 0, "mended": 0}.items()
+    assert said.json.items() >= {"due": 3, "trimmed": 0, "repaired": 0}.items()
     assert said.err == ""
 
 
@@ -129,8 +129,8 @@ def test_purge_mends_the_index(any_server: servers.Server, make_app: MakeApp, pr
     for key in client.scan_iter(f"{{{prefix}:0}}:s:*"):
         client.delete(key)
     client.close()
-    assert run(there.app, "purge", "--json").json["mended"] == 5
-    assert run(there.app, "purge", "--json").json["mended"] == 0
+    assert run(there.app, "purge", "--json").json["repaired"] == 5
+    assert run(there.app, "purge", "--json").json["repaired"] == 0
     assert there.store.count(there.rules).total == 0
     there.store.close()
 

@@ -18,7 +18,7 @@ from flask_safesession.stores.redis.url import topology_of
 from ...support import fleets, servers
 from ...support.kits import REAL
 
-# A server with these has nothing to mend.
+# A server with these has nothing to fix.
 SOUND = ("--maxmemory", "1gb", "--appendonly", "yes")
 
 

@@ -182,10 +182,10 @@ def test_an_audit_gives_up_a_table_whose_parts_differ(
 
 
 def audit(store: RedisStore) -> int:
-    mended = 0
+    repaired = 0
     while not (step := store.audit(RULES, 100)).done:
-        mended += step.mended
-    return mended + step.mended
+        repaired += step.repaired
+    return repaired + step.repaired
 
 
 def test_an_audit_puts_a_users_sessions_into_the_order_of_eviction(

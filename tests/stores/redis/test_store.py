@@ -131,10 +131,10 @@ def test_an_index_that_lost_a_live_session_gets_it_back(
     client.delete(index_of(slot, 1))
     client.delete(name(prefix, strangers[1]))  # the other way round: a record that is gone
     client.zadd(index_of(slot, 1), {strangers[2]: 1})  # and somebody else's session
-    mended = 0
+    repaired = 0
     while not (step := store.audit(RULES, 100)).done:
-        mended += step.mended
-    assert mended + step.mended == 4
+        repaired += step.repaired
+    assert repaired + step.repaired == 4
     assert store.count(RULES).total == 5
     members: Any = client.zrange(index_of(slot, 1), 0, -1)
     assert members == [user.encode()]
@@ -148,7 +148,7 @@ def test_a_prefix_with_wildcards_audits_its_own_keys_only(client: redis.Redis, p
     add(other)
     for store in (mine, other):
         while not (step := store.audit(RULES, 1000)).done:
-            assert step.mended == 0
+            assert step.repaired == 0
         assert store.count(RULES).total == 1
 
 

@@ -230,7 +230,7 @@ def test_a_parameter_that_resembles_none_is_told_with_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "fix"),
     [
         ("redis://h?ssl_cert_reqs=none", "begin with rediss"),
         ("redis+sentinel://h/s?ssl_cert_reqs=none", "begin with rediss"),
@@ -242,8 +242,8 @@ def test_a_parameter_that_resembles_none_is_told_with_all() -> None:
         ("redis://:p@h?password=q", "the password is given twice"),
     ],
 )
-def test_a_parameter_in_the_wrong_place_is_told_with_the_mend(url: str, mend: str) -> None:
-    assert mend in problem(url)
+def test_a_parameter_in_the_wrong_place_is_told_with_the_mend(url: str, fix: str) -> None:
+    assert fix in problem(url)
 
 
 # -- TLS ------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def on_another_pool() -> redis.Redis:
 
 
 @pytest.mark.parametrize(
-    ("make", "mend"),
+    ("make", "fix"),
     [
         (redis.asyncio.Redis, "that is not"),
         (lambda: of_sentinel().master_for("s", redis_class=redis.asyncio.Redis), "that is not"),
@@ -428,8 +428,8 @@ def on_another_pool() -> redis.Redis:
         "replicas", "cluster", "valkey-py", "pool", "OCSP", "something else",
     ],
 )  # fmt: skip
-def test_a_client_that_cannot_be_used_is_refused_with_the_mend(make: Any, mend: str) -> None:
-    with pytest.raises(ConfigError, match=f"SAFESESSION_STORE is .*{mend}"):
+def test_a_client_that_cannot_be_used_is_refused_with_the_mend(make: Any, fix: str) -> None:
+    with pytest.raises(ConfigError, match=f"SAFESESSION_STORE is .*{fix}"):
         topology_of(make(), print)
 
 

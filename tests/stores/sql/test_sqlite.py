@@ -337,7 +337,7 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE safesession_counts SET held = 7")
         other.execute("INSERT INTO safesession_counts VALUES ('group', 'none', 3)")
-    assert store.audit(RULES, 10).mended == 4
+    assert store.audit(RULES, 10).repaired == 4
     assert_sound(path)
     assert store.count(RULES).total == 3
 

@@ -62,7 +62,7 @@ class Nodes:
     def revive(self) -> None:
         """All run, all are reachable."""
         for proxy in self.proxies.values():
-            proxy.mend()
+            proxy.fix()
         for server in self.servers:
             revive(server)
 

@@ -102,7 +102,7 @@ class Trio:
         """As new, but for the data and the roles."""
         self.nodes.revive()
         for proxy in self.proxies:
-            proxy.mend()
+            proxy.fix()
         for sentinel in self.sentinels:
             if revive(sentinel):
                 sentinel.ask("SENTINEL", "DEBUG", *_PACE)
