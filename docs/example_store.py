@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from flask_safesession.model.reason import Reason
 from flask_safesession.model.record import GENERATIONS, Record, dumps
-from flask_safesession.stores.base import LISTED, REVOKED, Removed
+from flask_safesession.stores.base import LISTED, Removed
 from flask_safesession.stores.engine import Engine
 from flask_safesession.stores.tables import Ending, Entry, group_of
 
@@ -74,7 +75,7 @@ class ExampleTables:
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         current, everything = self._current(), self._data.records.items()
-        over = [(key, record, REVOKED) for key, record in everything if key not in current]
+        over = [(key, record, Reason.REVOKED) for key, record in everything if key not in current]
         due = [(key, record) for key, record in current.items() if record.deadline <= now]
         due.sort(key=lambda session: session[1].deadline)
         over += [(key, record, record.end_reason) for key, record in due]

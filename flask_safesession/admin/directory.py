@@ -11,8 +11,9 @@ from ..model import note as notes
 from ..model.identity import named_user
 from ..model.note import Note
 from ..model.policy import ANONYMOUS_TIER
+from ..model.reason import Reason
 from ..model.tokens import NO_USER, is_handle, new_stamp
-from ..stores.base import REVOKED, Gone, Listed, Live, Store
+from ..stores.base import Gone, Listed, Live, Store
 from ..stores.opening import Opened
 from ..web.info import SessionInfo, described
 
@@ -82,7 +83,7 @@ def end(app: Any, store: Store, settings: Settings, handle: str) -> bool:
     """End the session with this handle, whatever is in flight. Returns whether there was one."""
     if not is_handle(handle):
         return False
-    answer = store.end(handle, new_stamp(), REVOKED, None)
+    answer = store.end(handle, new_stamp(), Reason.REVOKED, None)
     if not isinstance(answer, Live):
         return isinstance(answer, Gone) and answer.repeated
     _announce(app, settings, [Listed(answer.key or handle, answer.record)])
@@ -97,7 +98,7 @@ def end_user(app: Any, opened: Opened, settings: Settings, user: Any, keep: str 
     if keep is not None and not is_handle(keep):
         raise ValueError(f"keep is {keep!r}, which is not a handle: nothing was ended")
     tag = named_user(user)
-    ended = opened.need_users().end_user(tag, new_stamp(), REVOKED, keep or "")
+    ended = opened.need_users().end_user(tag, new_stamp(), Reason.REVOKED, keep or "")
     _announce(app, settings, ended)
     return len(ended)
 
@@ -105,4 +106,4 @@ def end_user(app: Any, opened: Opened, settings: Settings, user: Any, keep: str 
 def _announce(app: Any, settings: Settings, ended: Iterable[Listed]) -> None:
     for one in ended:
         tier = settings.rules.policy.name_of(one.record.tier)
-        emit(app, SessionEnded(one.key, REVOKED, tier))
+        emit(app, SessionEnded(one.key, Reason.REVOKED, tier))

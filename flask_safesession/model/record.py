@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .reason import Reason
 from .tokens import STAMP_LENGTH
 
 MAGIC = b"SS1"
@@ -66,9 +67,10 @@ class Record(NamedTuple):
         return self.is_used, self.last_active if self.is_used else self.created
 
     @property
-    def end_reason(self) -> str:
-        """Why the session ends at its deadline: ``"idle"`` or ``"lifetime"``."""
-        return "lifetime" if self.absolute <= self.last_active + self.idle else "idle"
+    def end_reason(self) -> Reason:
+        """Why the session ends at its deadline: ``IDLE`` or ``LIFETIME``."""
+        is_over = self.absolute <= self.last_active + self.idle
+        return Reason.LIFETIME if is_over else Reason.IDLE
 
 
 class Draft(NamedTuple):

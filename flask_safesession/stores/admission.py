@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from ..errors import StoreFull, TooManySessions
 from ..model.policy import ANONYMOUS_TIER
+from ..model.reason import Reason
 from ..model.record import Record
 from ..model.tokens import NO_USER, tier_tag
-from .base import EVICTED, MAX_EVICTIONS, Cap, Rules
+from .base import MAX_EVICTIONS, Cap, Rules
 from .tables import Tables, group_of, read_heads
 
 #: Keys, each with the reason of its end; ``None``: the session is due.
@@ -124,7 +125,7 @@ class _Choice:
             raise TooManySessions
         live = [listed for listed in met if listed.record.deadline > self._now]
         for listed in due + live[: max(0, excess)]:
-            reason = None if listed.record.deadline <= self._now else EVICTED
+            reason = None if listed.record.deadline <= self._now else Reason.EVICTED
             self._take(listed.key, group_of(listed.record), reason)
 
     def make_room(self, groups: Iterable[str], excess: int, cap: Cap) -> None:
@@ -134,7 +135,7 @@ class _Choice:
         """
         if excess <= 0:
             return
-        evicted = sum(reason == EVICTED for reason in self.victims.values())
+        evicted = sum(reason == Reason.EVICTED for reason in self.victims.values())
         # With "reject" only the user's own were evicted: to subtract them would admit too many.
         wanted = min(excess, MAX_EVICTIONS - (evicted if self._evict else 0))
         if wanted > 0 and self.pick(groups, wanted) < wanted:
@@ -150,7 +151,7 @@ class _Choice:
                 if found >= wanted or (deadline > self._now and not self._evict):
                     break
                 if key != self._leaving and key not in self.victims:
-                    self._take(key, group, None if deadline <= self._now else EVICTED)
+                    self._take(key, group, None if deadline <= self._now else Reason.EVICTED)
                     found += 1
         return found
 

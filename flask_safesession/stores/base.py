@@ -16,27 +16,20 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from ..events import Event
 from ..model.policy import Policy
+from ..model.reason import Reason
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER
 
 #: How long a tombstone is kept, in milliseconds.
 TOMBSTONE_TTL = 60_000
-#: The reason of a :class:`Gone` session of which nothing is stored.
-UNKNOWN = "unknown"
-#: The reason of a session that continues under another key.
-ROTATED = "rotated"
-#: The reason of a session that its visitor ended.
-LOGOUT = "logout"
-#: The reason of a record that cannot be read.
-CORRUPT = "corrupt"
-#: The reason of a session that was evicted to make room for another.
-EVICTED = "evicted"
-#: The reason of a stolen session: a replaced secret of it was presented twice.
-REPLAYED = "replayed"
-#: The reason of a session that was ended by an administrator, or from another device.
-REVOKED = "revoked"
 #: The reasons that are shown to the visitors of users' sessions; kept for a day.
-VISITOR_REASONS = ("idle", "lifetime", EVICTED, REVOKED, REPLAYED)
+VISITOR_REASONS = (
+    Reason.IDLE,
+    Reason.LIFETIME,
+    Reason.EVICTED,
+    Reason.REVOKED,
+    Reason.REPLAYED,
+)
 #: How long these are kept, in milliseconds.
 VISITOR_REASON_TTL = 86_400_000
 #: Bytes of a record that lists read: its header, its note, and perhaps some of its payload.
@@ -144,7 +137,7 @@ class Gone(NamedTuple):
     def was_due(self) -> bool:
         """Whether this call removed it, or found that it cannot be read."""
         past = self.has_tombstone or (self.for_visitor and not self.tier)
-        return self.reason != UNKNOWN and not past
+        return self.reason != Reason.UNKNOWN and not past
 
     @property
     def reason_for_visitor(self) -> str | None:
@@ -389,7 +382,7 @@ class Terms(NamedTuple):
 
         :param user: the tag of its user there.
         """
-        leads = self.reason == ROTATED or (self.restart and user != NO_USER)
+        leads = self.reason == Reason.ROTATED or (self.restart and user != NO_USER)
         return Onward(key, user, self.restart) if leads else None
 
 

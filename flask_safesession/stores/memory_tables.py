@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 from sortedcontainers import SortedList
 
 from ..model.policy import ANONYMOUS_TIER
+from ..model.reason import Reason
 from ..model.record import GENERATIONS, Record, dumps, loads, peek_fields
 from ..model.tokens import KEY_LENGTH, NO_USER
-from .base import LISTED, REVOKED, Removed
+from .base import LISTED, Removed
 from .tables import KINDS, Ending, Entry, group_of
 
 # Entries: deadline and key in one bytes object, which takes half the memory of a tuple and is not
@@ -250,7 +251,7 @@ class MemoryTables:
             while records:
                 key, raw = records.popitem()
                 tier, user, _, _ = peek_fields(raw)
-                yield Removed(key, tier.decode("ascii"), REVOKED), user.decode("ascii")
+                yield Removed(key, tier.decode("ascii"), Reason.REVOKED), user.decode("ascii")
             del self._aside[0]
 
     def _take_due(self, members: Members, count: int) -> Iterator[tuple[Removed, str]]:
@@ -263,7 +264,7 @@ class MemoryTables:
             self._done += 1
             if raw is not None:
                 tier, user, _, absolute = peek_fields(raw)
-                reason = "lifetime" if absolute == entry[:11] else "idle"
+                reason = Reason.LIFETIME if absolute == entry[:11] else Reason.IDLE
                 yield Removed(key, tier.decode("ascii"), reason), user.decode("ascii")
 
     def _members(self, record: Record) -> Members:
@@ -299,13 +300,13 @@ class _Endings:
     """The endings of one kind, oldest first."""
 
     def __init__(self) -> None:
-        # Plain tuples, which the garbage collector does not track.
+        # Tuples of plain values, which the garbage collector does not track; it would a reason.
         self._rows: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._keys_of: dict[str, dict[str, None]] = {}
 
     def put(self, key: str, owner: str, ending: Ending, until: int) -> None:
         self._remove(key)
-        self._rows[key] = (until, owner, *ending)
+        self._rows[key] = (until, owner, str(ending.reason), *ending[1:])
         if owner != NO_USER:
             self._keys_of.setdefault(owner, {})[key] = None
 

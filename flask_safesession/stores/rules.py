@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..model.reason import Reason
 from ..model.record import Draft, Record, limited, record_from, touched
 from .admission import Leaving, Victims, for_one_more
-from .base import CORRUPT, REVOKED, Gone, Listed, Live, Removed, Rules, Taken, Terms, newest_first
+from .base import Gone, Listed, Live, Removed, Rules, Taken, Terms, newest_first
 from .tables import Tables
 from .tombstones import absent, finish_over, keep_reason, tombstone
 
@@ -27,11 +28,11 @@ def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
     try:
         record = t.read(key)
     except ValueError:
-        return Gone(CORRUPT)
+        return Gone(Reason.CORRUPT)
     if record is None:
         return absent(t, key, now, stamp)
     if record.generation != t.generation():
-        return finish_over(t, key, record, REVOKED, now)
+        return finish_over(t, key, record, Reason.REVOKED, now)
     if record.deadline <= now:
         return finish_over(t, key, record, record.end_reason, now)
     return record
@@ -49,7 +50,7 @@ def make_way(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tupl
     if record is None:
         return Taken() if tombstone(t, key, now) else ()
     if record.generation != t.generation():
-        return dismiss(t, {key: REVOKED}, now)
+        return dismiss(t, {key: Reason.REVOKED}, now)
     return Live(record, now) if draft.stamp in record.stamps else Taken()
 
 

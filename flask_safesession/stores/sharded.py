@@ -17,11 +17,10 @@ from typing import Protocol, TypeVar
 
 from ..errors import StoreUnavailable
 from ..events import Event, SessionEnded
+from ..model.reason import Reason
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, new_stamp
 from .base import (
-    ROTATED,
-    UNKNOWN,
     Answer,
     AuditStep,
     Counts,
@@ -151,7 +150,7 @@ class Sharded:
 
     def peek(self, key: str) -> Listed | None:
         """See :meth:`.base.UserStore.peek`."""
-        found = self._follow(key, lambda shard, at: shard.peek(at) or Gone(UNKNOWN))
+        found = self._follow(key, lambda shard, at: shard.peek(at) or Gone(Reason.UNKNOWN))
         return found if isinstance(found, Listed) else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -266,7 +265,7 @@ class Sharded:
         shard = self._at(key)
         with deadline(self._timeout):
             answer = ask(shard, key)
-            if isinstance(answer, Gone) and answer.reason == UNKNOWN:
+            if isinstance(answer, Gone) and answer.reason == Reason.UNKNOWN:
                 there = shard.resolve(key)
                 if self._at(there) is not shard:
                     return self._follow(there, ask)
@@ -278,7 +277,7 @@ class Sharded:
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
         """Rotate a session out of *shard* into another: create, then end."""
-        if terms.expected is None and terms.reason != ROTATED:
+        if terms.expected is None and terms.reason != Reason.ROTATED:
             return self._end_first(shard, key, new, draft, rules, terms)
         if not terms.restart:
             if terms.expected is None:

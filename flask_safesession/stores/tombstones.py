@@ -6,13 +6,13 @@ it, so that neither many anonymous logouts nor one account push out those of oth
 
 from __future__ import annotations
 
+from ..model.reason import Reason
 from ..model.record import Record
 from ..model.tokens import NO_USER
 from .base import (
     MAX_TOMBSTONES,
     MAX_TOMBSTONES_OF_USER,
     TOMBSTONE_TTL,
-    UNKNOWN,
     VISITOR_REASON_TTL,
     VISITOR_REASONS,
     Gone,
@@ -58,7 +58,7 @@ def absent(t: Tables, key: str, now: int, stamp: str) -> Gone:
             user=found.user,
         )
     reason = t.ending(REASONS, key, now)
-    return Gone(reason.reason, for_visitor=True) if reason else Gone(UNKNOWN)
+    return Gone(reason.reason, for_visitor=True) if reason else Gone(Reason.UNKNOWN)
 
 
 def finish(t: Tables, key: str, record: Record, ending: Ending, now: int) -> None:

@@ -15,8 +15,9 @@ from flask.testing import FlaskClient
 from ..config.settings import Settings
 from ..events import Event, SessionEnded, emit
 from ..model.policy import ANONYMOUS_TIER, DEFAULT_TIER, MAX_DURATION, Limits, Policy, milliseconds
+from ..model.reason import Reason
 from ..model.tokens import new_stamp
-from ..stores.base import REVOKED, Gone, Live, Rules, Store
+from ..stores.base import Gone, Live, Rules, Store
 from ..stores.opening import Opened
 from ..web.info import SessionInfo
 from ..web.interface import SafeSessionInterface
@@ -178,7 +179,7 @@ class AppKit:
         if isinstance(gone, Gone) and not gone.has_tombstone:
             self._emit_end(handle, gone.reason, gone.tier)
 
-    def end(self, client: FlaskClient, reason: str = REVOKED) -> None:
+    def end(self, client: FlaskClient, reason: str = Reason.REVOKED) -> None:
         """End the client's session as an administrator would, or from another device.
 
         :raises LookupError: the client has no live session.

@@ -17,6 +17,7 @@ from ..errors import ConfigError, StoreUnavailable
 from ..model import note as notes
 from ..model.codec import decode
 from ..model.note import GOOD, Note, Secret
+from ..model.reason import Reason
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from ..stores import base
@@ -67,7 +68,7 @@ class Loader:
             first = over if over.dead is not None else found
             over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
         if over.suspect is not None and self._judge(state, over.suspect):
-            over = over._replace(ended=over.ended or base.REPLAYED)
+            over = over._replace(ended=over.ended or Reason.REPLAYED)
         if not over.is_known:
             values = partial(transport.values, state.request, name)
             collisions.watch(state.app, state.request, values, verified=bool(known))
@@ -97,8 +98,8 @@ class Loader:
             self._report_end(state, sid.key, answer)
             return over._replace(
                 ended=answer.reason_for_visitor,
-                is_known=answer.reason != base.UNKNOWN,
-                rotated=answer.has_tombstone and answer.reason == base.ROTATED,
+                is_known=answer.reason != Reason.UNKNOWN,
+                rotated=answer.has_tombstone and answer.reason == Reason.ROTATED,
                 onward=(answer.successor, answer.user),
             )
         try:
@@ -127,7 +128,7 @@ class Loader:
             found = over._replace(stand_in=number)
             if isinstance(answer, base.Gone):
                 self._report_end(state, key, answer)
-                if not answer.has_tombstone and answer.reason != base.CORRUPT:
+                if not answer.has_tombstone and answer.reason != Reason.CORRUPT:
                     return found
                 if (key := answer.successor) and not answer.user:
                     # It got an ID of its own; the response may be lost or on its way.
@@ -199,7 +200,7 @@ class Loader:
                 record, note = answer.record, notes.loads(answer.record.note)
 
     def _report_end(self, state: State, key: str, answer: base.Gone) -> None:
-        if answer.reason == base.CORRUPT:
+        if answer.reason == Reason.CORRUPT:
             self._report_corrupt(state, key, answer.tier)
         else:
             report_due(state, self._overrides.settings, key, answer)
@@ -210,7 +211,7 @@ class Loader:
             self._corrupt[key] = None
             if len(self._corrupt) > _REPORTED:
                 self._corrupt.popitem(last=False)
-            report_end(state, self._overrides.settings, key, base.CORRUPT, tier)
+            report_end(state, self._overrides.settings, key, Reason.CORRUPT, tier)
 
 
 def _is_resolved(state: State, key: str) -> bool:

@@ -9,6 +9,7 @@ from ..errors import StoreUnavailable
 from ..events import SessionEnded, SessionMerged, SessionReplayed
 from ..model import note as notes
 from ..model.note import Secret
+from ..model.reason import Reason
 from ..model.tokens import SessionID, new_stamp
 from ..stores import base
 from .change import Change
@@ -67,10 +68,10 @@ def end_stolen(state: State, settings: Settings, store: base.Store, key: str) ->
     Returns whether it was ended. If the store does not answer, nothing is reported.
     """
     with suppress(StoreUnavailable):
-        answer = store.end(key, new_stamp(), base.REPLAYED, None)
+        answer = store.end(key, new_stamp(), Reason.REPLAYED, None)
         if isinstance(answer, base.Live):
             key, tier = answer.key or key, answer.record.tier
             state.note(SessionReplayed(key, settings.rules.policy.name_of(tier)))
-            report_end(state, settings, key, base.REPLAYED, tier)
+            report_end(state, settings, key, Reason.REPLAYED, tier)
             return True
     return False

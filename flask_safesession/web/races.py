@@ -13,6 +13,7 @@ import time
 
 from ..errors import UndeliverableSignIn
 from ..events import SessionLost
+from ..model.reason import Reason
 from ..model.record import Record
 from ..model.tokens import SessionID
 from ..stores import base
@@ -35,7 +36,7 @@ def refused(
         record, sid, stand_in = answer.record, stored.sid, stored.stand_in
         if change.continue_from(stored.key, record, sid=sid, stand_in=stand_in):
             return None
-        answer = base.Gone(base.CORRUPT, tier=record.tier)
+        answer = base.Gone(Reason.CORRUPT, tier=record.tier)
     elif change.tried is not None and answer.successor == change.tried.key:
         # This request's own rotation succeeded, but its reply was lost.
         found = store.load(answer.successor, change.settings.rules, slide=False)
@@ -100,7 +101,7 @@ def _join(store: base.Store, change: Change, stored: Stored, gone: base.Gone) ->
     """
     key, signs_in, rules = gone.successor, change.assigns_user(), change.settings.rules
     is_led_on = key and gone.user == change.who.user_tag
-    if not is_led_on or not (signs_in or gone.reason == base.ROTATED):
+    if not is_led_on or not (signs_in or gone.reason == Reason.ROTATED):
         return False
     while isinstance(answer := store.load(key, rules, slide=False), base.Gone):
         key = answer.successor

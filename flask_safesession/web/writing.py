@@ -13,6 +13,7 @@ from ..events import SessionCreated, SessionRotated, StoreFailed
 from ..model.codec import encode
 from ..model.identity import Identity
 from ..model.note import Note, Secret
+from ..model.reason import Reason
 from ..model.record import Record
 from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
@@ -97,7 +98,7 @@ def _share_stand_in(store: base.Store, change: Change, key: str) -> None:
     """Continue with the stand-in that another request created, or with the next one."""
     answer = store.load(key, change.settings.rules, slide=change.loaded.slide)
     if isinstance(answer, base.Gone):
-        is_over = answer.has_tombstone or answer.reason == base.CORRUPT
+        is_over = answer.has_tombstone or answer.reason == Reason.CORRUPT
     else:
         is_over = not change.continue_from(key, answer.record, stand_in=True)
     if is_over:
@@ -173,7 +174,7 @@ def rotate(
     # A user's sessions are all in one shard; an anonymous session stays in its own.
     following = change.following_id() if restart and change.can_follow else None
     sid = change.tried = following or new_id(who.user_tag[:1] or old[:1])
-    expected, reason = (None, base.LOGOUT) if force else (record.stamps[0], base.ROTATED)
+    expected, reason = (None, Reason.LOGOUT) if force else (record.stamps[0], Reason.ROTATED)
     terms = base.Terms(expected, restart, reason, slide=change.loaded.slide)
     payload = encode(change.data, record.payload)
     before = None if restart and force else stored.note
@@ -210,9 +211,9 @@ def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
         except (*NOT_STORED, TypeError):
             # What is left cannot be stored, but the logout must hold.
             with suppress(errors.StoreUnavailable):
-                store.end(stored.key, new_stamp(), base.LOGOUT, None)
+                store.end(stored.key, new_stamp(), Reason.LOGOUT, None)
             raise
-    answer = store.end(stored.key, new_stamp(), base.LOGOUT, None)
+    answer = store.end(stored.key, new_stamp(), Reason.LOGOUT, None)
     if isinstance(answer, base.Gone) and not answer.repeated:
         report_due(change.state, change.settings, stored.key, answer)
         return forget(change, "keep")
@@ -244,7 +245,7 @@ def end_elsewhere(store: base.Store, change: Change) -> bool:
     """
     if (dead := change.loaded.dead) is None:
         return False
-    answer = store.end(dead.key, new_stamp(), base.LOGOUT, None)
+    answer = store.end(dead.key, new_stamp(), Reason.LOGOUT, None)
     if isinstance(answer, base.Live):
         _report_logout(change, answer.key, answer.record)
     return isinstance(answer, base.Live) and is_empty(change.data)
@@ -257,4 +258,4 @@ def _end_stolen(store: base.Store, change: Change) -> None:
 
 
 def _report_logout(change: Change, key: str, record: Record) -> None:
-    report_end(change.state, change.settings, key, base.LOGOUT, record.tier)
+    report_end(change.state, change.settings, key, Reason.LOGOUT, record.tier)

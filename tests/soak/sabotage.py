@@ -10,7 +10,8 @@ from time import sleep
 from typing import Any
 
 from flask_safesession.errors import StoreUnavailable
-from flask_safesession.stores.base import UNKNOWN, Conflict, Gone, Live
+from flask_safesession.model.reason import Reason
+from flask_safesession.stores.base import Conflict, Gone, Live
 
 LEAK = 256 * 1024
 """Bytes of each load."""
@@ -89,7 +90,7 @@ def _forget(store: Any) -> None:
     load = store.load
 
     def forgetful(key: str, rules: Any, *, slide: bool) -> Any:
-        return Gone(UNKNOWN) if _now_and_then(RARELY) else load(key, rules, slide=slide)
+        return Gone(Reason.UNKNOWN) if _now_and_then(RARELY) else load(key, rules, slide=slide)
 
     store.load = forgetful
 

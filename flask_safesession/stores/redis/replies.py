@@ -9,13 +9,10 @@ from typing import Any
 
 from ...errors import StoreFull, StoreUnavailable, TooManySessions
 from ...model.policy import DEFAULT_TIER
+from ...model.reason import Reason
 from ...model.record import Draft, loads
 from ...model.tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from ..base import (
-    CORRUPT,
-    EVICTED,
-    REVOKED,
-    UNKNOWN,
     Conflict,
     Gone,
     Listed,
@@ -45,7 +42,7 @@ class Status(IntEnum):
 
 # Bytes of one removed session in the scripts' lists: key, and removal note.
 _PIECE = KEY_LENGTH + TIER_TAG_LENGTH + 1
-_REASONS = {"i": "idle", "l": "lifetime", "e": EVICTED, "r": REVOKED}
+_REASONS = {"i": Reason.IDLE, "l": Reason.LIFETIME, "e": Reason.EVICTED, "r": Reason.REVOKED}
 # Hexadecimal digits of the store's time before a record.
 _NOW = 11
 
@@ -66,7 +63,7 @@ def gone(status: int, rest: list[Any]) -> Gone:
     :raises StoreUnavailable: the record exists, and this version cannot read it.
     """
     if status == Status.FOREIGN:
-        return Gone(CORRUPT)
+        return Gone(Reason.CORRUPT)
     if status == Status.NEWER:
         raise StoreUnavailable("the record was written by a newer version of Flask-SafeSession")
     text = [part.decode("ascii", "replace") if isinstance(part, bytes) else part for part in rest]
@@ -79,7 +76,7 @@ def gone(status: int, rest: list[Any]) -> Gone:
         return Gone(
             reason, has_tombstone=True, repeated=bool(again), successor=successor, user=user
         )
-    return Gone(UNKNOWN)
+    return Gone(Reason.UNKNOWN)
 
 
 def refused(status: int, rest: list[Any]) -> Gone | Conflict:
@@ -89,7 +86,7 @@ def refused(status: int, rest: list[Any]) -> Gone | Conflict:
     try:
         return Conflict(dated(rest[0]).record)
     except ValueError:
-        return Gone(CORRUPT)
+        return Gone(Reason.CORRUPT)
 
 
 def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Taken:

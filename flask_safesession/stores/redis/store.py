@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 from ...errors import ConfigError, StoreUnavailable
 from ...events import Event, ReplicasMissing, emit
 from ...model.policy import ANONYMOUS_TIER
+from ...model.reason import Reason
 from ...model.record import Draft, Record, dumps_draft
 from ...model.tokens import KEY_LENGTH, tier_tag
 from ..base import (
-    CORRUPT,
     LISTED,
-    UNKNOWN,
     Answer,
     AuditStep,
     Counts,
@@ -127,7 +126,7 @@ class RedisStore:
             if status == Status.UNSURE:
                 return self._if_not_over(dated(rest[0]))
         except ValueError:
-            return Gone(CORRUPT)
+            return Gone(Reason.CORRUPT)
         return gone(status, rest)
 
     def _if_not_over(self, live: Live) -> Live | Gone:
@@ -135,7 +134,7 @@ class RedisStore:
         name = f"{self.slot}:generation"
         [found] = self._caller.call(lambda: self._caller.topology.route(name)(("GET", name)))
         generation = int((found or b"0").partition(b":")[0], 16)
-        return live if live.record.generation == generation else Gone(UNKNOWN)
+        return live if live.record.generation == generation else Gone(Reason.UNKNOWN)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`..base.Store.create`."""

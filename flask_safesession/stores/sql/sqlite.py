@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...model.reason import Reason
 from ...model.record import Draft, Record, loads, touched
-from ..base import CORRUPT, Answer, Finding, Gone, Live, PurgeStep, Rules
+from ..base import Answer, Finding, Gone, Live, PurgeStep, Rules
 from ..engine import Engine
 from ..rules import is_filed, successor, used
 from ..tombstones import absent
@@ -72,7 +73,7 @@ class SqliteStore(Engine):
         try:
             record = loads(row[0])
         except ValueError:
-            return Gone(CORRUPT)
+            return Gone(Reason.CORRUPT)
         is_live = record.generation == row[1] and record.deadline > now
         if is_live and used(record, rules, now, slide=slide) is record:
             return Live(record, now)

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 from ...model.policy import ANONYMOUS_TIER
+from ...model.reason import Reason
 from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
-from ..base import CORRUPT, LISTED, REVOKED, Removed
+from ..base import LISTED, Removed
 from ..tables import Ending, Entry
 from .statements import statements
 
@@ -119,7 +120,7 @@ class SqlTables:
         taken: list[tuple[Removed, str]] = []
         for statement in ("take_older", "take_newer"):
             rows = self._all(statement, generation, limit - len(taken))
-            taken += [_taken(key, raw, REVOKED) for key, raw in rows]
+            taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
             rows = self._in_group("take_due", group, now=now, limit=limit - len(taken))
             taken += [_taken(key, raw, None) for key, raw in rows]
@@ -286,5 +287,5 @@ def _taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
     try:
         record = loads(raw)
     except ValueError:
-        return Removed(key, "", reason or CORRUPT), NO_USER
+        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
     return Removed(key, record.tier, reason or record.end_reason), record.user
