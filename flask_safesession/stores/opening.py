@@ -225,7 +225,7 @@ def _check_redis(url: str) -> None:
 
 def _open_redis(given: Any, folder: str, options: Any) -> Store:
     del folder
-    from .redis.store import open_shards
+    from .redis.shards import open_shards
 
     return open_shards(given, **options)
 

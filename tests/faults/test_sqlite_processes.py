@@ -145,7 +145,7 @@ from flask_safesession.stores.sql import connections
 
 def free(connection):
     connection.execute("PRAGMA busy_timeout=5000")
-connections._begin_to_write = connections._begin_to_read = free
+connections.begin_to_write = connections.begin_to_read = free
 finish = connections.Connections.finish
 def only_give(self, connection, error):
     self._local.connection = None

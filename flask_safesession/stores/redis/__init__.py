@@ -1,5 +1,6 @@
 """Sessions on Redis or Valkey."""
 
-from .store import RedisStore, open_shards
+from .shards import open_shards
+from .store import RedisStore
 
 __all__ = ["RedisStore", "open_shards"]

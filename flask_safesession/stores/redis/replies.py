@@ -17,6 +17,7 @@ from ..base import (
     Gone,
     Listed,
     Live,
+    Onward,
     Removed,
     Rules,
     Taken,
@@ -146,3 +147,8 @@ def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
     per_user = f"{cap.per_user:09d}{own}".encode("ascii")
     caps = (cap.total, cap.users, per_user, int(cap.evict), int(cap.refuse))
     return caps + tuple(part.encode("ascii") for part in order)
+
+
+def wire_onward(onward: Onward | None) -> str:
+    """Returns where a tombstone leads, as the scripts take it; empty: nowhere."""
+    return f"{onward.key}{onward.sign_in:d}{onward.user}" if onward else ""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ...errors import ConfigError, StoreUnavailable
-from ...events import Event, ReplicasMissing, emit
+from ...events import Event, ReplicasMissing
 from ...model.policy import ANONYMOUS_TIER
 from ...model.reason import Reason
 from ...model.record import Draft, Record, dumps_draft
@@ -32,7 +32,7 @@ from ..base import (
     Terms,
     newest_first,
 )
-from ..sharded import Sharded
+from ..remote.breaker import Listener
 from .check import check_shards, findings
 from .replies import (
     Status,
@@ -45,6 +45,7 @@ from .replies import (
     refused,
     removals,
     theirs,
+    wire_onward,
 )
 from .scripts import Caller, Script
 from .url import topology_of
@@ -78,7 +79,7 @@ class RedisStore:
     :param timeout: seconds that one call may take, reconnects and retries included.
     :param wait_replicas: how many replicas have to confirm the end of a session.
     :param shards: in how many slots all sessions are; this store is the first of them. Use
-        :func:`open_shards` for more than one.
+        :func:`.open_shards` for more than one.
     :raises ConfigError: the URL or client cannot be used, with what to do instead.
     """
 
@@ -94,8 +95,9 @@ class RedisStore:
         shards: int = 1,
     ) -> None:
         self.slot: str = f"{{{prefix}:0}}"
-        self._notify = _Listener()
-        topology = topology_of(given, self._notify)
+        #: Receives the events of the servers.
+        self.notify: Listener = Listener()
+        topology = topology_of(given, self.notify)
         check = partial(check_shards, topology, f"{self.slot}:shards", shards)
         self._caller = Caller(topology, timeout, check)
         self._run = self._caller.run
@@ -178,7 +180,7 @@ class RedisStore:
     ) -> Answer | Taken:
         """See :meth:`..base.Store.rotate`."""
         pace = "1" if terms.restart else "0" if terms.slide else "-"
-        onward = _wire_onward(terms.onward(new, draft.user))
+        onward = wire_onward(terms.onward(new, draft.user))
         head = (terms.expected or "", pace, terms.reason, onward, dumps_draft(draft))
         args = (*head, *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
@@ -191,7 +193,7 @@ class RedisStore:
         self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
     ) -> Answer:
         """See :meth:`..base.Store.end`, and :meth:`..sharded.Shard.end` for *onward*."""
-        args = (stamp, reason, expected or "", _wire_onward(onward))
+        args = (stamp, reason, expected or "", wire_onward(onward))
         status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
         if status == Status.LIVE:
             return dated(rest[0], key=rest[1].decode())
@@ -300,7 +302,7 @@ class RedisStore:
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
         """See :meth:`..base.RemoteStore.report_to`."""
-        self._notify.listener = listener
+        self.notify.listener = listener
 
     def states(self) -> Mapping[str, str]:
         """See :meth:`..base.RemoteStore.states`."""
@@ -347,34 +349,5 @@ class RedisStore:
         done = answer[0] == Status.LIVE or answer[-1] == b"again"
         if done and confirmed < self._replicas:
             handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
-            self._notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
+            self.notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
         return answer
-
-
-class _Listener:
-    """Passes events of the servers on. Not the store itself: that would be a reference cycle."""
-
-    def __init__(self) -> None:
-        self.listener: Callable[[Event], None] = partial(emit, None)
-
-    def __call__(self, event: Event) -> None:
-        self.listener(event)
-
-
-def open_shards(given: object, *, shards: int, **options: Any) -> RedisStore | Sharded:
-    """Returns a store whose sessions are in so many slots.
-
-    :param shards: the same for all processes, fixed for the deployment.
-    :param options: as for :class:`RedisStore`.
-    :raises ConfigError: the URL or client cannot be used, with what to do instead.
-    """
-    first = RedisStore(given, shards=shards, **options)
-    if shards == 1:
-        return first
-    others = (first.in_slot(number) for number in range(1, shards))
-    return Sharded([first, *others], first._notify, first, first._caller.timeout)
-
-
-def _wire_onward(onward: Onward | None) -> str:
-    """Returns where a tombstone leads, as the scripts take it; empty: nowhere."""
-    return f"{onward.key}{onward.sign_in:d}{onward.user}" if onward else ""

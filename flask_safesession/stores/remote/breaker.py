@@ -12,9 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
-from ...events import Event, StoreStateChanged
+from ...events import Event, StoreStateChanged, emit
 
 Notify: TypeAlias = Callable[[Event], None]
 #: Takes an exception and whether the call began late. Returns whether the server has failed;
@@ -130,3 +131,15 @@ class watching:  # noqa: N801  # read as a word of the with statement
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._breaker.end(self._began, error, late=self._late)
+
+
+class Listener:
+    """Passes events of the servers on. Not the store itself: that would be a reference cycle."""
+
+    def __init__(self) -> None:
+        #: Receives each event; at first its signal is sent.
+        self.listener: Callable[[Event], None] = partial(emit, None)
+
+    def __call__(self, event: Event) -> None:
+        """Pass *event* to the listener."""
+        self.listener(event)

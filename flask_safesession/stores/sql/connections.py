@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, StoreUnavailable
+from . import forks
 from .reasons import explain, is_busy
 from .statements import SCHEMA, SCHEMA_VERSION, named, statements
+from .steps import Connection, begin_to_read, begin_to_write, roll_back, set_durable
 
 # Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
 _FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
@@ -25,11 +27,6 @@ _KEPT = 16
 # 4 KiB each: what may wait in the write-ahead log until a commit has to move it to the file. The
 # purge does so before.
 _CHECKPOINT_PAGES = 10_000
-
-
-class _Connection(sqlite3.Connection):
-    durable = True  # as SQLite begins
-    user: object = None  # the transaction that it is in
 
 
 class Connections:
@@ -47,7 +44,7 @@ class Connections:
         self._sql = statements(prefix)
         self._schema = [named(text, prefix) for text in SCHEMA]
         self._start()
-        _all.add(self)
+        forks.watch(self)
 
     def transaction(self, *, writes: bool, durable: bool) -> _Transaction:
         """See :meth:`.tables.Connections.transaction`.
@@ -88,12 +85,12 @@ class Connections:
         """
         connection, changed = self.take(), 0
 
-        def run(connection: _Connection) -> None:
+        def run(connection: Connection) -> None:
             nonlocal changed
             changed = connection.execute(statement, parameters).rowcount
 
         try:
-            _set_durable(connection, durable=False)
+            set_durable(connection, durable=False)
             self._patiently(run, connection)
         except sqlite3.Error as error:
             self._look_at = 0.0
@@ -120,7 +117,7 @@ class Connections:
             with suppress(IndexError):  # another thread was faster
                 self.discard(self._idle.pop())
 
-    def discard(self, connection: _Connection) -> None:
+    def discard(self, connection: Connection) -> None:
         """Close a connection, which undoes what it has not committed."""
         self._opened.discard(connection)
         connection.close()
@@ -143,7 +140,7 @@ class Connections:
 
     def after_fork_in_child(self) -> None:
         """Begin without the connections of other threads that were not to be closed in time."""
-        _leaked.extend(self._opened)
+        forks.leak(self._opened)
         self._start()
 
     def _is_free(self) -> bool:
@@ -153,7 +150,7 @@ class Connections:
     def _start(self) -> None:
         self._opening = threading.Lock()
         self._forking = False
-        self._opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._file = (0, 0)
         self._look_at = 0.0
         self._idle: deque[Any] = deque()
@@ -162,18 +159,18 @@ class Connections:
 
     # -- transactions ---------------------------------------------------------------------------
 
-    def begin(self, connection: _Connection, *, writes: bool, durable: bool) -> None:
+    def begin(self, connection: Connection, *, writes: bool, durable: bool) -> None:
         """Begin the transaction of this thread on *connection*."""
         try:
             if writes:
-                _set_durable(connection, durable=durable)
-            self._patiently(_begin_to_write if writes else _begin_to_read, connection)
+                set_durable(connection, durable=durable)
+            self._patiently(begin_to_write if writes else begin_to_read, connection)
             self._local.connection = connection
         except BaseException as error:
             self.finish(connection, error)
             raise
 
-    def finish(self, connection: _Connection, error: BaseException | None) -> None:
+    def finish(self, connection: Connection, error: BaseException | None) -> None:
         """Commit, or undo everything because of *error*."""
         try:
             if error is None:
@@ -187,7 +184,7 @@ class Connections:
             self._look_at = 0.0
             raise self._unavailable(error) from error
 
-    def _patiently(self, work: Callable[[_Connection], object], connection: _Connection) -> None:
+    def _patiently(self, work: Callable[[Connection], object], connection: Connection) -> None:
         """Do *work* on *connection*, again and again while another process is in the way."""
         until, wait = time.monotonic() + self._timeout, _FIRST_WAIT
         while True:
@@ -206,7 +203,7 @@ class Connections:
 
     # -- connections ----------------------------------------------------------------------------
 
-    def take(self) -> _Connection:
+    def take(self) -> Connection:
         """Returns a connection that nobody uses.
 
         :raises StoreUnavailable: the file cannot be opened, with what to do.
@@ -217,7 +214,7 @@ class Connections:
         if time.monotonic() >= self._look_at:
             self._look_again()
         try:
-            connection: _Connection = self._idle.pop()
+            connection: Connection = self._idle.pop()
         except IndexError:
             return self._try_to_open()
         return connection
@@ -228,7 +225,7 @@ class Connections:
         if _identity(self._path) != self._file:
             self.close()
 
-    def _try_to_open(self) -> _Connection:
+    def _try_to_open(self) -> Connection:
         try:
             with self._opening:
                 return self._open()
@@ -237,26 +234,26 @@ class Connections:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
-    def _give(self, connection: _Connection) -> None:
+    def _give(self, connection: Connection) -> None:
         if connection.in_transaction:
-            _roll_back(connection)
+            roll_back(connection)
         if connection.in_transaction or len(self._idle) >= _KEPT:
             self.discard(connection)
         else:
             connection.user = None
             self._idle.append(connection)
 
-    def _open(self) -> _Connection:
+    def _open(self) -> Connection:
         # Only a file that is not there: closing one that is would drop SQLite's locks on it.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         self._file = _identity(self._path)
-        connection: _Connection = sqlite3.connect(
+        connection: Connection = sqlite3.connect(
             self._path,
             timeout=0,
             isolation_level=None,
             check_same_thread=False,
-            factory=_Connection,
+            factory=Connection,
             cached_statements=len(self._sql) + 10,
         )
         try:
@@ -267,7 +264,7 @@ class Connections:
         self._opened.add(connection)
         return connection
 
-    def _set_up(self, connection: _Connection) -> None:
+    def _set_up(self, connection: Connection) -> None:
         [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise StoreUnavailable(
@@ -290,14 +287,14 @@ class Connections:
             )
             raise ConfigError([problem])
 
-    def _make_tables(self, connection: _Connection) -> None:
+    def _make_tables(self, connection: Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in self._schema:
                 connection.execute(statement)
             connection.execute("COMMIT")
         except BaseException:
-            _roll_back(connection)
+            roll_back(connection)
             raise
 
 
@@ -311,7 +308,7 @@ class _Transaction:
         self._writes = writes
         self._durable = durable
         self._token = object()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
     def __enter__(self) -> None:
         self._connection = connection = self._connections.take()
@@ -328,55 +325,9 @@ class _Transaction:
             self._connections.discard(self._connection)
 
 
-def _set_durable(connection: _Connection, *, durable: bool) -> None:
-    """Let the next commits survive a power failure, or not: FULL syncs the log at each of them."""
-    if connection.durable is not durable:
-        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-        connection.durable = durable
-
-
-def _begin_to_write(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-
-
-def _begin_to_read(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN")
-    try:
-        # Only the first query takes the snapshot, for which it may have to wait.
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except BaseException:
-        _roll_back(connection)
-        raise
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    with suppress(sqlite3.Error):  # what stays open is closed
-        connection.execute("ROLLBACK")
-
-
 def _identity(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino
-
-
-_all: weakref.WeakSet[Connections] = weakref.WeakSet()
-_leaked: list[_Connection] = []
-
-
-def _for_all(step: Callable[[Connections], None]) -> Callable[[], None]:
-    def run() -> None:
-        for connections in list(_all):
-            step(connections)
-
-    return run
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_for_all(Connections.before_fork),
-        after_in_parent=_for_all(Connections.after_fork_in_parent),
-        after_in_child=_for_all(Connections.after_fork_in_child),
-    )

@@ -30,7 +30,7 @@ from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores import admission, audit, engine, rules, tombstones
 from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
-from flask_safesession.stores.sql import connections, inspecting, sqlite, tables
+from flask_safesession.stores.sql import connections, forks, inspecting, sqlite, steps, tables
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
 
@@ -203,13 +203,13 @@ def test_memory_is_refused_also_without_a_url() -> None:
 def test_a_file_that_cannot_have_a_write_ahead_log_is_refused(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Elsewhere(connections._Connection):
+    class Elsewhere(steps.Connection):
         def execute(self, sql: str, *parameters: Any) -> Any:
             if "journal_mode" in sql:
                 return SimpleNamespace(fetchone=lambda: ["delete"])
             return super().execute(sql, *parameters)
 
-    monkeypatch.setattr(connections, "_Connection", Elsewhere)
+    monkeypatch.setattr(connections, "Connection", Elsewhere)
     with pytest.raises(StoreUnavailable, match=r"write-ahead log.*keep it on a local disk"):
         add(store)
 
@@ -610,7 +610,7 @@ def test_parent_and_child_go_on_with_connections_of_their_own(
             counted += 1
 
     def child() -> int:
-        inherited = len(connections._leaked)
+        inherited = len(forks._leaked)
         count_up(store, key, 3)
         return inherited
 
