@@ -163,7 +163,7 @@ def positive_or_mapping(value: object) -> int | Mapping[Any, Any]:
     return value if value and isinstance(value, Mapping) else positive(value)
 
 
-text = only(lambda value: isinstance(value, str) and value)
+text: Callable[[Any], Any] = only(lambda value: isinstance(value, str) and value)
 
 
 def user_key(value: object) -> UserKey:
