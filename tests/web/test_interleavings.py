@@ -12,13 +12,15 @@ from itertools import count
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_safesession import SafeSession, session
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, StoreKit
+
+from ..support.views import do
 
 MakeApp = Callable[..., Flask]
 MINUTE = 60_000
@@ -66,7 +68,7 @@ class Site:
         self.store, self.kit = MeetingStore(kit.store), kit
         self.app = make_app(store=self.store, lifetime="12h", store_timeout="5s")
         self.safe: SafeSession = self.app.extensions["tested.safe"]
-        self.app.add_url_rule("/do", "do", _do, methods=["GET", "POST"])
+        self.app.add_url_rule("/do", "do", do, methods=["GET", "POST"])
         self.app.add_url_rule("/read", "read", lambda: dict(session))
 
     def browser(self, before: str, age: int = 1000) -> FlaskClient:
@@ -94,20 +96,6 @@ class Site:
                 return
             yield first, second
             self.safe.end_all()
-
-
-def _do() -> str:
-    for action, value in request.args.items(multi=True):
-        key, _, text = value.partition(":")
-        if action == "set":
-            session[key] = text
-        elif action == "drop":
-            session.pop(key, None)
-        elif action == "clear":
-            session.clear()
-        elif action == "renew":
-            session.regenerate()
-    return ""
 
 
 def data(client: FlaskClient) -> Any:
@@ -177,7 +165,7 @@ def test_what_stands_in_for_an_old_id_gets_a_cookie_from_nothing_but_a_sign_in_a
     app = make_app(
         store=MemoryStore(clock), expiry="tiered", tiers={"plain": limits, "vip": limits}
     )
-    app.add_url_rule("/do", "do", _do, methods=["GET", "POST"])
+    app.add_url_rule("/do", "do", do, methods=["GET", "POST"])
     client = app.test_client()
     client.post("/do?set=user_id:1")
     app.extensions["tested.safe"].end_user(1)
@@ -206,7 +194,7 @@ def test_a_function_for_the_user_that_fails_is_reported_once_and_finds_nobody(
     make_app: MakeApp, store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = make_app(store=store)
-    first.add_url_rule("/do", "do", _do)
+    first.add_url_rule("/do", "do", do)
     client = first.test_client()
     client.get("/do?set=user_id:1")
     app = make_app(store=store, user_key=lambda data: data["userinfo"]["sub"])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_safesession import session
@@ -33,6 +33,7 @@ from flask_safesession.web.data import merge, own_changes
 
 from ..support.counting import CountingStore
 from ..support.security_kit import overwrite, raw
+from ..support.views import do
 
 MakeApp = Callable[..., Flask]
 # What the store answers to the second request decides.
@@ -77,20 +78,7 @@ def world(make_app: MakeApp, kit: StoreKit) -> World:
     def read() -> dict[str, Any]:
         return dict(session)
 
-    @app.route("/do", methods=["GET", "POST"])
-    def do() -> str:
-        for action, value in request.args.items(multi=True):
-            key, _, text = value.partition(":")
-            if action == "set":
-                session[key] = text
-            elif action == "drop":
-                session.pop(key, None)
-            elif action == "clear":
-                session.clear()
-            elif action == "renew":
-                session.regenerate()
-        return "done"
-
+    app.add_url_rule("/do", "do", do, methods=["GET", "POST"])
     return World(app, store, kit)
 
 

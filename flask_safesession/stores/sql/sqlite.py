@@ -93,17 +93,17 @@ class SqliteStore(Engine):
         Otherwise, and where that alone does not say whether it is live, the engine decides.
         """
         now = self._tables.now()
-        can_replace = loaded is not None and loaded.deadline > now
-        if loaded and can_replace and loaded.stamps[0] == expected and is_filed(loaded, draft):
+        is_live = loaded is not None and loaded.deadline > now
+        if loaded and is_live and loaded.stamps[0] == expected and is_filed(loaded, draft):
             fresh = touched(successor(loaded, draft), now, touch)
             if self._connections.change(*self._tables.replacement(key, fresh, loaded)):
                 return Live(fresh, now)
         return super().commit(key, draft, expected, touch=touch)
 
     def _absent(self, key: str) -> Gone:
-        """What is known of a session that is over: no writer waits for that, nor it for one.
+        """Returns the answer for a session that is not stored, without the lock of writers.
 
-        Should the session be made between the query and this, the answer is that of the query.
+        If the session is made between the query and this, the answer is that of the query.
         """
         t = self._tables
         with t.transaction(writes=False):
