@@ -148,8 +148,7 @@ class SafeSession:
 
         ``closed``: the server answers; ``open``: it is down; ``half-open``: it is tried again.
         """
-        remote = self._state()[1].opened.remote
-        return remote.states() if remote else {}
+        return self._state()[1].opened.states()
 
     def purge(self) -> PurgeReport:
         """Remove due sessions now. The purge job does so regularly.

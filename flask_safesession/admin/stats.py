@@ -53,7 +53,7 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
         counts.due,
         round(counts.overdue / 1000, 3),
         dict(counts.live),
-        dict(opened.remote.states()) if opened.remote else {},
+        dict(opened.states()),
     )
 
 
@@ -96,13 +96,13 @@ class Snapshots:
         # No lock: a fork might copy it locked. Two threads at the same instant both call the store,
         # which is harmless.
         now = self._clock()
-        if now >= self._again and self.app is not None:
+        if now >= self._again and (app := self.app) is not None:
             self._again = now + FRESH_FOR
-            self._last = self._take(now)
+            self._last = self._take(app, now)
         return self._last
 
-    def _take(self, now: float) -> Snapshot:
-        state = self.app.extensions["safesession"]
+    def _take(self, app: Any, now: float) -> Snapshot:
+        state = app.extensions["safesession"]
         try:
             stats = stats_of(state.opened, state.settings)
         except Exception as error:  # noqa: BLE001  # metrics without these stats are still served

@@ -202,8 +202,7 @@ def _merged_tiers(own: Any, tiers: Any) -> Any:
 
 def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the overrides *before* with *changes*, as JSON can store them."""
-    if unknown := sorted(set(changes) - set(TUNABLE)):
-        raise ConfigError([f"{name} cannot be changed while the processes run" for name in unknown])
+    _check_tunable(changes)
     given = {name: _plain(value) for name, value in changes.items()}
     tiers = given.get("tiers")
     if isinstance(tiers, dict):
@@ -243,8 +242,7 @@ def _loads(found: Document) -> Tuned:
         by = document["by"] and str(document["by"])
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(["they cannot be read: run `flask safesession tune --reset`"]) from error
-    if unknown := sorted(set(settings) - set(TUNABLE)):
-        raise ConfigError([f"{name} cannot be changed while the processes run" for name in unknown])
+    _check_tunable(settings)
     return Tuned(settings, by, as_datetime(found.written), revision)
 
 
@@ -255,7 +253,12 @@ def _last(found: Document, *, reset: bool) -> Tuned:
     except ConfigError:
         if not reset:
             raise
-        return Tuned({}, None, as_datetime(found.written), 0)
+        return _loads(found._replace(document=b""))  # as if there were none
+
+
+def _check_tunable(names: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(names) - set(TUNABLE)):
+        raise ConfigError([f"{name} cannot be changed while the processes run" for name in unknown])
 
 
 def _check_name(by: object) -> None:

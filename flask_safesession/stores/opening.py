@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,10 @@ class Opened:
         if self.index is None:
             raise self._cannot("has no index of its sessions", IndexedStore)
         return self.index
+
+    def states(self) -> Mapping[str, str]:
+        """Returns the state of each server's circuit breaker; none if it is on no servers."""
+        return self.remote.states() if self.remote else {}
 
     def _cannot(self, what: str, protocol: type) -> CannotDo:
         names = ", ".join(_missing(self.store, protocol))

@@ -94,7 +94,8 @@ class SafeSessionInterface(SessionInterface):
         later = state.dispatched and not is_final and not is_socket
         is_answered = (is_own and responding) or (later and not state.sealed)
         if state.failed is None:
-            self._save(state, response, deliverable=is_final and not is_socket, later=later)
+            deliverable = is_final and not is_socket
+            self._save(state, response, is_own=is_own, deliverable=deliverable, later=later)
         if state.failed is None:
             if is_final:
                 state.seal()
@@ -175,9 +176,11 @@ class SafeSessionInterface(SessionInterface):
 
     # -- saving ---------------------------------------------------------------------------------
 
-    def _save(self, state: State, response: Response, *, deliverable: bool, later: bool) -> None:
-        endpoint = flask.request.endpoint if is_current(state) else None
-        key, client = state.app.secret_key or "", self._client(state)
+    def _save(
+        self, state: State, response: Response, *, is_own: bool, deliverable: bool, later: bool
+    ) -> None:
+        endpoint = flask.request.endpoint if is_own else None
+        key, client = state.app.secret_key or "", self._client(state) if is_own else None
         delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
             saved = save(state, self._overrides.store, self._overrides.settings, delivery)
@@ -199,9 +202,9 @@ class SafeSessionInterface(SessionInterface):
             transport.answer_cookie(self, state, response)
 
     def _client(self, state: State) -> tuple[str, str] | None:
-        """Returns address and browser of the request, if they are to be recorded."""
+        """Returns address and browser of the current request, if they are to be recorded."""
         wanted = self._overrides.settings.record_client and state.loaded.slide
-        return describe_client(flask.request) if wanted and is_current(state) else None
+        return describe_client(flask.request) if wanted else None
 
     def _look_for_a_user(self, state: State) -> None:
         """Log a hint, once, if a session without a user has a typical user key."""

@@ -123,7 +123,7 @@ class Loader:
         """Returns the stand-in of a dead ID: the stored one, or a new one."""
         store, rules = self._overrides.store, self._overrides.settings.rules
         for number in range(MAX_STAND_INS):
-            key = dead.stand_in(number)
+            key = own = dead.stand_in(number)
             answer = store.load(key, rules, slide=over.slide)
             found = over._replace(stand_in=number)
             if isinstance(answer, base.Gone):
@@ -136,7 +136,7 @@ class Loader:
             if isinstance(answer, base.Live):
                 with suppress(ValueError):
                     stored, data = self._read(state, key, answer)
-                    stored = stored._replace(stand_in=key == dead.stand_in(number))
+                    stored = stored._replace(stand_in=key == own)
                     return found._replace(data=data, stored=stored, now=answer.now)
         return over._replace(stand_in=MAX_STAND_INS)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import flask
 from flask.sessions import SessionMixin
 
-from .data import PERMANENT, REMEMBER
+from .data import PERMANENT, REMEMBER, is_permanent
 from .info import SessionInfo
 from .state import State
 
@@ -108,13 +108,13 @@ class Session(SessionMixin):
         state = self._state
         if state.data is None and state.permanent is not None:
             return state.permanent
-        return bool(state.use().get(PERMANENT, False))
+        return is_permanent(state.use())
 
     @permanent.setter
     def permanent(self, value: bool) -> None:
         state = self._state
         state.permanent = bool(value)
-        if state.data is not None and bool(state.data.get(PERMANENT)) != state.permanent:
+        if state.data is not None and is_permanent(state.data) != state.permanent:
             state.change()[PERMANENT] = state.permanent
 
     @property

@@ -16,7 +16,7 @@ from ..model.identity import FLASK_LOGIN, FRESH, FS_PAA, Identity
 from ..model.note import Note, Secret
 from ..model.record import Record
 from ..model.tokens import SessionID
-from .data import PERMANENT
+from .data import PERMANENT, is_permanent
 from .info import SessionInfo
 from .scratch import Scratch
 
@@ -203,7 +203,7 @@ class State:
     def hold(self, loaded: Loaded) -> dict[Any, Any]:
         """Set the data to that of *loaded*, with the permanence that was assigned before."""
         data = loaded.data
-        if self.permanent is not None and bool(data.get(PERMANENT)) != self.permanent:
+        if self.permanent is not None and is_permanent(data) != self.permanent:
             data[PERMANENT] = self.permanent
         self.loaded, self.data = loaded, data
         return data

@@ -106,8 +106,7 @@ class Counts:
 
     def update_circuits(self, app: Flask) -> None:
         """Set the gauges of the circuit breakers. A server that is gone counts as closed."""
-        remote = app.extensions["safesession"].opened.remote
-        states = remote.states() if remote else {}
+        states = app.extensions["safesession"].opened.states()
         known = self._servers[app.name]
         known.update(states)
         for server in known:
