@@ -102,7 +102,7 @@ class Sharded:
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        return self._at(key).load(key, rules, slide=slide)
+        return self._at(key).load(key, self._share(rules), slide=slide)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
@@ -196,7 +196,7 @@ class Sharded:
         due = overdue = 0
         with deadline(self._timeout):
             for shard in self.shards:
-                found = shard.count(rules)
+                found = shard.count(self._share(rules))
                 for tier, count in found.live.items():
                     live[tier] = live.get(tier, 0) + count
                 due, overdue = due + found.due, max(overdue, found.overdue)
@@ -217,7 +217,7 @@ class Sharded:
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.IndexedStore.audit`; shard by shard."""
-        step = self.shards[self._auditing].audit(rules, limit)
+        step = self.shards[self._auditing].audit(self._share(rules), limit)
         self._auditing = (self._auditing + step.done) % len(self.shards)
         return step._replace(done=step.done and self._auditing == 0)
 
@@ -282,7 +282,7 @@ class Sharded:
         if not terms.restart:
             if terms.expected is None:
                 key = shard.resolve(key)
-            old = shard.load(key, rules, slide=False)
+            old = shard.load(key, self._share(rules), slide=False)
             if isinstance(old, Live):
                 last_active = 0 if terms.slide else old.record.last_active
                 draft = draft._replace(created=old.record.created, last_active=last_active)

@@ -333,11 +333,12 @@ class RedisStore:
 
     def _wire(self, rules: Rules) -> _Wired:
         """Returns the rules as arguments of scripts: rows of limits, and caps with tiers."""
-        if self._wired[0] is not rules:
+        wired = self._wired  # read once: another thread may call with other rules
+        if wired[0] is not rules:
             limits = limit_rows(rules)
             ways = (b"0" + limits, b"1" + limits, b"-" + limits)
-            self._wired = (rules, ways, cap_arguments(rules))
-        return self._wired
+            wired = self._wired = (rules, ways, cap_arguments(rules))
+        return wired
 
     def _confirmed(
         self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
@@ -348,6 +349,7 @@ class RedisStore:
         answer, confirmed = self._caller.confirm(script, names, args, self._replicas)
         done = answer[0] == Status.LIVE or answer[-1] == b"again"
         if done and confirmed < self._replicas:
-            handle = names[0][-KEY_LENGTH:] if ":s:" in names[0] else "several"
+            is_one = names[0].startswith(self._name(""))
+            handle = names[0][-KEY_LENGTH:] if is_one else "several"
             self.notify(ReplicasMissing(operation, handle, self._replicas, confirmed))
         return answer

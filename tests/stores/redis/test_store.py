@@ -152,6 +152,31 @@ def test_a_prefix_with_wildcards_audits_its_own_keys_only(client: redis.Redis, p
         assert store.count(RULES).total == 1
 
 
+class Interrupted(RedisStore):
+    """After it has prepared rules for the scripts, another thread calls it with other rules."""
+
+    others: Rules | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_wired" and (others := self.others) is not None:
+            self.others = None
+            self.load(new_key(), others, slide=True)
+
+
+def test_a_call_keeps_its_rules_while_another_thread_uses_others(
+    client: redis.Redis, prefix: str
+) -> None:
+    store = Interrupted(client, prefix=prefix, timeout=5)
+    add(store, rules=make_rules(total=2))
+    add(store, rules=make_rules(total=2))
+    store.others = make_rules(total=2, evict=False)
+    answer = store.create(new_key(), make_draft(), make_rules(total=2))
+    assert isinstance(answer, Live)
+    assert len(answer.removed) == 1
+    store.close()
+
+
 # -- what is not ours ---------------------------------------------------------------------------
 
 
