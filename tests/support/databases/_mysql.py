@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..servers import Certificates, free_port
-from ._folders import account_of, copy, copy_certificate, find, folder_for, run
+from ._folders import copy_certificate, copy_data, folder_for
+from ._programs import account_of, needed, run
 from ._server import Database
 
 _SMALL = ("--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M")
@@ -25,20 +26,26 @@ def start_mysql(
     With a *password* it has to be given, also on the socket. With *tls* there is no other way in
     than TLS, but for the socket.
     """
-    account, port = account_of("mysql"), port or free_port()
-    home = folder_for(account)
+    program, account = needed("mariadbd"), account_of("mariadbd")
+    home, port = folder_for(account), port or free_port()
     folder = Path(home.name)
-    copy(Path(_template().name) / "data", folder / "data", account)
+    copy_data(_template(), folder, account)
     (folder / "first.sql").write_text(_first(password))
-    command = [str(find("mariadbd")), "--no-defaults", *_settings(folder, port, durable)]
+    command = [str(program), "--no-defaults", *_settings(folder, port, durable)]
     if tls is not None:
         copy_certificate(tls, folder, account)
         command += _tls(folder)
-    query = {"ssl_ca": str(tls.folder / "ca.pem")} if tls else {}
-    server = Database("mysql", port, "root", password, "test", parameters=query)
-    server.command, server.home, server.account = [*command, *options], home, account
-    server.launch()
-    return server
+    return Database(
+        "mysql",
+        port,
+        "root",
+        password,
+        "test",
+        parameters={"ssl_ca": str(tls.folder / "ca.pem")} if tls else {},
+        command=[*command, *options],
+        home=home,
+        account=account,
+    ).start()
 
 
 def _settings(folder: Path, port: int, durable: bool) -> list[str]:
@@ -75,11 +82,11 @@ def _tls(folder: Path) -> list[str]:
 @functools.cache
 def _template() -> TemporaryDirectory[str]:
     """Data with the user root and the database test; anonymous users would hide others."""
-    account = account_of("mysql")
+    account = account_of("mariadbd")
     home = folder_for(account)
     folder = Path(home.name)
     (folder / "more.sql").write_text("DELETE FROM mysql.global_priv WHERE User = '';\n")
-    command = [str(find("mariadb-install-db")), "--no-defaults", f"--datadir={folder / 'data'}"]
+    command = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'data'}"]
     command += ["--auth-root-authentication-method=normal", f"--extra-file={folder / 'more.sql'}"]
     run([*command, *_SMALL], account, folder)
     return home

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from ..servers import Certificates, free_port
-from ._folders import account_of, copy, copy_certificate, find, folder_for, run
+from ._folders import copy_certificate, copy_data, folder_for
+from ._programs import account_of, needed, run
 from ._server import Database
-
-
-def postgresql() -> Path | None:
-    """The newest server of this machine."""
-    versions = Path("/usr/lib/postgresql").glob("*/bin")
-    return find("postgres", *sorted(versions, key=lambda place: float(place.parent.name)))
 
 
 def start_postgresql(
@@ -29,11 +27,13 @@ def start_postgresql(
     With a *password* it has to be given, also on the socket. With *tls* there is no other way in
     than TLS, but for the socket.
     """
-    account, port = account_of("postgres"), port or free_port()
-    home = folder_for(account)
+    program, account = needed("postgres"), account_of("postgres")
+    if tls is not None:
+        _need_tls(program)
+    home, port = folder_for(account), port or free_port()
     folder = Path(home.name)
     if password is None:
-        copy(Path(_template().name) / "data", folder / "data", account)
+        copy_data(_template(), folder, account)
     else:
         _initialise(folder, password)
     way_in = "trust" if password is None else "scram-sha-256"
@@ -43,14 +43,21 @@ def start_postgresql(
     if tls is not None:
         copy_certificate(tls, folder, account)
         settings += _tls(folder)
-    command = [str(postgresql()), "-D", str(folder / "data")]
+    command = [str(program), "-D", str(folder / "data")]
     for setting in [*settings, *options]:
         command += ["-c", setting]
     query = {"sslmode": "verify-full", "sslrootcert": str(tls.folder / "ca.pem")} if tls else {}
-    server = Database("postgresql", port, "postgres", password, "postgres", parameters=query)
-    server.command, server.home, server.account = command, home, account
-    server.launch()
-    return server
+    return Database(
+        "postgresql",
+        port,
+        "postgres",
+        password,
+        "postgres",
+        parameters=query,
+        command=command,
+        home=home,
+        account=account,
+    ).start()
 
 
 def _settings(folder: Path, port: int, durable: bool) -> list[str]:
@@ -67,6 +74,12 @@ def _settings(folder: Path, port: int, durable: bool) -> list[str]:
     ]
 
 
+def _need_tls(program: Path) -> None:
+    config = subprocess.check_output([program.with_name("pg_config"), "--configure"], text=True)
+    if "openssl" not in config:
+        pytest.skip("this PostgreSQL was built without TLS: install Debian's postgresql")
+
+
 def _tls(folder: Path) -> list[str]:
     files = [f"ssl_cert_file={folder / 'server.pem'}", f"ssl_key_file={folder / 'server.key'}"]
     return ["ssl=on", *files]
@@ -80,9 +93,8 @@ def _template() -> TemporaryDirectory[str]:
 
 
 def _initialise(folder: Path, password: str | None) -> None:
-    server = postgresql()
-    assert server is not None
-    command = [str(server.with_name("initdb")), "-D", str(folder / "data"), "-U", "postgres"]
+    program = needed("postgres").with_name("initdb")
+    command = [str(program), "-D", str(folder / "data"), "-U", "postgres"]
     command += ["--no-sync", "--encoding=UTF8", "--locale=C"]
     if password is None:
         command += ["--auth=trust"]

@@ -18,6 +18,9 @@ import pytest
 
 from ..servers import end, forget, poll, spawn, watch
 
+#: What the drivers raise when a server does not answer, or not this user.
+REFUSED = (psycopg.OperationalError, pymysql.err.OperationalError)
+
 
 @dataclass(eq=False)
 class Database:
@@ -92,6 +95,13 @@ class Database:
     def make_database(self, name: str) -> None:
         self.ask(f"CREATE DATABASE {name}")
 
+    def drop_tables(self, prefix: str) -> None:
+        """Drop what a test has made under its prefix."""
+        everything = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        rows = self.ask(everything if self.scheme == "postgresql" else "SHOW TABLES")
+        if names := [name for (name,) in rows if name.startswith(f"{prefix}_")]:
+            self.ask(f"DROP TABLE {', '.join(names)}")
+
     def wait(self) -> None:
         """Until it answers."""
         poll(f"the {self.scheme} server on port {self.port}", self._answers, every=0.005)
@@ -99,7 +109,7 @@ class Database:
     def _answers(self) -> bool:
         if not self.running:
             raise ChildProcessError(f"the {self.scheme} server ended:\n{self.log[-2000:]}")
-        with contextlib.suppress(psycopg.OperationalError, pymysql.err.OperationalError):
+        with contextlib.suppress(*REFUSED):
             self.ask("SELECT 1")
             return True
         return False
@@ -136,11 +146,11 @@ class Database:
     def kill(self) -> None:
         """SIGKILL each process of it, paused or not; ``restart`` brings it back."""
         if not self.running:
+            forget(self.process.pid)
             return
         children = self._stopped()
         for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+            child.kill()
         end(self.process)
         for child in children:
             _await(child)
@@ -151,15 +161,24 @@ class Database:
         if self._process is None or self.home is None:
             return
         self.kill()
-        _release_memory(self.folder / "data" / "postmaster.pid")
+        release_memory(self.folder / "data" / "postmaster.pid")
         self.home.cleanup()
 
     def restart(self) -> None:
         """Start again, killed before if need be, with what was committed."""
         self.kill()
-        self.launch()
+        self._launch()
 
-    def launch(self) -> None:
+    def start(self) -> Database:
+        """Start it for the first time; what does not start leaves nothing."""
+        try:
+            self._launch()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _launch(self) -> None:
         self._process = spawn(self.command, self.folder / "log", account=self.account)
         self.wait()
 
@@ -176,7 +195,7 @@ def _await(process: psutil.Process, *states: str) -> None:
     poll(f"process {process.pid} {states}", there, every=0.001)
 
 
-def _release_memory(lock: Path) -> None:
+def release_memory(lock: Path) -> None:
     """Remove the System V segment of a killed PostgreSQL: nothing else would."""
     with contextlib.suppress(FileNotFoundError, IndexError):
         subprocess.run(["ipcrm", "-m", lock.read_text().split("\n")[6].split()[1]], check=False)
@@ -187,6 +206,8 @@ def connect(url: str) -> Any:
         return psycopg.connect(url, autocommit=True, connect_timeout=5)
     parts = urlsplit(url)
     parameters: dict[str, Any] = dict(parse_qsl(parts.query))
+    if "ssl_" not in parts.query:  # else it reads all the system's authorities each time: 20 ms
+        parameters["ssl_disabled"] = True
     return pymysql.connect(
         host=parts.hostname or "localhost",
         port=parts.port or 3306,
