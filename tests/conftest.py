@@ -22,7 +22,7 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import databases, environment, servers
-from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sqlite_kit
+from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
 
 environment.forget()
 
@@ -178,7 +178,13 @@ def kit(store_kind: str, request: pytest.FixtureRequest, prefix: str) -> Iterato
         yield made
         made.store.close()
         return
-    client: Any = request.getfixturevalue("pool").get(store_kind).client()
+    pool: _Pool = request.getfixturevalue("pool")
+    if store_kind in databases.STARTS:
+        made = sql_kit(pool.database(store_kind), prefix)
+        yield made
+        made.store.close()
+        return
+    client: Any = pool.get(store_kind).client()
     made = redis_kit(client, prefix)
     yield made
     made.store.close()
