@@ -10,7 +10,7 @@ from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from .admission import Leaving, over_the_cap
-from .audit import shorten
+from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
     Answer,
     AuditStep,
@@ -266,9 +266,12 @@ class Engine:
         The last step of a round compares the whole index with the records.
         """
         t = self._tables
-        with t.transaction(Scope(task="all")):
+        with t.transaction(Scope(document=DOCUMENT), writes=False):
+            behind = is_behind(t, rules.policy)
+        scope = Scope(task="all" if behind else "documents", document=DOCUMENT)
+        with t.transaction(scope):
             t.now()
-            step = shorten(t, rules.policy, limit)
+            step = shorten(t, rules.policy, limit) if behind else pass_over(t, rules.policy, limit)
         return step._replace(repaired=t.repair()) if step.done else step
 
     def lease(self, task: str, milliseconds: int) -> bool:
