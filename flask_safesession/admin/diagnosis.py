@@ -34,10 +34,10 @@ UNUSED = 0.8
 MANY = 0.1
 #: Sessions of one user.
 OF_ONE_USER = 20
-#: Sessions whose containers are compared, entries of the longest, and how much longer those are
-#: that have been in use for the longer time.
+#: The least sessions that are compared by a key, the entries of the longest container, and how much
+#: longer they are in sessions that have been in use for the longer time.
 COMPARED, LONG, LONGER = 8, 50, 1.5
-#: The part of all bytes under one key, and the bytes of a session that is large.
+#: The part of all bytes under one key, and its bytes in a typical session.
 LARGE_SHARE, LARGE = 0.5, 4096
 #: Of ``SAFESESSION_MAX_SESSION_SIZE``, the part that the largest session takes.
 NEAR_THE_LIMIT = 0.8
@@ -150,6 +150,16 @@ def with_findings(
     return replace(found, findings=tuple(problems))
 
 
+def growth_text(growth: Growth | None) -> str:
+    """Returns the growth as a sentence without its end."""
+    if growth is None:
+        return "not known yet; run this again in a minute or later"
+    text = f"{growth.per_hour:+,.0f} sessions an hour, in the last {span(growth.over)}"
+    return (
+        text if growth.full_in is None else f"{text}; the cap is reached in {span(growth.full_in)}"
+    )
+
+
 def _never_used_again(
     found: Diagnosis, settings: Settings, place: Callable[[str], str]
 ) -> Iterator[Problem]:
@@ -167,8 +177,8 @@ def _never_used_again(
         yield Problem(
             "never-used-again",
             f"{_subject(origin, place)} creates an anonymous session for every visitor:"
-            f" {_number(origin.sessions, found)} of {found.sessions:,}; {_unused(origin)} were"
-            " never used again",
+            f" {_number(origin.sessions, found)} of {found.sessions:,} sessions;"
+            f" {_unused(origin)} were never used again",
             f"the view writes {what} to the session, also for bots, monitors and clients that keep"
             " no cookies",
             f"{fix}; or {_shorter_anonymous(settings)}",
@@ -231,10 +241,9 @@ def _growing_keys(found: Diagnosis) -> Iterator[Problem]:
 
 
 def _large_keys(found: Diagnosis) -> Iterator[Problem]:
-    if found.sizes is None or found.sizes.with_data < FEW or found.sizes.percentile_95 < LARGE:
-        return
     for key in found.keys:
-        if key.share >= LARGE_SHARE and not _is_growing(key):
+        is_large = key.share >= LARGE_SHARE and key.median >= LARGE
+        if is_large and key.sessions >= COMPARED and not _is_growing(key):
             yield Problem(
                 "large-key",
                 f"{key.name!r} takes {key.share:.0%} of all bytes, {sized(key.median)} in one"
@@ -321,9 +330,9 @@ def _shorter_anonymous(settings: Settings) -> str:
     present = spelled(min(limits.idle, limits.lifetime))
     if ANONYMOUS_TIER in policy.tiers:
         return (
-            f"give the tier `anonymous` a shorter idle_timeout in SAFESESSION_TIERS ({present} now)"
+            f"give the tier 'anonymous' a shorter idle_timeout in SAFESESSION_TIERS ({present} now)"
         )
     return (
         f"give anonymous sessions less time than the {present} of all: SAFESESSION_EXPIRY"
-        ' "tiered" and a tier `anonymous` in SAFESESSION_TIERS'
+        " 'tiered' and a tier 'anonymous' in SAFESESSION_TIERS"
     )

@@ -7,10 +7,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil, isfinite
+from itertools import accumulate
+from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
+from typing import NamedTuple
 
 from ..model.tokens import NO_USER
 from ..web.data import FLASHES
@@ -28,8 +29,14 @@ ROWS = 10
 # Numbers and random texts in the names of keys: these keys are shown as one.
 _VARYING = re.compile(r"(?=[A-Za-z]*\d)[A-Za-z0-9]{16,}|\d+")
 _STATM = Path("/proc/self/statm")
-# The seconds for which a session has been in use, and its parts that are shown under one name.
-_Held: TypeAlias = "tuple[float, list[Part]]"
+
+
+class _Held(NamedTuple):
+    """The parts of one session that are shown under one name; see :class:`.sampling.Seen`."""
+
+    used_for: float
+    weight: float
+    parts: list[Part]
 
 
 @dataclass(frozen=True)
@@ -168,13 +175,19 @@ def sizes_of(seen: Iterable[Seen], sessions: int) -> Sizes | None:
 
     :param sessions: live sessions in the store.
     """
-    read = [(one.size, one.weight) for one in seen if one.size is not None]
-    if not read:
+    read = sorted((one.size, one.data_weight) for one in seen if one.size is not None)
+    whole = sum(weight for _, weight in read)
+    if not whole:
         return None
-    sizes = sorted(size for size, _ in read)
-    mean = sum(size * weight for size, weight in read) / sum(weight for _, weight in read)
-    high = sizes[ceil(0.95 * len(sizes)) - 1]
-    return Sizes(len(sizes), round(median(sizes)), high, sizes[-1], round(mean * sessions))
+    mean = sum(size * weight for size, weight in read) / whole
+    middle, high = (_quantile(read, share * whole) for share in (0.5, 0.95))
+    return Sizes(len(read), middle, high, read[-1][0], round(mean * sessions))
+
+
+def _quantile(sizes: list[tuple[int, float]], place: float) -> int:
+    """Returns the size at *place* of a sorted list, of which each size takes its weight."""
+    passed = accumulate(weight for _, weight in sizes)
+    return next((size for (size, _), end in zip(sizes, passed, strict=True) if end >= place), 0)
 
 
 def keys_of(seen: Iterable[Seen]) -> list[Key]:
@@ -189,20 +202,23 @@ def keys_of(seen: Iterable[Seen]) -> list[Key]:
             several = counts[patterns[part.key]] > 1
             parts[patterns[part.key] if several else part.key, several].append(part)
         for name, group in parts.items():
-            held[name].append((one.used_for, group))
-    whole = sum(part.bytes for one in read for part in one.parts)
+            held[name].append(_Held(one.used_for, one.data_weight, group))
+    whole = sum(part.bytes * one.data_weight for one in read for part in one.parts)
     found = [_key(name, several, holders, whole) for (name, several), holders in held.items()]
     return sorted(found, key=lambda key: -key.share)
 
 
-def _key(name: str, several: bool, holders: list[_Held], whole: int) -> Key:
-    sizes = [sum(part.bytes for part in parts) for _, parts in holders]
-    measured = [(used, len(parts) if several else parts[0].length) for used, parts in holders]
+def _key(name: str, several: bool, holders: list[_Held], whole: float) -> Key:
+    sizes = [sum(part.bytes for part in one.parts) for one in holders]
+    bytes_ = sum(size * one.weight for size, one in zip(sizes, holders, strict=True))
+    measured = [
+        (one.used_for, len(one.parts) if several else one.parts[0].length) for one in holders
+    ]
     lengths = [(used, length) for used, length in measured if length is not None]
     return Key(
         name,
         several,
-        sum(sizes) / whole,
+        bytes_ / whole,
         len(sizes),
         round(median(sizes)),
         max(sizes),

@@ -25,10 +25,11 @@ from ..stores.opening import Opened
 
 #: Sessions of each tier that are looked at.
 SAMPLE = 500
-#: Sessions whose data are read.
+#: Sessions whose data are read, of those with more data than a list has.
 PAYLOADS = 100
-#: Places in the range of a tier's deadlines from which its sessions are taken.
-PLACES = 10
+#: Places in the range of a tier's deadlines from which its sessions are taken; and how often the
+#: range is halved to find where the deadlines begin.
+PLACES, HALVINGS = 25, 5
 #: Users whose sessions are counted.
 USERS = 5
 #: Milliseconds for which the growth is measured against the same count.
@@ -56,12 +57,13 @@ class Part(NamedTuple):
 class Seen(NamedTuple):
     """A session of the sample.
 
-    :param weight: for how many live sessions of its tier it stands.
+    :param weight: for how many sessions of the store it stands.
     :param endpoint: where it was created; empty: unknown.
     :param user: the tag of its user; empty: anonymous.
     :param age: seconds since its creation, or its last sign-in.
     :param used_for: seconds from then to its last use; 0: it was never used again.
     :param size: bytes of its data; ``None``: they were not read.
+    :param data_weight: for how many sessions of the store these stand.
     """
 
     handle: str
@@ -71,7 +73,16 @@ class Seen(NamedTuple):
     age: float
     used_for: float
     size: int | None = None
+    data_weight: float = 0.0
     parts: tuple[Part, ...] = ()
+
+    def with_data(self, payload: bytes, scale: float = 1.0) -> Seen:
+        """Returns this session with the sizes of its data.
+
+        :param scale: for how many sessions of the sample they stand.
+        """
+        parts, weight = tuple(parts_of(payload)), self.weight * scale
+        return self._replace(size=len(payload), data_weight=weight, parts=parts)
 
 
 @dataclass(frozen=True)
@@ -94,62 +105,90 @@ def take(
 ) -> Sample:
     """Returns a sample of up to *size* sessions of each tier.
 
-    Makes some twenty store calls, :data:`PLACES` for each tier (one for each shard if there are
-    more), and *payloads*, however many sessions there are.
+    Makes at most 60 store calls for each tier, and *payloads*, however many sessions there are.
+    Most sessions are small: their data are in the lists already.
 
-    :param payloads: sessions whose data are read.
+    :param payloads: sessions with more data whose data are read.
     :raises CannotDo: the store has no index.
     :raises StoreUnavailable: the store did not answer.
     """
     store, rules = opened.need_index(), settings.rules
     counts, past = store.count(rules), store.document(_GROWTH)
-    found: dict[str, tuple[Listed, float]] = {}
+    found: dict[str, Seen] = {}
     for tier in rules.policy.names:
         live = counts.live.get(tier, 0)
-        limits = rules.policy.limits(tier)
-        span = min(limits.idle, limits.lifetime)
-        some = _some(opened.shards, tier, live, size, (past.now, span))
-        found |= {one.key: (one, max(1.0, live / len(some))) for one in some}
-    step = max(1, -(-len(found) // payloads))
-    seen = [
-        _seen(one, weight, past.now, _payload(opened, rules, one) if at % step == 0 else None)
-        for at, (one, weight) in enumerate(found.values())
-    ]
+        if live <= size:
+            picked = [(one, 1.0) for one in store.page(tier, "", size).sessions]
+        else:
+            picked = _from_all_over(opened.shards, tier, (size, live), past.now)
+        found |= {one.key: _seen(one, weight, past.now) for one, weight in picked}
+    seen = _with_data(opened, rules, list(found.values()), payloads)
     before = _before(store, counts.total, past)
     return Sample(counts, tuple(seen), before, tuple(_of_users(opened, seen)))
 
 
-def _some(
-    shards: tuple[IndexedStore, ...], tier: str, live: int, size: int, range_: tuple[int, int]
-) -> list[Listed]:
-    """Returns up to *size* sessions of a tier: all, or some from places all over the deadlines.
+def _from_all_over(
+    shards: tuple[IndexedStore, ...], tier: str, wanted: tuple[int, int], now: int
+) -> list[tuple[Listed, float]]:
+    """Returns sessions of a tier from places all over its deadlines, with their weights.
 
-    One end of a list would not do: there, all sessions are new.
+    From an end of the list would not do: there, all sessions are new. Places where some are left
+    out share the sessions that are in no other place, by how close their deadlines are.
 
-    :param range_: the store's time, and milliseconds from there to the latest deadline.
+    :param wanted: how many to return, and the number of live sessions.
     """
-    now, span = range_
-    rounds = 1 if live <= size else max(1, PLACES // len(shards))
-    places = rounds * len(shards)
-    limit = size if live <= size else max(1, size // places)
-    found: dict[str, Listed] = {}
-    for place in range(places):
-        # The first is the end of the list, wherever that is.
-        before = now + span - span * place // places if place and live > size else 0
-        page = shards[place % len(shards)].page(tier, "", limit, before)
-        found |= {one.key: one for one in page.sessions}
-    return list(found.values())[:size]
+    size, live = wanted
+    top, low = _range(shards[0], tier, now)
+    width = max(1, -(-(top - low) // PLACES))
+
+    def at(place: int, limit: int) -> list[Listed]:
+        upper = top - place * width
+        page = shards[place % len(shards)].page(tier, "", limit, upper)
+        return [one for one in page.sessions if one.record.deadline >= upper - width]
+
+    limits = dict.fromkeys(range(PLACES), max(1, size // PLACES))
+    found = {place: at(place, limit) for place, limit in limits.items()}
+    full = [place for place, limit in limits.items() if len(found[place]) == limit]
+    spare = size - sum(map(len, found.values()))
+    for place in full if spare >= len(full) else ():
+        limits[place] += spare // len(full)
+        found[place] = at(place, limits[place])
+    weights = _weights(
+        {
+            place: (len(some), top - place * width - some[-1].record.deadline)
+            for place, some in found.items()
+            if len(some) == limits[place]
+        },
+        live - len(shards) * sum(len(s) for p, s in found.items() if len(s) < limits[p]),
+    )
+    return [(one, weights.get(place, len(shards))) for place, some in found.items() for one in some]
 
 
-def _payload(opened: Opened, rules: Rules, one: Listed) -> bytes | None:
-    """Returns the session's data: those of the list, if they are not cut off."""
-    if len(dumps(one.record)) < LISTED:
-        return one.record.payload
-    answer = opened.store.load(one.key, Rules(_READ_ONLY, rules.cap), slide=False)
-    return answer.record.payload if isinstance(answer, Live) else None
+def _weights(cut: dict[int, tuple[int, int]], rest: int) -> dict[int, float]:
+    """Returns the weight of the sessions of each place where some were left out.
+
+    :param cut: the sessions of each of these places, and the milliseconds that they cover.
+    :param rest: live sessions that are in no other place.
+    """
+    total = sum(count / covered for count, covered in cut.values())
+    return {place: max(1.0, rest / (covered * total)) for place, (_, covered) in cut.items()}
 
 
-def _seen(one: Listed, weight: float, now: int, payload: bytes | None) -> Seen:
+def _range(shard: IndexedStore, tier: str, now: int) -> tuple[int, int]:
+    """Returns times after the last deadline of a tier, and shortly before the first."""
+    last = shard.page(tier, "", 1).sessions
+    top = last[0].record.deadline + 1 if last else now
+    low, high = now, top
+    for _ in range(HALVINGS):
+        middle = (low + high) // 2
+        if shard.page(tier, "", 1, middle).sessions:
+            high = middle
+        else:
+            low = middle
+    return top, low
+
+
+def _seen(one: Listed, weight: float, now: int) -> Seen:
     record = one.record
     seen = Seen(
         one.key,
@@ -159,9 +198,19 @@ def _seen(one: Listed, weight: float, now: int, payload: bytes | None) -> Seen:
         max(0, now - record.created) / 1000,
         max(0, record.last_active - record.created) / 1000,
     )
-    if payload is None:
-        return seen
-    return seen._replace(size=len(payload), parts=tuple(parts_of(payload)))
+    return seen.with_data(record.payload) if len(dumps(record)) < LISTED else seen
+
+
+def _with_data(opened: Opened, rules: Rules, seen: list[Seen], most: int) -> list[Seen]:
+    """Returns *seen* with the data of some of those whose data did not fit into the list."""
+    cut = [at for at, one in enumerate(seen) if one.size is None]
+    chosen = cut[:: max(1, -(-len(cut) // most))]
+    for at in chosen:
+        answer = opened.store.load(seen[at].handle, Rules(_READ_ONLY, rules.cap), slide=False)
+        if isinstance(answer, Live):
+            scale = len(cut) / len(chosen)
+            seen[at] = seen[at].with_data(answer.record.payload, scale)
+    return seen
 
 
 def _endpoint(record: Record) -> str:

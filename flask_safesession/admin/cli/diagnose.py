@@ -10,9 +10,9 @@ import click
 from flask import current_app
 
 from ...model.text import printable, span
-from ..diagnosis import NAMES, Diagnosis, place_of
+from ..diagnosis import NAMES, Diagnosis, growth_text, place_of
 from ..diagnosis import diagnose as take
-from ..figures import ROWS, Growth, Key, Origin, sized
+from ..figures import ROWS, Key, Origin, sized
 from ..sampling import PAYLOADS, SAMPLE
 from .group import as_json_option, columns, commands, note_of_memory, on_store, say, settings_of
 
@@ -69,9 +69,9 @@ def _sections(found: Diagnosis, place: Callable[[str], str]) -> Iterator[str]:
     if found.sizes:
         size = found.sizes
         yield (
-            f"Data of {size.with_data:,} sessions: median {sized(size.median)}, 95 % up to"
-            f" {sized(size.percentile_95)}, largest {sized(size.largest)}.\n"
-            f"{found.only_tokens:,} of them hold only a CSRF token or a flash."
+            f"Size of a session: median {sized(size.median)}, 95 % up to"
+            f" {sized(size.percentile_95)}, largest {sized(size.largest)} ({size.with_data:,} read,"
+            f" {found.only_tokens:,} of them with only a CSRF token or a flash)."
         )
     if found.keys:
         yield _table(_KEYS, [_key(one) for one in found.keys])
@@ -88,19 +88,10 @@ def _summary(found: Diagnosis) -> Iterator[str]:
     )
     yield f"Growth: {growth_text(found.growth)}."
     if found.sizes:
-        yield f"Data of all sessions: about {sized(found.sizes.total)}."
+        about = "" if found.is_whole else "about "
+        yield f"Size of all sessions: {about}{sized(found.sizes.total)}."
     if found.process_bytes is not None:
         yield f"Memory of this process, the command: {sized(found.process_bytes)}."
-
-
-def growth_text(growth: Growth | None) -> str:
-    """Returns the growth as a sentence without its end."""
-    if growth is None:
-        return "not known yet; run this again in a minute or later"
-    text = f"{growth.per_hour:+,.0f} sessions an hour, in the last {span(growth.over)}"
-    return (
-        text if growth.full_in is None else f"{text}; the cap is reached in {span(growth.full_in)}"
-    )
 
 
 def _origin(
@@ -130,5 +121,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _findings(found: Diagnosis) -> Iterator[str]:
     for one in found.findings:
         yield f"- {printable(one.seen)} [{one.name}]"
-        yield f"    Cause: {printable(one.cause)}."
-        yield f"    Fix: {printable(one.fix)}."
+        yield f"    Cause: {printable(one.cause)}"
+        yield f"    Fix: {printable(one.fix)}"
