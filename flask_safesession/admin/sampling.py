@@ -20,7 +20,7 @@ from ..model.policy import MAX_DURATION, Limits, Policy
 from ..model.record import Record, dumps
 from ..model.text import name_of
 from ..model.tokens import NO_USER
-from ..stores.base import LISTED, Counts, Document, IndexedStore, Listed, Live, Rules
+from ..stores.base import LISTED, Counts, Document, IndexedStore, Listed, Live, Page, Rules
 from ..stores.opening import Opened
 
 #: Sessions of each tier that are looked at.
@@ -127,51 +127,64 @@ def take(
     return Sample(counts, tuple(seen), before, tuple(_of_users(opened, seen)))
 
 
+class _Spot(NamedTuple):
+    """Some sessions of a tier, in the order of lists.
+
+    :param covered: the milliseconds of deadlines that they cover.
+    :param is_cut: some of the place were left out.
+    """
+
+    sessions: list[Listed]
+    covered: int
+    is_cut: bool
+
+
 def _from_all_over(
     shards: tuple[IndexedStore, ...], tier: str, wanted: tuple[int, int], now: int
 ) -> list[tuple[Listed, float]]:
     """Returns sessions of a tier from places all over its deadlines, with their weights.
 
-    From an end of the list would not do: there, all sessions are new. Places where some are left
-    out share the sessions that are in no other place, by how close their deadlines are.
+    From an end of the list would not do: there, all sessions are new. Places where some were left
+    out share the sessions that are in no other, by how close their deadlines are.
 
     :param wanted: how many to return, and the number of live sessions.
     """
     size, live = wanted
     top, low = _range(shards[0], tier, now)
-    width = max(1, -(-(top - low) // PLACES))
-
-    def at(place: int, limit: int) -> list[Listed]:
-        upper = top - place * width
-        page = shards[place % len(shards)].page(tier, "", limit, upper)
-        return [one for one in page.sessions if one.record.deadline >= upper - width]
-
-    limits = dict.fromkeys(range(PLACES), max(1, size // PLACES))
-    found = {place: at(place, limit) for place, limit in limits.items()}
-    full = [place for place, limit in limits.items() if len(found[place]) == limit]
-    spare = size - sum(map(len, found.values()))
-    for place in full if spare >= len(full) else ():
-        limits[place] += spare // len(full)
-        found[place] = at(place, limits[place])
-    weights = _weights(
-        {
-            place: (len(some), top - place * width - some[-1].record.deadline)
-            for place, some in found.items()
-            if len(some) == limits[place]
-        },
-        live - len(shards) * sum(len(s) for p, s in found.items() if len(s) < limits[p]),
-    )
-    return [(one, weights.get(place, len(shards))) for place, some in found.items() for one in some]
+    places = max(1, PLACES // len(shards))
+    width = max(2, -(-(top - low) // places))
+    each = max(1, size // (places * len(shards)))
+    spots = [
+        _look(shard, tier, (top - place * width, width), each)
+        for shard in shards
+        for place in range(places)
+    ]
+    rest = live - sum(len(spot.sessions) for spot in spots if not spot.is_cut)
+    total = sum(len(spot.sessions) / spot.covered for spot in spots if spot.is_cut)
+    return [
+        (one, max(1.0, rest / (spot.covered * total)) if spot.is_cut else 1.0)
+        for spot in spots
+        for one in spot.sessions
+    ]
 
 
-def _weights(cut: dict[int, tuple[int, int]], rest: int) -> dict[int, float]:
-    """Returns the weight of the sessions of each place where some were left out.
+def _look(shard: IndexedStore, tier: str, place: tuple[int, int], limit: int) -> _Spot:
+    """Returns up to *limit* sessions from two spots of a place: one may be the middle of a burst.
 
-    :param cut: the sessions of each of these places, and the milliseconds that they cover.
-    :param rest: live sessions that are in no other place.
+    :param place: the end of the deadlines, and how many milliseconds it is wide.
     """
-    total = sum(count / covered for count, covered in cut.values())
-    return {place: max(1.0, rest / (covered * total)) for place, (_, covered) in cut.items()}
+    end, width = place
+    found = _Spot([], 0, is_cut=False)
+    for upper, most in ((end, -(-limit // 2)), (end - width // 2, limit // 2)):
+        start = min(upper, end - found.covered)
+        page = shard.page(tier, "", most, start) if most else Page((), "")
+        ours = [one for one in page.sessions if one.record.deadline >= end - width]
+        if len(ours) < most:
+            is_cut = start < end - found.covered
+            return _Spot(found.sessions + ours, found.covered + start - (end - width), is_cut)
+        covered = start - ours[-1].record.deadline if ours else 0
+        found = _Spot(found.sessions + ours, found.covered + covered, is_cut=True)
+    return found
 
 
 def _range(shard: IndexedStore, tier: str, now: int) -> tuple[int, int]:
@@ -205,10 +218,10 @@ def _with_data(opened: Opened, rules: Rules, seen: list[Seen], most: int) -> lis
     """Returns *seen* with the data of some of those whose data did not fit into the list."""
     cut = [at for at, one in enumerate(seen) if one.size is None]
     chosen = cut[:: max(1, -(-len(cut) // most))]
+    scale = sum(seen[at].weight for at in cut) / (sum(seen[at].weight for at in chosen) or 1)
     for at in chosen:
         answer = opened.store.load(seen[at].handle, Rules(_READ_ONLY, rules.cap), slide=False)
         if isinstance(answer, Live):
-            scale = len(cut) / len(chosen)
             seen[at] = seen[at].with_data(answer.record.payload, scale)
     return seen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def settings_with(**given: Any) -> Settings:
     return read_settings({}, {"max_sessions": 1000, **given})
 
 
-def one(  # noqa: PLR0913  # a session has as many sides
+def one(  # a session has as many sides
     data: dict[Any, Any] | None = None,
     *,
     endpoint: str = "shop",
@@ -263,4 +264,4 @@ def test_the_memory_of_a_process_is_unknown_where_the_platform_does_not_show_it(
     monkeypatch.setattr(figures, "_STATM", tmp_path / "statm")
     assert figures.process_bytes() is None
     (tmp_path / "statm").write_text("100 20 5")
-    assert figures.process_bytes() == 20 * figures.os.sysconf("SC_PAGE_SIZE")
+    assert figures.process_bytes() == 20 * os.sysconf("SC_PAGE_SIZE")
