@@ -153,7 +153,7 @@ def with_findings(
 def growth_text(growth: Growth | None) -> str:
     """Returns the growth as a sentence without its end."""
     if growth is None:
-        return "not known yet; run this again in a minute or later"
+        return "not known yet; look again in a minute or later"
     text = f"{growth.per_hour:+,.0f} sessions an hour, in the last {span(growth.over)}"
     return (
         text if growth.full_in is None else f"{text}; the cap is reached in {span(growth.full_in)}"
