@@ -64,7 +64,7 @@ class Diagnosis:
     :param looked_at: sessions in the sample.
     :param users: the newest session of users with several, and the number of their sessions.
     :param process_bytes: memory of this process; ``None``: unknown on this platform.
-    :param findings: the worst first.
+    :param findings: first about all sessions, then about endpoints, users and keys.
     """
 
     looked_at: int
@@ -102,10 +102,7 @@ def diagnose(app: Flask, state: Any, size: int = SAMPLE, payloads: int = PAYLOAD
 
 
 def place_of(app: Flask, endpoint: str) -> str:
-    """Returns the path of an endpoint and its name; ``""`` if it has none.
-
-    Sessions of an endpoint that the app had before keep its name.
-    """
+    """Returns the path and the name of an endpoint; the name alone if the app has it no longer."""
     with suppress(KeyError):
         return f"{next(app.url_map.iter_rules(endpoint)).rule} ({endpoint})"
     return endpoint

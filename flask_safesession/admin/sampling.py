@@ -105,8 +105,8 @@ def take(
 ) -> Sample:
     """Returns a sample of up to *size* sessions of each tier.
 
-    Makes at most 60 store calls for each tier, and *payloads*, however many sessions there are.
-    Most sessions are small: their data are in the lists already.
+    Makes at most 60 store calls for each tier (two for each shard if there are more), and
+    *payloads*, however many sessions there are. Data of small sessions are in the lists already.
 
     :param payloads: sessions with more data whose data are read.
     :raises CannotDo: the store has no index.

@@ -7,6 +7,7 @@ import os
 _PREFIXES = ("FLASK_", "SAFESESSION_")
 _NAMES = (
     "COLUMNS",
+    "EXAMPLE_LEAK",
     "FORCE_COLOR",
     "LINES",
     "NO_COLOR",
