@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from flask_safesession.model.reason import Reason
 from flask_safesession.model.record import GENERATIONS, Record, dumps
-from flask_safesession.stores.base import LISTED, Removed
+from flask_safesession.stores.base import LISTED, Cap, Removed
 from flask_safesession.stores.engine import Engine
-from flask_safesession.stores.tables import Ending, Entry, group_of
+from flask_safesession.stores.tables import Ending, Entry, Scope, group_of
 
 
 # data
@@ -44,8 +44,10 @@ class ExampleTables:
         self._data = Data()
 
     @contextmanager
-    def transaction(self, *, writes: bool = True, durable: bool = False) -> Iterator[None]:
-        del writes, durable  # one lock for all, and nothing survives the process
+    def transaction(
+        self, scope: Scope, *, writes: bool = True, durable: bool = False
+    ) -> Iterator[None]:
+        del scope, writes, durable  # one lock for all, and nothing survives the process
         with self._lock:
             before = self._data.copy()
             try:
@@ -53,6 +55,9 @@ class ExampleTables:
             except BaseException:
                 self._data = before
                 raise
+
+    def share(self, cap: Cap) -> Cap:
+        return cap  # all sessions are counted
 
     def generation(self) -> int:
         return self._data.generation
@@ -70,8 +75,9 @@ class ExampleTables:
         del old  # there is no index to be changed
         self._data.records[key] = fresh
 
-    def remove(self, key: str) -> Record | None:
-        return self._data.records.pop(key, None)
+    def remove(self, *keys: str) -> list[tuple[str, Record]]:
+        found = ((key, self._data.records.pop(key, None)) for key in keys)
+        return [(key, record) for key, record in found if record]
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         current, everything = self._current(), self._data.records.items()
@@ -124,11 +130,9 @@ class ExampleTables:
         self._data.endings.pop((kind, key), None)  # it is the newest now
         self._data.endings[kind, key] = owner, ending, until
 
-    def count_endings(self, kind: str, owner: str = "") -> int:
-        return len(self._endings(kind, owner))
-
-    def drop_oldest_ending(self, kind: str, owner: str = "") -> None:
-        del self._data.endings[self._endings(kind, owner)[0]]
+    def trim_endings(self, kind: str, most: int, owner: str = "") -> None:
+        for name in self._endings(kind, owner)[:-most]:
+            del self._data.endings[name]
 
     def forget_endings(self, kind: str, now: int) -> None:
         for name in self._endings(kind):

@@ -21,8 +21,8 @@ from flask_safesession.stores.opening import Opened
 from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
-from .support import environment, servers
-from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sqlite_kit
+from .support import databases, environment, servers
+from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
 
 environment.forget()
 
@@ -41,10 +41,11 @@ hypothesis.settings.load_profile("tests")
 _prefixes = count()
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     missing = [name for name in ("redis", "valkey") if name not in SERVERS]
     absent = f"; not on this machine: {', '.join(missing)}" if missing else ""
-    return f"stores: memory, sqlite, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
+    stores = f"stores: memory, sqlite, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
+    return [stores, databases.describe()]
 
 
 def pytest_sessionstart() -> None:
@@ -59,12 +60,30 @@ class _Pool:
         self._folder = folder
         self._servers: dict[str, servers.Server] = {}
         self._used: set[str] = set()
+        self._databases: dict[str, databases.Database] = {}
+        self._filled: set[str] = set()
 
     def get(self, name: str) -> servers.Server:
         if name not in self._servers:
             self._servers[name] = servers.start(name, self._folder(name))
         self._used.add(name)
         return self._servers[name]
+
+    def database(self, name: str) -> databases.Database:
+        """The database whose URLs have the scheme *name*, or ``pgbouncer``."""
+        if name not in self._databases:
+            self._databases[name] = (
+                databases.start_pgbouncer(self.database("postgresql"))
+                if name == "pgbouncer"
+                else databases.take(name)
+            )
+        self._filled.add(name)
+        return self._databases[name]
+
+    def drop_tables(self, prefix: str) -> None:
+        """Drop what a test has made in databases."""
+        while self._filled:
+            self._databases[self._filled.pop()].drop_tables(prefix)
 
     def empty(self) -> None:
         """Empty those that were used since the last time."""
@@ -74,6 +93,8 @@ class _Pool:
     def stop(self) -> None:
         for server in self._servers.values():
             server.stop()
+        for database in reversed(self._databases.values()):
+            database.stop()
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +112,11 @@ def _empty(pool: _Pool) -> Iterator[None]:
 
 
 @pytest.fixture
-def prefix() -> str:
+def prefix(pool: _Pool) -> Iterator[str]:
     """A key prefix that no other test uses: tests share a server, never a session."""
-    return f"t{next(_prefixes)}"
+    made = f"t{next(_prefixes)}"
+    yield made
+    pool.drop_tables(made)
 
 
 @pytest.fixture(params=REAL)
@@ -106,6 +129,29 @@ def server(request: pytest.FixtureRequest, pool: _Pool) -> servers.Server:
 def any_server(pool: _Pool) -> servers.Server:
     """One running server, where the kind does not matter."""
     return pool.get(SERVERS[0])
+
+
+@pytest.fixture(params=databases.STARTS)
+def database(request: pytest.FixtureRequest, pool: _Pool) -> databases.Database:
+    """A running database, of each kind."""
+    return pool.database(request.param)
+
+
+@pytest.fixture
+def postgresql(pool: _Pool) -> databases.Database:
+    return pool.database("postgresql")
+
+
+@pytest.fixture
+def mysql(pool: _Pool) -> databases.Database:
+    """In fact a MariaDB, unless the environment names another one."""
+    return pool.database("mysql")
+
+
+@pytest.fixture
+def pgbouncer(pool: _Pool) -> databases.Database:
+    """In front of the run's PostgreSQL."""
+    return pool.database("pgbouncer")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -132,7 +178,13 @@ def kit(store_kind: str, request: pytest.FixtureRequest, prefix: str) -> Iterato
         yield made
         made.store.close()
         return
-    client: Any = request.getfixturevalue("pool").get(store_kind).client()
+    pool: _Pool = request.getfixturevalue("pool")
+    if store_kind in databases.STARTS:
+        made = sql_kit(pool.database(store_kind), prefix)
+        yield made
+        made.store.close()
+        return
+    client: Any = pool.get(store_kind).client()
     made = redis_kit(client, prefix)
     yield made
     made.store.close()

@@ -11,7 +11,7 @@ from ..model.reason import Reason
 from ..model.record import Record
 from ..model.tokens import NO_USER, tier_tag
 from .base import MAX_EVICTIONS, Cap, Rules
-from .tables import Tables, group_of, read_heads
+from .tables import Tables, TooNarrow, group_of, read_heads
 
 #: Keys, each with the reason of its end; ``None``: the session is due.
 Victims = dict[str, "str | None"]
@@ -30,24 +30,27 @@ class Leaving(NamedTuple):
 def for_one_more(
     t: Tables, fresh: Record, rules: Rules, now: int, leaving: Leaving | None
 ) -> tuple[Victims, int]:
-    """Returns the sessions to remove for *fresh*, and how many sessions there will be then.
+    """Returns the sessions to remove for *fresh*, and how many there will be then; 0: unknown.
 
     All are chosen before any is removed, so that a refusal does not change the store.
 
     :raises TooManySessions: the user has as many as allowed, and none may be evicted.
     :raises StoreFull: the cap is reached, and no session may be evicted.
     """
-    choice = _Choice(t, now, rules.cap.evict, leaving)
-    choice.sweep()
+    rules, whole = rules._replace(cap=t.share(rules.cap)), rules.cap
+    choice = _Choice(t, now, rules.cap.evict, leaving, partial=rules.cap is not whole)
+    if not choice.partial:
+        choice.sweep()
     if leaving is None or _filed(leaving.record) != _filed(fresh):
         # Otherwise the number stays the same: a lowered cap must not refuse it.
         _make_room(choice, fresh, rules)
-    return choice.victims, choice.remaining + 1
+    return choice.victims, 0 if choice.partial else choice.remaining + 1
 
 
 def over_the_cap(t: Tables, rules: Rules, now: int, limit: int) -> Victims:
     """Returns live sessions over a lowered cap, *limit* at most."""
-    choice = _Choice(t, now, rules.cap.evict, None)
+    cap = t.share(rules.cap)
+    choice = _Choice(t, now, cap.evict, None, partial=cap is not rules.cap)
     if rules.cap.evict:
         groups = _user_groups(choice.counts, rules)
         choice.pick(groups, min(limit, choice.remaining_users - rules.cap.users))
@@ -79,7 +82,11 @@ def _user_groups(counts: Mapping[str, int], rules: Rules) -> list[str]:
 class _Choice:
     """Chooses the sessions to remove. Changes nothing."""
 
-    def __init__(self, t: Tables, now: int, evict: bool, leaving: Leaving | None) -> None:
+    def __init__(
+        self, t: Tables, now: int, evict: bool, leaving: Leaving | None, *, partial: bool
+    ) -> None:
+        #: The counts are of some sessions only.
+        self.partial = partial
         self.counts: Mapping[str, int] = t.counts()
         self.victims: Victims = {}
         #: Sessions, and users' sessions, that are neither replaced nor victims.
@@ -142,7 +149,12 @@ class _Choice:
             raise StoreFull(cap.total)
 
     def pick(self, groups: Iterable[str], wanted: int) -> int:
-        """Choose up to *wanted* sessions from these groups in order. Returns how many."""
+        """Choose up to *wanted* sessions from these groups in order. Returns how many.
+
+        :raises TooNarrow: other creations may choose the same ones.
+        """
+        if self.partial and wanted > 0:
+            raise TooNarrow
         found = 0
         for group in groups:
             if found >= wanted:

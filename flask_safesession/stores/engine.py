@@ -39,7 +39,7 @@ from .rules import (
     successor,
     used,
 )
-from .tables import Ending, Entry, Tables, read_heads
+from .tables import Ending, Entry, Scope, Tables, read_heads
 from .tombstones import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 
 
@@ -57,7 +57,7 @@ class Engine:
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope((key,))):
             now = t.now()
             record = find(t, key, now)
             if isinstance(record, Gone):
@@ -72,7 +72,7 @@ class Engine:
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
         t = self._tables
-        with t.transaction(durable=draft.user != NO_USER):
+        with t.transaction(Scope((key,), draft.user, rules.cap), durable=draft.user != NO_USER):
             now = t.now()
             there = make_way(t, key, draft, now)
             if isinstance(there, (Live, Taken)):
@@ -98,7 +98,7 @@ class Engine:
         """See :meth:`.base.Store.commit`."""
         del loaded  # the record is read in the same transaction
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope((key,))):
             now = t.now()
             record = find(t, key, now)
             if isinstance(record, Gone):
@@ -114,7 +114,7 @@ class Engine:
     def refile(self, key: str, draft: Draft, expected: str) -> Answer:
         """See :meth:`.base.Store.refile`. Never returns ``None``: it has all users' sessions."""
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope((key,), draft.user)):
             now = t.now()
             record = find(t, key, now)
             if isinstance(record, Gone):
@@ -139,7 +139,7 @@ class Engine:
     ) -> Answer | Taken:
         """See :meth:`.base.Store.rotate`."""
         t = self._tables
-        with t.transaction(durable=True):
+        with t.transaction(Scope((new, key), draft.user, rules.cap), durable=True):
             now = t.now()
             there = make_way(t, new, draft, now)
             if isinstance(there, (Live, Taken)):
@@ -164,7 +164,7 @@ class Engine:
     ) -> Answer:
         """See :meth:`.base.Store.end`, and :meth:`.sharded.Shard.end` for *onward*."""
         t = self._tables
-        with t.transaction(durable=True):
+        with t.transaction(Scope((key,)), durable=True):
             now = t.now()
             if expected is None:
                 key = resolve(t, key, now)
@@ -179,7 +179,7 @@ class Engine:
     def resolve(self, key: str) -> str:
         """See :meth:`.sharded.Shard.resolve`."""
         t = self._tables
-        with t.transaction(writes=False):
+        with t.transaction(Scope((key,)), writes=False):
             return resolve(t, key, t.now())
 
     # -- sessions of users ----------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Engine:
     def peek(self, key: str) -> Listed | None:
         """See :meth:`.base.UserStore.peek`."""
         t = self._tables
-        with t.transaction(writes=False):
+        with t.transaction(Scope((key,)), writes=False):
             now, generation = t.now(), t.generation()
             found = live_ones(read_heads(t.heads([resolve(t, key, now)])), now)
             return found[0] if found and found[0].record.generation == generation else None
@@ -195,7 +195,7 @@ class Engine:
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.UserStore.sessions_of`."""
         t = self._tables
-        with t.transaction(writes=False):
+        with t.transaction(Scope(user=user), writes=False):
             now, heads = t.now(), t.of_user(user)
         # Decoded outside the transaction: other calls need not wait for it.
         return live_ones(read_heads(heads), now)
@@ -203,7 +203,7 @@ class Engine:
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.UserStore.end_user`."""
         t = self._tables
-        with t.transaction(durable=True):
+        with t.transaction(Scope((keep,) if keep else (), user), durable=True):
             now = t.now()
             kept = resolve(t, keep, now)
             ours = live_ones(read_heads(t.of_user(user)), now)
@@ -217,7 +217,7 @@ class Engine:
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`. The purge removes the sessions in steps."""
         t = self._tables
-        with t.transaction(durable=True):
+        with t.transaction(Scope(task="all"), durable=True):
             t.begin_generation(stamp)
 
     def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
@@ -225,7 +225,7 @@ class Engine:
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
-        with t.transaction(writes=False):
+        with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
         end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
@@ -234,7 +234,7 @@ class Engine:
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope(task="purge", limit=limit)):
             now = t.now()
             forget(t, now)
             over = t.take_over(now, limit)
@@ -249,7 +249,7 @@ class Engine:
     def count(self, rules: Rules) -> Counts:
         """See :meth:`.base.IndexedStore.count`."""
         t = self._tables
-        with t.transaction(writes=False):
+        with t.transaction(Scope(), writes=False):
             now = t.now()
             live, due, oldest = {ANONYMOUS_TIER: 0}, 0, now
             for group, count in t.counts().items():
@@ -266,7 +266,7 @@ class Engine:
         The last step of a round compares the whole index with the records.
         """
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope(task="all")):
             t.now()
             step = shorten(t, rules.policy, limit)
         return step._replace(repaired=t.repair()) if step.done else step
@@ -274,7 +274,7 @@ class Engine:
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.IndexedStore.lease`."""
         t, name = self._tables, f"lease:{task}"
-        with t.transaction():
+        with t.transaction(Scope(task="documents", document=name)):
             now = t.now()
             if t.document(name)[1] > now:
                 return False
@@ -284,13 +284,13 @@ class Engine:
     def document(self, name: str) -> Document:
         """See :meth:`.base.IndexedStore.document`."""
         t = self._tables
-        with t.transaction(writes=False):
+        with t.transaction(Scope(document=_named(name)), writes=False):
             return Document(*t.document(_named(name)), t.now())
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
         """See :meth:`.base.IndexedStore.keep`."""
         t = self._tables
-        with t.transaction():
+        with t.transaction(Scope(task="documents", document=_named(name))):
             now, (found, _) = t.now(), t.document(_named(name))
             if found == expected:
                 t.put_document(_named(name), document, now)

@@ -16,8 +16,8 @@ from ..model.policy import ANONYMOUS_TIER
 from ..model.reason import Reason
 from ..model.record import GENERATIONS, Record, dumps, loads, peek_fields
 from ..model.tokens import KEY_LENGTH, NO_USER
-from .base import LISTED, Removed
-from .tables import KINDS, Ending, Entry, group_of
+from .base import LISTED, Cap, Removed
+from .tables import KINDS, Ending, Entry, Scope, group_of
 
 # Entries: deadline and key in one bytes object, which takes half the memory of a tuple and is not
 # tracked by the garbage collector.
@@ -57,16 +57,20 @@ class MemoryTables:
         self.reindex()
 
     def transaction(
-        self, *, writes: bool = True, durable: bool = False
+        self, scope: Scope, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
         """Returns the lock itself: acquiring and releasing it cannot be interrupted."""
-        del writes, durable
+        del scope, writes, durable
         return self.lock
 
     def now(self) -> int:
         """See :meth:`.tables.Tables.now`. After an interrupted change it rebuilds the index."""
         self._recover()
         return self.clock()
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`.tables.Tables.share`: it counts all sessions."""
+        return cap
 
     def generation(self) -> int:
         """See :meth:`.tables.Tables.generation`."""
@@ -108,8 +112,12 @@ class MemoryTables:
         self._place(key, fresh, self._places.get(key, b"")[_NUMBER:])
         self._done += 1
 
-    def remove(self, key: str) -> Record | None:
+    def remove(self, *keys: str) -> list[tuple[str, Record]]:
         """See :meth:`.tables.Tables.remove`."""
+        found = ((key, self._remove(key)) for key in keys)
+        return [(key, record) for key, record in found if record is not None]
+
+    def _remove(self, key: str) -> Record | None:
         raw = self.records.get(key)
         if raw is None:
             found = next((records for records in self._aside if key in records), None)
@@ -212,13 +220,9 @@ class MemoryTables:
         """See :meth:`.tables.Tables.put_ending`."""
         self._endings[kind].put(key, owner, ending, until)
 
-    def count_endings(self, kind: str, owner: str = NO_USER) -> int:
-        """See :meth:`.tables.Tables.count_endings`."""
-        return self._endings[kind].count(owner)
-
-    def drop_oldest_ending(self, kind: str, owner: str = NO_USER) -> None:
-        """See :meth:`.tables.Tables.drop_oldest_ending`."""
-        self._endings[kind].drop_oldest(owner)
+    def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
+        """See :meth:`.tables.Tables.trim_endings`."""
+        self._endings[kind].trim(most, owner)
 
     def forget_endings(self, kind: str, now: int) -> None:
         """See :meth:`.tables.Tables.forget_endings`."""
@@ -314,11 +318,10 @@ class _Endings:
         until, _, *ending = self._rows.get(key, (0, ""))
         return Ending(*ending) if until > now else None
 
-    def count(self, owner: str) -> int:
-        return len(self._keys_of.get(owner, ()) if owner else self._rows)
-
-    def drop_oldest(self, owner: str) -> None:
-        self._remove(next(iter(self._keys_of[owner] if owner else self._rows)), owner)
+    def trim(self, most: int, owner: str) -> None:
+        kept = self._keys_of.get(owner, {}) if owner else self._rows
+        while len(kept) > most:
+            self._remove(next(iter(kept)), owner)
 
     def forget(self, now: int) -> None:
         while self._rows and next(iter(self._rows.values()))[0] <= now:

@@ -19,7 +19,16 @@ from ..model.text import name_of
 from .base import IndexedStore, RemoteStore, Store, UserStore
 from .memory import MemoryStore
 from .sharded import Sharded
-from .urls import MEMORY_URL, PER_PROCESS, REDIS_SCHEMES, SQLITE_URL, hide_password, meant_by
+from .urls import (
+    MEMORY_URL,
+    PER_PROCESS,
+    REDIS_SCHEMES,
+    SQL_SCHEMES,
+    SQLITE_URL,
+    hide_password,
+    meant_by,
+    nearest_to,
+)
 
 _MEMORY_NAME = re.compile(rf"[A-Za-z0-9._-]{{0,100}}({re.escape(PER_PROCESS)})?")
 
@@ -124,10 +133,7 @@ def check_store(given: Any) -> Any:
     if isinstance(given, str):
         scheme, separator, _ = given.partition("://")
         if not separator or scheme not in _SCHEMES:
-            meant = meant_by(hide_password(given))
-            local, servers = f"{MEMORY_URL!r}, {SQLITE_URL!r}", ", ".join(REDIS_SCHEMES)
-            known = f"give {local} or a URL that begins with {servers} and ://"
-            raise _wrong(given, f"did you mean {meant}?" if meant else known)
+            raise _wrong(given, _guess(given))
         try:
             _SCHEMES[scheme].check(given)
         except ValueError as error:
@@ -137,6 +143,10 @@ def check_store(given: Any) -> Any:
     elif not is_client(given) and (names := _missing(given, Store)):
         raise _wrong(given, f"give it the methods of a Store: {', '.join(names)}")
     return given
+
+
+# Stores that cannot be divided, by the schemes of their URLs.
+_WHOLE = {"sqlite": "is one file", **dict.fromkeys(SQL_SCHEMES, "is one database")}
 
 
 def is_client(given: object) -> bool:
@@ -157,8 +167,17 @@ def undivided(given: Any) -> str:
     if is_in_memory(given):
         return "is in memory"
     if isinstance(given, str):
-        return "is one file" if given.startswith(SQLITE_URL) else ""
+        return _WHOLE.get(given.partition("://")[0], "")
     return "is your own"
+
+
+def _guess(given: str) -> str:
+    if near := nearest_to(given):
+        return near
+    if meant := meant_by(hide_password(given)):
+        return f"did you mean {meant}?"
+    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES))
+    return f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {servers} and ://"
 
 
 def _wrong(given: object, fix: str) -> ConfigError:
@@ -221,6 +240,36 @@ def _open_sqlite(url: str, folder: str, options: Any) -> Store:
     return SqliteStore(find_file(url, folder), prefix=options["prefix"], timeout=options["timeout"])
 
 
+def _check_sql(url: str) -> None:
+    from .sql.servers.url import read_url
+
+    _driver(url).check(read_url(url).url)
+
+
+def _open_sql(url: str, folder: str, options: Any) -> Store:
+    del folder
+    from .sql.servers.store import SqlServerStore
+
+    return SqlServerStore(url, _driver(url), prefix=options["prefix"], timeout=options["timeout"])
+
+
+def _driver(url: str) -> Any:
+    """Returns how to connect to the SQL server of *url*.
+
+    :raises ValueError: its driver is not installed.
+    """
+    try:
+        if url.startswith("postgres"):
+            from .sql.servers.postgresql import DRIVER
+        else:
+            from .sql.servers.mysql import DRIVER
+    except ModuleNotFoundError as error:
+        extra = "postgresql" if url.startswith("postgres") else "mysql"
+        needed = f"pip install 'Flask-SafeSession[{extra}]'"
+        raise ValueError(f"{error.name} is not installed: {needed}") from error
+    return DRIVER
+
+
 def _check_redis(url: str) -> None:
     from .redis.url import read_url
 
@@ -245,5 +294,6 @@ _REDIS = _Scheme(_check_redis, _open_redis)
 _SCHEMES: dict[str, _Scheme] = {
     "memory": _Scheme(_check_memory, _open_memory),
     "sqlite": _Scheme(_check_file, _open_sqlite),
+    **dict.fromkeys(SQL_SCHEMES, _Scheme(_check_sql, _open_sql)),
     **dict.fromkeys(REDIS_SCHEMES, _REDIS),
 }

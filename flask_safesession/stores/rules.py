@@ -80,11 +80,10 @@ def admit(
 def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
     """Remove the *victims*. Returns those that existed, each with its reason."""
     removed = []
-    for key, reason in victims.items():
-        if (record := t.remove(key)) is not None:
-            why = reason or record.end_reason
-            keep_reason(t, key, record.user, why, now)
-            removed.append(Removed(key, record.tier, why))
+    for key, record in t.remove(*victims):
+        why = victims[key] or record.end_reason
+        keep_reason(t, key, record.user, why, now)
+        removed.append(Removed(key, record.tier, why))
     return tuple(removed)
 
 

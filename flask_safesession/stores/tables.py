@@ -6,14 +6,14 @@ are of the current generation. The rules are in :mod:`.engine`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple, Protocol
 
 from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Record, loads
 from ..model.tokens import NO_USER
-from .base import Listed, Removed
+from .base import Cap, Listed, Removed
 
 #: The kinds of endings: tombstones of anonymous sessions and of users' sessions, and the reasons
 #: that are shown to visitors.
@@ -44,6 +44,37 @@ class Entry(NamedTuple):
     key: str
 
 
+class Scope(NamedTuple):
+    """What a transaction will be about, for backends that lock and read it ahead.
+
+    :param keys: of sessions that it may read, add or remove; others may turn out to be needed.
+    :param user: the tag of a user whose sessions it may list, add or remove.
+    :param cap: it may add a session under these caps.
+    :param task: ``all``: it may change every session; ``purge``: those that are due; or
+        ``documents``.
+    :param document: the name of one.
+    :param limit: the most sessions that a purge removes.
+    """
+
+    keys: tuple[str, ...] = ()
+    user: str = NO_USER
+    cap: Cap | None = None
+    task: str = ""
+    document: str = ""
+    limit: int = 0
+
+
+class TooNarrow(Exception):
+    """A transaction turned out to need more than its scope: the backend repeats the operation.
+
+    :param keys: that must be in its scope, too; ``None``: all sessions.
+    """
+
+    def __init__(self, keys: Collection[str] | None = None) -> None:
+        super().__init__("the transaction has locked too little")
+        self.keys: Collection[str] | None = keys
+
+
 def group_of(record: Record) -> str:
     """Returns the group of *record*."""
     return ANONYMOUS_TIER if record.user == NO_USER else record.tier
@@ -62,13 +93,14 @@ class Tables(Protocol):
     """One backend. All but :meth:`transaction` and :meth:`repair` are called in a transaction."""
 
     def transaction(
-        self, *, writes: bool = True, durable: bool = False
+        self, scope: Scope, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
         """Returns a context manager in which the calls of this thread are one atomic step.
 
         No other writer comes between its first read and its last write. An exception rolls it
         back where the backend can.
 
+        :param scope: what the block is about, for backends that do not lock everything.
         :param writes: ``False``: the block only reads.
         :param durable: it must survive a power failure: a sign-in, or an end.
         """
@@ -78,6 +110,15 @@ class Tables(Protocol):
         """Returns the store's time in milliseconds.
 
         Called before the index is used, and after a wait for a lock: no earlier time may be used.
+        """
+        ...
+
+    def share(self, cap: Cap) -> Cap:
+        """Returns the part of *cap* that :meth:`counts` has to keep in this transaction.
+
+        A backend that counts all sessions returns *cap* itself. Any other object says that
+        :meth:`counts` is of some sessions only: then the engine evicts nothing for the cap, and
+        raises :exc:`TooNarrow` where it would have to.
         """
         ...
 
@@ -102,10 +143,10 @@ class Tables(Protocol):
         """Store *fresh* in place of *old*, which :meth:`read` returned; ``None``: there is none."""
         ...
 
-    def remove(self, key: str) -> Record | None:
-        """Remove a session of any generation, and return its record.
+    def remove(self, *keys: str) -> list[tuple[str, Record]]:
+        """Remove sessions of any generation. Returns key and record of those that were there.
 
-        ``None``: there was none, or it was not a record.
+        A value that is not a record is removed, too, and not returned.
         """
         ...
 
@@ -185,12 +226,8 @@ class Tables(Protocol):
         """
         ...
 
-    def count_endings(self, kind: str, owner: str = NO_USER) -> int:
-        """Returns the number of endings; of one user if *owner* is given."""
-        ...
-
-    def drop_oldest_ending(self, kind: str, owner: str = NO_USER) -> None:
-        """Remove the oldest ending; of one user if *owner* is given."""
+    def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
+        """Remove the oldest endings over *most*: exactly of one *owner*, roughly of all."""
         ...
 
     def forget_endings(self, kind: str, now: int) -> None:

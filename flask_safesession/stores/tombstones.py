@@ -90,7 +90,6 @@ def _keep(
 ) -> None:
     t.forget_endings(kind, now)
     t.put_ending(kind, key, user, ending, now + kept_for)
-    if user != NO_USER and t.count_endings(kind, user) > MAX_TOMBSTONES_OF_USER:
-        t.drop_oldest_ending(kind, user)
-    if t.count_endings(kind) > MAX_TOMBSTONES:
-        t.drop_oldest_ending(kind)
+    if user != NO_USER:
+        t.trim_endings(kind, MAX_TOMBSTONES_OF_USER, user)
+    t.trim_endings(kind, MAX_TOMBSTONES)

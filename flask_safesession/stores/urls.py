@@ -21,6 +21,22 @@ REDIS_SCHEMES: tuple[str, ...] = (
     *(f"{server}+cluster" for server in _SERVERS),
 )
 
+#: Schemes of SQL servers; the second pair means the same.
+SQL_SCHEMES: tuple[str, ...] = ("postgresql", "mysql", "postgres", "mariadb")
+# The nearest store for what other libraries have.
+_NEAREST = {
+    **dict.fromkeys(
+        ("file", "filesystem", "cachelib", "shelve"),
+        f"the nearest store is {SQLITE_URL!r}, one file on this machine",
+    ),
+    **dict.fromkeys(
+        ("dynamodb", "cassandra", "mssql", "oracle", "cockroachdb", "firestore", "sqlalchemy"),
+        "the nearest stores are postgresql:// and mysql://",
+    ),
+    **dict.fromkeys(
+        ("simplecache", "simple", "null", "dict"), f"the nearest store is {MEMORY_URL!r}"
+    ),
+}
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
 _NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
 _SLASHES = 3  # with more, the path is absolute
@@ -46,7 +62,8 @@ def meant_by(text: str) -> str:
     if text.lower() in _SERVERS:
         return f"{text.lower()}://localhost:6379/0"
     if url := _NEARLY_A_URL.fullmatch(text):
-        near = get_close_matches(url[1].lower(), REDIS_SCHEMES, n=1, cutoff=0.7)
+        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES)
+        near = get_close_matches(url[1].lower(), schemes, n=1, cutoff=0.7)
         return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
     return _address_meant(text)
 
@@ -57,3 +74,11 @@ def _address_meant(text: str) -> str:
     if (address := _ADDRESS.fullmatch(text)) and (address[2] or "." in text or text == "localhost"):
         return f"redis://{address[1]}{address[2] or ':6379'}/{address[3] or 0}"
     return ""
+
+
+def nearest_to(text: str) -> str:
+    """Returns a sentence about the store that is nearest to one that does not exist here."""
+    scheme, _, driver = text.partition(":")[0].lower().partition("+")
+    if driver and scheme in SQL_SCHEMES:
+        return f"leave out the driver: write {scheme}://"
+    return _NEAREST.get(scheme, "")

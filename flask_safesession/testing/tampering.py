@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import StoreUnavailable
 from ..stores.memory import MemoryStore
 from ..stores.opening import Opened
-from ..stores.sql.sqlite import SqliteStore
+from ..stores.sql.store import SqlStore
 from .kit import FakeClock, age_redis
 
 # Methods of a store that work without its server.
@@ -46,7 +46,7 @@ def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
         return _borrowed(store)
     if advance is not None:
         return Clock(advance, _nothing)
-    if isinstance(store, SqliteStore):
+    if isinstance(store, SqlStore):
         return _ahead(store)
     # Imported here: apps on memory do not need redis-py.
     from ..stores.redis.store import RedisStore
@@ -128,19 +128,19 @@ def _borrowed(store: MemoryStore) -> Clock:
     return Clock(clock.advance, restore)
 
 
-def _ahead(store: SqliteStore) -> Clock:
+def _ahead(store: SqlStore) -> Clock:
     """Returns the clock of *store*, which runs on; what expired in the test stays so."""
-    tables, theirs, ahead = store._tables, store._tables.now, 0
+    statements = store._rows.statements
+    before, ahead = dict(statements), 0
 
     def advance(milliseconds: int) -> None:
         nonlocal ahead
         ahead += milliseconds
+        later = f"({statements.clock} + {ahead})"
+        moved = {name: text.replace(statements.clock, later) for name, text in before.items()}
+        statements.update(moved)
 
-    def restore() -> None:
-        tables.now = theirs
-
-    tables.now = lambda: theirs() + ahead
-    return Clock(advance, restore)
+    return Clock(advance, partial(statements.update, before))
 
 
 class _Line:

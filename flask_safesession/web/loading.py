@@ -83,7 +83,7 @@ class Loader:
         given = settings.store if isinstance(settings.store, str) else MEMORY_URL
         problem = (
             "this server runs several processes, and SAFESESSION_STORE keeps sessions in the memory"
-            f" of each: set it to {SQLITE_URL!r} (one machine) or to a redis:// URL; or to"
+            f" of each: set it to {SQLITE_URL!r} (one machine) or to the URL of a server; or to"
             f" {given + PER_PROCESS!r} if each process may have its own sessions"
         )
         raise ConfigError([problem], "Sessions cannot be used")

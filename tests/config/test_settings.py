@@ -458,10 +458,10 @@ def test_a_host_cookie_as_it_should_be_is_none() -> None:
         "memory://?per_process=yes&x=1",
         "memory://a b?per_process=yes",
         "http://h",
-        "postgresql://h",
+        "ftp://h",
         "h",
         "two words.",
-        "file",
+        "thing",
     ),
     *(None, 0, False, b"redis://h", [], {}, object),
 )
@@ -487,10 +487,28 @@ MEANT = {
     "redis-cluster://h": "redis+cluster://h",
     "/run/redis.sock": "unix:///run/redis.sock",
     "unix:/run/redis.sock": "unix:///run/redis.sock",
+    "postgresq://h/d": "postgresql://h/d",
+    "MySQL://h/d": "mysql://h/d",
     "memory": "memory://",
     "memory:": "memory://",
     "Memory:///": "memory://",
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    {
+        "file:///var/sessions": "the nearest store is 'sqlite://', one file on this machine",
+        "cachelib": "the nearest store is 'sqlite://', one file on this machine",
+        "dynamodb://table": "the nearest stores are postgresql:// and mysql://",
+        "postgresql+psycopg2://h/d": "leave out the driver: write postgresql://",
+        "simplecache": "the nearest store is 'memory://'",
+    }.items(),
+)
+def test_a_store_that_does_not_exist_is_answered_with_the_nearest_one(
+    given: str, near: str
+) -> None:
+    assert problem(store=given) == f"SAFESESSION_STORE is {given!r}: {near}"
 
 
 @pytest.mark.parametrize(("given", "meant"), MEANT.items(), ids=MEANT)

@@ -48,6 +48,7 @@ from flask_safesession.stores.base import (
 )
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import Opened
+from flask_safesession.stores.sql.servers import locks
 from flask_safesession.testing import (
     StoreKit,
     make_draft,
@@ -56,7 +57,8 @@ from flask_safesession.testing import (
 )
 from flask_safesession.testing.tampering import clock_of
 
-from ..support.kits import STORES, memory_kit, redis_kit, sqlite_kit
+from ..support.databases import STARTS
+from ..support.kits import STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
 
 MINUTE = 60_000
 # Time that passes before each use, so that no two are at the same moment, and a use is never at the
@@ -623,7 +625,11 @@ def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     def sqlite() -> StoreKit:
         return sqlite_kit(Path(_folder.name), next(_prefixes))
 
-    return {"memory": memory_kit, "sqlite": sqlite}.get(name, real)
+    def database() -> StoreKit:
+        return sql_kit(pool.database(name), f"model{next(_prefixes)}")
+
+    made = {"memory": memory_kit, "sqlite": sqlite, **dict.fromkeys(STARTS, database)}
+    return made.get(name, real)
 
 
 def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
@@ -644,6 +650,18 @@ def run_stories(make_kit: Callable[[], StoreKit], examples: int) -> None:
 @pytest.mark.parametrize("name", STORES)
 def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
     run_stories(kit_for(name, pool), EXAMPLES.get(name, 15))
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_no_story_breaks_a_promise_where_each_part_has_a_quota(
+    name: str, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with caps of thousands: a creation locks one part, and another try everything."""
+    monkeypatch.setattr(locks, "SMALL", 0)
+    monkeypatch.setattr(locks, "LEAST", 1)
+    monkeypatch.setattr(locks, "PARTS", 2)  # so that there are quotas with a cap of eight
+    monkeypatch.setattr(locks, "EVERYTHING", frozenset({0, 1}))
+    run_stories(kit_for(name, pool), 15)
 
 
 def test_the_model_notices_a_store_that_forgets_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:

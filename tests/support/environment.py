@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+_OURS = "SAFESESSION_TEST_"  # which servers to test with
 _PREFIXES = ("FLASK_", "SAFESESSION_")
 _NAMES = (
     "COLUMNS",
@@ -21,5 +22,7 @@ _NAMES = (
 def forget() -> None:
     """Drop such variables, for this process and those that it starts."""
     for name in list(os.environ):
+        if name.startswith(_OURS):
+            continue
         if name.startswith(_PREFIXES) or name in _NAMES:
             del os.environ[name]

@@ -9,15 +9,18 @@ import pytest
 
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
+from flask_safesession.stores.sql.servers import mysql, postgresql
+from flask_safesession.stores.sql.servers.store import SqlServerStore
 from flask_safesession.stores.sql.sqlite import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
 from . import servers
+from .databases import Database
 
 SERVERS = sorted(servers.binaries())
 REAL = [pytest.param(name, id=name) for name in SERVERS]
 #: Every kind of store.
-STORES = ["memory", "sqlite", *SERVERS]
+STORES = ["memory", "sqlite", *SERVERS, "postgresql", "mysql"]
 
 
 def memory_kit() -> StoreKit:
@@ -34,3 +37,23 @@ def sqlite_kit(folder: Path, number: int = 0) -> StoreKit:
     clock = FakeClock()
     store = SqliteStore(folder / f"sessions{number}.sqlite3", timeout=5, clock=clock)
     return StoreKit(store, clock.advance)
+
+
+_DRIVERS = {"postgresql": postgresql.DRIVER, "mysql": mysql.DRIVER}
+
+
+def sql_store(database: Database, prefix: str, **options: Any) -> SqlServerStore:
+    options = {"timeout": 10, **options}
+    return SqlServerStore(database.url(), _DRIVERS[database.scheme], prefix=prefix, **options)
+
+
+def sql_kit(database: Database, prefix: str) -> StoreKit:
+    """A store in tables of its own, by a clock that stands in one of them."""
+    clock = f"{prefix}_clock"
+    database.ask(f"CREATE TABLE {clock} (now BIGINT NOT NULL)")
+    database.ask(f"INSERT INTO {clock} VALUES ({FakeClock().now})")
+
+    def advance(milliseconds: int) -> None:
+        database.ask(f"UPDATE {clock} SET now = now + {milliseconds}")
+
+    return StoreKit(sql_store(database, prefix, clock=f"(SELECT now FROM {clock})"), advance)

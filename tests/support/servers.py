@@ -298,21 +298,38 @@ def _launch(
 
 
 def spawn(
-    command: list[str], log: Path = Path(os.devnull), *, pass_fds: Sequence[int] = ()
+    command: list[str],
+    log: Path = Path(os.devnull),
+    *,
+    pass_fds: Sequence[int] = (),
+    account: Mapping[str, Any] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one, even if this one is killed."""
+    """Start a process that ends with this one, even if this one is killed.
+
+    *account* is another user than this one's, as ``Popen`` takes it: ``user``, ``group`` and so on.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds
+            command, stdout=output, stderr=subprocess.STDOUT, pass_fds=pass_fds, **account or {}
         )
-    _guard().watch(process.pid)
+    watch(process.pid)
     return process
+
+
+def watch(pid: int) -> None:
+    """Have the process *pid* killed when this one ends, however that comes about."""
+    _guard().watch(pid)
+
+
+def forget(pid: int) -> None:
+    """It has ended, or ends by itself."""
+    _guard().forget(pid)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    _guard().forget(process.pid)
+    forget(process.pid)
 
 
 @contextlib.contextmanager

@@ -9,17 +9,33 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, StoreUnavailable
+from ..base import Cap
+from ..tables import Scope
 from . import forks
+from .dialect import Dialect
 from .reasons import explain, is_busy
-from .statements import SCHEMA, SCHEMA_VERSION, named, statements
+from .schema import SCHEMA_VERSION, schema
+from .statements import Statements
 from .steps import Connection, begin_to_read, begin_to_write, roll_back, set_durable
+from .tables import Call, Place
 
+DIALECT = Dialect(
+    "SQLite",
+    identity="INTEGER PRIMARY KEY",
+    integer="INTEGER",
+    cast="INTEGER",
+    text="TEXT",
+    blob="BLOB",
+    clock="CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+    lock="",
+    skip="",
+)
 # Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
 _FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
 # Connections that are kept open while nobody uses them.
@@ -29,6 +45,11 @@ _KEPT = 16
 _CHECKPOINT_PAGES = 10_000
 
 
+def wall_clock() -> int:
+    """Returns milliseconds since 1970 by the machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
 class Connections:
     """See :class:`.tables.Connections`. A connection is used by one transaction at a time.
 
@@ -36,37 +57,67 @@ class Connections:
     child that inherits such notes believes that it holds locks which are its parent's alone.
 
     :param timeout: seconds for which a call waits for other writers.
+    :param clock: returns the time in milliseconds, in tests.
     """
 
-    def __init__(self, path: Path, prefix: str, timeout: float) -> None:
+    def __init__(
+        self, path: Path, prefix: str, timeout: float, clock: Callable[[], int] | None = None
+    ) -> None:
+        # SQLite's own function reads the machine's clock, too. One in Python would swallow the
+        # exceptions of signal handlers.
+        dialect = DIALECT._replace(clock="test_clock()") if clock else DIALECT
+        self.statements: Statements = Statements(dialect, prefix)
+        self._clock = clock or wall_clock
+        self._has_own_clock = clock is not None
         self._path = path
         self._timeout = timeout
-        self._sql = statements(prefix)
-        self._schema = [named(text, prefix) for text in SCHEMA]
+        self._schema = schema(DIALECT, prefix)
         self._start()
         forks.watch(self)
 
-    def transaction(self, *, writes: bool, durable: bool) -> _Transaction:
+    def place(self, scope: Scope) -> Place:
+        """See :meth:`.tables.Connections.place`: there is one writer at a time."""
+        del scope
+        return Place()
+
+    def transaction(
+        self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
+    ) -> _Transaction:
         """See :meth:`.tables.Connections.transaction`.
 
         :raises StoreUnavailable: the file cannot be used, with what to do.
         """
+        del place, ahead
         return _Transaction(self, writes=writes, durable=durable)
 
-    def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
-        """See :meth:`.tables.Connections.execute`."""
-        cursor: sqlite3.Cursor = self._local.connection.execute(statement, parameters)
-        return cursor
+    def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """See :meth:`.tables.Connections.read`."""
+        rows: list[Any] = self._local.connection.execute(statement, parameters).fetchall()
+        return rows
 
-    def look_up(self, key: str) -> tuple[bytes, int] | None:
-        """Returns the record under *key* and the current generation, by one query.
+    def fetch(self, calls: Sequence[Call]) -> None:
+        """See :meth:`.tables.Connections.fetch`: nothing is far away."""
+
+    def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """See :meth:`.tables.Connections.write`."""
+        self._local.connection.execute(statement, parameters)
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`..tables.Tables.share`: all sessions are counted."""
+        return cap
+
+    def need(self, keys: Collection[str]) -> None:
+        """See :meth:`.tables.Connections.need`: there is one writer at a time."""
+
+    def look_up(self, key: str) -> tuple[bytes, int, int] | None:
+        """Returns the record under *key*, the current generation and the time, by one query.
 
         :raises StoreUnavailable: as :meth:`transaction`.
         """
         connection = self.take()
         try:
-            found: tuple[bytes, int] | None
-            found = connection.execute(self._sql["load"], (key,)).fetchone()
+            found: tuple[bytes, int, int] | None
+            found = connection.execute(self.statements["load"], (key,)).fetchone()
         except sqlite3.Error as error:
             if not is_busy(error):
                 raise self._unavailable(error) from error
@@ -74,11 +125,15 @@ class Connections:
             return found
         finally:
             self._give(connection)
-        with self.transaction(writes=False, durable=False):
-            found = self.execute(self._sql["load"], (key,)).fetchone()
-            return found
+        with self.transaction(Place(), (), writes=False, durable=False):
+            rows = self.read(self.statements["load"], (key,))
+            return rows[0] if rows else None
 
-    def change(self, statement: str, parameters: Any) -> bool:
+    def guess(self) -> int:
+        """Returns the time: that of the database is the machine's."""
+        return self._clock()
+
+    def change(self, call: Call) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it changed a row.
 
         :raises StoreUnavailable: as :meth:`transaction`.
@@ -87,7 +142,7 @@ class Connections:
 
         def run(connection: Connection) -> None:
             nonlocal changed
-            changed = connection.execute(statement, parameters).rowcount
+            changed = connection.execute(*call).rowcount
 
         try:
             set_durable(connection, durable=False)
@@ -254,7 +309,7 @@ class Connections:
             isolation_level=None,
             check_same_thread=False,
             factory=Connection,
-            cached_statements=len(self._sql) + 10,
+            cached_statements=len(self.statements) + 10,
         )
         try:
             self._patiently(self._set_up, connection)
@@ -272,8 +327,10 @@ class Connections:
                 " network file system: keep it on a local disk"
             )
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        if self._has_own_clock:
+            connection.create_function("test_clock", 0, self._clock)
         try:
-            [version] = connection.execute(self._sql["version"]).fetchone()
+            [version] = connection.execute(self.statements["version"]).fetchone()
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise

@@ -1,149 +1,123 @@
-"""The SQL of the engine's tables, for SQLite. ``{p}`` is the prefix of the tables' names."""
+"""The SQL of the engine's tables. ``{p}`` is the prefix of their names; see :class:`.Dialect`."""
 
 # ruff: noqa: S608  # no value of a visitor is part of a statement
 
 from __future__ import annotations
 
-#: The version of the tables below. A store with a newer one is refused.
-SCHEMA_VERSION = 1
+from ..base import LISTED
+from .dialect import Dialect
 
-# A user's sessions are evicted by place, then id: those whose cookie never came back first.
-# Anonymous sessions have no owner and are in the group ''.
-SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS "{p}_sessions" (
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL UNIQUE,
-        generation INTEGER NOT NULL,
-        tier_group TEXT NOT NULL,
-        deadline INTEGER NOT NULL,
-        owner TEXT,
-        place INTEGER,
-        record BLOB NOT NULL)""",
-    """CREATE INDEX IF NOT EXISTS "{p}_sessions_due"
-        ON "{p}_sessions" (generation, tier_group, deadline, key)""",
-    """CREATE INDEX IF NOT EXISTS "{p}_sessions_owned"
-        ON "{p}_sessions" (owner, generation, tier_group, place) WHERE owner IS NOT NULL""",
-    """CREATE TABLE IF NOT EXISTS "{p}_endings" (
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        owner TEXT NOT NULL,
-        until INTEGER NOT NULL,
-        reason TEXT NOT NULL,
-        stamp TEXT NOT NULL,
-        successor TEXT NOT NULL,
-        user TEXT NOT NULL,
-        sign_in INTEGER NOT NULL,
-        UNIQUE (key, kind))""",
-    'CREATE INDEX IF NOT EXISTS "{p}_endings_until" ON "{p}_endings" (kind, until)',
-    'CREATE INDEX IF NOT EXISTS "{p}_endings_owner" ON "{p}_endings" (kind, owner)',
-    """CREATE TABLE IF NOT EXISTS "{p}_counts" (
-        what TEXT NOT NULL,
-        name TEXT NOT NULL,
-        held INTEGER NOT NULL,
-        PRIMARY KEY (what, name)) WITHOUT ROWID""",
-    """CREATE TABLE IF NOT EXISTS "{p}_documents" (
-        name TEXT NOT NULL PRIMARY KEY, document BLOB NOT NULL, time INTEGER NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS "{p}_meta" (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        version INTEGER NOT NULL,
-        generation INTEGER NOT NULL,
-        ended_by TEXT NOT NULL)""",
-    f"""INSERT OR IGNORE INTO "{{p}}_meta" VALUES (1, {SCHEMA_VERSION}, 0, '')""",
-)
+#: Bytes of a record before its note: they say which one it is, since each write has a stamp.
+HEAD = 96
+_HEAD = f"substr(record, 1, {HEAD})"
+# All that lists read.
+_LISTED = f"substr(record, 1, {LISTED})"
+_SESSIONS, _ENDINGS = '"{p}_sessions"', '"{p}_endings"'
+_CURRENT = 'generation = (SELECT generation FROM "{p}_meta")'
+_GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
+_OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
+_BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
+_LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
+_COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
+_KEPT = "reason, stamp, successor, successor_user, sign_in"
+# What a conditional update requires: the record that was loaded is stored and is live, and the time
+# is about what the caller has taken it for.
+_SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
+    AND deadline > {{clock}} AND {{clock}} BETWEEN ? AND ?"""
 
-
-def _due(columns: str, more: str) -> str:
-    """Returns a query of one group of the current generation."""
-    where = "generation = :generation AND tier_group = :group"
-    return f'SELECT {columns} FROM "{{p}}_sessions" WHERE {where} {more}'
-
-
-def _take(ids: str) -> str:
-    """Returns a statement that removes sessions and answers keys and heads."""
-    returned = "RETURNING key, substr(record, 1, 96)"
-    return f'DELETE FROM "{{p}}_sessions" WHERE id IN ({ids}) {returned}'
-
-
-_ENTRY = "deadline, key"
-_NEAREST = "ORDER BY deadline, key LIMIT :limit"
-_LATEST = "ORDER BY deadline DESC, key DESC LIMIT :limit"
-_OWNED = '"{p}_sessions" WHERE owner = ? AND generation = ?'
-_SAME = 'WHERE key = ? AND record = ? AND generation = (SELECT generation FROM "{p}_meta")'
-_COUNT = """INSERT INTO "{p}_counts" VALUES (?, ?, ?)
-    ON CONFLICT (what, name) DO UPDATE SET held = held + excluded.held"""
-
-#: By name.
-STATEMENTS: dict[str, str] = {
+_STATEMENTS = {
     "version": 'SELECT version FROM "{p}_meta"',
-    "generation": 'SELECT generation FROM "{p}_meta"',
-    "ended_by": 'SELECT ended_by FROM "{p}_meta"',
+    "meta": 'SELECT generation, ended_by, {clock} FROM "{p}_meta"',
     "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ?',
     # -- sessions
-    "load": """SELECT record, (SELECT generation FROM "{p}_meta")
-        FROM "{p}_sessions" WHERE key = ?""",
-    "head": 'SELECT key, substr(record, 1, ?) FROM "{p}_sessions" WHERE key = ?',
-    "insert": """INSERT INTO "{p}_sessions"
-        (generation, tier_group, deadline, owner, place, record, key)
+    "load": f"""SELECT record, (SELECT generation FROM "{{p}}_meta"), {{clock}}
+        FROM {_SESSIONS} WHERE "key" = ?""",
+    "insert": f"""INSERT INTO {_SESSIONS}
+        (generation, tier_group, deadline, owner, place, record, "key")
         VALUES (?, ?, ?, ?, ?, ?, ?)""",
-    "replace": 'UPDATE "{p}_sessions" SET record = ? WHERE key = ?',
-    "move": """UPDATE "{p}_sessions" SET generation = ?, tier_group = ?, deadline = ?, owner = ?,
-        place = ?, record = ? WHERE key = ?""",
-    "replace_same": f'UPDATE "{{p}}_sessions" SET record = ? {_SAME}',
-    "move_same": f"""UPDATE "{{p}}_sessions" SET generation = ?, tier_group = ?, deadline = ?,
-        owner = ?, place = ?, record = ? {_SAME}""",
-    "remove": 'DELETE FROM "{p}_sessions" WHERE key = ? RETURNING record, generation, tier_group',
-    "take_older": _take('SELECT id FROM "{p}_sessions" WHERE generation < ? LIMIT ?'),
-    "take_newer": _take('SELECT id FROM "{p}_sessions" WHERE generation > ? LIMIT ?'),
-    "take_due": _take(_due("id", "AND deadline <= :now ORDER BY deadline LIMIT :limit")),
+    "replace": f'UPDATE {_SESSIONS} SET record = ? WHERE "key" = ?',
+    "move": f'UPDATE {_SESSIONS} SET {_COLUMNS} WHERE "key" = ?',
+    "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
+    "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
+    "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
+    "older": f"""SELECT "key", {_HEAD} FROM {_SESSIONS}
+        WHERE generation < (SELECT generation FROM "{{p}}_meta") LIMIT ?{{skip}}""",
+    "newer": f"""SELECT "key", {_HEAD} FROM {_SESSIONS}
+        WHERE generation > (SELECT generation FROM "{{p}}_meta") LIMIT ?{{skip}}""",
+    "due": f"""SELECT "key", {_HEAD} FROM {_GROUP} AND deadline <= {{clock}}
+        ORDER BY deadline LIMIT ?{{skip}}""",
     # -- their index
-    "count_due": _due("COUNT(*)", "AND deadline <= :now"),
-    "nearest": _due(_ENTRY, _NEAREST),
-    "nearest_after": _due(_ENTRY, f"AND (deadline, key) > (:deadline, :key) {_NEAREST}"),
-    "latest": _due(_ENTRY, f"AND deadline > :now {_LATEST}"),
-    "latest_before": _due(
-        _ENTRY, f"AND deadline > :now AND (deadline, key) < (:deadline, :key) {_LATEST}"
-    ),
-    "of_user": f"SELECT key, substr(record, 1, ?) FROM {_OWNED} ORDER BY place, id LIMIT ?",
-    "of_user_tier": f"""SELECT key, substr(record, 1, ?) FROM {_OWNED} AND tier_group = ?
+    "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
+    "nearest": f'SELECT deadline, "key" FROM {_GROUP} {_BY_DEADLINE}',
+    "nearest_after": f"""SELECT deadline, "key" FROM {_GROUP} AND deadline >= ?
+        AND (deadline > ? OR "key" > ?) {_BY_DEADLINE}""",
+    "latest": f'SELECT deadline, "key" FROM {_GROUP} AND deadline > ? {_LATEST}',
+    "latest_before": f"""SELECT deadline, "key" FROM {_GROUP} AND deadline > ? AND deadline <= ?
+        AND (deadline < ? OR "key" < ?) {_LATEST}""",
+    "of_user": f'SELECT "key", {_LISTED} FROM {_OWNED} ORDER BY place, id LIMIT ?',
+    "of_user_tier": f"""SELECT "key", {_LISTED} FROM {_OWNED} AND tier_group = ?
         ORDER BY place, id LIMIT ?""",
     "count_of": f"SELECT COUNT(*) FROM {_OWNED}",
     "count_of_tier": f"SELECT COUNT(*) FROM {_OWNED} AND tier_group = ?",
-    "belongs": f"SELECT COUNT(*) FROM {_OWNED} AND key = ?",
-    "belongs_tier": f"SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND key = ?",
+    "belongs": f'SELECT COUNT(*) FROM {_OWNED} AND "key" = ?',
+    "belongs_tier": f'SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND "key" = ?',
     # -- counts
-    "counts": """SELECT name, held FROM "{p}_counts" WHERE what = ? AND held <> 0""",
-    "count": """SELECT held FROM "{p}_counts" WHERE what = ? AND name = ?""",
-    "add": _COUNT,
-    "uncount": 'DELETE FROM "{p}_counts" WHERE what = ?',
-    "recount_groups": """SELECT tier_group, COUNT(*) FROM "{p}_sessions" WHERE generation = ?
-        GROUP BY tier_group""",
-    "recount_endings": 'SELECT kind, COUNT(*) FROM "{p}_endings" GROUP BY kind',
+    "counts": """SELECT tier_group, CAST(SUM(held) AS {cast}) FROM "{p}_counts"
+        GROUP BY tier_group HAVING SUM(held) <> 0""",
+    "held": 'SELECT tier_group, held FROM "{p}_counts" WHERE part = ? AND held <> 0',
+    "parts": 'SELECT part, tier_group, held FROM "{p}_counts"',
+    "uncount": 'UPDATE "{p}_counts" SET held = 0',
+    "differ": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM (
+        SELECT tier_group, COUNT(*) AS held FROM {_SESSIONS} WHERE {_CURRENT} GROUP BY tier_group
+        UNION ALL SELECT tier_group, -held FROM "{{p}}_counts") AS both_ways
+        GROUP BY tier_group HAVING SUM(held) <> 0""",
+    "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?
+        WHERE part = ?""",
+    "undeal": 'UPDATE "{p}_seats" SET cap = 0',
     # -- what is kept of sessions that are over, and documents
-    "ending": """SELECT reason, stamp, successor, user, sign_in FROM "{p}_endings"
-        WHERE key = ? AND kind = ? AND until > ?""",
-    "put_ending": """INSERT INTO "{p}_endings"
-        (key, kind, owner, until, reason, stamp, successor, user, sign_in)
+    "drop_ending": f'DELETE FROM {_ENDINGS} WHERE "key" = ? AND kind = ?',
+    "put_ending": f"""INSERT INTO {_ENDINGS} ("key", kind, owner, expires, {_KEPT})
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-    "drop_ending": 'DELETE FROM "{p}_endings" WHERE key = ? AND kind = ?',
-    "count_endings_of": 'SELECT COUNT(*) FROM "{p}_endings" WHERE kind = ? AND owner = ?',
-    "drop_oldest": """DELETE FROM "{p}_endings" WHERE id =
-        (SELECT id FROM "{p}_endings" WHERE kind = ? ORDER BY until, id LIMIT 1)""",
-    "drop_oldest_of": """DELETE FROM "{p}_endings" WHERE id =
-        (SELECT id FROM "{p}_endings" WHERE kind = ? AND owner = ? ORDER BY id LIMIT 1)""",
-    "forget": """DELETE FROM "{p}_endings" WHERE id IN
-        (SELECT id FROM "{p}_endings" WHERE kind = ? AND until <= ? LIMIT 100)""",
-    "document": 'SELECT document, time FROM "{p}_documents" WHERE name = ?',
-    "put_document": """INSERT INTO "{p}_documents" VALUES (?, ?, ?)
-        ON CONFLICT (name) DO UPDATE SET document = excluded.document, time = excluded.time""",
+    "trim": f"""DELETE FROM {_ENDINGS} WHERE kind = ? AND id <= (SELECT id FROM (SELECT id
+        FROM {_ENDINGS} WHERE kind = ? ORDER BY expires DESC, id DESC LIMIT 1 OFFSET ?) AS oldest)
+        """,
+    "trim_of": f"""DELETE FROM {_ENDINGS} WHERE kind = ? AND owner = ? AND id <= (
+        SELECT id FROM (SELECT id FROM {_ENDINGS} WHERE kind = ? AND owner = ?
+        ORDER BY id DESC LIMIT 1 OFFSET ?) AS oldest)""",
+    "forget": f"""DELETE FROM {_ENDINGS} WHERE id IN (SELECT id FROM (
+        SELECT id FROM {_ENDINGS} WHERE kind = ? AND expires <= ? LIMIT 100) AS expired)""",
+    "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
+    "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
+}
+_ADDED = 'held = "{p}_counts".held + <held>'
+_REPLACED = "document = <document>, written = <written>"
+# Rows are locked in the order of their keys, so that no two transactions wait for each other.
+_FOR_KEYS = {
+    "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}
+        WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
+    "endings": f"""SELECT "key", kind, expires, {_KEPT} FROM {_ENDINGS}
+        WHERE "key" IN ({{keys}})""",
+    "seats": """SELECT part, cap, users_cap, total, users FROM "{p}_seats"
+        WHERE part IN ({keys}) ORDER BY part{lock}""",
 }
 
 
-def statements(prefix: str) -> dict[str, str]:
-    """Returns the statements for tables under *prefix*."""
-    return {name: named(text, prefix) for name, text in STATEMENTS.items()}
+class Statements(dict[str, str]):
+    """The statements for tables under *prefix*, by name."""
 
+    def __init__(self, dialect: Dialect, prefix: str) -> None:
+        put_count, put_document = (
+            dialect.put("counts", "part, tier_group, held", "part, tier_group", _ADDED),
+            dialect.put("documents", "name, document, written", "name", _REPLACED),
+        )
+        texts = {**_STATEMENTS, "add": put_count, "put_document": put_document}
+        super().__init__({name: dialect.render(text, prefix) for name, text in texts.items()})
+        #: The time in milliseconds.
+        self.clock: str = dialect.clock
+        self._dialect = dialect
+        self._prefix = prefix
 
-def named(text: str, prefix: str) -> str:
-    """Returns *text* with the names of the tables under *prefix*."""
-    return text.replace("{p}", prefix.replace('"', '""'))
+    def for_keys(self, name: str, number: int) -> str:
+        """Returns the query ``records``, ``endings`` or ``seats`` for so many keys."""
+        text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
+        return self._dialect.render(text, self._prefix)

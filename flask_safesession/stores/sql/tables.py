@@ -3,173 +3,290 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ...model.policy import ANONYMOUS_TIER
 from ...model.reason import Reason
 from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
-from ..base import LISTED, Removed
-from ..tables import Ending, Entry
-from .statements import statements
+from ..admission import SWEEP
+from ..base import Cap, Removed
+from ..tables import Ending, Entry, Scope
+from .schema import PARTS
+from .statements import HEAD, Statements
 
 # Used since it was made; 2 to this power is over every time in milliseconds.
 _USED = 1 << 52
-_GROUPS, _ENDINGS = "group", "endings"
+# Of a kind, expired endings and those over the limit are removed at each so-manieth end.
+_TIDY_EVERY = 100
+# As a limit: more than any user has.
+_ALL = 1 << 30
+# Milliseconds by which a guessed time may differ from the database's.
+_ABOUT = 1000
+#: A statement and its parameters.
+Call: TypeAlias = "tuple[str, tuple[Any, ...]]"
+
+
+class Place(NamedTuple):
+    """What a transaction locks.
+
+    :param parts: of the sessions, see :mod:`.servers.locks`.
+    :param part: the one in which it counts.
+    :param whole: it locks all parts.
+    """
+
+    parts: frozenset[int] = frozenset()
+    part: int = 0
+    whole: bool = True
 
 
 class Connections(Protocol):
     """The connections to a database, and its transactions."""
 
-    def transaction(self, *, writes: bool, durable: bool) -> AbstractContextManager[object]:
-        """Returns a ``with`` block: see :meth:`..tables.Tables.transaction`."""
+    def place(self, scope: Scope) -> Place:
+        """Returns what a transaction that writes will lock."""
         ...
 
-    def execute(self, statement: str, parameters: Any = ()) -> Any:
-        """Run one statement in the transaction of this thread; returns its cursor."""
+    def transaction(
+        self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
+    ) -> AbstractContextManager[object]:
+        """Returns a ``with`` block: see :meth:`..tables.Tables.transaction`.
+
+        :param ahead: what will probably be read.
+        """
         ...
+
+    def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """Returns the rows of a query in the transaction of this thread."""
+        ...
+
+    def fetch(self, calls: Sequence[Call]) -> None:
+        """Read all this at once, for :meth:`read`."""
+        ...
+
+    def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Run a statement in the transaction of this thread, before its next query or its end."""
+        ...
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`..tables.Tables.share`."""
+        ...
+
+    def need(self, keys: Collection[str]) -> None:
+        """Check that other transactions do not add or remove the sessions under *keys*.
+
+        :raises TooNarrow: the parts of these keys are not locked.
+        """
+        ...
+
+
+class _Seen(threading.local):
+    """What the transaction of a thread has read."""
+
+    def __init__(self) -> None:
+        self.begin(Place(), Scope())
+
+    def begin(self, place: Place, scope: Scope) -> None:
+        self.place = place
+        self.tidies = scope.task == "purge"
+        self.keys = tuple(sorted(set(scope.keys)))
+        #: The generation, the stamp that began it, and the time.
+        self.meta: tuple[int, str, int] | None = None
+        #: Record, generation and group; ``None``: there is no such session.
+        self.records: dict[str, tuple[bytes, int, str] | None] = {}
+        #: Of each ending: the kind, when it expires, and the rest.
+        self.endings: dict[str, list[Any]] = {}
 
 
 class SqlTables:
     """See :class:`..tables.Tables`. The counts are rows, since counting would be a walk.
 
     :param connections: to the database.
-    :param prefix: what the names of the tables begin with.
-    :param clock: returns the time in milliseconds.
+    :param statements: in its dialect.
     """
 
-    def __init__(self, connections: Connections, prefix: str, clock: Callable[[], int]) -> None:
-        self.now: Callable[[], int] = clock
+    def __init__(self, connections: Connections, statements: Statements) -> None:
         self._connections = connections
-        self._execute = connections.execute
-        self._sql = statements(prefix)
-        self._seen = threading.local()  # of the transaction of a thread
+        self.statements: Statements = statements
+        self._seen = _Seen()
+        self._endings = count(1)
+        self._groups = {""}  # those that are known to this process, to read ahead
 
     def transaction(
-        self, *, writes: bool = True, durable: bool = False
+        self, scope: Scope, *, writes: bool = True, durable: bool = False
     ) -> AbstractContextManager[object]:
         """See :meth:`..tables.Tables.transaction`."""
-        self._seen.generation = None
-        return self._connections.transaction(writes=writes, durable=durable)
+        place = self._connections.place(scope) if writes else Place()
+        self._seen.begin(place, scope)
+        ahead = list(self._ahead(scope, place))
+        return self._connections.transaction(place, ahead, writes=writes, durable=durable)
+
+    def _ahead(self, scope: Scope, place: Place) -> Iterator[Call]:
+        """Returns what the engine will probably read: records first, since it may wait for them."""
+        for name in ("records", "endings") if scope.keys else ():
+            yield self.statements.for_keys(name, len(self._seen.keys)), self._seen.keys
+        if scope.cap or scope.task == "purge":
+            yield self._counts(place)
+        if scope.cap and scope.user and not scope.cap.per_tier:
+            yield self.statements["count_of"], (scope.user,)
+        elif scope.user and not scope.cap:
+            yield self.statements["of_user"], (scope.user, _ALL)
+        if scope.cap and place.whole:
+            for group in self._groups:
+                yield self.statements["nearest"], (group, SWEEP)
+        if scope.task == "purge":
+            yield self.statements["older"], (scope.limit,)
+            yield self.statements["newer"], (scope.limit,)
+            for group in self._groups:
+                yield self.statements["due"], (group, scope.limit)
+        if scope.document:
+            yield self.statements["document"], (scope.document,)
+        yield self.statements["meta"], ()
+
+    def now(self) -> int:
+        """See :meth:`..tables.Tables.now`."""
+        now: int = self._meta()[2]
+        return now
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`..tables.Tables.share`."""
+        return self._connections.share(cap)
 
     def generation(self) -> int:
         """See :meth:`..tables.Tables.generation`."""
-        found: int | None = self._seen.generation
-        if found is None:
-            found = self._seen.generation = self._one("generation")[0]
-        return found
+        generation: int = self._meta()[0]
+        return generation
 
     def begin_generation(self, stamp: str) -> None:
         """See :meth:`..tables.Tables.begin_generation`."""
-        if self._one("ended_by")[0] != stamp:
-            number = (self.generation() + 1) % GENERATIONS
-            self._run("begin_generation", number, stamp)
-            self._run("uncount", _GROUPS)
-            self._seen.generation = number
+        number, ended_by, _ = self._meta()
+        if ended_by != stamp:
+            self._seen.meta = None
+            self._write("begin_generation", (number + 1) % GENERATIONS, stamp)
+            self._write("uncount")
 
     # -- sessions -------------------------------------------------------------------------------
 
     def read(self, key: str) -> Record | None:
         """See :meth:`..tables.Tables.read`."""
-        row = self._one("load", key)
-        if row is None:
-            return None
-        raw, self._seen.generation = row
-        return loads(raw)
+        found = self._record(key)
+        return None if found is None else loads(found[0])
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
         """See :meth:`..tables.Tables.put`. The indexes change only where they have to."""
-        columns = _columns(fresh)
+        columns, raw = _columns(fresh), dumps(fresh)
+        self._seen.records[key] = raw, columns[0], columns[1]
         if old is None:
-            self._run("insert", *columns, dumps(fresh), key)
-            self._count(_GROUPS, columns[1], 1)
+            self._write("insert", *columns, raw, key)
+            self._count(columns[1], 1)
             return
         before = _columns(old)
         if before == columns:
-            self._run("replace", dumps(fresh), key)
+            self._write("replace", raw, key)
             return
-        self._run("move", *columns, dumps(fresh), key)
+        self._write("move", *columns, raw, key)
         if before[1] != columns[1]:
-            self._count(_GROUPS, before[1], -1)
-            self._count(_GROUPS, columns[1], 1)
+            self._count(before[1], -1)
+            self._count(columns[1], 1)
 
-    def replacement(self, key: str, fresh: Record, old: Record) -> tuple[str, tuple[Any, ...]]:
-        """Returns the statement, and its parameters, that replaces *old* by *fresh* of one group.
+    def replacement(self, key: str, fresh: Record, old: Record, now: int) -> Call:
+        """Returns the statement that replaces *old* by *fresh* of the same group.
 
-        It changes no row if *old* is not what is stored now, or is of an older generation.
+        It changes no row if *old* is not what is stored, is over, or is of an older generation; or
+        if the time is not about *now*.
         """
-        columns, same = _columns(fresh), (key, dumps(old))
+        columns, raw = _columns(fresh), dumps(fresh)
+        same = (key, dumps(old)[:HEAD], now - _ABOUT, now + _ABOUT)
         if columns == _columns(old):
-            return self._sql["replace_same"], (dumps(fresh), *same)
-        return self._sql["move_same"], (*columns, dumps(fresh), *same)
+            return self.statements["replace_same"], (raw, *same)
+        return self.statements["move_same"], (*columns, raw, *same)
 
-    def remove(self, key: str) -> Record | None:
+    def remove(self, *keys: str) -> list[tuple[str, Record]]:
         """See :meth:`..tables.Tables.remove`."""
-        for raw, generation, group in self._all("remove", key):
+        unseen = sorted(key for key in keys if key not in self._seen.records)
+        self._connections.fetch([self._query("records", key) for key in unseen])
+        removed = []
+        for key in keys:
+            found = self._record(key)
+            self._seen.records[key] = None
+            if found is None:
+                continue
+            raw, generation, group = found
+            self._write("remove", key)
             if generation == self.generation():
-                self._count(_GROUPS, group, -1)
-            with suppress(ValueError):  # it is no record
-                return loads(raw)
-        return None
+                self._count(group, -1)
+            with suppress(ValueError):  # it is not a record
+                removed.append((key, loads(raw)))
+        return removed
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """See :meth:`..tables.Tables.take_over`."""
-        generation = self.generation()
+        del now  # the statements use the database's time
         taken: list[tuple[Removed, str]] = []
-        for statement in ("take_older", "take_newer"):
-            rows = self._all(statement, generation, limit - len(taken))
+        for statement in ("older", "newer"):
+            rows = self._rows(statement, limit - len(taken))
             taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            rows = self._in_group("take_due", group, now=now, limit=limit - len(taken))
+            column = _column_of(group)
+            rows = self._rows("due", column, limit - len(taken))
             taken += [_taken(key, raw, None) for key, raw in rows]
             if rows:
-                self._count(_GROUPS, _column_of(group), -len(rows))
+                self._count(column, -len(rows))
+        for removed, _ in taken:
+            self._write("remove", removed.key)
         return taken
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.heads`."""
-        return [row for key in keys for row in self._all("head", LISTED, key)]
+        keys = list(keys)
+        self._connections.fetch([(self.statements["head"], (key,)) for key in keys])
+        return [row for key in keys for row in self._rows("head", key)]
 
     # -- their index ----------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """See :meth:`..tables.Tables.counts`."""
-        return {name or ANONYMOUS_TIER: held for name, held in self._all("counts", _GROUPS)}
+        statement, parameters = self._counts(self._seen.place)
+        found = dict(self._connections.read(statement, parameters))
+        self._groups |= found.keys()
+        return {group or ANONYMOUS_TIER: held for group, held in found.items()}
 
     def count_due(self, group: str, now: int) -> int:
         """See :meth:`..tables.Tables.count_due`."""
-        [(count,)] = self._in_group("count_due", group, now=now)
-        return int(count)
+        found: int = self._rows("count_due", _column_of(group), now)[0][0]
+        return found
 
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
         """See :meth:`..tables.Tables.nearest`."""
         if after is None:
-            rows = self._in_group("nearest", group, limit=limit)
+            rows = self._rows("nearest", _column_of(group), limit)
         else:
-            rows = self._in_group("nearest_after", group, limit=limit, **after._asdict())
+            time, key = after
+            rows = self._rows("nearest_after", _column_of(group), time, time, key, limit)
         return [Entry(*row) for row in rows]
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
         """See :meth:`..tables.Tables.latest`."""
         if before is None:
-            rows = self._in_group("latest", group, now=now, limit=limit)
+            rows = self._rows("latest", _column_of(group), now, limit)
         else:
-            place = before._asdict()
-            rows = self._in_group("latest_before", group, now=now, limit=limit, **place)
+            time, key = before
+            rows = self._rows("latest_before", _column_of(group), now, time, time, key, limit)
         return [Entry(*row) for row in rows]
 
-    def of_user(self, user: str, tier: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
+    def of_user(self, user: str, tier: str = "", limit: int = _ALL) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.of_user`."""
+        limit = limit if limit >= 0 else _ALL
         if tier:
-            return self._all("of_user_tier", LISTED, user, self.generation(), tier, limit)
-        return self._all("of_user", LISTED, user, self.generation(), limit)
+            return self._rows("of_user_tier", user, tier, limit)
+        return self._rows("of_user", user, limit)
 
     def count_of(self, user: str, tier: str = "") -> int:
         """See :meth:`..tables.Tables.count_of`."""
-        found: int = self._owned("count_of", user, tier)
-        return found
+        return self._owned("count_of", user, tier)
 
     def belongs(self, key: str, user: str, tier: str = "") -> bool:
         """See :meth:`..tables.Tables.belongs`."""
@@ -177,97 +294,103 @@ class SqlTables:
 
     def repair(self) -> int:
         """See :meth:`..tables.Tables.repair`: counts the rows. The database keeps its indexes."""
-        with self.transaction(writes=False):
-            differ = self._differing()
+        with self.transaction(Scope(), writes=False):
+            differ = self._rows("differ")
         if differ:
-            with self.transaction():
-                for what, name, difference in self._differing():
-                    self._count(what, name, difference)
+            with self.transaction(Scope(task="purge")):
+                for group, difference in self._rows("differ"):
+                    self._count(group, difference)
         return len(differ)
 
     # -- what is kept of sessions that are over, and documents ----------------------------------
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`..tables.Tables.ending`."""
-        row = self._one("ending", key, kind, now)
-        if row is None:
-            return None
-        reason, stamp, successor, user, sign_in = row
-        return Ending(reason, stamp, successor, user, bool(sign_in))
+        for found, expires, reason, stamp, successor, user, sign_in in self._endings_of(key):
+            if found == kind and expires > now:
+                return Ending(reason, stamp, successor, user, bool(sign_in))
+        return None
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
         """See :meth:`..tables.Tables.put_ending`."""
-        dropped = self._run("drop_ending", key, kind)
-        self._run("put_ending", key, kind, owner, until, *ending)
-        self._count(_ENDINGS, kind, 1 - dropped)
+        *text, sign_in = ending
+        self._seen.endings.pop(key, None)
+        self._write("drop_ending", key, kind)
+        self._write("put_ending", key, kind, owner, until, *text, int(sign_in))
 
-    def count_endings(self, kind: str, owner: str = NO_USER) -> int:
-        """See :meth:`..tables.Tables.count_endings`."""
+    def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
+        """See :meth:`..tables.Tables.trim_endings`."""
         if owner != NO_USER:
-            row = self._one("count_endings_of", kind, owner)
-        else:
-            row = self._one("count", _ENDINGS, kind)
-        return row[0] if row else 0
-
-    def drop_oldest_ending(self, kind: str, owner: str = NO_USER) -> None:
-        """See :meth:`..tables.Tables.drop_oldest_ending`."""
-        if owner != NO_USER:
-            self._count(_ENDINGS, kind, -self._run("drop_oldest_of", kind, owner))
-        else:
-            self._count(_ENDINGS, kind, -self._run("drop_oldest", kind))
+            self._write("trim_of", kind, owner, kind, owner, most)
+        elif self._is_time_to_tidy():
+            self._write("trim", kind, kind, most)
 
     def forget_endings(self, kind: str, now: int) -> None:
         """See :meth:`..tables.Tables.forget_endings`."""
-        self._count(_ENDINGS, kind, -self._run("forget", kind, now))
+        if self._seen.tidies or self._is_time_to_tidy():
+            self._write("forget", kind, now)
 
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`..tables.Tables.document`."""
-        return self._one("document", name) or (b"", 0)
+        rows = self._rows("document", name)
+        return rows[0] if rows else (b"", 0)
 
     def put_document(self, name: str, document: bytes, time: int) -> None:
         """See :meth:`..tables.Tables.put_document`."""
-        self._run("put_document", name, document, time)
+        self._write("put_document", name, document, time)
 
     # -- help -----------------------------------------------------------------------------------
 
-    def _all(self, name: str, *parameters: Any) -> list[Any]:
-        rows: list[Any] = self._execute(self._sql[name], parameters).fetchall()
-        return rows
+    def _meta(self) -> tuple[int, str, int]:
+        if (meta := self._seen.meta) is None:
+            meta = self._seen.meta = self._rows("meta")[0]
+        return meta
 
-    def _one(self, name: str, *parameters: Any) -> Any:
-        return self._execute(self._sql[name], parameters).fetchone()
+    def _rows(self, name: str, *parameters: Any) -> list[Any]:
+        return self._connections.read(self.statements[name], parameters)
 
-    def _run(self, name: str, *parameters: Any) -> int:
-        """Returns how many rows were changed."""
-        changed: int = self._execute(self._sql[name], parameters).rowcount
-        return changed
+    def _write(self, name: str, *parameters: Any) -> None:
+        self._connections.write(self.statements[name], parameters)
 
-    def _in_group(self, name: str, group: str, **parameters: Any) -> list[Any]:
-        given = {"generation": self.generation(), "group": _column_of(group), **parameters}
-        rows: list[Any] = self._execute(self._sql[name], given).fetchall()
-        return rows
+    def _query(self, name: str, key: str) -> Call:
+        """Returns the query for a key; for one of those that the transaction is about, for all."""
+        keys = self._seen.keys if key in self._seen.keys else (key,)
+        return self.statements.for_keys(name, len(keys)), keys
 
-    def _owned(self, name: str, user: str, tier: str, *key: str) -> Any:
+    def _record(self, key: str) -> tuple[bytes, int, str] | None:
+        seen = self._seen.records
+        if key not in seen:
+            statement, keys = self._query("records", key)
+            self._connections.need(keys)
+            seen.update(dict.fromkeys(keys))
+            seen.update((row[0], row[1:]) for row in self._connections.read(statement, keys))
+        return seen[key]
+
+    def _endings_of(self, key: str) -> list[Any]:
+        seen = self._seen.endings
+        if key not in seen:
+            statement, keys = self._query("endings", key)
+            self._connections.need(keys)
+            rows = self._connections.read(statement, keys)
+            seen.update((one, [row[1:] for row in rows if row[0] == one]) for one in keys)
+        return seen[key]
+
+    def _owned(self, name: str, user: str, tier: str, *key: str) -> int:
         if tier:
-            return self._one(f"{name}_tier", user, self.generation(), tier, *key)[0]
-        return self._one(name, user, self.generation(), *key)[0]
+            name, key = f"{name}_tier", (tier, *key)
+        found: int = self._rows(name, user, *key)[0][0]
+        return found
 
-    def _count(self, what: str, name: str, difference: int) -> None:
-        if difference:
-            self._run("add", what, name, difference)
+    def _counts(self, place: Place) -> Call:
+        if place.whole or place.part >= PARTS:
+            return self.statements["counts"], ()
+        return self.statements["held"], (place.part,)
 
-    def _differing(self) -> list[tuple[str, str, int]]:
-        """Counts that are not what the rows say, each with the difference."""
-        groups = self._all("recount_groups", self.generation())
-        differ: list[tuple[str, str, int]] = []
-        for what, rows in ((_GROUPS, groups), (_ENDINGS, self._all("recount_endings"))):
-            right, stored = dict(rows), dict(self._all("counts", what))
-            differ += [
-                (what, name, difference)
-                for name in {*right, *stored}
-                if (difference := right.get(name, 0) - stored.get(name, 0))
-            ]
-        return differ
+    def _count(self, column: str, difference: int) -> None:
+        self._write("add", self._seen.place.part, column, difference)
+
+    def _is_time_to_tidy(self) -> bool:
+        return next(self._endings) % _TIDY_EVERY == 0
 
 
 def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:

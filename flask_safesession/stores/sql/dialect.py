@@ -1,0 +1,59 @@
+"""The words in which SQL databases differ."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Dialect(NamedTuple):
+    """What stands for each ``{name}`` in the schema and the statements.
+
+    :param name: of the database, in messages.
+    :param identity: a column that numbers the rows in the order of their creation.
+    :param integer: a column of 64 bits.
+    :param cast: the same type in a ``CAST``.
+    :param text: a column of up to 40 ASCII characters, compared by bytes.
+    :param blob: a column of bytes.
+    :param clock: the microseconds since 1970, by the database.
+    :param lock: after a query: its rows stay locked until the end of the transaction.
+    :param skip: the same, without the rows that others have locked.
+    :param table: after the columns of a table.
+    :param partial: an index may leave out rows.
+    :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
+    :param new: the value for a column in that part.
+    :param parameter: stands for a value; ``{n}``: its number.
+    """
+
+    name: str
+    identity: str
+    integer: str
+    cast: str
+    text: str
+    blob: str
+    clock: str
+    lock: str = " FOR UPDATE"
+    skip: str = " FOR UPDATE SKIP LOCKED"
+    table: str = ""
+    partial: bool = True
+    upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"
+    new: str = "excluded.{column}"
+    parameter: str = "?"
+
+    def render(self, text: str, prefix: str) -> str:
+        """Returns a statement with these words, for the tables under *prefix*."""
+        for name in ("identity", "integer", "cast", "text", "blob", "clock", "lock", "skip"):
+            text = text.replace(f"{{{name}}}", getattr(self, name))
+        head, *rest = text.split("?")
+        numbered = (self.parameter.format(n=n) + part for n, part in enumerate(rest, 1))
+        return "".join((head, *numbered)).replace("{p}", prefix.replace('"', '""'))
+
+    def put(self, table: str, columns: str, key: str, changes: str) -> str:
+        """Returns a statement that inserts a row, or changes the one with the same *key*.
+
+        :param changes: ``column = <column>`` for the value that was given.
+        """
+        for column in columns.split(", "):
+            changes = changes.replace(f"<{column}>", self.new.format(column=column))
+        marks = ", ".join("?" * (columns.count(",") + 1))
+        update = f"{self.upsert.format(key=key)} {changes}"
+        return f'INSERT INTO "{{p}}_{table}" ({columns}) VALUES ({marks}) {update}'  # noqa: S608

@@ -1,0 +1,219 @@
+"""Transactions on a SQL server: two round trips each, whatever the engine asks for in between.
+
+The first one begins the transaction, locks what it is about, and reads all that the engine will
+probably ask for. The engine's writes are collected. The second one sends them, with the COMMIT. A
+question whose answer was not read ahead, or may have changed by a write since, costs another.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ....errors import StoreFull, TooManySessions
+from ...base import Cap
+from ...tables import Scope, TooNarrow
+from ..schema import PARTS
+from ..statements import Statements
+from ..tables import Call, Place
+from .lines import Line
+from .locks import part_of, place_of, quotas
+from .pool import Pool
+
+# Seconds for which a full store is taken for full: creations lock everything at once.
+_FULL = 1.0
+# After these the transaction is undone, and its connection is as good as before.
+_HARMLESS = (TooNarrow, StoreFull, TooManySessions)
+
+
+class Transaction:
+    """A transaction of one thread: its answers until now, and the writes that were not yet sent."""
+
+    def __init__(self, line: Line, place: Place) -> None:
+        self.place = place
+        self._line = line
+        self._answers: dict[Call, list[Any]] = {}
+        self._writes: list[Call] = []
+
+    def fetch(self, calls: Sequence[Call]) -> None:
+        """Send the writes until now, and read all this."""
+        new = [call for call in calls if call not in self._answers]
+        if new:
+            answers = self._line.run([*self._writes, *new])[len(self._writes) :]
+            self._writes.clear()
+            self._answers |= {call: answer.rows for call, answer in zip(new, answers, strict=True)}
+
+    def read(self, call: Call) -> list[Any]:
+        """Returns the rows of a query, as they are after the writes until now."""
+        self.fetch([call])
+        return self._answers[call]
+
+    def write(self, call: Call) -> None:
+        """Note a statement. What has been read of its table is valid no longer."""
+        self._writes.append(call)
+        table = _TABLE.search(call[0])
+        stale = [read for read in self._answers if table and table[0] in read[0]]
+        for read in stale:
+            del self._answers[read]
+
+    def end(self, statement: str) -> None:
+        """Send the writes that are left, and the end."""
+        self._line.run([*self._writes, (statement, ())])
+
+
+_TABLE = re.compile('"[^"]*"')
+
+
+class _Local(threading.local):
+    """What concerns the call of one thread."""
+
+    def __init__(self) -> None:
+        self.current: Transaction | None = None
+        self.begin_call()
+
+    def begin_call(self) -> None:
+        #: Keys that the transaction must lock, too; ``None``: everything.
+        self.wider: set[str] | None = set()
+        #: A commit was sent: it may be done also if its reply is lost.
+        self.may_be_done = False
+
+
+class Connections:
+    """See :class:`..tables.Connections`.
+
+    :param begin: the statements that begin a transaction.
+    """
+
+    def __init__(self, pool: Pool, statements: Statements, begin: Sequence[str]) -> None:
+        self.statements: Statements = statements
+        self.local: _Local = _Local()
+        self._pool = pool
+        self._begin: list[Call] = [(statement, ()) for statement in begin]
+        self._full_until = 0.0
+        # The database's time, and the monotonic time before the question.
+        self._time: tuple[int, float] | None = None
+
+    def widen(self, keys: Collection[str] | None) -> None:
+        """Let the next try of this call lock more: *keys*, or everything."""
+        wider = self.local.wider
+        self.local.wider = None if keys is None or wider is None else {*wider, *keys}
+
+    # -- one statement --------------------------------------------------------------------------
+
+    def look_up(self, key: str) -> tuple[bytes, int, int] | None:
+        """Returns the record under *key*, the current generation and the time, by one query."""
+        before = time.monotonic()
+        with self._pool.line() as line:
+            [answer] = line.run([(self.statements["load"], (key,))])
+        if not answer.rows:
+            return None
+        found: tuple[bytes, int, int] = answer.rows[0]
+        self._time = found[2], before
+        return found
+
+    def change(self, call: Call) -> bool:
+        """Run a statement that is a transaction of its own. Returns whether it changed a row."""
+        with self._pool.line() as line:
+            self.local.may_be_done = True
+            return line.run([call])[0].changed > 0
+
+    def guess(self) -> int | None:
+        """Returns about the database's time, not before it; ``None``: it is not known yet."""
+        if self._time is None:
+            return None
+        then, before = self._time
+        return then + math.ceil((time.monotonic() - before) * 1000)
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def place(self, scope: Scope) -> Place:
+        """See :meth:`..tables.Connections.place`."""
+        if scope.cap and time.monotonic() < self._full_until:
+            self.local.wider = None  # the store was full a moment ago: a quota would not do
+        return place_of(scope, self.local.wider)
+
+    @contextmanager
+    def transaction(
+        self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
+    ) -> Iterator[None]:
+        """See :meth:`..tables.Connections.transaction`. The server's settings decide on syncing."""
+        del durable
+        local, failure = self.local, None
+        with self._pool.line() as line:
+            local.current = current = Transaction(line, place)
+            try:
+                current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
+                yield
+                if writes:
+                    local.may_be_done = True
+                    current.end("COMMIT")
+            except _HARMLESS as error:
+                line.run([("ROLLBACK", ())])
+                failure = error
+            finally:
+                local.current = None
+        if failure is not None:
+            raise failure
+
+    def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """See :meth:`..tables.Connections.read`."""
+        return self._current.read((statement, parameters))
+
+    def fetch(self, calls: Sequence[Call]) -> None:
+        """See :meth:`..tables.Connections.fetch`."""
+        self._current.fetch(calls)
+
+    def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """See :meth:`..tables.Connections.write`."""
+        self._current.write((statement, parameters))
+
+    def need(self, keys: Collection[str]) -> None:
+        """See :meth:`..tables.Connections.need`."""
+        locked = self._current.place.parts
+        if locked and not locked.issuperset(map(part_of, keys)):
+            raise TooNarrow(keys)
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`..tables.Tables.share`: the quota of one part, where only this is locked."""
+        place = self._current.place
+        if place.part >= PARTS and not place.whole:
+            return cap._replace()  # a copy: all are counted, but others may add some
+        rows = {part: tuple(seat) for part, *seat in self.read(*self._seats())}
+        dealt, dealt_for_users, total, users = rows[place.part]
+        is_dealt = (dealt, dealt_for_users) == (cap.total, cap.users)
+        if place.whole:
+            self._deal(cap, is_dealt=dealt > 0)
+            return cap
+        if not is_dealt:
+            raise TooNarrow
+        return cap._replace(total=total, users=users)
+
+    def _deal(self, cap: Cap, *, is_dealt: bool) -> None:
+        """Deal out the quotas anew; where there is no room, no quota is valid any longer."""
+        held: dict[int, tuple[int, int]] = {}
+        for part, group, count in self.read(self.statements["parts"]):
+            total, users = held.get(part, (0, 0))
+            held[part] = (total + count, users + (count if group else 0))
+        dealt = quotas(cap, held)
+        for part, (total, users) in dealt.items():
+            self.write(self.statements["deal"], (cap.total, cap.users, total, users, part))
+        if not dealt:
+            self._full_until = time.monotonic() + _FULL
+            if is_dealt:
+                self.write(self.statements["undeal"], ())
+
+    def _seats(self) -> Call:
+        parts = tuple(sorted(self._current.place.parts))
+        return self.statements.for_keys("seats", len(parts)), parts
+
+    @property
+    def _current(self) -> Transaction:
+        current = self.local.current
+        if current is None:
+            raise RuntimeError("the engine reads and writes in transactions only")
+        return current

@@ -1,0 +1,253 @@
+"""Sessions in a SQL database on a server: each call is bounded in time, and repeated where it may.
+
+A call is repeated with a new connection if the old one was lost, since idle connections may be cut
+at any time. All operations but a creation recognise their own repetition; a creation is repeated
+only if its COMMIT was not sent. After a dead-lock nothing was done, and everything is repeated.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
+from itertools import count
+from typing import Concatenate, ParamSpec, TypeVar
+
+from ....errors import ConfigError, StoreUnavailable
+from ....events import Event
+from ....model.record import Draft, Record
+from ...admission import SWEEP
+from ...base import Answer, Conflict, Finding, Live, PurgeStep, Rules, Taken
+from ...remote.breaker import Listener
+from ...remote.deadline import deadline, remaining
+from ...tables import TooNarrow
+from ..schema import SCHEMA_VERSION, schema
+from ..statements import Statements
+from ..store import SqlStore
+from ..tables import SqlTables
+from .connections import Connections
+from .lines import Driver, Lost, Refused, TimedOut
+from .pool import CircuitOpen, Pool
+from .url import read_url
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+#: Sessions that one step of the purge removes at most.
+PURGE_STEP = 500
+#: With a large cap, the creations after which due sessions are removed once, for all of these.
+SWEEP_EVERY = 32
+# The pause after a step, as a multiple of its time.
+_PAUSE = 4
+# Longer names of tables would be cut.
+_PREFIX = re.compile(r"[^\0\s?%{}]{1,40}")
+_PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%' and braces"
+# Seconds before a repetition after a dead-lock.
+_WAIT = 0.01
+
+
+def _repeated(
+    operation: Callable[Concatenate[SqlServerStore, _P], _T],
+) -> Callable[Concatenate[SqlServerStore, _P], _T]:
+    """Returns an operation of the engine that is bounded in time, and repeated."""
+
+    @wraps(operation)
+    def run(self: SqlServerStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self._call(partial(operation, self, *args, **kwargs))
+
+    return run
+
+
+class SqlServerStore(SqlStore):
+    """The store behind the URLs of SQL servers.
+
+    :param url: of the database.
+    :param driver: for this kind of server.
+    :param prefix: what the names of the tables begin with.
+    :param timeout: seconds that one call may take, reconnects and repetitions included.
+    :param clock: SQL for the time in milliseconds instead of the server's, for tests.
+    :raises ConfigError: the URL cannot be used, with what to do instead.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        driver: Driver,
+        *,
+        prefix: str = "safesession",
+        timeout: float = 1.0,
+        clock: str = "",
+    ) -> None:
+        if not _PREFIX.fullmatch(prefix):
+            raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
+        place = read_url(url)
+        #: Receives the events of the server.
+        self.notify: Listener = Listener()
+        self._driver = driver
+        self._dialect = driver.dialect._replace(clock=clock or driver.dialect.clock)
+        self._prefix = prefix
+        self._timeout = timeout
+        self._checked = False
+        self._created = count(1)
+        self._server = place.server
+        connect = driver.open(place.url, timeout)
+        self._pool = Pool(connect, place.server, place.most, self.notify)
+        begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
+        statements = Statements(self._dialect, prefix)
+        self._connections = Connections(self._pool, statements, begin)
+        super().__init__(SqlTables(self._connections, statements), self._connections)
+
+    load = _repeated(SqlStore.load)
+    refile = _repeated(SqlStore.refile)
+    rotate = _repeated(SqlStore.rotate)
+    end = _repeated(SqlStore.end)
+    resolve = _repeated(SqlStore.resolve)
+    peek = _repeated(SqlStore.peek)
+    sessions_of = _repeated(SqlStore.sessions_of)
+    end_user = _repeated(SqlStore.end_user)
+    end_all = _repeated(SqlStore.end_all)
+    page = _repeated(SqlStore.page)
+    count = _repeated(SqlStore.count)
+    audit = _repeated(SqlStore.audit)
+    lease = _repeated(SqlStore.lease)
+    document = _repeated(SqlStore.document)
+    keep = _repeated(SqlStore.keep)
+
+    def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
+        live = self._call(partial(super().create, key, draft, rules), repeatable=False)
+        if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
+            step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
+            return live._replace(removed=(*live.removed, *step.removed))
+        return live
+
+    def commit(
+        self,
+        key: str,
+        draft: Draft,
+        expected: str,
+        *,
+        touch: int | None,
+        loaded: Record | None = None,
+    ) -> Answer:
+        """See :meth:`...base.Store.commit`."""
+        commit = partial(super().commit, key, draft, expected, touch=touch, loaded=loaded)
+        lost: list[Lost] = []
+        answer = self._call(commit, lost=lost)
+        if lost and isinstance(answer, Conflict) and expected not in answer.record.stamps:
+            # Later writes may have pushed its stamp out of the record.
+            raise StoreUnavailable("a reply was lost: whether the call was done is unknown")
+        return answer
+
+    def purge(self, rules: Rules, limit: int) -> PurgeStep:
+        """See :meth:`...base.IndexedStore.purge`. Between two steps others have time to write."""
+        before = time.monotonic()
+        step = self._call(partial(super().purge, rules, min(limit, PURGE_STEP)))
+        if step.more:
+            time.sleep(_PAUSE * (time.monotonic() - before))
+        return step
+
+    def inspect(self) -> list[Finding]:
+        """See :meth:`...base.Store.inspect`."""
+        return []
+
+    def close(self) -> None:
+        """See :meth:`...base.Store.close`."""
+        self._pool.close()
+
+    # -- servers --------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """See :meth:`...base.RemoteStore.prepare`."""
+        try:
+            self._call(lambda: None)
+        except StoreUnavailable:
+            return  # the first call checks it
+
+    def report_to(self, listener: Callable[[Event], None]) -> None:
+        """See :meth:`...base.RemoteStore.report_to`."""
+        self.notify.listener = listener
+
+    def states(self) -> Mapping[str, str]:
+        """See :meth:`...base.RemoteStore.states`."""
+        return {self._server: self._pool.state}
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    def _call(
+        self, work: Callable[[], _T], *, repeatable: bool = True, lost: list[Lost] | None = None
+    ) -> _T:
+        """Returns what *work* returns, within the time-out.
+
+        :param repeatable: also after a commit whose reply was lost.
+        :param lost: receives the error of a try that may be done all the same.
+        :raises StoreUnavailable: the server did not answer, or with an error.
+        """
+        local, failures = self._connections.local, 0
+        local.begin_call()
+        try:
+            with deadline(self._timeout):
+                while True:
+                    try:
+                        if not self._checked:
+                            self._check()
+                        return work()
+                    except TooNarrow as error:
+                        self._connections.widen(error.keys)
+                    except Refused as error:
+                        if error.code not in self._driver.again:
+                            raise StoreUnavailable(f"{self._server}: {error}") from error
+                        remaining(TimedOut)
+                        time.sleep(random.uniform(0, _WAIT))  # noqa: S311  # nosec B311  # no secret
+                    except Lost as error:
+                        failures += 1
+                        is_last = failures > 1 or isinstance(error, (CircuitOpen, TimedOut))
+                        if is_last or (local.may_be_done and not repeatable):
+                            raise
+                        if local.may_be_done and lost is not None:
+                            lost.append(error)
+                        remaining(TimedOut)
+        except Lost as error:
+            raise StoreUnavailable(f"{self._server}: {error}") from error
+
+    def _check(self) -> None:
+        """Make the tables if they are missing, and compare their version.
+
+        :raises ConfigError: they cannot be made, or are of another version, with the fix.
+        """
+        version = self._version()
+        if version is None:
+            self._make_tables()
+            version = self._version()
+        if version != SCHEMA_VERSION:
+            problem = (
+                f"the tables on {self._server} are of version {version}, and this is version"
+                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
+                " SAFESESSION_KEY_PREFIX"
+            )
+            raise ConfigError([problem])
+        self._checked = True
+
+    def _version(self) -> int | None:
+        try:
+            with self._pool.line() as line:
+                [answer] = line.run([(self._connections.statements["version"], ())])
+        except Refused as error:
+            if error.code != self._driver.missing:
+                raise
+            return None
+        # Without a row they are being made right now, or that was interrupted.
+        return answer.rows[0][0] if answer.rows else None
+
+    def _make_tables(self) -> None:
+        before, after = self._driver.alone
+        texts = (*before, *schema(self._dialect, self._prefix), *after)
+        try:
+            with self._pool.line() as line:
+                line.run([(text, ()) for text in texts])
+        except Refused as error:
+            if error.code in self._driver.again:
+                raise
+            raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
