@@ -24,12 +24,14 @@ from ..stores.base import LISTED, Counts, Document, IndexedStore, Listed, Live, 
 from ..stores.opening import Opened
 
 #: Sessions of each tier that are looked at.
-SAMPLE = 500
+SAMPLE = 2000
 #: Sessions whose data are read, of those with more data than a list has.
 PAYLOADS = 100
 #: Places in the range of a tier's deadlines from which its sessions are taken; and how often the
 #: range is halved to find where the deadlines begin.
 PLACES, HALVINGS = 25, 5
+#: Sessions of one store call.
+PAGE = 500
 #: Users whose sessions are counted.
 USERS = 5
 #: Milliseconds for which the growth is measured against the same count.
@@ -118,13 +120,24 @@ def take(
     for tier in rules.policy.names:
         live = counts.live.get(tier, 0)
         if live <= size:
-            picked = [(one, 1.0) for one in store.page(tier, "", size).sessions]
+            picked = [(one, 1.0) for one in _all(store, tier, size)]
         else:
             picked = _from_all_over(opened.shards, tier, (size, live), past.now)
         found |= {one.key: _seen(one, weight, past.now) for one, weight in picked}
     seen = _with_data(opened, rules, list(found.values()), payloads)
     before = _before(store, counts.total, past)
     return Sample(counts, tuple(seen), before, tuple(_of_users(opened, seen)))
+
+
+def _all(store: IndexedStore, tier: str, most: int) -> Iterator[Listed]:
+    """Yields up to *most* sessions of a tier."""
+    after = ""
+    while most > 0:
+        page = store.page(tier, after, min(most, PAGE))
+        yield from page.sessions
+        after, most = page.next, most - PAGE
+        if not after:
+            return
 
 
 class _Spot(NamedTuple):

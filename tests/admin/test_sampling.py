@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flask_safesession.admin import sampling
 from flask_safesession.admin.diagnosis import diagnose
 from flask_safesession.admin.sampling import HALVINGS, PLACES, Sample, take
 from flask_safesession.instrumentation.hooks import StoreCall, observe
@@ -99,6 +100,15 @@ def test_a_small_store_is_looked_at_as_a_whole(deploy: Deploy) -> None:
 
 
 @pytest.mark.every_store
+def test_it_is_read_page_by_page(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "PAGE", 4)
+    there = deploy()
+    keys = fill(there, 10, "shop", {})
+    assert sorted(one.handle for one in sample(there).seen) == sorted(keys)
+    assert len(sample(there, size=10).seen) == 10
+
+
+@pytest.mark.every_store
 def test_nothing_is_used_ended_or_changed(deploy: Deploy) -> None:
     there = deploy(idle_timeout="30m")
     keys = fill(there, 3, "shop", LARGE)
@@ -142,7 +152,7 @@ def test_a_burst_does_not_hide_the_rest(deploy: Deploy) -> None:
         fill(there, 2, "shop", {})
         there.advance(MINUTE)
     fill(there, 1000, "health", {})
-    found = endpoints(sample(there))
+    found = endpoints(sample(there, size=500))
     assert found["shop"] == pytest.approx(40, rel=0.1)
     assert found["health"] == pytest.approx(1000, rel=0.1)
 
@@ -155,7 +165,7 @@ def test_a_burst_is_not_taken_for_what_is_always_so(deploy: Deploy) -> None:
     for _ in range(300):
         fill(there, 1, "health", {})
         there.advance(1)
-    found = endpoints(sample(there))
+    found = endpoints(sample(there, size=500))
     assert found["shop"] == pytest.approx(6000, rel=0.2)
     assert found["health"] < 1200
 
