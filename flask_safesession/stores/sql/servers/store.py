@@ -198,6 +198,7 @@ class SqlServerStore(SqlStore):
                     except TooNarrow as error:
                         self._connections.widen(error.keys)
                     except Refused as error:
+                        local.may_be_done = False  # an answer, too
                         if error.code not in self._driver.again:
                             raise StoreUnavailable(f"{self._server}: {error}") from error
                         remaining(TimedOut)
