@@ -220,16 +220,16 @@ class Engine:
         with t.transaction(Scope(task="all"), durable=True):
             t.begin_generation(stamp)
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        before = Entry(int(after[:11], 16), after[11:]) if after else None
+        last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
         with t.transaction(Scope(), writes=False):
-            found = t.latest(group, t.now(), limit, before)
+            found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        last = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
-        return Page(tuple(read_heads(heads)), last)
+        end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
