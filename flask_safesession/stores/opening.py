@@ -197,6 +197,20 @@ def place_of(opened: Opened, given: object, prefix: str) -> Hashable:
     return place if isinstance(place, (str, Path)) else id(given), prefix
 
 
+def shown_place(opened: Opened, given: object) -> str:
+    """Returns where a store is, for operators: without its password.
+
+    :param given: the store in the settings.
+    """
+    if isinstance(given, str):
+        path = getattr(opened.store, "path", None)  # a URL without one means the instance folder
+        return f"{SQLITE_URL}/{path}" if path else hide_password(given)
+    pool = getattr(given, "connection_pool", None)
+    where = getattr(pool, "connection_kwargs", {})
+    place = f" at {where['host']}:{where.get('port')}/{where.get('db')}" if "host" in where else ""
+    return name_of(type(given)) + place
+
+
 # -- the table of schemes -------------------------------------------------------------------------
 
 

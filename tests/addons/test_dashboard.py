@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import doctest
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask, abort, redirect, session
 from flask.testing import FlaskClient
-from time_machine import travel
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable
-from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, runs, views
-from flask_safesession.dashboard.minutes import Minute, Minutes
+from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, table, views
+from flask_safesession.dashboard.minutes import Figures, Minute
 from flask_safesession.events import SessionCreated, SessionEnded, StoreFailed, emit
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
@@ -131,7 +125,7 @@ def test_a_dashboard_shows_the_sessions_of_the_extension_that_it_was_given() -> 
     assert token is not None
     ada.post("/shop/end-user", data={"user": "carl", "token": token[1]})
     assert (safes[0].count(), safes[1].count()) == (1, 1)
-    ended = [sum(m.gone for m in a.extensions[views.WATCHED].minutes.last()) for a in apps]
+    ended = [sum(minute.gone for minute in figures_of(a).last()) for a in apps]
     assert ended == [1, 0]
 
 
@@ -143,6 +137,12 @@ def test_a_dashboard_of_other_apps_with_several_stores_is_refused() -> None:
     SafeSession(admin, check_interval=None)
     with pytest.raises(ConfigError, match="'admin', which is not one of its apps"):
         admin.register_blueprint(dashboard(safe, allowed=lambda: True))
+
+
+def figures_of(app: Flask) -> Figures:
+    found = app.extensions[views.WATCHED].report(app.extensions["safesession"].opened.index)
+    assert isinstance(found, Figures)
+    return found
 
 
 def handle_of(client: FlaskClient) -> str:
@@ -242,7 +242,7 @@ def test_one_app_can_mount_it_twice_and_counts_once(app: Flask) -> None:
     again = dashboard(safe, allowed=lambda: True, name="again", url_prefix="/again")
     app.register_blueprint(again)
     signed_in(app, "carl")
-    assert app.extensions[views.WATCHED].minutes.last()[-1].created == 2
+    assert figures_of(app).last()[-1].created == 2
     assert 'href="/again/' in app.test_client().get("/again/").text
 
 
@@ -428,7 +428,7 @@ def test_without_a_session_of_ones_own_nothing_can_be_ended(mount: Mount) -> Non
 def test_it_lists_all_sessions_in_pages(
     app: Flask, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 3)
+    monkeypatch.setattr(table, "PAGE", 3)
     made = {handle_of(ada), *(handle_of(signed_in(app, f"user{n}")) for n in range(7))}
     seen: list[str] = []
     path: str | None = "/watch/"
@@ -451,7 +451,7 @@ def test_it_lists_the_sessions_of_one_tier(app: Flask, ada: FlaskClient) -> None
 def test_a_users_sessions_are_found_newest_first_and_in_pages(
     app: Flask, ada: FlaskClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 2)
+    monkeypatch.setattr(table, "PAGE", 2)
     made = []
     for _ in range(3):
         clock.advance(1000)
@@ -551,7 +551,7 @@ def test_the_page_names_no_tier_that_it_does_not_list(ada: FlaskClient) -> None:
 
 
 def test_without_a_name_nobody_is_ended(app: Flask, ada: FlaskClient) -> None:
-    assert "There is none." in ada.get("/watch/end-user").text
+    assert "There is no session of this user." in ada.get("/watch/end-user").text
     token = token_on(ada)
     done = ada.post("/watch/end-user", data={"token": token}, follow_redirects=True)
     assert "Sessions ended: 0." in done.text
@@ -584,7 +584,8 @@ def test_a_page_makes_a_few_store_calls_whatever_the_store_holds(
         signed_in(app, "carl")
     many = cost()
     assert all(later <= before for later, before in zip(many, few, strict=True))
-    assert max(few) <= 2 + len(TIERS) + 1  # load and count, and each tier, which may be empty
+    # Load, count, the figures of the fleet, and each tier, which may be empty.
+    assert max(few) <= 4 + len(TIERS) + 1
 
 
 def counted(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -650,29 +651,32 @@ def test_a_store_that_is_nearly_full_is_told(mount: Mount, cap: int, kind: str, 
     assert f'<svg class="bar {kind}"' in page
 
 
-def test_what_happened_is_counted_by_the_minute(app: Flask, ada: FlaskClient) -> None:
-    with travel(datetime(2030, 1, 2, 3, 4, 30, tzinfo=UTC), tick=False):
-        carl = signed_in(app, "carl")
-        ada.post("/watch/end", data={"handle": handle_of(carl), "token": token_on(ada)})
-        page = ada.get("/watch/figures").text
-    assert "<title>03:04: 1 created, 1 revoked</title>" in page
-    assert "As this worker process saw it" in page
+def test_what_happened_is_counted_by_the_minute(
+    app: Flask, ada: FlaskClient, clock: FakeClock
+) -> None:
+    carl = signed_in(app, "carl")
+    clock.advance(MINUTE)
+    ada.post("/watch/end", data={"handle": handle_of(carl), "token": token_on(ada)})
+    page = ada.get("/watch/figures").text
+    minute = f"{as_datetime(clock()):%H:%M}"
+    assert f"<title>{minute}: 2 created, 1 revoked</title>" in page
+    assert "Of this process, in the last 60 minutes." in page
 
 
 def test_a_session_that_ended_for_a_reason_of_somebody_elses_counts_as_other(app: Flask) -> None:
     emit(app, SessionEnded("h", "a whim of the store's", "default"))
-    assert app.extensions[views.WATCHED].minutes.last()[-1].ended == {minutes.OTHER: 1}
+    assert figures_of(app).last()[-1].ended == {minutes.OTHER: 1}
 
 
 def test_another_apps_sessions_are_not_counted(app: Flask, mount: Mount) -> None:
     signed_in(mount(), "carl")
-    assert app.extensions[views.WATCHED].minutes.last()[-1].created == 0
+    assert figures_of(app).last()[-1].created == 0
 
 
 def test_the_last_purge_runs_are_shown(
     app: Flask, ada: FlaskClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "It has not run in this worker yet." in ada.get("/watch/").text
+    assert "It has not run yet." in ada.get("/watch/").text
     signed_in(app, "carl")
     clock.advance(11 * MINUTE)
     app.extensions["tested.safe"].purge()
@@ -685,11 +689,11 @@ def test_the_last_purge_runs_are_shown(
 
 
 def test_only_the_last_purge_runs_are_kept(app: Flask) -> None:
-    for _ in range(runs.KEPT + 5):
+    for _ in range(minutes.RUNS + 5):
         app.extensions["tested.safe"].purge()
     emit(app, StoreFailed("load", "of no purge"))
-    kept = app.extensions[views.WATCHED].runs.newest_first()
-    assert [run.did is None for run in kept] == [False] * runs.KEPT
+    kept = figures_of(app).newest_runs()
+    assert [run.did is None for run in kept] == [False] * minutes.RUNS
 
 
 def test_what_makes_sessions_grow_is_shown_with_cause_and_fix(
@@ -772,60 +776,6 @@ def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
 
 def out_of_order(*_: object, **__: object) -> None:
     raise StoreUnavailable("unplugged by a test")
-
-
-# -- minutes, as a ring -----------------------------------------------------------------------
-
-
-@contextmanager
-def at(seconds: float) -> Iterator[None]:
-    with travel(seconds, tick=False):
-        yield
-
-
-@pytest.fixture
-def ring() -> tuple[Flask, Minutes]:
-    app, made = Flask("ring"), Minutes()
-    made.listen(app)
-    return app, made
-
-
-def test_an_hour_is_remembered_and_no_more(ring: tuple[Flask, Minutes]) -> None:
-    app, counted = ring
-    for minute in range(100):
-        with at(60 * minute):
-            emit(app, SessionCreated("h", "default"))
-    with at(60 * 99 + 59):
-        last = counted.last()
-    assert [minute.created for minute in last] == [1] * minutes.SPAN
-    assert [minute.start for minute in last] == [60 * m for m in range(40, 100)]
-
-
-def test_no_event_is_missed_when_threads_send_many(ring: tuple[Flask, Minutes]) -> None:
-    app, counted = ring
-
-    def send(number: int) -> None:
-        for _ in range(500):
-            emit(app, SessionEnded("h", minutes.REASONS[number], "default"))
-
-    with at(600), ThreadPoolExecutor(4) as threads:
-        list(threads.map(send, range(4)))
-        assert counted.last()[-1].ended == dict.fromkeys(minutes.REASONS[:4], 500)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_child_counts_anew_even_if_the_parent_held_the_lock(
-    ring: tuple[Flask, Minutes],
-) -> None:
-    app, counted = ring
-    emit(app, SessionCreated("h", "default"))
-    with counted._ring()._lock:
-        child = os.fork()
-        if not child:
-            signal.alarm(20)  # else one that waits for the lock would wait for ever
-            emit(app, SessionCreated("h", "default"))
-            os._exit(sum(minute.created for minute in counted.last()))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 # -- the chart --------------------------------------------------------------------------------
