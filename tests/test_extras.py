@@ -28,13 +28,13 @@ except ModuleNotFoundError as error:
         ("prometheus", "prometheus_client", "prometheus-client"),
     ],
 )
-def test_it_says_which_extra_to_install(part: str, module: str, package: str) -> None:
+def test_it_says_what_to_install(part: str, module: str, package: str) -> None:
     """In a process of its own: here the package is there, and imported."""
     command = [sys.executable, "-c", IMPORT, part, module]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"needs {package}" in done.stdout
-    assert f"pip install 'Flask-SafeSession[{part}]'" in done.stdout
+    assert done.stdout.rstrip().endswith(f"pip install {package}")
 
 
 def test_an_app_on_memory_pays_for_no_other_store() -> None:

@@ -1,4 +1,4 @@
-"""Names of users for operators: the store has only digests, so the app's own functions know them."""
+"""Names of users, for operators: the store has digests alone, so the app gives the names."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _HEADERS = {
 }
 
 
-def dashboard(  # noqa: PLR0913  # all but the first are named
+def dashboard(
     safe: SafeSession,
     *,
     allowed: Callable[[], Any] | None = None,

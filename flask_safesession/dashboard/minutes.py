@@ -1,7 +1,7 @@
 """The figures of a fleet: what happened in each of the last minutes, and the last purge runs.
 
 They are one small document of the store, with times by its clock. Each process adds its own events
-to it, under a name and a number, so that it finds out whether a write whose reply was lost was done.
+under a name and a number, by which it finds out whether a write was done whose reply was lost.
 """
 
 from __future__ import annotations
@@ -108,10 +108,11 @@ class Figures:
         """
         first, last = self._minute - SPAN, self._minute + 1
         self.minutes = {n: counts for n, counts in self.minutes.items() if first < n <= last}
-        runs = sorted(self.runs, key=lambda run: run[0])
         # While a store is down, each process has a failed run: one a minute is enough.
-        shown = {(at if did else at // _SECONDS, did): (at, did) for at, did in runs}
-        self.runs = [run for run in shown.values() if run[0] <= self.now + _SECONDS][-RUNS:]
+        failed = {at // _SECONDS: (at, did) for at, did in self.runs if did is None}
+        runs = [*(run for run in self.runs if run[1] is not None), *failed.values()]
+        due = (run for run in runs if run[0] <= self.now + _SECONDS)
+        self.runs = sorted(due, key=lambda run: run[0])[-RUNS:]
         known = sorted(self.writers.items(), key=lambda one: one[1][1])[-WRITERS:]
         self.writers = {
             name: (number, min(at, self._minute)) for name, (number, at) in known if at > first
@@ -158,11 +159,12 @@ def loads(found: Document) -> Figures | None:
         document = json.loads(found.document or b"{}")
         if document.get("version", _VERSION) > _VERSION:
             return None
-        minutes, writers = document.get("minutes", {}), document.get("writers", {})
+        minutes, runs = document.get("minutes", {}), document.get("runs", [])
+        writers = document.get("writers", {})
         figures = Figures(
             found.now / 1000,
             {int(number): _counts(counts) for number, counts in minutes.items()},
-            [(float(at), StorePurged(*did) if did else None) for at, *did in document.get("runs", [])],
+            [(at + 0.0, StorePurged(*did) if did else None) for at, *did in runs],
             {name: (int(number), int(at)) for name, (number, at) in writers.items()},
         )
     except (ValueError, TypeError, AttributeError):

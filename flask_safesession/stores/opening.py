@@ -278,9 +278,8 @@ def _driver(url: str) -> Any:
         else:
             from .sql.servers.mysql import DRIVER
     except ModuleNotFoundError as error:
-        extra = "postgresql" if url.startswith("postgres") else "mysql"
-        needed = f"pip install 'Flask-SafeSession[{extra}]'"
-        raise ValueError(f"{error.name} is not installed: {needed}") from error
+        package = "'psycopg[binary]'" if url.startswith("postgres") else "PyMySQL"
+        raise ValueError(f"{error.name} is not installed: pip install {package}") from error
     return DRIVER
 
 
