@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, session
 
-from flask_safesession import StoreUnavailable
-from flask_safesession.dashboard import fleet, minutes
+from flask_safesession import SafeSession, StoreUnavailable
+from flask_safesession.dashboard import dashboard, fleet, minutes
 from flask_safesession.dashboard.fleet import DOCUMENT, Fleet
 from flask_safesession.dashboard.minutes import SPAN, Figures
 from flask_safesession.events import (
@@ -25,6 +28,8 @@ from flask_safesession.events import (
 )
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock, StoreKit
+
+from ..support import servers
 
 MINUTE = 60_000
 
@@ -321,3 +326,53 @@ def test_a_document_of_a_newer_version_is_left_alone(
     workers[0].create()
     assert workers[0].fleet.report(store) is None
     assert store.document(DOCUMENT).document == b'{"version": 2}'
+
+
+# -- real processes ---------------------------------------------------------------------------
+
+
+def make_app(url: str, prefix: str) -> Flask:
+    """An app with a dashboard, as each worker of a fleet has it."""
+    app = Flask("fleet")
+    app.secret_key = "a key for tests that is long enough"
+    safe = SafeSession(app, store=url, key_prefix=prefix, store_timeout="10s")
+    app.register_blueprint(dashboard(safe, allowed=lambda: True))
+    app.add_url_rule("/in", "in", lambda: str(session.update(user_id="carl")))
+    app.add_url_rule("/out", "out", lambda: str(session.clear()))
+    return app
+
+
+WORKER = """
+import sys
+from tests.addons.test_fleet import make_app
+
+app = make_app(*sys.argv[1:])
+for _ in range(10):
+    client = app.test_client()
+    client.get("/in")
+    client.get("/out")
+    app.extensions["safesession"].job.run()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql"])
+def test_three_processes_at_the_same_time_are_counted_as_one(
+    kind: str, tmp_path: Path, prefix: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/sessions.sqlite3"
+    else:
+        pool: Any = request.getfixturevalue("pool")
+        given = pool.database(kind).url() if kind == "postgresql" else None
+        url = given or f"redis://127.0.0.1:{pool.get(min(servers.binaries())).port}/0"
+    app = make_app(url, prefix)
+    command = [sys.executable, "-c", WORKER, url, prefix]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0] * 3
+    page = app.test_client().get("/safesession/").text
+    app.extensions["safesession"].store.close()
+    assert "Of all workers, in the last 60 minutes." in page
+    assert "created, above the line: <b>30</b>" in page
+    assert "logout: <b>30</b>" in page
+    runs = page.partition('id="runs"')[2].partition("</section>")[0]
+    assert runs.count('<th scope="row">') == 1  # one process has the lease
