@@ -157,7 +157,8 @@ def test_times_are_told_in_words(app: Flask, clock: FakeClock, seconds: int, wor
 
 
 def test_the_admin_alone_sees_everybodys_sessions(app: Flask) -> None:
-    assert app.test_client().get("/control/").status_code == 403
+    answer = app.test_client().get("/control/")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
     assert signed_in(app, "tess").get("/control/").status_code == 403
     ada = signed_in(app, "ada")
     assert 'href="/control/"' in ada.get("/desk").text
