@@ -34,7 +34,7 @@ def is_admin() -> bool:
 def name_of(username: str) -> str | None:
     """Returns the name of a person, for lists."""
     person = PEOPLE.get(username)
-    return person and person.name
+    return person.name if person else None
 
 
 def find_user(text: str) -> str | None:

@@ -41,7 +41,7 @@ SHORTEST_WARNING = 20
 SHORTEST_EVERY = 1
 #: The texts for visitors: those of the two dialogs, then the reasons why a session has ended.
 TEXTS: Mapping[str, str] = {
-    "warning": "Your session is about to end",
+    "head": "Your session is about to end",
     "soon": "Press any key, or click, to stay signed in.",
     "stay": "Stay signed in",
     "last": "It cannot be made longer. Save what you are doing.",
@@ -57,7 +57,7 @@ TEXTS: Mapping[str, str] = {
     "other": "Your session has ended, because another account signed in with this browser.",
 }
 
-_OF_THE_DIALOGS = ("warning", "soon", "stay", "last", "seen", "over", "again")
+_OF_THE_DIALOGS = ("head", "soon", "stay", "last", "seen", "over", "again")
 _A_YEAR = 365 * 86_400
 _SALT = b"flask-safesession.heartbeat"
 _PATH = re.compile(r"/[^/\\\s?#][^\\\s?#]*")

@@ -16,8 +16,10 @@
   // One clock stops while a laptop sleeps, the other can be set back.
   const now = () => Math.max(clock.now(), Date.now() - born) / 1e3;
 
-  const [dialog, title, text, timer, button] = ["dialog", "h2", "p", "p", "button"].map(tag => doc.createElement(tag));
-  dialog.append(title, text, timer, button);
+  // Each part gets its number as options, which are ignored.
+  const [dialog, ...parts] = ["dialog", "h2", "p", "p", "button"].map(doc.createElement, doc),
+    [, text, timer, button] = parts;
+  dialog.append(...parts);
   dialog.id = "heartbeat";
   dialog.role = "alertdialog";
   dialog.setAttribute("aria-describedby", text.id = "heartbeat-text");
@@ -26,7 +28,7 @@
   const show = (...words) => {
     dialog.ariaLabel = words[0];
     // Written only if it differs: a screen reader may be reading it.
-    [title, text, timer, button].map((part, i) => part.textContent === words[i] || (part.textContent = words[i]));
+    parts.map((part, i) => part.textContent === words[i] || (part.textContent = words[i]));
     dialog.open || (doc.body.append(dialog), dialog.showModal());
   };
 
@@ -101,7 +103,7 @@
     if (near <= 0) {
       const rest = Math.max(0, Math.ceil(left)),
         time = (rest / 60 | 0) + ":" + (rest % 60 + "").padStart(2, 0);
-      if (dialog.open || !(busy || seen)) show(my.warning, can ? my.soon : my.last, time, can ? my.stay : my.seen);
+      if (dialog.open || !(busy || seen)) show(my.head, can ? my.soon : my.last, time, can ? my.stay : my.seen);
     } else {
       seen = 0;
       dialog.close();
@@ -119,7 +121,7 @@
     addEventListener(kind, event => {
       active ||= event.isTrusted;
       if (dialog.open && can && active) ask();
-    }, { capture: 1, passive: 1 });
+    }, { passive: 1, capture: 1 });
   }
   addEventListener("pageshow", event => {
     if (event.persisted) over ? location.reload() : doubt = 1;

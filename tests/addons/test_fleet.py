@@ -331,6 +331,11 @@ def test_a_document_of_a_newer_version_is_left_alone(
 # -- real processes ---------------------------------------------------------------------------
 
 
+def session_is_over() -> str:
+    session.clear()
+    return ""
+
+
 def make_app(url: str, prefix: str) -> Flask:
     """An app with a dashboard, as each worker of a fleet has it."""
     app = Flask("fleet")
@@ -338,7 +343,7 @@ def make_app(url: str, prefix: str) -> Flask:
     safe = SafeSession(app, store=url, key_prefix=prefix, store_timeout="10s")
     app.register_blueprint(dashboard(safe, allowed=lambda: True))
     app.add_url_rule("/in", "in", lambda: str(session.update(user_id="carl")))
-    app.add_url_rule("/out", "out", lambda: str(session.clear()))
+    app.add_url_rule("/out", "out", session_is_over)
     return app
 
 
