@@ -155,7 +155,7 @@ def test_a_name_is_one_in_the_instance_folder_and_a_path_is_a_path(tmp_path: Pat
         ("sqlite3:////var/lib/x.db", "did you mean sqlite:////var/lib/x.db?"),
         ("sqlite3:///x.db", "did you mean sqlite:///x.db?"),
         ("sqlite", "did you mean sqlite://?"),
-        ("postgresql://localhost", "give 'memory://', 'sqlite://' or a URL that begins with redis"),
+        ("ftp://localhost", "give 'memory://', 'sqlite://' or a URL that begins with postgresql"),
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused_with_the_right_one(url: str, fix: str) -> None:

@@ -7,11 +7,10 @@ question whose answer was not read ahead, or may have changed by a write since, 
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,15 +86,23 @@ class Connections:
     """See :class:`..tables.Connections`.
 
     :param begin: the statements that begin a transaction.
+    :param elapsed: returns seconds, by a clock that runs as the database's does.
     """
 
-    def __init__(self, pool: Pool, statements: Statements, begin: Sequence[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        statements: Statements,
+        begin: Sequence[str],
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.statements: Statements = statements
         self.local: _Local = _Local()
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
-        # The database's time, and the monotonic time before the question.
+        self._elapsed = elapsed
+        # The database's time, and ours after its answer.
         self._time: tuple[int, float] | None = None
 
     def widen(self, keys: Collection[str] | None) -> None:
@@ -107,13 +114,13 @@ class Connections:
 
     def look_up(self, key: str) -> tuple[bytes, int, int] | None:
         """Returns the record under *key*, the current generation and the time, by one query."""
-        before = time.monotonic()
         with self._pool.line() as line:
             [answer] = line.run([(self.statements["load"], (key,))])
+        after = self._elapsed()
         if not answer.rows:
             return None
         found: tuple[bytes, int, int] = answer.rows[0]
-        self._time = found[2], before
+        self._time = found[2], after
         return found
 
     def change(self, call: Call) -> bool:
@@ -123,11 +130,11 @@ class Connections:
             return line.run([call])[0].changed > 0
 
     def guess(self) -> int | None:
-        """Returns about the database's time, not before it; ``None``: it is not known yet."""
+        """See :meth:`..store.Single.guess`."""
         if self._time is None:
             return None
-        then, before = self._time
-        return then + math.ceil((time.monotonic() - before) * 1000)
+        then, after = self._time
+        return then + int((self._elapsed() - after) * 1000)
 
     # -- transactions ---------------------------------------------------------------------------
 
