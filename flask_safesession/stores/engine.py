@@ -208,6 +208,7 @@ class Engine:
             kept = resolve(t, keep, now)
             ours = live_ones(read_heads(t.of_user(user)), now)
             ended = [listed for listed in ours if listed.key != kept]
+            t.remove(*(listed.key for listed in ended))  # at once: each may cost a round trip
             for listed in ended:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended

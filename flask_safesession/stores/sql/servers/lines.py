@@ -67,6 +67,7 @@ class Driver(NamedTuple):
     :param begin: the statements that begin a transaction; ``{milliseconds}``: its time-out.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
+    :param read_only: codes of errors of a server that takes no writes, and can be read.
     :param alone: statements that exclude other processes while tables are made, and end that.
     """
 
@@ -76,4 +77,5 @@ class Driver(NamedTuple):
     begin: tuple[str, ...]
     again: tuple[str, ...]
     missing: str
+    read_only: tuple[str, ...]
     alone: tuple[tuple[str, ...], tuple[str, ...]]

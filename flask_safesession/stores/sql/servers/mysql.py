@@ -31,6 +31,9 @@ DIALECT = Dialect(
     blob="LONGBLOB",
     # Not UNIX_TIMESTAMP(), which is ambiguous when a summer time ends.
     clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000",
+    skip=" FOR UPDATE SKIP LOCKED",
+    join="STRAIGHT_JOIN",
+    by_key=' FORCE INDEX ("key")',
     table=" ENGINE=InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin",
     partial=False,
     upsert="ON DUPLICATE KEY UPDATE",
@@ -40,6 +43,7 @@ DIALECT = Dialect(
 # The driver's own errors are about the connection; so are some of the server's.
 _CLIENT_ERRORS = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_LAST + 100)
 _ENDED = (ER.SERVER_SHUTDOWN, ER.CON_COUNT_ERROR, ER.NORMAL_SHUTDOWN, 1927, 3169, 4031)
+_FULL = (ER.DISK_FULL, ER.RECORD_FILE_FULL)
 _FIXES = {
     ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE",
     ER.DBACCESS_DENIED_ERROR: "let the user use the database",
@@ -50,8 +54,7 @@ _FIXES = {
     " statements that 'flask safesession schema' prints",
     ER.TABLEACCESS_DENIED_ERROR: "let the user read, write and make the tables, or make them with"
     " the statements that 'flask safesession schema' prints",
-    ER.DISK_FULL: "make room on the server's disk",
-    ER.RECORD_FILE_FULL: "make room on the server's disk",
+    **dict.fromkeys(_FULL, "make room on the server's disk"),
     ER.OPTION_PREVENTS_STATEMENT: "the server is read-only: name the primary in SAFESESSION_STORE",
 }
 _PORT = 3306
@@ -60,6 +63,8 @@ _SET_UP = (
     # ANSI_QUOTES: names in double quotes, as in the other databases.
     "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
     " innodb_lock_wait_timeout = {seconds}"
+    # A worker that stands still, or is cut off, does not keep its locks. MySQL has no such limit.
+    " /*M!100300 , idle_transaction_timeout = {seconds} */"
 )
 
 
@@ -232,5 +237,6 @@ DRIVER = Driver(
     begin=("START TRANSACTION",),
     again=(str(ER.LOCK_DEADLOCK), str(ER.LOCK_WAIT_TIMEOUT)),
     missing=str(ER.NO_SUCH_TABLE),
+    read_only=tuple(map(str, (ER.OPTION_PREVENTS_STATEMENT, *_FULL, 1792, 1836))),
     alone=(("DO GET_LOCK('safesession', 10)",), ("DO RELEASE_LOCK('safesession')",)),
 )

@@ -63,10 +63,11 @@ class Pool:
             line.close()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._idle: deque[Line] = deque()
         self._places = threading.BoundedSemaphore(self._most)
         self._breaker = Breaker(self._server, self._notify, _has_failed, CircuitOpen)
+        # Last: until then another thread of a child must not take the parent's connections.
+        self._process = os.getpid()
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -33,8 +33,9 @@ DIALECT = Dialect(
 )
 # The pooler has given another connection to the server, with other prepared statements.
 _POOLED = ("26000", "42P05")
-# The server ends the connection: it shuts down, has crashed, or is starting.
-_ENDED = ("57P01", "57P02", "57P03", "08000", "08003", "08006")
+# The server ends the connection: it shuts down, has crashed, or is starting; or a transaction stood
+# still for too long.
+_ENDED = ("25P03", "57P01", "57P02", "57P03", "08000", "08003", "08006")
 _FIXES = {
     "42P01": "the tables are missing: let the user make them, or make them with the statements"
     " that 'flask safesession schema' prints",
@@ -225,8 +226,11 @@ DRIVER = Driver(
     begin=(
         "BEGIN ISOLATION LEVEL READ COMMITTED",
         "SET LOCAL lock_timeout = '{milliseconds}ms'",
+        # A worker that stands still, or is cut off, does not keep its locks.
+        "SET LOCAL idle_in_transaction_session_timeout = '{milliseconds}ms'",
     ),
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
+    read_only=("25006", "53100"),
     alone=(("BEGIN", "SELECT pg_advisory_xact_lock(7235927)"), ("COMMIT",)),
 )

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
 from typing import Concatenate, ParamSpec, TypeVar
@@ -19,7 +20,7 @@ from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
 from ...admission import SWEEP
-from ...base import Answer, Conflict, Finding, Live, PurgeStep, Rules, Taken
+from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...tables import TooNarrow
@@ -39,6 +40,8 @@ _T = TypeVar("_T")
 PURGE_STEP = 500
 #: With a large cap, the creations after which due sessions are removed once, for all of these.
 SWEEP_EVERY = 32
+#: Of the endings that a process keeps, each so-manieth trims those of its user: this costs a trip.
+TRIM_EVERY = 25
 # The pause after a step, as a multiple of its time.
 _PAUSE = 4
 # Longer names of tables would be cut.
@@ -98,9 +101,9 @@ class SqlServerStore(SqlStore):
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
         self._connections = Connections(self._pool, statements, begin, elapsed)
-        super().__init__(SqlTables(self._connections, statements), self._connections)
+        tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
+        super().__init__(tables, self._connections)
 
-    load = _repeated(SqlStore.load)
     refile = _repeated(SqlStore.refile)
     rotate = _repeated(SqlStore.rotate)
     end = _repeated(SqlStore.end)
@@ -116,13 +119,25 @@ class SqlServerStore(SqlStore):
     document = _repeated(SqlStore.document)
     keep = _repeated(SqlStore.keep)
 
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """See :meth:`...base.Store.load`. A server that takes no writes is read all the same."""
+        try:
+            return self._call(partial(super().load, key, rules, slide=slide))
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, Refused) or cause.code not in self._driver.read_only:
+                raise
+            return self._call(partial(self.read, key, rules))
+
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
-        live = self._call(partial(super().create, key, draft, rules), repeatable=False)
-        if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
-            step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-            return live._replace(removed=(*live.removed, *step.removed))
-        return live
+        with deadline(self._timeout):
+            live = self._call(partial(super().create, key, draft, rules), repeatable=False)
+            if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
+                with suppress(StoreUnavailable):  # the session is stored all the same
+                    step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
+                    return live._replace(removed=(*live.removed, *step.removed))
+            return live
 
     def commit(
         self,
