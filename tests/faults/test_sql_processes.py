@@ -32,6 +32,8 @@ class Hammering:
     def __init__(self, database: Database, url: str, prefix: str, caps: str, folder: Path) -> None:
         self.database, self.url, self.prefix, self.caps = database, url, prefix, caps
         self.folder = folder
+        #: The most sessions that the watcher has seen.
+        self.most = 0
         self.processes: list[subprocess.Popen[bytes]] = []
         open_store(url, prefix).prepare()
 
@@ -55,6 +57,7 @@ class Hammering:
             while all(one.poll() is None for one in self.processes):
                 cursor.execute(query)
                 held = dict(cursor.fetchall())
+                self.most = max(self.most, sum(held.values()))
                 if sum(held.values()) > cap.total:
                     wrong.append(f"{sum(held.values())} sessions")
                 if any(held.get(user, 0) > PER_USER for user in users):
@@ -126,7 +129,74 @@ def test_no_cap_is_passed_and_nothing_is_lost_while_eight_processes_hammer_one_s
     said = hammering.said()
     assert wrong == []
     assert find_wrong(said) == []
+    assert hammering.most > 0.9 * CAPS[caps].rules.cap.total
     kinds = {what for _, what, _ in said}
     assert {"created", "seen", "won", "ended", "all"} <= kinds
     assert hammering.audit() == 0
     assert deadlocks(database) == before
+
+
+# Each breaks one promise; the hammer has to notice, or it proves nothing.
+MUTANTS = {
+    "a commit without a look at the stamp": (
+        "small",
+        """
+from flask_safesession.stores.sql.store import SqlStore
+from flask_safesession.stores.sql.servers.store import SqlServerStore
+commit = SqlServerStore.commit
+def careless(self, key, draft, expected, *, touch, loaded=None):
+    row = self._connections.look_up(key)
+    if row:
+        loaded = loads(row[0])
+        expected = loaded.stamps[0]
+    return commit(self, key, draft, expected, touch=touch, loaded=loaded)
+from flask_safesession.model.record import loads
+SqlServerStore.commit = careless
+""",
+    ),
+    "a user's part that is not locked": (
+        "quotas",
+        """
+from flask_safesession.stores.sql import statements
+seats = statements._FOR_KEYS["seats"]
+statements._FOR_KEYS["seats"] = seats.replace("{lock}", "")
+""",
+    ),
+    "a rotation that leaves the old session": (
+        "small",
+        """
+from flask_safesession.stores import engine
+admit = engine.admit
+def without(t, key, fresh, rules, now, over, leaving=None):
+    remove = t.remove
+    t.remove = lambda *keys: [] if keys == (leaving and leaving.key,) else remove(*keys)
+    try:
+        return admit(t, key, fresh, rules, now, over, leaving)
+    finally:
+        del t.remove
+engine.admit = without
+""",
+    ),
+    "a quota that is not checked": (
+        "quotas",
+        """
+from flask_safesession.stores.sql.servers.connections import Connections
+share = Connections.share
+def generous(self, cap):
+    found = share(self, cap)
+    return found if found is cap else found._replace(total=10**6, users=10**6)
+Connections.share = generous
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_hammer_notices_a_store_that_is_wrong(
+    database: Database, prefix: str, tmp_path: Path, mutant: str
+) -> None:
+    caps, patch = MUTANTS[mutant]
+    hammering = Hammering(database, database.url(), prefix, caps, tmp_path)
+    hammering.start(patch=patch)
+    wrong = [*hammering.watch(), *find_wrong(hammering.said())]
+    assert wrong or hammering.audit()

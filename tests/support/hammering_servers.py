@@ -37,8 +37,8 @@ class Caps(NamedTuple):
 
 
 CAPS = {
-    "small": Caps(make_rules(total=60, per_user=PER_USER, idle=1500), by_quotas=False),
-    "quotas": Caps(make_rules(total=120, per_user=PER_USER, idle=1500), by_quotas=True),
+    "small": Caps(make_rules(total=50, per_user=PER_USER, idle=3000), by_quotas=False),
+    "quotas": Caps(make_rules(total=50, per_user=PER_USER, idle=3000), by_quotas=True),
 }
 
 
