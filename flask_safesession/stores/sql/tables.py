@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import count
@@ -22,6 +23,8 @@ from .statements import HEAD, Statements
 _USED = 1 << 52
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
+# Owners whose endings are counted.
+_COUNTED = 1000
 # As a limit: more than any user has.
 _ALL = 1 << 30
 # Milliseconds by which a guessed time may differ from the database's.
@@ -109,7 +112,8 @@ class SqlTables:
 
     :param connections: to the database.
     :param statements: in its dialect.
-    :param trim_every: of the endings that are kept, each so-manieth trims those of its owner.
+    :param trim_every: each so-manieth ending of an owner trims the owner's, since this costs a
+        round trip.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class SqlTables:
         self._seen = _Seen()
         self._endings = count(1)
         self._trim_every = trim_every
+        self._kept = Counter[tuple[str, str]]()  # since the last trim: of a kind and an owner
         self._groups = {""}  # those that are known to this process, to read ahead
 
     def transaction(
@@ -222,13 +227,10 @@ class SqlTables:
         unseen = sorted(key for key in keys if key not in self._seen.records)
         self._connections.need(unseen)
         self._connections.fetch([self._query("records", key) for key in unseen])
+        there = [(key, found) for key in keys if (found := self._record(key))]
         removed = []
-        for key in keys:
-            found = self._record(key)
+        for key, (raw, generation, group) in there:
             self._seen.records[key] = None
-            if found is None:
-                continue
-            raw, generation, group = found
             self._write("remove", key)
             if generation == self.generation():
                 self._count(group, -1)
@@ -342,8 +344,8 @@ class SqlTables:
         if owner == NO_USER:
             if self._is_time(_TIDY_EVERY):
                 self._drop("surplus", kind, most)
-        elif self._is_time(self._trim_every):
-            self._drop("surplus_of", kind, owner, most)
+        elif self._has_kept_many(kind, owner):
+            self._drop("surplus_of", kind, owner, most - self._trim_every + 1)
 
     def forget_endings(self, kind: str, now: int) -> None:
         """See :meth:`..tables.Tables.forget_endings`."""
@@ -418,6 +420,15 @@ class SqlTables:
         """Remove the endings that a query returns."""
         for row in self._rows(name, *parameters):
             self._write("drop", *row)
+
+    def _has_kept_many(self, kind: str, owner: str) -> bool:
+        if len(self._kept) > _COUNTED:
+            self._kept.clear()
+        self._kept[kind, owner] += 1
+        if self._kept[kind, owner] < self._trim_every:
+            return False
+        del self._kept[kind, owner]
+        return True
 
     def _is_time(self, every: int) -> bool:
         return next(self._endings) % every == 0

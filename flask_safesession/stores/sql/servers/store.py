@@ -40,8 +40,8 @@ _T = TypeVar("_T")
 PURGE_STEP = 500
 #: With a large cap, the creations after which due sessions are removed once, for all of these.
 SWEEP_EVERY = 32
-#: Of the endings that a process keeps, each so-manieth trims those of its user: this costs a trip.
-TRIM_EVERY = 25
+#: Each so-manieth ending of a user trims the user's: this costs a round trip.
+TRIM_EVERY = 20
 # The pause after a step, as a multiple of its time.
 _PAUSE = 4
 # Longer names of tables would be cut.
