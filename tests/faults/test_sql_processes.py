@@ -5,17 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from flask_safesession.model.tokens import user_tag
 
 from ..support.databases import Database
 from ..support.hammering import PER_USER, USERS
 from ..support.hammering_servers import CAPS, open_store
-from flask_safesession.model.tokens import user_tag
 
 pytestmark = pytest.mark.faults
 PROCESSES, ACTS = 8, 400
@@ -52,7 +51,7 @@ class Hammering:
         cap, looks, wrong = CAPS[self.caps].rules.cap, 0, []
         users = [user_tag(user) for user in USERS]
         query = f"""SELECT owner, COUNT(*) FROM {self.prefix}_sessions WHERE generation =
-            (SELECT generation FROM {self.prefix}_meta) GROUP BY owner"""  # noqa: S608
+            (SELECT generation FROM {self.prefix}_meta) GROUP BY owner"""
         with closing(self.database.connect()) as line, line.cursor() as cursor:
             while all(one.poll() is None for one in self.processes):
                 cursor.execute(query)

@@ -49,7 +49,8 @@ class Hammer:
     def some_key(self) -> str:
         """A session of this process's, or one that all processes use."""
         theirs = self.store.sessions_of(user_tag(self.user())) if self.random.random() < 0.7 else []
-        return self.random.choice([one.key for one in theirs] or self.keys[-20:])
+        keys: list[str] = [one.key for one in theirs]
+        return self.random.choice(keys or self.keys[-20:])
 
     def user(self) -> int:
         return self.random.choice(USERS)

@@ -14,6 +14,7 @@ from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.sql.schema import PARTS
 from flask_safesession.stores.sql.servers import locks, pool, store
 from flask_safesession.stores.sql.servers.lines import Lost, Refused
 from flask_safesession.stores.sql.servers.mysql import MySQLLine
@@ -162,7 +163,7 @@ def test_what_only_reads_waits_for_nobody(
     with closing(database.connect()) as line, line.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute(f"SELECT * FROM {prefix}_sessions FOR UPDATE")
-        for part in range(locks.PARTS):
+        for part in range(PARTS):
             cursor.execute(seats_of(prefix, part))
         assert isinstance(made.load(key, make_rules(touch=10**6), slide=False), Live)
         assert made.peek(key) is not None
@@ -249,7 +250,7 @@ def test_no_thread_of_a_child_gets_a_connection_of_its_parent(
         with made.line() as line:
             taken.append(line)
 
-    breaker = pool.Breaker
+    breaker: Any = vars(pool)["Breaker"]
 
     def between(*args: Any) -> Any:
         monkeypatch.setattr(pool, "Breaker", breaker)
