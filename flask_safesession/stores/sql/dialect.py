@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_WORDS = ("identity", "integer", "cast", "text", "blob", "clock", "lock", "skip", "join", "by_key")
+_WORDS = (
+    *("identity", "integer", "cast", "text", "blob", "clock"),
+    *("lock", "skip", "join", "by_key", "limit"),
+)
 
 
 class Dialect(NamedTuple):
@@ -21,6 +24,8 @@ class Dialect(NamedTuple):
     :param skip: the same for the rows of ``taken``, without those that others have locked.
     :param join: joins two tables, of which the first one is read first.
     :param by_key: after a table, from which rows are locked: they are found by the index "key".
+    :param limit: a condition that is true, and limits the wait for a lock in an ``UPDATE`` that is
+        a transaction of its own to ``{wait}`` milliseconds.
     :param table: after the columns of a table.
     :param partial: an index may leave out rows.
     :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
@@ -39,6 +44,7 @@ class Dialect(NamedTuple):
     skip: str = " FOR UPDATE OF taken SKIP LOCKED"
     join: str = "JOIN"
     by_key: str = ""
+    limit: str = ""
     table: str = ""
     partial: bool = True
     upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"

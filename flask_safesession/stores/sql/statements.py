@@ -28,7 +28,7 @@ _KEPT = "reason, stamp, successor, successor_user, sign_in"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
 _SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
-    AND deadline > {{clock}} AND {{clock}} BETWEEN ? AND ?"""
+    AND deadline > {{clock}} AND {{clock}} BETWEEN ? AND ?{{limit}}"""
 
 
 def _take(table: str, columns: str, still: str, chosen: str) -> str:

@@ -14,6 +14,7 @@ from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.sql import forks
 from flask_safesession.stores.sql.schema import PARTS
 from flask_safesession.stores.sql.servers import locks, pool, store
 from flask_safesession.stores.sql.servers.lines import Lost, Refused
@@ -241,6 +242,7 @@ def test_no_thread_of_a_child_gets_a_connection_of_its_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also not one that comes while another one notices the fork."""
+    monkeypatch.setattr(forks, "_leaked", [])
     made = Pool(FakeLine, "server", 5, lambda _: None)
     with made.line() as inherited:
         pass

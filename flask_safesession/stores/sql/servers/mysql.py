@@ -171,9 +171,13 @@ def _translated() -> Iterator[None]:
     """Raises the driver's errors as :class:`.Lost` or :class:`.Refused`."""
     try:
         yield
+    except TimeoutError as error:
+        raise TimedOut from error
     except OSError as error:
         raise Lost(str(error)) from error
     except pymysql.err.Error as error:
+        if isinstance(error.__context__, TimeoutError):
+            raise TimedOut from error
         code, text = (*error.args, 0, str(error))[:2] if len(error.args) > 1 else (0, str(error))
         text = f"{text}: {_FIXES[code]}" if code in _FIXES else str(text)
         if not code or code in _CLIENT_ERRORS or code in _ENDED:

@@ -29,6 +29,8 @@ DIALECT = Dialect(
     text='TEXT COLLATE "C"',
     blob="BYTEA",
     clock="CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
+    # Not a setting of the connection, which may be a pooler's.
+    limit=" AND set_config('lock_timeout', '{wait}ms', true) <> ''",
     parameter="${n}",
 )
 # The pooler has given another connection to the server, with other prepared statements.
@@ -149,9 +151,9 @@ class PostgresLine:
 
     def _refused(self, answer: Any) -> Refused:
         code = (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = answer.get_error_message()
+        text = (answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
         if code in _ENDED or not code:
-            raise Lost(text)
+            raise Lost(text or answer.get_error_message())
         if code in _POOLED:
             self._modes.prepares = False
         return Refused(code, _explained(text, {code: _FIXES.get(code, "")}, code))
@@ -161,7 +163,7 @@ class PostgresLine:
         poll.register(self._pg.socket, events)
         ready = poll.poll(remaining(TimedOut) * 1000)
         if not ready:
-            raise TimedOut("it did not answer in time")
+            raise TimedOut
         return ready[0][1]
 
 
@@ -176,7 +178,8 @@ def _translated() -> Iterator[None]:
 
 def _explained(text: str, fixes: dict[str, str], code: str = "") -> str:
     fix = next((fix for sign, fix in fixes.items() if fix and (sign in text or sign == code)), "")
-    return f"{text.strip()}: {fix}" if fix else text.strip()
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]  # without advice
+    return ": ".join(filter(None, ("; ".join(lines), fix)))
 
 
 def _text(value: Any) -> bytes | None:
@@ -225,7 +228,7 @@ DRIVER = Driver(
     _open,
     begin=(
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        "SET LOCAL lock_timeout = '{milliseconds}ms'",
+        "SET LOCAL lock_timeout = '{wait}ms'",
         # A worker that stands still, or is cut off, does not keep its locks.
         "SET LOCAL idle_in_transaction_session_timeout = '{milliseconds}ms'",
     ),

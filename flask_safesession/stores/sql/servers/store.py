@@ -89,7 +89,10 @@ class SqlServerStore(SqlStore):
         #: Receives the events of the server.
         self.notify: Listener = Listener()
         self._driver = driver
-        self._dialect = driver.dialect._replace(clock=clock or driver.dialect.clock)
+        times = {"milliseconds": round(timeout * 1000), "wait": round(timeout * 800)}
+        self._dialect = driver.dialect._replace(
+            clock=clock or driver.dialect.clock, limit=driver.dialect.limit.format(**times)
+        )
         self._prefix = prefix
         self._timeout = timeout
         self._checked = False
@@ -97,7 +100,7 @@ class SqlServerStore(SqlStore):
         self._server = place.server
         connect = driver.open(place.url, timeout)
         self._pool = Pool(connect, place.server, place.most, self.notify)
-        begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
+        begin = [text.format(**times) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
         self._connections = Connections(self._pool, statements, begin, elapsed)
@@ -226,7 +229,8 @@ class SqlServerStore(SqlStore):
                             lost.append(error)
                         remaining(TimedOut)
         except Lost as error:
-            raise StoreUnavailable(f"{self._server}: {error}") from error
+            server = "" if isinstance(error, CircuitOpen) else f"{self._server}: "
+            raise StoreUnavailable(f"{server}{error}") from error
 
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.
