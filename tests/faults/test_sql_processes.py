@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from flask_safesession.model.tokens import user_tag
+from flask_safesession.stores.base import Live
+from flask_safesession.testing import StoreContract, make_draft, make_rules, new_key
 
 from ..support.databases import Database
 from ..support.hammering import PER_USER, USERS
 from ..support.hammering_servers import CAPS, open_store
+from ..support.kits import sql_kit
+from ..support.servers import poll
+from ..support.sites.running import (
+    assert_each_process_has_its_own,
+    browse,
+    gunicorn,
+    run_greenlets,
+    share_one_session,
+)
 
 pytestmark = pytest.mark.faults
 PROCESSES, ACTS = 8, 400
@@ -199,3 +214,133 @@ def test_the_hammer_notices_a_store_that_is_wrong(
     hammering.start(patch=patch)
     wrong = [*hammering.watch(), *find_wrong(hammering.said())]
     assert wrong or hammering.audit()
+
+
+def test_the_hammer_finds_nothing_behind_a_pooler(
+    pgbouncer: Database, postgresql: Database, prefix: str, tmp_path: Path
+) -> None:
+    """Each transaction may have another connection to the server."""
+    hammering = Hammering(postgresql, pgbouncer.url(), prefix, "quotas", tmp_path)
+    before = deadlocks(postgresql)
+    hammering.start(ACTS // 2)
+    assert hammering.watch() == []
+    assert find_wrong(hammering.said()) == []
+    assert hammering.audit() == 0
+    assert deadlocks(postgresql) == before
+
+
+def test_a_pooler_is_used_by_all_operations(pgbouncer: Database, prefix: str) -> None:
+    kit = sql_kit(pgbouncer, prefix)
+    contract = StoreContract()
+    for name in SMOKE:
+        getattr(contract, name)(kit)
+        kit.store.end_all("stamp--")  # type: ignore[attr-defined]
+    kit.store.close()
+
+
+SMOKE = (
+    "test_what_was_created_is_loaded",
+    "test_a_commit_on_old_data_is_a_conflict_with_the_new",
+    "test_a_rotation_that_is_repeated_is_done",
+    "test_an_end_that_is_repeated_is_done",
+    "test_a_large_payload_keeps_every_byte",
+    "test_an_idle_session_ends_at_its_timeout_and_not_before",
+)
+
+# -- workers that end or stand still in the middle ------------------------------------------------
+
+# Begins a creation, says so, and stands still between its two round trips.
+STUCK = """
+import sys, time
+from flask_safesession.stores.sql.servers.connections import Transaction
+from flask_safesession.testing import make_draft, make_rules, new_key
+from tests.support.hammering_servers import open_store
+def stop(self, statement):
+    print("in a transaction", flush=True)
+    time.sleep(60)
+Transaction.end = stop
+store = open_store(sys.argv[1], sys.argv[2], timeout=float(sys.argv[3]))
+store.create(new_key(), make_draft(), make_rules(total=50))
+"""
+
+
+@contextmanager
+def stuck(database: Database, prefix: str, timeout: float) -> Iterator[subprocess.Popen[str]]:
+    """A worker in a transaction that has locked all parts."""
+    command = [sys.executable, "-c", STUCK, database.url(), prefix, str(timeout)]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert worker.stdout is not None
+    try:
+        assert worker.stdout.readline() == "in a transaction\n"
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+
+
+def test_a_worker_that_is_killed_in_a_transaction_leaves_no_lock_and_no_half(
+    database: Database, prefix: str
+) -> None:
+    rules = make_rules(total=50)
+    with closing(open_store(database.url(), prefix, timeout=10)) as store:
+        store.prepare()
+        with stuck(database, prefix, 60) as worker:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            assert isinstance(store.create(new_key(), make_draft(), rules), Live)
+        assert store.count(rules).total == 1
+        assert store.audit(rules, 100).repaired == 0
+
+
+def test_a_worker_that_stands_still_in_a_transaction_loses_its_locks(
+    database: Database, prefix: str
+) -> None:
+    rules = make_rules(total=50)
+    with closing(open_store(database.url(), prefix, timeout=15)) as store:
+        store.prepare()
+        with stuck(database, prefix, 1) as worker:
+            worker.send_signal(signal.SIGSTOP)
+            assert isinstance(store.create(new_key(), make_draft(), rules), Live)
+        assert store.count(rules).total == 1
+
+
+# -- servers of apps ----------------------------------------------------------------------------
+
+
+def no_transaction(database: Database) -> bool:
+    """Whether no process that is suspended now keeps others from the store."""
+    if database.scheme == "postgresql":
+        query = "SELECT COUNT(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    else:
+        query = "SELECT COUNT(*) FROM information_schema.innodb_trx"
+    return not database.ask(query)[0][0]
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("preload", [True, False])
+def test_fault_25_three_workers_share_sessions_and_no_connection(
+    database: Database, prefix: str, tmp_path: Path, kind: str, preload: bool
+) -> None:
+    options = ["--workers", "3", "--worker-class", kind, *(["--preload"] if preload else [])]
+    where: Any = SimpleNamespace(url=database.url(), port=database.port)
+    with gunicorn(where, prefix, tmp_path, *options, used=preload) as site:
+        poll("three workers", lambda: len(site.workers()) == 3)
+        site.is_free = lambda: no_transaction(database)
+        browse(site, 5)
+        share_one_session(site)
+        if kind == "sync":
+            assert_each_process_has_its_own(site)
+        site.stop()
+        log = site.log.read_text()
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_fault_28_greenlets_that_are_cut_short_never_see_the_data_of_others(
+    database: Database, when: str
+) -> None:
+    seen = run_greenlets(database.url(), when, 20, 20)
+    assert seen["wrong"] == []
+    assert seen["cut"] > 0
+    database.drop_tables("greenlets")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from flask_safesession import ConfigError
+from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.stores.sql.servers.connections import Transaction
@@ -446,3 +451,203 @@ def test_each_error_looks_as_the_page_says_and_names_its_fix(scene: Scene, fault
     wanted = pattern(postgresql if scene.is_postgresql else mysql)
     assert any(wanted.match(error) for error in errors), errors
     assert not any("\\n" in error for error in errors)
+
+
+def test_tables_of_a_newer_version_are_refused_when_the_app_starts(
+    database: Database, prefix: str, open_site: OpenSite
+) -> None:
+    open_store(database.url(), prefix).prepare()
+    database.ask(f"UPDATE {prefix}_meta SET version = 99")
+    with pytest.raises(ConfigError, match="newer Flask-SafeSession"):
+        opened(open_site, database, prefix)
+    database.ask(f"UPDATE {prefix}_meta SET version = 1")
+
+
+def test_tables_that_the_user_may_not_make_are_refused_with_the_fix(
+    database: Database, prefix: str, open_site: OpenSite
+) -> None:
+    name = f"u{prefix}"
+    if database.scheme == "postgresql":
+        makes = [f"CREATE ROLE {name} LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"]
+        drop = f"DROP ROLE {name}"
+    else:
+        database.make_database(f"d{prefix}")
+        makes = [
+            f"CREATE USER '{name}'@'127.0.0.1'",
+            f"GRANT SELECT ON d{prefix}.* TO '{name}'@'127.0.0.1'",
+        ]
+        drop = f"DROP USER '{name}'@'127.0.0.1'"
+    for statement in makes:
+        database.ask(statement)
+    place = None if database.scheme == "postgresql" else f"d{prefix}"
+    try:
+        with pytest.raises(ConfigError, match="flask safesession schema"):
+            open_site(database.url(place, name), key_prefix=prefix)
+    finally:
+        database.ask(drop)
+        if place:
+            database.ask(f"DROP DATABASE {place}")
+
+
+@pytest.fixture
+def small_disk(server: Database, tmp_path: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+    """A disk of 12 MiB, and the URL of a database on it."""
+    is_postgresql = server.scheme == "postgresql"
+    if not is_postgresql:
+        server.make_database(f"d{prefix}")
+    folder = tmp_path / "disk" if is_postgresql else server.folder / "data" / f"d{prefix}"
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0777", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    place = folder / "data"
+    try:
+        if is_postgresql:
+            for parent in (tmp_path, *tmp_path.parents[:2]):
+                parent.chmod(0o755)
+            place.mkdir()
+            os.chown(place, server.account["user"], server.account["group"])
+            server.ask(f"CREATE TABLESPACE s{prefix} LOCATION '{place}'")
+            server.ask(f"CREATE DATABASE d{prefix} TABLESPACE s{prefix}")
+        yield folder, server.url(f"d{prefix}")
+        with suppress(*databases.REFUSED):  # MariaDB cannot remove a folder that is a disk
+            server.ask(f"DROP DATABASE d{prefix}")
+        if is_postgresql:
+            server.ask(f"DROP TABLESPACE s{prefix}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_sessions_can_be_read_and_a_freed_one_takes_more(
+    small_disk: tuple[Path, str], prefix: str
+) -> None:
+    folder, url = small_disk
+    store, rules = open_store(url, prefix, timeout=10), make_rules(total=1_000_000)
+    store.prepare()
+    ballast = folder / "ballast"
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    ballast.write_bytes(b"x" * max(0, free - 1_500_000))
+    keys, full = list[str](), None
+    while full is None:
+        key = new_key()
+        try:
+            store.create(key, make_draft(os.urandom(6000), user=len(keys), rules=rules), rules)
+            keys.append(key)
+        except StoreUnavailable as error:
+            full = error
+        assert len(keys) < 2000
+    assert "make room on the server's disk" in str(full)
+    assert len(keys) > 20
+    for key in keys:  # uses are recorded where there is room
+        assert isinstance(store.load(key, rules, slide=True), Live)
+    ballast.unlink()
+    assert isinstance(store.end(keys[0], "stamp--", "logout", None), Live)
+    assert isinstance(store.create(new_key(), make_draft(rules=rules), rules), Live)
+    assert store.audit(rules, 1).repaired == 0
+    store.close()
+
+
+def test_a_purge_of_a_hundred_thousand_goes_in_steps_and_others_go_on(
+    database: Database, prefix: str
+) -> None:
+    store, rules, number = open_store(database.url(), prefix), make_rules(total=1_000_000), 100_000
+    assert isinstance(store.create(new_key(), make_draft(rules=rules), rules), Live)
+    _fill(database, prefix, number)
+    others, stop = list[float](), threading.Event()
+
+    def go_on() -> None:
+        with closing(open_store(database.url(), prefix, timeout=5)) as other:
+            while not stop.is_set():
+                began, key = time.monotonic(), new_key()
+                assert isinstance(other.create(key, make_draft(rules=rules), rules), Live)
+                assert isinstance(other.end(key, "stamp--", "logout", None), Live)
+                others.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    due, steps, more = 0, 0, True
+    while more:
+        step = store.purge(rules, 1000)
+        due, steps, more = due + step.due, steps + 1, step.more
+    stop.set()
+    thread.join(20)
+    assert due == number
+    assert number / 500 <= steps <= number / 500 + 2
+    assert len(others) > 50
+    assert max(others) < 5
+    assert store.audit(rules, 1).repaired == 0
+    store.close()
+
+
+def _fill(database: Database, prefix: str, number: int) -> None:
+    """Copy the only session, as due ones."""
+    series = "generate_series(1, %d) AS n" if database.scheme == "postgresql" else "seq_1_to_%d"
+    n = "n" if database.scheme == "postgresql" else "seq"
+    key = '"key"' if database.scheme == "postgresql" else "`key`"
+    database.ask(
+        f"INSERT INTO {prefix}_sessions ({key}, generation, tier_group, deadline, record)"
+        f" SELECT CONCAT('x', {n}), generation, tier_group, {n}, record"
+        f" FROM {prefix}_sessions, {series % number}"
+    )
+    database.ask(
+        f"UPDATE {prefix}_counts SET held = held + {number}"
+        f" WHERE part = (SELECT part FROM (SELECT MIN(part) AS part FROM {prefix}_counts) AS p)"
+    )
+
+
+# -- clocks -------------------------------------------------------------------------------------
+
+
+def test_fault_22_a_workers_clock_an_hour_off_changes_nothing(
+    database: Database, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rules = open_store(database.url(), prefix), make_rules(idle=60_000)
+    began, real = time.monotonic(), time.time
+    for hours in (-1, 1):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + hours * 3600)
+        key = new_key()
+        draft = make_draft(rules=rules)
+        assert isinstance(store.create(key, draft, rules), Live)
+        loaded = store.load(key, rules, slide=True)
+        assert isinstance(loaded, Live)
+        draft = make_draft(b"new", rules=rules)
+        stamp = loaded.record.stamps[0]
+        answer = store.commit(key, draft, stamp, touch=0, loaded=loaded.record)
+        assert isinstance(answer, Live)
+        passed = (time.monotonic() - began) * 1000 + 1000
+        assert abs(answer.record.last_active - loaded.record.created) < passed
+    store.close()
+
+
+@pytest.mark.parametrize("step", [-3_600_000, 3_600_000, -500, 500])
+def test_fault_39_a_databases_clock_that_steps_ends_nothing_too_late(
+    database: Database, prefix: str, step: int
+) -> None:
+    """A commit takes the time for known; the database sees that it is not, and decides."""
+    clock = f"{prefix}_clock"
+    database.ask(f"CREATE TABLE {clock} (ahead BIGINT NOT NULL)")
+    database.ask(f"INSERT INTO {clock} VALUES (0)")
+    store = open_store(database.url(), prefix)
+    real = store._driver.dialect.clock
+    store.close()
+    sql = f"({real} + (SELECT ahead FROM {clock}))"
+    store = open_store(database.url(), prefix, clock=sql)
+    rules, key = make_rules(idle=1_800_000), new_key()
+    assert isinstance(store.create(key, make_draft(rules=rules), rules), Live)
+    loaded = store.load(key, rules, slide=True)
+    assert isinstance(loaded, Live)
+    database.ask(f"UPDATE {clock} SET ahead = {step}")
+    draft = make_draft(b"new", rules=rules)
+    stamp = loaded.record.stamps[0]
+    answer = store.commit(key, draft, stamp, touch=0, loaded=loaded.record)
+    if step > rules.policy.default.idle:
+        assert not isinstance(answer, Live), "it was over"
+    else:
+        assert isinstance(answer, Live)
+        after = store.load(key, rules, slide=False)
+        assert isinstance(after, Live)
+        assert answer.record.last_active <= max(after.now, loaded.now) + 1000
+    store.end_all("stamp--")
+    assert not isinstance(store.load(key, rules, slide=False), Live)
+    store.close()
+    database.ask(f"DROP TABLE {clock}")
