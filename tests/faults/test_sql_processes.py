@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flask_safesession.model.tokens import user_tag
+from flask_safesession.model.tokens import new_stamp, user_tag
 from flask_safesession.stores.base import Live
 from flask_safesession.testing import StoreContract, make_draft, make_rules, new_key
 
@@ -234,7 +234,7 @@ def test_a_pooler_is_used_by_all_operations(pgbouncer: Database, prefix: str) ->
     contract = StoreContract()
     for name in SMOKE:
         getattr(contract, name)(kit)
-        kit.store.end_all("stamp--")  # type: ignore[attr-defined]
+        kit.store.end_all(new_stamp())
     kit.store.close()
 
 
@@ -329,7 +329,7 @@ def test_fault_25_three_workers_share_sessions_and_no_connection(
         site.is_free = lambda: no_transaction(database)
         browse(site, 5)
         share_one_session(site)
-        if kind == "sync":
+        if kind == "sync" and not preload:  # a copy of the master's is open, and never used
             assert_each_process_has_its_own(site)
         site.stop()
         log = site.log.read_text()

@@ -571,8 +571,9 @@ def test_a_purge_of_a_hundred_thousand_goes_in_steps_and_others_go_on(
         due, steps, more = due + step.due, steps + 1, step.more
     stop.set()
     thread.join(20)
-    assert due == number
-    assert number / 500 <= steps <= number / 500 + 2
+    assert store.count(rules).due == 0
+    assert due > 0.5 * number, "creations remove some, too"
+    assert due / 500 <= steps <= due / 500 + 2
     assert len(others) > 50
     assert max(others) < 5
     assert store.audit(rules, 1).repaired == 0

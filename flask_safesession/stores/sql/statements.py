@@ -37,13 +37,15 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
     They are chosen without a lock, then locked by their key, as all others do it: InnoDB locks the
     entry of the index by which it finds a row, too, and so two could wait for each other.
 
-    :param still: must be true of a row also when it is locked; empty: nothing must.
+    :param still: must be true of a row also when it is locked; then more are chosen than locked,
+        since others may have locked some. Empty: nothing must.
     :param chosen: which ones.
     """
     key, table = columns.partition(",")[0], f'"{{p}}_{table}"'
     by_key, where = ("{by_key}" if key == '"key"' else ""), (f" WHERE {still}" if still else "")
+    most = " LIMIT ?" if still else ""
     return f"""SELECT {columns} FROM (SELECT {key} AS it FROM {table} WHERE {chosen}) AS chosen
-        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{{skip}}"""
+        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{most}{{skip}}"""
 
 
 _STATEMENTS = {

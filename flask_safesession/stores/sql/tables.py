@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -86,13 +86,10 @@ class Connections(Protocol):
         ...
 
 
-class _Seen(threading.local):
-    """What the transaction of a thread has read."""
+class _Seen:
+    """What a transaction has read."""
 
-    def __init__(self) -> None:
-        self.begin(Place(), Scope())
-
-    def begin(self, place: Place, scope: Scope, *, writes: bool = False) -> None:
+    def __init__(self, place: Place, scope: Scope, *, writes: bool) -> None:
         self.place = place
         self.writes = writes
         #: The kinds of endings of which it has to remove the expired ones.
@@ -105,6 +102,10 @@ class _Seen(threading.local):
         self.records: dict[str, tuple[bytes, int, str] | None] = {}
         #: Of each ending: the kind, when it expires, and the rest.
         self.endings: dict[str, list[Any]] = {}
+
+
+# Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+_current: ContextVar[_Seen] = ContextVar("seen")
 
 
 class SqlTables:
@@ -121,7 +122,6 @@ class SqlTables:
     ) -> None:
         self._connections = connections
         self.statements: Statements = statements
-        self._seen = _Seen()
         self._endings = count(1)
         self._trim_every = trim_every
         self._kept = Counter[tuple[str, str]]()  # since the last trim: of a kind and an owner
@@ -132,9 +132,13 @@ class SqlTables:
     ) -> AbstractContextManager[object]:
         """See :meth:`..tables.Tables.transaction`."""
         place = self._connections.place(scope) if writes else Place()
-        self._seen.begin(place, scope, writes=writes)
+        _current.set(_Seen(place, scope, writes=writes))
         ahead = list(self._ahead(scope, place))
         return self._connections.transaction(place, ahead, writes=writes, durable=durable)
+
+    @property
+    def _seen(self) -> _Seen:
+        return _current.get()
 
     def _ahead(self, scope: Scope, place: Place) -> Iterator[Call]:
         """Returns what the engine will probably read: records first, since it may wait for them."""
@@ -157,10 +161,10 @@ class SqlTables:
         yield self.statements["meta"], ()
 
     def _ahead_of_purge(self, limit: int) -> Iterator[Call]:
-        yield self.statements["older"], (limit,)
-        yield self.statements["newer"], (limit,)
+        yield self.statements["older"], (2 * limit, limit)
+        yield self.statements["newer"], (2 * limit, limit)
         for group in self._groups:
-            yield self.statements["due"], (group, limit, group)
+            yield self.statements["due"], (group, 2 * limit, group, limit)
         for kind in KINDS:
             yield self.statements["expired"], (kind,)
 
@@ -243,11 +247,12 @@ class SqlTables:
         del now  # the statements use the database's time
         taken: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
-            rows = self._rows(statement, limit - len(taken))
+            left = limit - len(taken)
+            rows = self._rows(statement, 2 * left, left)
             taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            column = _column_of(group)
-            rows = self._rows("due", column, limit - len(taken), column)
+            column, left = _column_of(group), limit - len(taken)
+            rows = self._rows("due", column, 2 * left, column, left)
             taken += [_taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))

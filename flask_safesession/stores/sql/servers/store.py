@@ -204,8 +204,7 @@ class SqlServerStore(SqlStore):
         :param lost: receives the error of a try that may be done all the same.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        local, failures = self._connections.local, 0
-        local.begin_call()
+        local, failures = self._connections.begin_call(), 0
         try:
             with deadline(self._timeout):
                 while True:
