@@ -129,22 +129,26 @@ def end(
     if (keep and user is None) or (yes and not everybody):
         raise click.UsageError("--keep requires --user, and --yes requires --all.")
     settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
+    ended: int | None
     if everybody:
         ended = _end_all(state, sure=yes)
     elif user is not None:
         ended = directory.end_user(app, state.opened, settings, user, keep)
     else:
         ended = int(directory.end(app, state.store, settings, str(handle)))
-    text = f"Ended {ended} session{'' if ended == 1 else 's'}."
+    text = f"Ended {'all' if ended is None else ended} session{'' if ended == 1 else 's'}."
     say(as_json, {"ended": ended}, text, note_of_memory(state))
-    if not ended:
+    if ended == 0:
         raise click.exceptions.Exit(1)
 
 
-def _end_all(state: Any, *, sure: bool) -> int:
-    count: int = state.opened.need_index().count(state.settings.rules).total
+def _end_all(state: Any, *, sure: bool) -> int | None:
+    """Returns how many sessions there were; ``None``: the store cannot count them."""
+    index = state.opened.index
+    count = index.count(state.settings.rules).total if index else None
     if not sure:
-        question = f"End all {count} sessions, of users and anonymous visitors?"
+        number = "" if count is None else f"{count} "
+        question = f"End all {number}sessions, of users and anonymous visitors?"
         click.confirm(question, abort=True, err=True)
     state.store.end_all(new_stamp())
     return count
