@@ -117,7 +117,7 @@ write = Line.write
 def careless(self, name, value, seconds, old):
     if old is None or b":s:" not in name:
         return write(self, name, value, seconds, old)
-    return bool(self.set(name, value, seconds, noreply=False))
+    return bool(self._client.set(name, value, seconds, noreply=False))
 Line.write = careless
 """,
     "sessions that need not stand in the item of their user": """
@@ -126,11 +126,11 @@ Turn._is_member = lambda *args: True
 """,
     "a rotation that leaves the old session": """
 from flask_safesession.stores.memcached.turn import Turn
-bury = Turn.bury
+finish = Turn.finish
 def leave(self, held, ending):
     if ending.reason != "rotated":
-        bury(self, held, ending)
-Turn.bury = leave
+        finish(self, held, ending)
+Turn.finish = leave
 """,
 }
 

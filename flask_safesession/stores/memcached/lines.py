@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class _Cut:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.close = sock.close
+        self.close: Callable[[], None] = sock.close
 
     def recv(self, size: int) -> bytes:
         self._sock.settimeout(remaining(TimeoutError))
@@ -67,32 +68,15 @@ class _Cut:
         return True
 
 
-class Line(Client):  # type: ignore[misc]  # pymemcache has no types
-    """One connection. After any error it is closed, since the reply may still arrive."""
+class _Client(Client):  # type: ignore[misc]  # pymemcache has no types
+    """A client of pymemcache whose socket limits each wait."""
 
     sock: _Cut | None
-    since = 0.0
 
-    def __init__(self, address: Address, breaker: Breaker) -> None:
-        super().__init__(address)
-        self._breaker = breaker
-
-    def read(self, *names: bytes) -> list[Item | None]:
-        """Returns the items under these names, with one round trip."""
-        command = b"".join([b"mg %b v c t\r\n" % name for name in names])
-        if len(command.split()) != _WORDS * len(names):
-            raise MemcacheIllegalInputError("a key contains white space")
-        with watching(self._breaker, late=is_late()):
-            try:
-                sock = self._connect() if self.sock is None else self.sock
-                sock.sendall(command)
-                return self._items(sock, len(names))
-            except BaseException:
-                self.close()
-                raise
-
-    def _items(self, sock: _Cut, count: int) -> list[Item | None]:
-        """Reads replies by their lengths: a value may hold any bytes."""
+    def items(self, command: bytes, count: int) -> list[Item | None]:
+        """Returns the replies to *command*, read by their lengths: a value may hold any bytes."""
+        sock = self._connect() if self.sock is None else self.sock
+        sock.sendall(command)
         items, rest = list[Item | None](), b""
         for _ in range(count):
             rest, head = _readline(sock, rest)
@@ -105,21 +89,6 @@ class Line(Client):  # type: ignore[misc]  # pymemcache has no types
             items.append(Item(value, token[1:], int(seconds[1:])))
         return items
 
-    def write(self, name: bytes, value: bytes, seconds: int, old: Item | None) -> bool:
-        """Store *value* if *old*, as it was read, is still there; ``None``: if there is no item.
-
-        :param seconds: for which it is kept; negative: no longer.
-        """
-        with watching(self._breaker, late=is_late()):
-            if old is None:
-                return bool(self.add(name, value, seconds, noreply=False))
-            return bool(self.cas(name, value, old.token, seconds, noreply=False))
-
-    def ask(self) -> dict[bytes, Any]:
-        """Returns the server's statistics."""
-        with watching(self._breaker, late=is_late()):
-            return dict(self.stats())
-
     def _connect(self) -> _Cut:
         host, port = self.server
         error = OSError(f"{host} has no address")
@@ -130,9 +99,62 @@ class Line(Client):  # type: ignore[misc]  # pymemcache has no types
                 error = refused
             else:
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.sock = sock = _Cut(made)
-                return sock
+                self.sock = _Cut(made)
+                return self.sock
         raise error
+
+
+class Line:
+    """One connection. After any error it is closed, since the reply may still arrive."""
+
+    def __init__(self, address: Address, breaker: Breaker) -> None:
+        self._client: Any = _Client(address)
+        self._breaker = breaker
+        self._since = 0.0
+        #: Closes it; the next command opens it again.
+        self.close: Callable[[], None] = self._client.close
+
+    def read(self, *names: bytes) -> list[Item | None]:
+        """Returns the items under these names, with one round trip."""
+        command = b"".join([b"mg %b v c t\r\n" % name for name in names])
+        if len(command.split()) != _WORDS * len(names):
+            raise MemcacheIllegalInputError("a key contains white space")
+        with watching(self._breaker, late=is_late()):
+            try:
+                return list(self._client.items(command, len(names)))
+            except BaseException:
+                self.close()
+                raise
+
+    def write(self, name: bytes, value: bytes, seconds: int, old: Item | None) -> bool:
+        """Store *value* if *old*, as it was read, is still there; ``None``: if there is no item.
+
+        :param seconds: for which it is kept; negative: no longer.
+        """
+        with watching(self._breaker, late=is_late()):
+            if old is None:
+                return bool(self._client.add(name, value, seconds, noreply=False))
+            return bool(self._client.cas(name, value, old.token, seconds, noreply=False))
+
+    def touch(self, name: bytes, seconds: int) -> None:
+        """Keep an item for so many seconds from now on."""
+        with watching(self._breaker, late=is_late()):
+            self._client.touch(name, seconds, noreply=False)
+
+    def ask(self) -> dict[bytes, Any]:
+        """Returns the server's statistics."""
+        with watching(self._breaker, late=is_late()):
+            return dict(self._client.stats())
+
+    def rest(self) -> None:
+        """Note that it is idle from now on."""
+        self._since = time.monotonic()
+
+    def refresh(self) -> None:
+        """Close it if it was idle for long, or if the server has closed it."""
+        sock = self._client.sock
+        if sock and (time.monotonic() - self._since > _KEPT or sock.is_stale()):
+            self.close()
 
 
 class _Own(NamedTuple):
@@ -169,13 +191,12 @@ class Server:
             line = own.idle.pop()
         except IndexError:
             return Line(self._address, own.breaker)
-        if line.sock is None or time.monotonic() - line.since > _KEPT or line.sock.is_stale():
-            line.close()
+        line.refresh()
         return line
 
     def give(self, line: Line) -> None:
         """Take a connection back."""
-        line.since = time.monotonic()
+        line.rest()
         self._own().idle.append(line)
 
     def close(self) -> None:

@@ -46,9 +46,9 @@ class MemcachedStore:
     :raises ConfigError: the URL or the prefix cannot be used, with the fix.
     """
 
-    shared = True
+    shared: bool = True
     #: Why it is no :class:`..base.IndexedStore`.
-    no_index = (
+    no_index: str = (
         "Memcached has no list of its sessions: it cannot count, list or purge them, and no"
         " settings can be changed while it runs. Sessions on sqlite:// or redis:// can"
     )
@@ -187,7 +187,7 @@ class MemcachedStore:
                 leaving = held.key if old.user == draft.user else ""
                 removed = turn.enrol(new, fresh, rules, leaving=leaving)
             onward = terms.onward(new, draft.user) or ()
-            turn.bury(held, Ending(terms.reason, draft.stamp, *onward))
+            turn.finish(held, Ending(terms.reason, draft.stamp, *onward))
         except (Changed, TooManySessions):
             turn.withdraw(new, fresh, held.key)
             raise
@@ -204,7 +204,7 @@ class MemcachedStore:
             return held
         if expected not in (None, held.record.stamps[0]):
             return Conflict(held.record)
-        turn.bury(held, _ending(held.record, reason, stamp))
+        turn.finish(held, _ending(held.record, reason, stamp))
         if held.record.user != NO_USER:
             turn.leave(held.record.user, held.key)
         return Live(held.record, held.now, key=held.key)
@@ -234,7 +234,7 @@ class MemcachedStore:
             raise Changed
         for one in held:
             with suppress(Changed):  # it is over all the same
-                turn.bury(one, _ending(one.record, reason, stamp))
+                turn.finish(one, _ending(one.record, reason, stamp))
         return base.newest_first(map(_listed, held))
 
     # -- all sessions, and the servers ----------------------------------------------------------

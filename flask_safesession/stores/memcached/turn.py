@@ -142,7 +142,7 @@ class Turn:
         if not self.write(held.key, fresh, fresh.seconds(held.now) if fresh else -1, held.item):
             raise Changed
 
-    def bury(self, held: Held, ending: Ending) -> None:
+    def finish(self, held: Held, ending: Ending) -> None:
         """Replace a session by a tombstone."""
         self.replace(held, Tombstone(held.now + TOMBSTONE_TTL, ending))
 
@@ -253,7 +253,7 @@ class Turn:
         name = self._of_user(user)
         item = given[0] if given else self.line(user).read(name)[0]
         if item is not None and item.seconds < LONGEST // 2:
-            self.line(user).touch(name, LONGEST, noreply=False)
+            self.line(user).touch(name, LONGEST)
         return item is not None and f'"{key}"'.encode() in item.value
 
     # -- rotations ------------------------------------------------------------------------------

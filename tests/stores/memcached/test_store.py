@@ -176,16 +176,16 @@ def test_sessions_of_a_user_that_end_during_a_rotation_are_not_completed(
     from flask_safesession.stores.memcached.turn import Turn
 
     ann = Ann(kit)
-    bury = Turn.bury
+    finish = Turn.finish
 
     def end_meanwhile(turn: Turn, *args: object) -> None:
-        bury(turn, *args)  # type: ignore[arg-type]
-        monkeypatch.setattr(Turn, "bury", bury)
+        finish(turn, *args)  # type: ignore[arg-type]
+        monkeypatch.setattr(Turn, "finish", finish)
         kit.users.end_user(ANN, new_stamp(), "revoked", "")
 
     for user in ("ann", None):
         key = ann.sign_in()
-        monkeypatch.setattr(Turn, "bury", end_meanwhile)
+        monkeypatch.setattr(Turn, "finish", end_meanwhile)
         new, answer = ann.rotate(kit, key, RULES, user=user)
         assert isinstance(answer, Gone)
         assert ann.lives(key, new) == [False, False]
@@ -204,11 +204,11 @@ def test_a_session_that_ended_while_it_was_refiled_stays_ended(
     def end_meanwhile(*args: object) -> object:
         monkeypatch.setattr(Turn, "enrol", enrol)
         kit.users.end_user(ANN, new_stamp(), "revoked", "")
-        monkeypatch.setattr(Turn, "bury", lambda *args: None)  # that process is killed
+        monkeypatch.setattr(Turn, "finish", lambda *args: None)  # that process is killed
         return enrol(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Turn, "enrol", end_meanwhile)
-    monkeypatch.setattr(Turn, "bury", lambda *args: None)
+    monkeypatch.setattr(Turn, "finish", lambda *args: None)
     assert isinstance(kit.store.refile(key, make_draft(user=other), stamp), Gone)
     assert ann.lives(key) == [False]
 
