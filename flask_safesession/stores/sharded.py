@@ -179,12 +179,12 @@ class Sharded:
         if failed is not None:
             raise failed
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`; shard by shard."""
         first, _, last = (after or "0:").partition(":")
         found: list[Listed] = []
         for number in range(int(first), len(self.shards)):
-            page = self.shards[number].page(tier, last, limit - len(found))
+            page = self.shards[number].page(tier, last, limit - len(found), before)
             found += page.sessions
             if page.next:
                 return Page(tuple(found), f"{number}:{page.next}")
