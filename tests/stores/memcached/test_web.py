@@ -146,7 +146,7 @@ def test_what_needs_a_list_of_all_sessions_says_so(app: Flask) -> None:
     for call in (safe.count, safe.stats, safe.purge, safe.browse):
         with pytest.raises(CannotDo, match="Memcached has no list of its sessions"):
             call()
-    for command in (["list"], ["stats"], ["purge"], ["tune", "--idle-timeout", "5m"]):
+    for command in (["list"], ["stats"], ["purge"], ["diagnose"], ["tune", "--idle-timeout", "5m"]):
         done = run(args=["safesession", *command])
         assert done.exit_code == 1
         assert "Memcached has no list of its sessions" in done.output
