@@ -394,9 +394,8 @@ def pool_exhausted(scene: Scene) -> None:
     scene.members()
     url += ("&" if "?" in url else "?") + "max_connections=1"
     site = scene.as_members(scene.clients, url, store_timeout="300ms")
-    places = site.store._pool._places
-    assert places.acquire(timeout=1)
-    scene.stack.callback(places.release)
+    pool = site.store._pool
+    scene.stack.callback(pool.give, pool.take())
 
 
 def locked(scene: Scene) -> None:

@@ -138,6 +138,9 @@ class Statements(dict[str, str]):
 
         :param lock: ``False``: for a transaction that only reads, perhaps on a replica.
         """
-        text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
-        text = text if lock else text.replace("{lock}", "")
-        return self._dialect.render(text, self._prefix)
+        known = f"{name} {number} {lock}"
+        if known not in self:
+            text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
+            text = text if lock else text.replace("{lock}", "")
+            self[known] = self._dialect.render(text, self._prefix)
+        return self[known]

@@ -84,6 +84,8 @@ class PostgresLine:
             with _translated():
                 self._connect()
             self._pg.nonblocking = 1
+            self._readable = select.poll()
+            self._readable.register(self._pg.socket, _READ)
             self._pg.enter_pipeline_mode()
         except BaseException:
             self.close()
@@ -145,7 +147,8 @@ class PostgresLine:
 
     def _next(self) -> Any:
         while self._pg.is_busy():
-            self._wait(_READ)
+            if not self._readable.poll(remaining(TimedOut) * 1000):
+                raise TimedOut
             self._pg.consume_input()
         return self._pg.get_result()
 
