@@ -79,8 +79,8 @@ class Attempts:
         self.may_be_done = False
 
 
-# Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
-_attempts: ContextVar[Attempts] = ContextVar("attempts")
+#: Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
 
 
 class Connections:
@@ -108,12 +108,7 @@ class Connections:
     @property
     def local(self) -> Attempts:
         """What concerns the call of this thread or greenlet."""
-        return _attempts.get()
-
-    def begin_call(self) -> Attempts:
-        """Begin the first try of a call."""
-        _attempts.set(attempts := Attempts())
-        return attempts
+        return attempts_of_call.get()
 
     def widen(self, keys: Collection[str] | None) -> None:
         """Let the next try of this call lock more: *keys*, or everything."""

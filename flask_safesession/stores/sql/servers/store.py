@@ -28,7 +28,7 @@ from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
 from ..store import SqlStore
 from ..tables import SqlTables
-from .connections import Connections
+from .connections import Attempts, Connections, attempts_of_call
 from .lines import Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
@@ -203,7 +203,8 @@ class SqlServerStore(SqlStore):
         :param lost: receives the error of a try that may be done all the same.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        local, failures = self._connections.begin_call(), 0
+        local, failures = Attempts(), 0
+        outer = attempts_of_call.set(local)
         try:
             with deadline(self._timeout):
                 while True:
@@ -230,6 +231,8 @@ class SqlServerStore(SqlStore):
         except Lost as error:
             server = "" if isinstance(error, CircuitOpen) else f"{self._server}: "
             raise StoreUnavailable(f"{server}{error}") from error
+        finally:
+            attempts_of_call.reset(outer)
 
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.
