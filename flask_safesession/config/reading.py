@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..events import logger
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
+from ..model.text import name_of
 
 PREFIX = "SAFESESSION_"
 
@@ -164,6 +165,17 @@ def positive_or_mapping(value: object) -> int | Mapping[Any, Any]:
 
 
 text: Callable[[Any], Any] = only(lambda value: isinstance(value, str) and value)
+
+
+def password(value: object) -> Callable[[], Any]:
+    """Returns a function that returns the password.
+
+    :raises ConfigError: without *value*, which may be one.
+    """
+    if not (callable(value) or (isinstance(value, str) and value)):
+        fix = "give text, or a function without arguments that returns it"
+        raise ConfigError([f"{PREFIX}STORE_PASSWORD is of class {name_of(type(value))}: {fix}"])
+    return value if callable(value) else lambda: value
 
 
 def user_key(value: object) -> UserKey:
