@@ -182,25 +182,30 @@ def creator_of(database: Database, **more: Any) -> Callable[[], Any]:
     return lambda: pymysql.connect(**unix, **{"client_flag": FOUND_ROWS, **more})
 
 
-def shop_on(make_app: Callable[..., Flask], engine: Any, prefix: str) -> Flask:
+def use_engine(
+    make_app: Callable[..., Flask], engine: Any, database: Database, prefix: str
+) -> None:
+    """Sign in and change the session: what was stored is seen by others at once."""
     app = make_app(store=engine, key_prefix=prefix)
-    app.add_url_rule("/", "read", lambda: str(session.setdefault("n", 1)))
     app.add_url_rule("/in", "in", lambda: str(session.update(user_id=7)))
-    client = app.test_client()
-    assert client.get("/in").status_code == 200
-    assert client.get("/").text == "1"
+    app.add_url_rule("/", "write", lambda: str(session.setdefault("n", 1)))
+    client, stored = app.test_client(), []
+    for path in ("/in", "/"):
+        assert client.get(path).status_code == 200
+        stored += database.ask(f"SELECT record FROM {prefix}_sessions")
+        app.extensions["safesession"].store.close()  # a new connection for each
+    assert stored[0] != stored[1]
     assert len(app.extensions["tested.safe"].sessions_of(7)) == 1
     app.extensions["safesession"].store.close()
-    return app
+    assert engine.pool.checkedout() == 0
+    engine.dispose()
 
 
 def test_the_creator_of_an_engine_connects_for_the_store_too(
     database: Database, prefix: str, make_app: Callable[..., Flask]
 ) -> None:
     engine = engine_for(database, creator=creator_of(database))
-    shop_on(make_app, engine, prefix)
-    assert engine.pool.checkedout() == 0
-    engine.dispose()
+    use_engine(make_app, engine, database, prefix)
 
 
 def test_a_listener_gives_the_store_its_password_too(
@@ -215,9 +220,8 @@ def test_a_listener_gives_the_store_its_password_too(
         asked.append("a token")
         parameters["user"] = url.username
 
-    shop_on(make_app, engine, prefix)
+    use_engine(make_app, engine, database, prefix)
     assert asked
-    engine.dispose()
 
 
 def test_a_listener_that_leaves_a_transaction_open_is_no_harm(
@@ -229,9 +233,7 @@ def test_a_listener_that_leaves_a_transaction_open_is_no_harm(
     def begin(connection: Any, record: Any) -> None:
         connection.execute("SELECT 1")  # begins a transaction, as the driver does it
 
-    shop_on(make_app, engine, prefix)
-    assert postgresql.ask(f"SELECT count(*) FROM {prefix}_sessions") == [(1,)]
-    engine.dispose()
+    use_engine(make_app, engine, postgresql, prefix)
 
 
 def test_a_creator_that_counts_changed_rows_only_is_refused(
