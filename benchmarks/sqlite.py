@@ -16,7 +16,7 @@ from time import perf_counter
 from flask_safesession.model.record import Draft, Record, dumps_draft
 from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Live, Rules, Terms
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 
 from .population import draft, key, settings
 

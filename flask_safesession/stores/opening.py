@@ -226,7 +226,7 @@ _naming = threading.Lock()
 
 
 def _check_file(url: str) -> None:
-    from .sql.url import read_file
+    from .sql.sqlite.url import read_file
 
     try:
         read_file(url)
@@ -235,8 +235,8 @@ def _check_file(url: str) -> None:
 
 
 def _open_sqlite(url: str, folder: str, options: Any) -> Store:
-    from .sql.sqlite import SqliteStore
-    from .sql.url import find_file
+    from .sql.sqlite.store import SqliteStore
+    from .sql.sqlite.url import find_file
 
     return SqliteStore(find_file(url, folder), prefix=options["prefix"], timeout=options["timeout"])
 

@@ -14,7 +14,7 @@ from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, user_tag
 from flask_safesession.stores.base import Live, Terms
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules
 
 USERS = (1, 2, 3, 4)

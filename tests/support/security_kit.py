@@ -18,8 +18,11 @@ from flask_safesession.model.tokens import SessionID, unsign
 from flask_safesession.stores.base import Gone
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import Opened
+from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.stores.sharded import shard_of
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.servers.store import SqlServerStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
+from flask_safesession.stores.sql.store import SqlStore
 from flask_safesession.testing import StoreKit
 
 from .counting import CountingStore
@@ -145,9 +148,8 @@ def dump(store: Any) -> bytes:
     if isinstance(store, MemoryStore):
         endings = [vars(kept) for kept in store._tables._endings.values()]
         return repr([vars(store), vars(store._tables), endings]).encode()
-    if isinstance(store, SqliteStore):
-        tables = sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'")
-        return repr([sql(store, f'SELECT * FROM "{name}"') for (name,) in tables]).encode()
+    if isinstance(store, SqlStore):
+        return repr([sql(store, f'SELECT * FROM "{{p}}_{name}"') for name in TABLES]).encode()
     found = []
     every_shard = shards_of(store)[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
@@ -176,10 +178,18 @@ def ask(store: Any, *command: Any) -> Any:
     return reply
 
 
-def sql(store: SqliteStore, statement: str, *parameters: Any) -> list[Any]:
-    """What the file of *store* answers to another program."""
+TABLES = ("sessions", "endings", "counts", "seats", "documents", "meta")
+
+
+def sql(store: SqlStore, statement: str, *parameters: Any) -> list[Any]:
+    """What the database of *store* answers to another program; ``{p}``: the tables' prefix."""
+    if isinstance(store, SqlServerStore):
+        statement = store._dialect.render(statement, store._prefix)
+        with deadline(10), store._pool.line() as line:
+            return line.run([(statement, parameters)])[0].rows
+    assert isinstance(store, SqliteStore)
     with closing(sqlite3.connect(store.path)) as other, other:
-        return other.execute(statement, parameters).fetchall()
+        return other.execute(statement.replace("{p}", "safesession"), parameters).fetchall()
 
 
 def name_of(store: Any, key: str) -> str:
@@ -194,8 +204,8 @@ def raw(store: Any, key: str) -> bytes:
     found: bytes
     if isinstance(store, MemoryStore):
         found = store._tables.records[key]
-    elif isinstance(store, SqliteStore):
-        [(found,)] = sql(store, "SELECT record FROM safesession_sessions WHERE key = ?", key)
+    elif isinstance(store, SqlStore):
+        [(found,)] = sql(store, 'SELECT record FROM "{p}_sessions" WHERE "key" = ?', key)
     else:
         found = ask(store, "GET", name_of(store, key))
     return found
@@ -210,8 +220,8 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
     """Put *value* in the place of a record, as another program could."""
     if isinstance(store, MemoryStore):
         store._tables.records[key] = value
-    elif isinstance(store, SqliteStore):
-        sql(store, "UPDATE safesession_sessions SET record = ? WHERE key = ?", value, key)
+    elif isinstance(store, SqlStore):
+        sql(store, 'UPDATE "{p}_sessions" SET record = ? WHERE "key" = ?', value, key)
     else:
         ask(store, "SET", name_of(store, key), value)
 
@@ -220,7 +230,7 @@ def forget(store: Any, key: str) -> None:
     """Take a record out of the store, behind its back."""
     if isinstance(store, MemoryStore):
         store._tables.remove(key)
-    elif isinstance(store, SqliteStore):
-        sql(store, "DELETE FROM safesession_sessions WHERE key = ?", key)
+    elif isinstance(store, SqlStore):
+        sql(store, 'DELETE FROM "{p}_sessions" WHERE "key" = ?', key)
     else:
         ask(store, "DEL", name_of(store, key))

@@ -124,5 +124,8 @@ class Statements(dict[str, str]):
 
     def for_keys(self, name: str, number: int) -> str:
         """Returns the query ``records``, ``endings`` or ``seats`` for so many keys."""
-        text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
-        return self._dialect.render(text, self._prefix)
+        known = f"{name} {number}"
+        if known not in self:
+            text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
+            self[known] = self._dialect.render(text, self._prefix)
+        return self[known]

@@ -26,7 +26,7 @@ class Single(Protocol):
         ...
 
     def guess(self) -> int | None:
-        """Returns about the database's time, not before it; ``None``: it is not known yet."""
+        """Returns about the database's time, not after it; ``None``: it is not known yet."""
         ...
 
 

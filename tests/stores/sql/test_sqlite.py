@@ -30,8 +30,11 @@ from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores import admission, audit, engine, rules, tombstones
 from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
-from flask_safesession.stores.sql import connections, forks, inspecting, sqlite, steps, tables
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql import forks, tables
+from flask_safesession.stores.sql import store as sql_store
+from flask_safesession.stores.sql.sqlite import connections, file, inspecting, steps
+from flask_safesession.stores.sql.sqlite import store as sqlite
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.stores.tables import Scope
 from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
 
@@ -155,7 +158,7 @@ def test_a_name_is_one_in_the_instance_folder_and_a_path_is_a_path(tmp_path: Pat
         ("sqlite3:////var/lib/x.db", "did you mean sqlite:////var/lib/x.db?"),
         ("sqlite3:///x.db", "did you mean sqlite:///x.db?"),
         ("sqlite", "did you mean sqlite://?"),
-        ("postgresql://localhost", "give 'memory://', 'sqlite://' or a URL that begins with redis"),
+        ("ftp://localhost", "give 'memory://', 'sqlite://' or a URL that begins with postgresql"),
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused_with_the_right_one(url: str, fix: str) -> None:
@@ -208,7 +211,7 @@ def test_a_file_that_cannot_have_a_write_ahead_log_is_refused(
                 return SimpleNamespace(fetchone=lambda: ["delete"])
             return super().execute(sql, *parameters)
 
-    monkeypatch.setattr(connections, "Connection", Elsewhere)
+    monkeypatch.setattr(file, "Connection", Elsewhere)
     with pytest.raises(StoreUnavailable, match=r"write-ahead log.*keep it on a local disk"):
         add(store)
 
@@ -349,13 +352,13 @@ def test_a_test_can_turn_the_clock_of_a_file(tmp_path: Path) -> None:
         kit.travel("31m")
         assert who(client) is None
         client.post("/sign-in/bob")
-    assert abs(store_of(app).document("none").now - connections.wall_clock()) < MINUTE
+    assert abs(store_of(app).document("none").now - file.wall_clock()) < MINUTE
 
 
 def test_times_are_the_machines(store: SqliteStore) -> None:
     live = store.load(add(store), RULES, slide=False)
     assert isinstance(live, Live)
-    assert abs(live.now - connections.wall_clock()) < MINUTE
+    assert abs(live.now - file.wall_clock()) < MINUTE
 
 
 # -- what is in its way -------------------------------------------------------------------------
@@ -510,7 +513,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (rules, sqlite, tables, connections, engine, tombstones, admission, audit)
+OURS = (rules, sqlite, sql_store, tables, connections, engine, tombstones, admission, audit)
 
 
 @pytest.fixture
@@ -648,7 +651,7 @@ def test_a_fork_that_runs_no_hooks_is_noticed(
 LEAVING = """
 import os, sys
 from flask_safesession.stores.tables import Scope
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 store = SqliteStore(sys.argv[1])
 store.create(new_key(), make_draft(), make_rules())
@@ -682,7 +685,7 @@ def test_greenlets_see_their_own_session_also_when_they_are_cut_short(
 WRITER = """
 import json, sys
 from flask_safesession.stores.tables import Scope
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 store, rules = SqliteStore(sys.argv[1], timeout=30), make_rules(total=40, per_user=3)
 for number in range(100):

@@ -219,7 +219,7 @@ def connect(url: str) -> Any:
         database=parts.path.lstrip("/"),
         autocommit=True,
         connect_timeout=5,
-        read_timeout=5,
+        read_timeout=30,
         **parameters,
     )
 

@@ -7,11 +7,10 @@ question whose answer was not read ahead, or may have changed by a write since, 
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +78,7 @@ class _Local(threading.local):
     def begin_call(self) -> None:
         #: Keys that the transaction must lock, too; ``None``: everything.
         self.wider: set[str] | None = set()
-        #: A commit was sent: it may be done also if its reply is lost.
+        #: A commit was sent that was not answered.
         self.may_be_done = False
 
 
@@ -87,15 +86,23 @@ class Connections:
     """See :class:`..tables.Connections`.
 
     :param begin: the statements that begin a transaction.
+    :param elapsed: returns seconds, by a clock that runs as the database's does.
     """
 
-    def __init__(self, pool: Pool, statements: Statements, begin: Sequence[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        statements: Statements,
+        begin: Sequence[str],
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.statements: Statements = statements
         self.local: _Local = _Local()
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
-        # The database's time, and the monotonic time before the question.
+        self._elapsed = elapsed
+        # The database's time, and ours after its answer.
         self._time: tuple[int, float] | None = None
 
     def widen(self, keys: Collection[str] | None) -> None:
@@ -107,27 +114,26 @@ class Connections:
 
     def look_up(self, key: str) -> tuple[bytes, int, int] | None:
         """Returns the record under *key*, the current generation and the time, by one query."""
-        before = time.monotonic()
         with self._pool.line() as line:
             [answer] = line.run([(self.statements["load"], (key,))])
+        after = self._elapsed()
         if not answer.rows:
             return None
         found: tuple[bytes, int, int] = answer.rows[0]
-        self._time = found[2], before
+        self._time = found[2], after
         return found
 
     def change(self, call: Call) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it changed a row."""
-        with self._pool.line() as line:
-            self.local.may_be_done = True
+        with self._pool.line() as line, self._uncertain():
             return line.run([call])[0].changed > 0
 
     def guess(self) -> int | None:
-        """Returns about the database's time, not before it; ``None``: it is not known yet."""
+        """See :meth:`..store.Single.guess`."""
         if self._time is None:
             return None
-        then, before = self._time
-        return then + math.ceil((time.monotonic() - before) * 1000)
+        then, after = self._time
+        return then + int((self._elapsed() - after) * 1000)
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -150,8 +156,8 @@ class Connections:
                 current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
                 yield
                 if writes:
-                    local.may_be_done = True
-                    current.end("COMMIT")
+                    with self._uncertain():
+                        current.end("COMMIT")
             except _HARMLESS as error:
                 line.run([("ROLLBACK", ())])
                 failure = error
@@ -206,6 +212,13 @@ class Connections:
             self._full_until = time.monotonic() + _FULL
             if is_dealt:
                 self.write(self.statements["undeal"], ())
+
+    @contextmanager
+    def _uncertain(self) -> Iterator[None]:
+        """Marks the call as perhaps done until the block is over."""
+        self.local.may_be_done = True
+        yield
+        self.local.may_be_done = False
 
     def _seats(self) -> Call:
         parts = tuple(sorted(self._current.place.parts))

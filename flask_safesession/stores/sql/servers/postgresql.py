@@ -56,6 +56,7 @@ _CONNECTING = {
     "does not exist": "make it, or correct SAFESESSION_STORE",
 }
 _BINARY = 1
+_SILENT = "it did not answer in time"
 _INTEGERS, _BYTES = (20, 21, 23), 17
 _READ, _WRITE = select.POLLIN, select.POLLOUT
 
@@ -83,6 +84,8 @@ class PostgresLine:
             with _translated():
                 self._connect()
             self._pg.nonblocking = 1
+            self._readable = select.poll()
+            self._readable.register(self._pg.socket, _READ)
             self._pg.enter_pipeline_mode()
         except BaseException:
             self.close()
@@ -154,7 +157,8 @@ class PostgresLine:
 
     def _next(self) -> Any:
         while self._pg.is_busy():
-            self._wait(_READ)
+            if not self._readable.poll(remaining(TimedOut) * 1000):
+                raise TimedOut(_SILENT)
             self._pg.consume_input()
         return self._pg.get_result()
 
@@ -172,7 +176,7 @@ class PostgresLine:
         poll.register(self._pg.socket, events)
         ready = poll.poll(remaining(TimedOut) * 1000)
         if not ready:
-            raise TimedOut("it did not answer in time")
+            raise TimedOut(_SILENT)
         return ready[0][1]
 
 

@@ -98,7 +98,8 @@ class SqlServerStore(SqlStore):
         self._pool = Pool(connect, place.server, place.most, self.notify)
         begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
-        self._connections = Connections(self._pool, statements, begin)
+        elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
+        self._connections = Connections(self._pool, statements, begin, elapsed)
         super().__init__(SqlTables(self._connections, statements), self._connections)
 
     load = _repeated(SqlStore.load)
@@ -199,6 +200,7 @@ class SqlServerStore(SqlStore):
                     except TooNarrow as error:
                         self._connections.widen(error.keys)
                     except Refused as error:
+                        local.may_be_done = False  # an answer, too
                         if error.code not in self._driver.again:
                             raise StoreUnavailable(f"{self._server}: {error}") from error
                         remaining(TimedOut)
