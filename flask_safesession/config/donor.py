@@ -24,8 +24,6 @@ from ..stores.urls import SQL_SCHEMES, SQLITE_URL
 
 #: Drivers of the stores, by SQLAlchemy's names.
 _OURS = ("psycopg", "pymysql")
-# Names that drivers have for the same argument.
-_NAMES = {"dbname": "database", "db": "database", "passwd": "password"}
 # Arguments that say nothing about the server or the way to it.
 _OF_DRIVERS = {
     *("charset", "use_unicode", "client_flag", "client_flags", "conv", "cursorclass", "autocommit"),
@@ -64,14 +62,11 @@ def open_donor(given: Any, app: Flask, open_store: Callable[..., Opened]) -> tup
     :param open_store: opens the store of a URL; takes *connect*, as :class:`.lines.Access`.
     :raises ConfigError: the database cannot be used, with the fix.
     """
-    if _is_engine(given):
-        url, options = _read(given)
-    elif any(known is given for known in app.extensions.values()):
+    if _is_engine(given) or any(known is given for known in app.extensions.values()):
         url, options = _read(_engine_of(given, app))
-    else:
-        deferred = DeferredStore(partial(_open_later, given, weakref.ref(app), open_store))
-        return deferred, Opened.of(deferred)
-    return url, open_store(url, **options)
+        return url, open_store(url, **options)
+    deferred = DeferredStore(partial(_open_later, given, weakref.ref(app), open_store))
+    return deferred, Opened.of(deferred)
 
 
 def _open_later(given: Any, app: Callable[[], Any], open_store: Callable[..., Opened]) -> Opened:
@@ -80,6 +75,8 @@ def _open_later(given: Any, app: Callable[[], Any], open_store: Callable[..., Op
 
 
 def _engine_of(given: Any, app: Flask) -> Any:
+    if _is_engine(given):
+        return getattr(given, "sync_engine", given)
     try:
         with app.app_context():
             return given.engine
@@ -89,12 +86,11 @@ def _engine_of(given: Any, app: Flask) -> Any:
         raise ConfigError([f"{problem}: {fix}"]) from error
 
 
-def _read(given: Any) -> tuple[str, dict[str, Any]]:
+def _read(engine: Any) -> tuple[str, dict[str, Any]]:
     """Returns the URL of an engine's database, and what else is needed to open it.
 
     :raises ConfigError: the store cannot connect as the engine does, with the fix.
     """
-    engine = getattr(given, "sync_engine", given)
     scheme, driver, arguments = engine.dialect.name, engine.dialect.driver, _arguments_of(engine)
     if scheme == "sqlite":
         url = _file_of(engine, is_plain=arguments is not None and driver != "pysqlcipher")
@@ -111,7 +107,8 @@ def _read(given: Any) -> tuple[str, dict[str, Any]]:
     try:
         check_store(url)
     except ConfigError as error:
-        raise _refused(f"has arguments that are not known here: {_INSTEAD}", error) from error
+        why = "; ".join(error.problems)
+        raise _refused(f"is of no use here ({why}): correct that, or {_INSTEAD}") from error
     return url, {}
 
 
@@ -149,10 +146,11 @@ def _file_of(engine: Any, *, is_plain: bool) -> str:
 
 def _url_of(scheme: str, arguments: Mapping[str, Any]) -> str:
     """Returns the URL of a server, with all that the driver is given about it."""
-    given = {_NAMES.get(name, name): value for name, value in arguments.items()}
-    given = {k: v for k, v in given.items() if k not in _OF_DRIVERS and v is not None}
-    names = ("user", "password", "host", "port", "database")
-    user, password, host, port, database = (str(given.pop(name, "")) for name in names)
+    given = {k: v for k, v in arguments.items() if k not in _OF_DRIVERS and v is not None}
+    names = (("user",), ("password", "passwd"), ("host",), ("port",), ("database", "dbname", "db"))
+    user, password, host, port, database = (
+        "".join(str(given.pop(name)) for name in same if name in given) for same in names
+    )
     if "," in host or "/" in host:  # several servers, or a socket
         given |= {"host": host, **({"port": port} if port else {})}
         place = ""
@@ -160,8 +158,9 @@ def _url_of(scheme: str, arguments: Mapping[str, Any]) -> str:
         place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     secret = f":{quote(password, safe='')}" if password else ""
     person = f"{quote(user, safe='')}{secret}@" if user else ""
-    texts = {name: _text(value) for name, value in _with_tls(scheme, given).items()}
-    query = urlencode(texts, quote_via=quote)
+    for name, value in _with_tls(scheme, given).items():
+        given[name] = str(value).lower() if isinstance(value, bool) else value
+    query = urlencode(given, quote_via=quote)
     return f"{scheme}://{person}{place}/{quote(database, safe='')}" + (f"?{query}" if query else "")
 
 
@@ -182,10 +181,5 @@ def _with_tls(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
     return given if tls is None else {**given, "ssl": tls}
 
 
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _refused(problem: str, error: ConfigError | None = None) -> ConfigError:
-    more = f" ({'; '.join(error.problems)})" if error else ""
-    return ConfigError([f"the engine of SQLAlchemy in SAFESESSION_STORE {problem}{more}"])
+def _refused(problem: str) -> ConfigError:
+    return ConfigError([f"the engine of SQLAlchemy in SAFESESSION_STORE {problem}"])

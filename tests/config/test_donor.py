@@ -367,7 +367,7 @@ REFUSED = {
     ),
     "a parameter": (
         sa.create_engine(f"mysql+pymysql://{SECRET}/d?compress=1"),
-        "URL of its own (SAFESESSION_STORE is 'mysql://u:***@db/d?compress=true': compress is",
+        "is of no use here (SAFESESSION_STORE is 'mysql://u:***@db/d?compress=true': compress is",
     ),
     "a parameter of libpq": (
         stand_in("postgresql", "pg8000", password="hunter2", user="u", ssl_context=object()),

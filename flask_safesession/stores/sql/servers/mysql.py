@@ -74,11 +74,9 @@ class MySQLLine:
 
     :param connect: returns a connection.
     :param seconds: for which a statement may wait for a lock.
-    :param timed: the waits of the connection are cut to what is left of a call.
     """
 
-    def __init__(self, connect: Callable[[], Any], seconds: float, *, timed: bool) -> None:
-        self._timed = timed
+    def __init__(self, connect: Callable[[], Any], seconds: float) -> None:
         with _translated():
             self._connection = connect()
             self._cursor = self._connection.cursor()
@@ -89,9 +87,9 @@ class MySQLLine:
         """See :meth:`.lines.Line.run`."""
         try:
             with _translated():
-                if not self._timed:  # a stopped server holds up a call for twice this at most
-                    self._connection._read_timeout = remaining(TimedOut)
-                    self._connection._write_timeout = remaining(TimedOut)
+                # For sockets that are not ours: each wait is cut to what is left now.
+                left = self._connection._read_timeout = remaining(TimedOut)
+                self._connection._write_timeout = left
                 text = ";".join(self._cursor.mogrify(*call) for call in calls)
                 self._cursor.execute(text)
                 results = [self._result()]
@@ -272,8 +270,8 @@ def _check(url: str) -> None:
 
 def _open(url: str, seconds: float, access: Access) -> Callable[[], MySQLLine]:
     if access.connect is not None:
-        return partial(MySQLLine, partial(_take, access), seconds, timed=False)
-    return partial(MySQLLine, partial(_connect, _options(url), access), seconds, timed=True)
+        return partial(MySQLLine, partial(_take, access), seconds)
+    return partial(MySQLLine, partial(_connect, _options(url), access), seconds)
 
 
 DRIVER = Driver(
