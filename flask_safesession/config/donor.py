@@ -158,27 +158,19 @@ def _url_of(scheme: str, arguments: Mapping[str, Any]) -> str:
         place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     secret = f":{quote(password, safe='')}" if password else ""
     person = f"{quote(user, safe='')}{secret}@" if user else ""
-    for name, value in _with_tls(scheme, given).items():
-        given[name] = str(value).lower() if isinstance(value, bool) else value
-    query = urlencode(given, quote_via=quote)
+    query = urlencode(_with_tls(scheme, given), quote_via=quote)
     return f"{scheme}://{person}{place}/{quote(database, safe='')}" + (f"?{query}" if query else "")
 
 
 def _with_tls(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
     """Returns *given* with the parameters that TLS has in our URLs."""
     tls = given.pop("ssl", None)
-    if scheme == "postgresql" and tls is not None:  # asyncpg's and pg8000's
-        if not isinstance(tls, str):
-            raise _refused(f"has an argument 'ssl' that is not text: {_INSTEAD}, with sslmode=")
-        return {**given, "sslmode": tls}
-    if isinstance(tls, Mapping):
-        for name, value in tls.items():
-            short = name.removeprefix("ssl_").replace("check_hostname", "verify_identity")
-            given[f"ssl_{short}"] = value
-        return given
-    if given.pop("ssl_disabled", False):
-        return {**given, "ssl": False}
-    return given if tls is None else {**given, "ssl": tls}
+    if isinstance(tls, Mapping):  # PyMySQL's and mysqlclient's
+        ours = {"check_hostname": "verify_identity"}
+        return given | {f"ssl_{ours.get(n, n).removeprefix('ssl_')}": v for n, v in tls.items()}
+    # asyncpg's; True is refused by libpq, for which 'true' would verify nothing.
+    name = "sslmode" if scheme == "postgresql" and isinstance(tls, str) else "ssl"
+    return given if tls is None else {**given, name: tls}
 
 
 def _refused(problem: str) -> ConfigError:

