@@ -166,7 +166,7 @@ def _with_tls(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
     """Returns *given* with the parameters that TLS has in our URLs."""
     tls = given.pop("ssl", None)
     if isinstance(tls, Mapping):  # PyMySQL's and mysqlclient's
-        ours = {"check_hostname": "verify_identity"}
+        ours: dict[Any, Any] = {"check_hostname": "verify_identity"}
         return given | {f"ssl_{ours.get(n, n).removeprefix('ssl_')}": v for n, v in tls.items()}
     # asyncpg's; True is refused by libpq, for which 'true' would verify nothing.
     name = "sslmode" if scheme == "postgresql" and isinstance(tls, str) else "ssl"
