@@ -166,8 +166,10 @@ def _with_tls(scheme: str, given: dict[str, Any]) -> dict[str, Any]:
     """Returns *given* with the parameters that TLS has in our URLs."""
     tls = given.pop("ssl", None)
     if isinstance(tls, Mapping):  # PyMySQL's and mysqlclient's
-        ours: dict[Any, Any] = {"check_hostname": "verify_identity"}
-        return given | {f"ssl_{ours.get(n, n).removeprefix('ssl_')}": v for n, v in tls.items()}
+        for name, value in tls.items():
+            ours = name.replace("check_hostname", "verify_identity").removeprefix("ssl_")
+            given[f"ssl_{ours}"] = value
+        return given
     # asyncpg's; True is refused by libpq, for which 'true' would verify nothing.
     name = "sslmode" if scheme == "postgresql" and isinstance(tls, str) else "ssl"
     return given if tls is None else {**given, name: tls}
