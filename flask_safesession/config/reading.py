@@ -21,6 +21,8 @@ from ..model.policy import milliseconds
 from ..model.text import name_of
 
 PREFIX = "SAFESESSION_"
+#: How to fix a wrong ``SAFESESSION_STORE_PASSWORD``, which no message repeats.
+PASSWORD_FIX = "give text, or a function without arguments that returns it"
 
 # Flask's own keys that users mistake for settings of this extension.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
@@ -173,8 +175,8 @@ def password(value: object) -> Callable[[], Any]:
     :raises ConfigError: without *value*, which may be one.
     """
     if not (callable(value) or (isinstance(value, str) and value)):
-        fix = "give text, or a function without arguments that returns it"
-        raise ConfigError([f"{PREFIX}STORE_PASSWORD is of class {name_of(type(value))}: {fix}"])
+        shown = f"{PREFIX}STORE_PASSWORD is of class {name_of(type(value))}"
+        raise ConfigError([f"{shown}: {PASSWORD_FIX}"])
     return value if callable(value) else lambda: value
 
 

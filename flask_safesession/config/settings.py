@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
-from ..stores.base import Rules
-from ..stores.opening import is_in_memory, undivided
+from ..stores.base import Cap, Rules
+from ..stores.opening import is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import MEMORY_URL, PER_PROCESS, SQL_SCHEMES
 from . import donor, reading
@@ -27,6 +27,12 @@ UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
 #: The largest ``SAFESESSION_PURGE_BATCH``.
 MAX_BATCH = 10_000
 
+# What to do about settings that need a count of all sessions.
+_COUNTED = {
+    "MAX_SESSIONS": "remove it, or set it to None. The server's memory is the cap",
+    "WHEN_FULL": "remove it. The server decides what it evicts; with -M it refuses new sessions",
+}
+_MOST_PER_USER = 1000
 _LONGEST_COOKIE_NAME = 256
 _PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for keys in a store
 
@@ -82,6 +88,8 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000)
     _check_undivided(keys)
     _check_password(keys)
+    if is_uncounted(keys["STORE"]):
+        _check_uncounted(keys, cap)
     problems = [*cookie_problems(config), *keys.problems]
     if problems or policy is None:
         raise ConfigError(problems)
@@ -107,6 +115,18 @@ def _check_password(keys: Keys) -> None:
         keys.problems.append(
             f"{PREFIX}STORE_PASSWORD is for a {PREFIX}STORE that begins with postgresql:// or"
             " mysql://: remove it, and give another store its password in its URL"
+        )
+
+
+def _check_uncounted(keys: Keys, cap: Cap) -> None:
+    """Add a problem for each setting that a store without an index cannot keep."""
+    for name, fix in _COUNTED.items():
+        if keys[name] not in (None, SETTINGS[name].default):
+            keys.complain(name, f"Memcached cannot count its sessions: {fix}")
+    if max(cap.per_user, *cap.per_tier.values(), 0) > _MOST_PER_USER:
+        keys.complain(
+            "MAX_SESSIONS_PER_USER",
+            f"give {_MOST_PER_USER} at most on Memcached, where one item has all of a user's keys",
         )
 
 
@@ -158,7 +178,10 @@ SETTINGS: dict[str, Setting] = {
         "give a URL, a Store, SQLAlchemy's engine or a redis-py client",
     ),
     "STORE_PASSWORD": Setting(
-        None, "text, or a function that returns it", none_or(reading.password), ""
+        None,
+        "text, or a function that returns it",
+        none_or(reading.password),
+        reading.PASSWORD_FIX,
     ),
     "EXPIRY": choice("sliding", "fixed", "tiered"),
     "IDLE_TIMEOUT": Setting("30m", "duration", milliseconds, _DURATION),

@@ -233,10 +233,10 @@ class RedisStore:
         """See :meth:`..base.Store.end_all`."""
         self._confirmed(_END_ALL, "end", (f"{self.slot}:tiers",), (stamp,))
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`..base.IndexedStore.page`."""
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        score, _, entry = after.partition(":")
+        score, _, entry = (after or f"{before or ''}:").partition(":")
         if score:
             float(score)  # raises ValueError if it is not the end of a page
         args = (group, score, entry, limit, LISTED)
