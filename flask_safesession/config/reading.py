@@ -22,7 +22,7 @@ from ..model.text import name_of
 
 PREFIX = "SAFESESSION_"
 #: How to fix a wrong ``SAFESESSION_STORE_PASSWORD``, which no message repeats.
-PASSWORD_FIX = "give text, or a function without arguments that returns it"
+TEXT_OR_FUNCTION = "give text, or a function without arguments that returns it"
 
 # Flask's own keys that users mistake for settings of this extension.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
@@ -176,7 +176,7 @@ def password(value: object) -> Callable[[], Any]:
     """
     if not (callable(value) or (isinstance(value, str) and value)):
         shown = f"{PREFIX}STORE_PASSWORD is of class {name_of(type(value))}"
-        raise ConfigError([f"{shown}: {PASSWORD_FIX}"])
+        raise ConfigError([f"{shown}: {TEXT_OR_FUNCTION}"])
     return value if callable(value) else lambda: value
 
 

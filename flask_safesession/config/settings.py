@@ -181,7 +181,7 @@ SETTINGS: dict[str, Setting] = {
         None,
         "text, or a function that returns it",
         none_or(reading.password),
-        reading.PASSWORD_FIX,
+        reading.TEXT_OR_FUNCTION,
     ),
     "EXPIRY": choice("sliding", "fixed", "tiered"),
     "IDLE_TIMEOUT": Setting("30m", "duration", milliseconds, _DURATION),
