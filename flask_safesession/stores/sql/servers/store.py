@@ -29,7 +29,7 @@ from ..statements import Statements
 from ..store import SqlStore
 from ..tables import SqlTables
 from .connections import Attempts, Connections, attempts_of_call
-from .lines import Driver, Lost, Refused, TimedOut
+from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
@@ -68,6 +68,7 @@ class SqlServerStore(SqlStore):
 
     :param url: of the database.
     :param driver: for this kind of server.
+    :param access: what the app gives for connections beside the URL.
     :param prefix: what the names of the tables begin with.
     :param timeout: seconds that one call may take, reconnects and repetitions included.
     :param clock: SQL for the time in milliseconds instead of the server's, for tests.
@@ -78,6 +79,7 @@ class SqlServerStore(SqlStore):
         self,
         url: str,
         driver: Driver,
+        access: Access = Access(),  # noqa: B008  # immutable
         *,
         prefix: str = "safesession",
         timeout: float = 1.0,
@@ -98,7 +100,7 @@ class SqlServerStore(SqlStore):
         self._checked = False
         self._created = count(1)
         self._server = place.server
-        connect = driver.open(place.url, timeout)
+        connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
         begin = [text.format(**times) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
