@@ -101,9 +101,11 @@ class PurgeJob:
 
         Returns the error if the store did not answer.
         """
+        index = self._overrides.opened.index
         try:
             for report in self.reports:
-                report(self._overrides.opened.need_index())
+                if index is not None:  # else there is no place for figures
+                    report(index)
         except StoreUnavailable as error:
             return error
         return None

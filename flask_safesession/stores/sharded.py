@@ -41,9 +41,10 @@ from .base import (
 )
 from .remote.deadline import deadline
 
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+#: The letters with which keys begin.
+LETTERS: str = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 #: The largest number of shards: one for each letter.
-MAX_SHARDS = len(_LETTERS)
+MAX_SHARDS = len(LETTERS)
 
 # The reason on the tombstone of a new session that lost a race.
 _WITHDRAWN = "withdrawn"
@@ -55,7 +56,7 @@ def shard_of(key: str, shards: int) -> int:
 
     :param shards: the number of shards.
     """
-    return _LETTERS.find(key[:1]) % shards
+    return LETTERS.find(key[:1]) % shards
 
 
 class Shard(IndexedStore, Protocol):

@@ -153,6 +153,7 @@ def end(
     if keep and user is None:
         raise click.UsageError("--keep requires --user.")
     settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
+    ended: int | None
     if everybody:
         ended = _end_all(state, sure=yes)
     elif user is not None:
@@ -162,13 +163,16 @@ def end(
     state.job.report()
     text = f"Ended {_counted(ended)}."
     say(as_json, {"ended": ended}, text, note_of_memory(state))
-    if not ended:
+    if ended == 0:
         raise click.exceptions.Exit(1)
 
 
-def _end_all(state: Any, *, sure: bool) -> int:
-    count: int = state.opened.need_index().count(state.settings.rules).total
-    ask(f"End all {_counted(count)}, of users and anonymous visitors?", sure=sure)
+def _end_all(state: Any, *, sure: bool) -> int | None:
+    """Returns how many sessions there were; ``None``: the store cannot count them."""
+    index = state.opened.index
+    count = index.count(state.settings.rules).total if index else None
+    number = "" if count is None else f"{count} "
+    ask(f"End all {number}sessions, of users and anonymous visitors?", sure=sure)
     state.store.end_all(new_stamp())
     return count
 
@@ -182,8 +186,8 @@ def _end_user(app: Any, state: Any, text: str, keep: str | None, *, sure: bool) 
     return directory.end_user(app, state.opened, state.settings, user, keep)
 
 
-def _counted(count: int) -> str:
-    return f"{count} session{'' if count == 1 else 's'}"
+def _counted(count: int | None) -> str:
+    return f"{'all' if count is None else count} session{'' if count == 1 else 's'}"
 
 
 def _of_user(state: Any, text: str) -> list[SessionInfo]:
@@ -197,6 +201,8 @@ def _part(
 ) -> tuple[list[SessionInfo], str | None]:
     """Returns a page of *found*, and the number of those before the next one."""
     start = int(after or 0)
+    if start < 0:
+        raise ValueError(after)
     end = start + limit
     return found[start:end], str(end) if len(found) > end else None
 
