@@ -69,21 +69,21 @@ def dashboard(
         problem = f"dashboard(allowed={allowed!r}): give a function that returns whether the user"
         raise ConfigError([problem + " may list and end all sessions"])
     pages = Blueprint(
-        name,
-        __name__,
-        url_prefix=url_prefix,
-        static_folder="static",
-        static_url_path="/assets",
+        name, __name__, url_prefix=url_prefix, static_folder="static", static_url_path="/assets"
     )
     pages.before_request(partial(_check, allowed))
     pages.after_request(_protect)
     pages.record(partial(_listen, safe, People(name_of, find_user)))
-    for rule, endpoint, view, method in views.ROUTES:
-        bound: Callable[..., Any] = partial(view, views.Desk(safe, back))
-        if method == "GET":  # watching must not keep the operator's own session alive
-            safe.passive(bound)
-        pages.add_url_rule(rule, endpoint, bound, methods=[method])
+    _add_pages(pages, views.Desk(safe, back))
     return pages
+
+
+def _add_pages(pages: Blueprint, desk: views.Desk) -> None:
+    for rule, endpoint, view, method in views.ROUTES:
+        bound: Callable[..., Any] = partial(view, desk)
+        if method == "GET":  # watching must not keep the operator's own session alive
+            desk.safe.passive(bound)
+        pages.add_url_rule(rule, endpoint, bound, methods=[method])
 
 
 def _check(allowed: Callable[[], Any]) -> None:

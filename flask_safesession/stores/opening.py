@@ -222,7 +222,8 @@ def shown_place(opened: Opened, given: object) -> str:
     """
     if isinstance(given, str):
         path = getattr(opened.store, "path", None)  # a URL without one means the instance folder
-        return f"{SQLITE_URL}/{path}" if path else hide_password(given)
+        scheme, separator, rest = given.partition("://")  # the scheme's colon precedes no password
+        return f"{SQLITE_URL}/{path}" if path else scheme + separator + hide_password(rest)
     pool = getattr(given, "connection_pool", None)
     where = getattr(pool, "connection_kwargs", {})
     place = f" at {where['host']}:{where.get('port')}/{where.get('db')}" if "host" in where else ""

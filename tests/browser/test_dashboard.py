@@ -171,3 +171,17 @@ def test_axe_finds_no_fault(
         for path in ("/", "/?q=carl", "/?q=nobody", "/end-user?user=ada"):
             page.goto(f"{shop_url}/control{path}")
             assert violations(page) == [], path
+            for width in (380, 1200):
+                page.set_viewport_size({"width": width, "height": 800})
+                assert fits(page), (path, width)
+
+
+def test_it_says_whose_sessions_they_are_and_leads_back(ada: Page, carl: Page) -> None:
+    ada.reload()
+    table = ada.get_by_role("table").filter(has_text="Expires in")
+    expect(table.get_by_role("link", name="Carl Usk (carl)")).to_be_visible()
+    expect(ada.get_by_text("Signed in as Ada Minh (ada)")).to_be_visible()
+    color = "e => getComputedStyle(e).color"
+    assert ada.get_by_role("button", name="End session").evaluate(color) == "rgb(163, 36, 28)"
+    ada.get_by_role("link", name="Back to the app").click()
+    expect(ada.get_by_role("heading", level=1)).to_have_text("Control room")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
@@ -33,6 +33,7 @@ from .group import (
     settings_of,
     yes_option,
 )
+from .paging import part_of, walk
 
 # Sessions per store call.
 _PAGE = 200
@@ -95,11 +96,11 @@ def list_sessions(
     try:
         if user is not None:
             found = [one for one in _of_user(state, user) if tier in (None, one.tier)]
-            listed, following = _part(list(filter(is_idle, found)), after, limit)
+            listed, following = part_of(list(filter(is_idle, found)), after, limit)
         else:
             size = min(_PAGE, limit + 1) if idle_over is None else _PAGE
             browse = partial(directory.browse, state.opened, settings, tier)
-            listed, following = _of_all(browse, is_idle, after, limit, size)
+            listed, following = walk(browse, is_idle, after, limit, size)
     except ValueError as error:
         raise click.BadParameter(_NO_PLACE, param_hint="--after") from error
     result = {"sessions": [_described(one, now) for one in listed], "next": following}
@@ -194,43 +195,6 @@ def _of_user(state: Any, text: str) -> list[SessionInfo]:
     user = state.people.find(text)
     found = directory.sessions_of(state.opened, state.settings, user, None)
     return [one._replace(user=str(user)) for one in found]
-
-
-def _part(
-    found: list[SessionInfo], after: str | None, limit: int
-) -> tuple[list[SessionInfo], str | None]:
-    """Returns a page of *found*, and the number of those before the next one."""
-    start = int(after or 0)
-    if start < 0:
-        raise ValueError(after)
-    end = start + limit
-    return found[start:end], str(end) if len(found) > end else None
-
-
-def _of_all(
-    browse: Callable[[str | None, int], directory.Page],
-    is_wanted: Callable[[SessionInfo], bool],
-    after: str | None,
-    limit: int,
-    size: int,
-) -> tuple[list[SessionInfo], str | None]:
-    """Returns up to *limit* sessions, and the *after* of the next page.
-
-    :param size: sessions of one store call.
-    """
-    found: list[SessionInfo] = []
-    end: tuple[str | None, int] = after, 1
-    while True:
-        page = browse(after, size)
-        for number, one in enumerate(page.sessions, 1):
-            if is_wanted(one):
-                if len(found) == limit:
-                    return found, browse(*end).next
-                found.append(one)
-                end = after, number
-        after = page.next
-        if after is None:
-            return found, None
 
 
 def _check_tier(settings: Any, tier: str | None) -> None:
