@@ -753,6 +753,7 @@ def test_while_the_store_is_down_the_page_says_so(
     assert page.status_code == 503
     assert "The store does not answer, so no session can be listed." in page.text
     assert '<p class="figure">unknown</p>' in page.text
+    assert "The store does not answer, so the figures are unknown." in page.text
     assert "Set-Cookie" not in page.headers
     assert "unknown" in client.get("/watch/figures").text
     diagnosis = client.get("/watch/diagnosis")
@@ -768,6 +769,7 @@ def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
     page = ada.get("/watch/?q=ada")
     assert page.status_code == 200
     assert "This store does not count its sessions." in page.text
+    assert "This store has no index, so it keeps no figures of its workers." in page.text
     assert "This store has no index of its sessions, so they cannot be listed." in page.text
     diagnosis = ada.get("/watch/diagnosis")
     assert diagnosis.status_code == 200
@@ -776,6 +778,111 @@ def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
 
 def out_of_order(*_: object, **__: object) -> None:
     raise StoreUnavailable("unplugged by a test")
+
+
+def test_figures_of_a_newer_version_are_not_shown(
+    app: Flask, ada: FlaskClient, store: MemoryStore
+) -> None:
+    store.keep("minutes", b'{"version": 2}', store.document("minutes").document)
+    page = ada.get("/watch/figures")
+    assert page.status_code == 200
+    assert "a newer version of Flask-SafeSession keeps them" in page.text
+    assert "Its runs are unknown." in page.text
+
+
+@pytest.mark.parametrize("command", [["purge"], ["end", "--user", "carl", "--yes"]])
+def test_what_a_command_ends_is_in_the_figures(
+    mount: Mount, store: MemoryStore, clock: FakeClock, command: list[str]
+) -> None:
+    app = mount(lambda: True)
+    signed_in(app, "carl")
+    clock.advance(11 * MINUTE if command == ["purge"] else 0)
+    other = mount()  # as in a process of its own
+    done = other.test_cli_runner().invoke(args=["safesession", *command])
+    assert done.exit_code == 0, done.output
+    figures = figures_of(app)
+    reason = "idle" if command == ["purge"] else "revoked"
+    assert figures.last()[-1].ended == {reason: 1}
+    assert [run.did and run.did.due for run in figures.newest_runs()] == (
+        [1] if command == ["purge"] else []
+    )
+
+
+# -- names of users ---------------------------------------------------------------------------
+
+
+NAMES = {"1": "Ada <Minh>", "2": "Carl", "3": "1"}
+
+
+@pytest.fixture
+def named(store: MemoryStore) -> Flask:
+    """An app whose users are numbers, and whose operators know names."""
+    app = Flask("named")
+    app.secret_key = "a key for tests that is long enough"
+    safe = SafeSession(app, store=store, check_interval=None)
+
+    async def find_user(text: str) -> int | None:
+        return next((int(user) for user, name in NAMES.items() if name == text), None)
+
+    pages = dashboard(
+        safe, allowed=lambda: True, name_of=NAMES.get, find_user=find_user, back="home"
+    )
+    app.register_blueprint(pages, url_prefix="/watch")
+    app.add_url_rule("/home", "home", lambda: "")
+
+    @app.get("/in/<int:user>")
+    def sign_in(user: int) -> str:
+        session["user_id"] = user
+        return ""
+
+    @app.get("/stranger")
+    def stranger() -> str:
+        session["cart"] = 1
+        return ""
+
+    return app
+
+
+def test_lists_have_the_names_of_users_and_users_come_first(named: Flask) -> None:
+    named.test_client().get("/stranger")
+    for user in (1, 2, 4):
+        named.test_client().get(f"/in/{user}")
+    page = named.test_client().get("/watch/").text
+    rows = re.findall(r'data-label="User">(.*?)</td>', page)
+    texts = [re.sub("<[^>]+>", "", row) for row in rows]
+    assert sorted(texts[:3]) == ["4", "Ada &lt;Minh&gt; (1)", "Carl (2)"]
+    assert texts[3] == "anonymous"
+
+
+def test_a_link_to_a_user_means_that_user_and_not_one_of_that_name(named: Flask) -> None:
+    for user in (1, 3):
+        named.test_client().get(f"/in/{user}")
+    client = named.test_client()
+    typed, linked = client.get("/watch/?q=1").text, client.get("/watch/?user=1").text
+    assert "Sessions of “1 (3)”" in typed
+    assert "Sessions of “Ada &lt;Minh&gt; (1)”" in linked
+    assert "No session was found." in client.get("/watch/?user=7").text
+
+
+def test_the_frame_has_the_app_the_operator_and_a_link_back(named: Flask, ada: FlaskClient) -> None:
+    client = named.test_client()
+    assert "Signed in as" not in client.get("/watch/").text
+    client.get("/in/1")
+    for path in GET:
+        page = client.get(f"/watch{path}").text
+        if path != "/figures":
+            assert "Signed in as Ada &lt;Minh&gt; (1)" in page
+            assert 'href="/home">Back to the app</a>' in page
+            assert '<span class="soft">of named</span>' in page
+    assert 'href="/">Back to the app</a>' in ada.get("/watch/").text
+
+
+def test_a_user_that_cannot_be_one_is_an_error_of_the_app(mount: Mount) -> None:
+    app = mount(lambda: True)
+    app.testing = True
+    app.extensions["safesession"].people.find_user = lambda _: ["carl"]
+    with pytest.raises(TypeError, match=r"find_user\(…\) returned a .*list: return the value"):
+        app.test_client().get("/watch/?q=carl")
 
 
 # -- the chart --------------------------------------------------------------------------------
