@@ -86,12 +86,16 @@ def _of_user(safe: SafeSession, user: Any, after: str) -> Listed:
 
 
 def _browsed(safe: SafeSession, ask: Asked) -> Listed:
-    tier = ask.tier or None
-    # A forged *after* raises: some stores find out only when the server refuses it.
-    with suppress(ValueError, *([StoreUnavailable] if ask.after else [])):
-        page = safe.browse(tier=tier, after=ask.after or None, limit=PAGE)
-        return Listed(_with_users(safe, page.sessions), page.next or "")
-    return _browsed(safe, ask._replace(after=""))
+    if ask.after:
+        # A forged *after* raises: some stores find out only when the server refuses it.
+        with suppress(ValueError, StoreUnavailable):
+            return _page(safe, ask.tier, ask.after)
+    return _page(safe, ask.tier, "")
+
+
+def _page(safe: SafeSession, tier: str, after: str) -> Listed:
+    page = safe.browse(tier=tier or None, after=after or None, limit=PAGE)
+    return Listed(_with_users(safe, page.sessions), page.next or "")
 
 
 def _with_users(safe: SafeSession, sessions: list[SessionInfo]) -> list[SessionInfo]:
