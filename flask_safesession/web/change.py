@@ -314,8 +314,8 @@ class Change:
         tier, user = (
             (tier_tag(who.tier), who.user_tag) if filed is None else (filed.tier, filed.user)
         )
-        draft = Draft(new_stamp(), idle, lifetime, tier, user, payload, notes.dumps(note))
-        return draft._replace(extended=extended)
+        kept = notes.dumps(note)
+        return Draft(new_stamp(), idle, lifetime, tier, user, payload, kept, extended=extended)
 
     def touch(self) -> int | None:
         """Returns the touch interval in milliseconds; ``None`` for a passive view."""

@@ -165,8 +165,8 @@ class Loader:
         This is bookkeeping: if it fails, the next load tries again.
         """
         idle, lifetime, extended = self._overrides.settings.rules.policy.granted(who.tier, note.own)
-        draft = Draft(new_stamp(), idle, lifetime, tier_tag(who.tier), who.user_tag, b"")
-        draft = draft._replace(extended=extended)
+        filed = (tier_tag(who.tier), who.user_tag)
+        draft = Draft(new_stamp(), idle, lifetime, *filed, b"", extended=extended)
         with suppress(StoreUnavailable):
             answer = self._overrides.store.refile(key, draft, record.stamps[0])
             if isinstance(answer, base.Live):

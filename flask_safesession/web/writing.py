@@ -145,10 +145,10 @@ def commit(
 
 
 def _cookie_after(change: Change, stored: Stored, note: Note, sid: SessionID | None) -> Cookie:
-    """Returns what the cookie needs after a commit: "set" if ID or permanence changed."""
+    """Returns what the cookie needs after a commit: "set" if ID or maximum age changed."""
     before = stored.note
-    renewed = (note.permanent, note.own) != (before.permanent, before.own)
-    is_outdated = change.loaded.stale or renewed or before.deleted
+    has_other_age = (note.permanent, note.own) != (before.permanent, before.own)
+    is_outdated = change.loaded.stale or has_other_age or before.deleted
     is_set = sid is not stored.sid or (is_outdated and change.may_set(stored))
     return "set" if is_set else "keep"
 

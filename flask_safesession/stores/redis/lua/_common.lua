@@ -1,8 +1,8 @@
 -- Put before every script. Everything is local: a global would remain after the script.
 --
 -- A record is a string: magic and version 1-3, stamps 4-24, created 25-35, last active 36-46,
--- absolute deadline 47-57, idle allowance (plus 2 ^ 39 if it is extended) 58-67, generation 68-72, bytes of the note 73-75 (all of these
--- hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
+-- absolute deadline 47-57, idle allowance (plus EXTENDED) 58-67, generation 68-72, bytes of the note 73-75
+-- (all of these hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
 -- Keys, all in one slot:
 --   {P}:s:KEY          a record
 --   {P}:t:GROUP       deadline -> KEY + user tag; a group is 'anonymous' or the tier tag of users
