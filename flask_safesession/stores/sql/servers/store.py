@@ -12,9 +12,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from itertools import count
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
@@ -23,6 +23,7 @@ from ...admission import SWEEP
 from ...base import Answer, Conflict, Finding, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
+from ...remote.repeating import repeating
 from ...tables import TooNarrow
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -33,7 +34,6 @@ from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 #: Sessions that one step of the purge removes at most.
@@ -49,18 +49,7 @@ _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%
 _WAIT = 0.01
 
 
-def _repeated(
-    operation: Callable[Concatenate[SqlServerStore, _P], _T],
-) -> Callable[Concatenate[SqlServerStore, _P], _T]:
-    """Returns an operation of the engine that is bounded in time, and repeated."""
-
-    @wraps(operation)
-    def run(self: SqlServerStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._call(partial(operation, self, *args, **kwargs))
-
-    return run
-
-
+@repeating
 class SqlServerStore(SqlStore):
     """The store behind the URLs of SQL servers.
 
@@ -102,22 +91,6 @@ class SqlServerStore(SqlStore):
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
         self._connections = Connections(self._pool, statements, begin, elapsed)
         super().__init__(SqlTables(self._connections, statements), self._connections)
-
-    load = _repeated(SqlStore.load)
-    refile = _repeated(SqlStore.refile)
-    rotate = _repeated(SqlStore.rotate)
-    end = _repeated(SqlStore.end)
-    resolve = _repeated(SqlStore.resolve)
-    peek = _repeated(SqlStore.peek)
-    sessions_of = _repeated(SqlStore.sessions_of)
-    end_user = _repeated(SqlStore.end_user)
-    end_all = _repeated(SqlStore.end_all)
-    page = _repeated(SqlStore.page)
-    count = _repeated(SqlStore.count)
-    audit = _repeated(SqlStore.audit)
-    lease = _repeated(SqlStore.lease)
-    document = _repeated(SqlStore.document)
-    keep = _repeated(SqlStore.keep)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
