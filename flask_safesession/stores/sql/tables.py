@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any
 
 from ...model.policy import ANONYMOUS_TIER
 from ...model.reason import Reason
@@ -15,7 +15,8 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import KINDS, Ending, Entry, Scope
+from ..tables import KINDS, Ending, Entry, Scope, taken
+from .connections import Call, Connections, Place
 from .schema import PARTS
 from .statements import HEAD, Statements
 
@@ -29,61 +30,6 @@ _COUNTED = 1000
 _ALL = 1 << 30
 # Milliseconds by which a guessed time may differ from the database's.
 _ABOUT = 1000
-#: A statement and its parameters.
-Call: TypeAlias = "tuple[str, tuple[Any, ...]]"
-
-
-class Place(NamedTuple):
-    """What a transaction locks.
-
-    :param parts: of the sessions, see :mod:`.servers.locks`.
-    :param part: the one in which it counts.
-    :param whole: it locks all parts.
-    """
-
-    parts: frozenset[int] = frozenset()
-    part: int = 0
-    whole: bool = True
-
-
-class Connections(Protocol):
-    """The connections to a database, and its transactions."""
-
-    def place(self, scope: Scope) -> Place:
-        """Returns what a transaction that writes will lock."""
-        ...
-
-    def transaction(
-        self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
-    ) -> AbstractContextManager[object]:
-        """Returns a ``with`` block: see :meth:`..tables.Tables.transaction`.
-
-        :param ahead: what will probably be read.
-        """
-        ...
-
-    def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """Returns the rows of a query in the transaction of this thread."""
-        ...
-
-    def fetch(self, calls: Sequence[Call]) -> None:
-        """Read all this at once, for :meth:`read`."""
-        ...
-
-    def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """Run a statement in the transaction of this thread, before its next query or its end."""
-        ...
-
-    def share(self, cap: Cap) -> Cap:
-        """See :meth:`..tables.Tables.share`."""
-        ...
-
-    def need(self, keys: Collection[str]) -> None:
-        """Check that other transactions do not add or remove the sessions under *keys*.
-
-        :raises TooNarrow: the parts of these keys are not locked.
-        """
-        ...
 
 
 class _Seen:
@@ -245,20 +191,20 @@ class SqlTables:
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """See :meth:`..tables.Tables.take_over`."""
         del now  # the statements use the database's time
-        taken: list[tuple[Removed, str]] = []
+        over: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
-            left = limit - len(taken)
+            left = limit - len(over)
             rows = self._rows(statement, 2 * left, left)
-            taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
+            over += [taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            column, left = _column_of(group), limit - len(taken)
+            column, left = _column_of(group), limit - len(over)
             rows = self._rows("due", column, 2 * left, column, left)
-            taken += [_taken(key, raw, None) for key, raw in rows]
+            over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
-        for removed, _ in taken:
+        for removed, _ in over:
             self._write("remove", removed.key)
-        return taken
+        return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.heads`."""
@@ -449,12 +395,3 @@ def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:
 
 def _column_of(group: str) -> str:
     return "" if group == ANONYMOUS_TIER else group
-
-
-def _taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
-    """Returns what was removed, and whose it was."""
-    try:
-        record = loads(raw)
-    except ValueError:
-        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
-    return Removed(key, record.tier, reason or record.end_reason), record.user

@@ -12,9 +12,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from itertools import count
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
@@ -23,6 +23,7 @@ from ...admission import SWEEP
 from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
+from ...remote.repeating import repeating
 from ...tables import TooNarrow
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -33,7 +34,6 @@ from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 #: Sessions that one step of the purge removes at most.
@@ -51,18 +51,7 @@ _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%
 _WAIT = 0.01
 
 
-def _repeated(
-    operation: Callable[Concatenate[SqlServerStore, _P], _T],
-) -> Callable[Concatenate[SqlServerStore, _P], _T]:
-    """Returns an operation of the engine that is bounded in time, and repeated."""
-
-    @wraps(operation)
-    def run(self: SqlServerStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._call(partial(operation, self, *args, **kwargs))
-
-    return run
-
-
+@repeating
 class SqlServerStore(SqlStore):
     """The store behind the URLs of SQL servers.
 
@@ -88,6 +77,8 @@ class SqlServerStore(SqlStore):
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
         place = read_url(url)
+        #: Its name in traces.
+        self.system: str = driver.system
         #: Receives the events of the server.
         self.notify: Listener = Listener()
         self._driver = driver
@@ -109,21 +100,6 @@ class SqlServerStore(SqlStore):
         tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
         super().__init__(tables, self._connections)
 
-    refile = _repeated(SqlStore.refile)
-    rotate = _repeated(SqlStore.rotate)
-    end = _repeated(SqlStore.end)
-    resolve = _repeated(SqlStore.resolve)
-    peek = _repeated(SqlStore.peek)
-    sessions_of = _repeated(SqlStore.sessions_of)
-    end_user = _repeated(SqlStore.end_user)
-    end_all = _repeated(SqlStore.end_all)
-    page = _repeated(SqlStore.page)
-    count = _repeated(SqlStore.count)
-    audit = _repeated(SqlStore.audit)
-    lease = _repeated(SqlStore.lease)
-    document = _repeated(SqlStore.document)
-    keep = _repeated(SqlStore.keep)
-
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`...base.Store.load`. A server that takes no writes is read all the same."""
         try:
@@ -135,13 +111,14 @@ class SqlServerStore(SqlStore):
             return self._call(partial(self.read, key, rules))
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
+        """See :meth:`...base.Store.create`. One in many also removes due sessions, and counts."""
         with deadline(self._timeout):
             live = self._call(partial(super().create, key, draft, rules), repeatable=False)
             if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
                 with suppress(StoreUnavailable):  # the session is stored all the same
                     step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-                    return live._replace(removed=(*live.removed, *step.removed))
+                    total = self.count(rules).total
+                    return live._replace(removed=(*live.removed, *step.removed), total=total)
             return live
 
     def commit(
