@@ -62,4 +62,4 @@ def test_a_url_of_memcached_says_what_to_install() -> None:
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'Flask-SafeSession[memcached]'" in done.stdout
+    assert "pip install pymemcache" in done.stdout
