@@ -30,6 +30,8 @@ from .model.tokens import new_stamp
 from .stores.base import Store
 from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
+from .web.adoption import close_adoption
+from .web.adoption.opening import open_adoption
 from .web.client import label_of
 from .web.info import SessionInfo
 from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface
@@ -110,6 +112,7 @@ class SafeSession:
         own = Own.read(app.config, {**self._overrides, **overrides})
         opened = _open(app, own.settings)
         current = Overrides(app, opened, own)
+        adoption = open_adoption(app, current)
         neighbours = Neighbours(app, current, own.settings)
         if not _is_command():
             _begin(opened, current, neighbours)
@@ -120,7 +123,9 @@ class SafeSession:
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # loads the patterns, so that no visitor has to wait for that
-        app.session_interface = SafeSessionInterface(current, state.job.wake, directory.end_user)
+        app.session_interface = SafeSessionInterface(
+            current, state.job.wake, directory.end_user, adoption
+        )
         hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
@@ -310,7 +315,9 @@ class SafeSession:
 
         The purge removes them and sends ``session_ended`` for each.
         """
-        self._state()[1].store.end_all(new_stamp())
+        state = self._state()[1]
+        close_adoption(state.store, state.settings)
+        state.store.end_all(new_stamp())
 
     def _state(self) -> tuple[Flask, State]:
         """Returns the app to act on, one of those of this extension, and its state.

@@ -47,6 +47,7 @@ class Note(NamedTuple):
     :param owes_id: a new ID is due, because a response could not deliver its cookie.
     :param deleted: the browser's cookie was deleted because the session became empty.
     :param client: address and browser at the sign-in, and at the last use.
+    :param adopted: the session is from an older place, where its user signed in.
     :param endpoint: the endpoint at which the session was created; empty: none.
     """
 
@@ -58,6 +59,7 @@ class Note(NamedTuple):
     permanent: bool = False
     owes_id: bool = False
     deleted: bool = False
+    adopted: bool = False
     client: tuple[str, ...] = ()
     endpoint: str = ""
 
@@ -144,7 +146,7 @@ def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
 _CLIENT_PARTS = (0, 4)
 # The only parts of nearly all notes.
 _USUAL = frozenset("se")
-_FLAGS = ("permanent", "owes_id", "deleted")
+_FLAGS = ("permanent", "owes_id", "deleted", "adopted")
 
 
 def dumps(note: Note) -> bytes:

@@ -228,6 +228,11 @@ class MemoryTables:
         """See :meth:`.tables.Tables.forget_endings`."""
         self._endings[kind].forget(now)
 
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """See :meth:`.tables.Tables.count_endings`."""
+        del exact
+        return len(self._endings[kind])
+
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`.tables.Tables.document`."""
         return self._documents.get(name, (b"", 0))
@@ -307,6 +312,9 @@ class _Endings:
         # Tuples of plain values, which the garbage collector does not track; it would a reason.
         self._rows: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._keys_of: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def put(self, key: str, owner: str, ending: Ending, until: int) -> None:
         self._remove(key)

@@ -1,5 +1,6 @@
 """The contract of stores, put together from its parts."""
 
+from .adoption import AdoptionContract
 from .many import ManySessionsContract
 from .overrides import OverridesContract
 from .repeating import RepeatedCallsContract
@@ -13,6 +14,7 @@ class StoreContract(
     UsersContract,
     OverridesContract,
     RepeatedCallsContract,
+    AdoptionContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 

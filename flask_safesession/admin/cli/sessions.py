@@ -19,6 +19,7 @@ from ...model.policy import milliseconds
 from ...model.text import printable
 from ...model.tokens import is_handle, new_stamp
 from ...stores.base import Live
+from ...web.adoption import close_adoption
 from ...web.info import SessionInfo
 from .. import directory
 from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
@@ -146,6 +147,7 @@ def _end_all(state: Any, *, sure: bool) -> int:
     if not sure:
         question = f"End all {count} sessions, of users and anonymous visitors?"
         click.confirm(question, abort=True, err=True)
+    close_adoption(state.store, state.settings)
     state.store.end_all(new_stamp())
     return count
 

@@ -39,6 +39,7 @@ class Status(IntEnum):
     ENDED = 9
     UNSURE = 10
     TOO_MANY = 11
+    MOVED = 12
 
 
 # Bytes of one removed session in the scripts' lists: key, and removal note.

@@ -86,6 +86,7 @@ _STATEMENTS = {
         ORDER BY id DESC LIMIT 1 OFFSET ?) AS oldest)""",
     "forget": f"""DELETE FROM {_ENDINGS} WHERE id IN (SELECT id FROM (
         SELECT id FROM {_ENDINGS} WHERE kind = ? AND expires <= ? LIMIT 100) AS expired)""",
+    "count_endings": f"SELECT COUNT(*) FROM {_ENDINGS} WHERE kind = ?",
     "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
     "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
 }

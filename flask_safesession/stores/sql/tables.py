@@ -113,6 +113,7 @@ class SqlTables:
         self.statements: Statements = statements
         self._seen = _Seen()
         self._endings = count(1)
+        self._counted: dict[str, int] = {}
         self._groups = {""}  # those that are known to this process, to read ahead
 
     def transaction(
@@ -329,6 +330,12 @@ class SqlTables:
         """See :meth:`..tables.Tables.forget_endings`."""
         if self._seen.tidies or self._is_time_to_tidy():
             self._write("forget", kind, now)
+
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """See :meth:`..tables.Tables.count_endings`. Counting walks, so it is done rarely."""
+        if exact or kind not in self._counted or self._is_time_to_tidy():
+            self._counted[kind] = self._rows("count_endings", kind)[0][0]
+        return self._counted[kind]
 
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`..tables.Tables.document`."""
