@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from cachelib import FileSystemCache
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_session import Session as FlaskSession
+from time_machine import travel
 
 from flask_safesession import SafeSession, session
+from flask_safesession.errors import StoreUnavailable
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.testing import StoreKit
+from flask_safesession.stores.redis import open_shards
+from flask_safesession.testing import FakeClock, StoreKit
+from flask_safesession.testing.kit import together
 
 from ..support.servers import Server
 from ..support.views import do
@@ -49,6 +59,43 @@ def browser(app: Flask, cookie: str) -> FlaskClient:
 def read(client: FlaskClient) -> Any:
     found: Any = client.get("/read").json
     return {key: value for key, value in found.items() if key[0] != "_"}
+
+
+class SilentStore(MemoryStore):
+    """Fails at each call for a session."""
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a call")
+
+    adopt = follow = load
+
+
+class MeetingStore:
+    """Passes calls on to *store*; before the one with the number *at* it calls *meet*."""
+
+    shared = True
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.plan(0)
+
+    def plan(self, at: int, meet: Callable[[], object] | None = None) -> None:
+        self.calls, self.at, self.meet = 0, at, meet
+
+    def at_call(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.at and self.meet is not None:
+                meet, self.meet = self.meet, None
+                meet()
+            return method(*args, **kwargs)
+
+        return call
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+        watched = ("load", "create", "commit", "rotate", "end", "adopt", "follow", "close_adoption")
+        return self.at_call(method) if name in watched else method
 
 
 class Old:
@@ -181,3 +228,454 @@ def test_a_response_that_nobody_receives_loses_nothing(old: Old, site: Site) -> 
     assert read(again) == {"user_id": "7", "cart": "two"}
     assert cookie_of(again) != cookie
     assert len(app.extensions["tested.safe"].sessions_of(7)) == 1
+
+
+def test_a_late_request_follows_the_link(old: Old, site: Site) -> None:
+    cookie, app = cookie_of(old.browser()), site(old)
+    first, late = browser(app, cookie), browser(app, cookie)
+    first.post("/do?set=cart:two")
+    first.post("/do?set=cart:three")
+    assert read(late) == {"user_id": "7", "cart": "three"}
+    assert cookie_of(late) == cookie_of(first)
+
+
+def test_nobody_is_lost_by_eight_threads(old: Old, site: Site, kit: StoreKit) -> None:
+    browsers = [old.browser(f"set=user_id:{n}&set=cart:{n}") for n in range(4)]
+    app = site(old)
+
+    def shop(number: int) -> tuple[Any, str]:
+        client = browser(app, cookie_of(browsers[number // 2]))
+        assert client.post(f"/do?set=own{number}:1").status_code == 200
+        return read(client), cookie_of(client)
+
+    found = together(8, shop)
+    for number, (data, cookie) in enumerate(found):
+        user = str(number // 2)
+        assert data.items() >= {"user_id": user, "cart": user, f"own{number}": "1"}.items()
+        assert read(browser(app, cookie)).keys() >= {f"own{number // 2 * 2}", f"own{number}"}
+        assert len(app.extensions["tested.safe"].sessions_of(user)) == 1
+
+
+def test_an_adopted_session_is_never_fresh_until_its_user_signs_in(old: Old, site: Site) -> None:
+    client = browser(site(old), cookie_of(old.browser("set=user_id:7")))
+    assert client.get("/fresh").status_code == 403
+    client.post("/do?renew=1&set=_tier:x")
+    assert client.get("/fresh").status_code == 403
+    client.post("/do?set=user_id:7")
+    assert client.get("/fresh").status_code == 200
+
+
+def test_what_other_extensions_take_for_a_recent_sign_in_stays_behind(old: Old, site: Site) -> None:
+    before = old.browser("set=user_id:7&set=_fresh:1&set=fs_paa:2e9")
+    found: Any = browser(site(old), cookie_of(before)).get("/read").json
+    assert found["_fresh"] is False
+    assert "fs_paa" not in found
+
+
+@pytest.mark.parametrize("end", ["clear=1", "drop=user_id"])
+def test_a_logout_closes_adoption_for_the_user_and_for_nobody_else(
+    old: Old, site: Site, end: str
+) -> None:
+    phone, desk, other = (
+        old.browser(f"set=user_id:{query}") for query in ("7", "7&set=cart:pen", "8")
+    )
+    app = site(old)
+    moved = browser(app, cookie_of(phone))
+    moved.post(f"/do?{end}")
+    assert "user_id" not in read(moved)
+    assert read(browser(app, cookie_of(phone))) == {}  # nor by a copy of the old cookie
+    late = browser(app, cookie_of(desk))
+    assert read(late) == {}
+    assert read(browser(app, cookie_of(other))) == {"user_id": "8"}
+    late.post("/do?set=user_id:7")
+    assert read(late) == {"user_id": "7"}
+
+
+@pytest.mark.parametrize("end", ["end_user", "end_others", "end_all"])
+def test_ends_from_outside_close_it_too(old: Old, site: Site, end: str) -> None:
+    phone, desk, other = (
+        old.browser(f"set=user_id:{query}") for query in ("7", "7&set=cart:pen", "8")
+    )
+    app = site(old)
+    moved = browser(app, cookie_of(phone))
+    assert read(moved)["user_id"] == "7"
+    safe: SafeSession = app.extensions["tested.safe"]
+    if end == "end_user":
+        safe.end_user(7)
+    elif end == "end_all":
+        safe.end_all()
+    else:
+        moved.post("/alone")
+    assert bool(read(moved)) is (end == "end_others")
+    assert read(browser(app, cookie_of(phone))) == read(moved)
+    assert read(browser(app, cookie_of(desk))) == {}
+    assert bool(read(browser(app, cookie_of(other)))) is (end != "end_all")
+
+
+def test_a_live_cookie_of_ours_wins(old: Old, site: Site) -> None:
+    app = site(old)
+    ours = app.test_client()
+    ours.post("/do?set=user_id:1")
+    both = f"session={cookie_of(old.browser())}; session={cookie_of(ours)}"
+    found: Any = app.test_client(use_cookies=False).get("/read", headers={"Cookie": both}).json
+    assert found == {"user_id": "1"}
+    assert old.left is None or old.left() == 1
+
+
+def test_an_ended_session_of_ours_does_not_go_on_from_the_old_cookie(old: Old, site: Site) -> None:
+    cookie, app = cookie_of(old.browser()), site(old)
+    client = browser(app, cookie)
+    read(client)
+    app.extensions["tested.safe"].end(app.extensions["tested.safe"].sessions_of(7)[0].handle)
+    again = browser(app, cookie)
+    assert read(again) == {}
+    again.post("/do?set=cart:new")  # into the stand-in of the dead ID
+    assert read(again) == read(browser(app, cookie)) == {"cart": "new"}
+
+
+def test_nothing_comes_after_the_date(
+    old: Old, site: Site, kit: StoreKit, clock: FakeClock
+) -> None:
+    app = site(old, store=MemoryStore(clock), adopt_until=datetime.fromtimestamp(10, UTC))
+    assert read(browser(app, cookie_of(old.browser()))) == {}
+    assert old.left is None or old.left() == 1
+
+
+def test_a_visitor_without_a_user_keeps_the_cart(old: Old, site: Site) -> None:
+    client = browser(site(old), cookie_of(old.browser("set=cart:pen")))
+    assert read(client) == {"cart": "pen"}
+    client.post("/do?set=user_id:7")
+    assert read(client) == {"cart": "pen", "user_id": "7"}
+
+
+def test_a_cookie_that_leads_nowhere_is_a_new_visitor(old: Old, site: Site) -> None:
+    client = browser(site(old), "A" * 43)
+    assert read(client) == {}
+    client.post("/do?set=cart:pen")
+    assert read(client) == {"cart": "pen"}
+
+
+# -- what happens between the steps -------------------------------------------------------------
+
+
+def _place(app: Flask) -> Any:
+    interface: Any = app.session_interface
+    return interface.adoption.places[0]
+
+
+def test_a_crash_between_link_and_deletion_loses_nothing_and_doubles_nothing(
+    old: Old, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cookie, app = cookie_of(old.browser()), site(old)
+    with monkeypatch.context() as patch:
+        patch.setattr(_place(app), "delete", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            browser(app, cookie).get("/read")
+    assert old.left is None or old.left() == 1
+    again = browser(app, cookie)
+    assert read(again) == {"user_id": "7", "cart": "book"}
+    assert old.left is None or old.left() == 0
+    assert len(app.extensions["tested.safe"].sessions_of(7)) == 1
+
+
+def test_a_deletion_that_fails_is_no_error(
+    old: Old, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = site(old)
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr(_place(app), "delete", fail)
+    client = browser(app, cookie_of(old.browser()))
+    assert read(client) == read(client) == {"user_id": "7", "cart": "book"}
+
+
+def test_an_outage_of_the_old_place_is_a_503_and_signs_nobody_out(
+    old: Old, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cookie, app = cookie_of(old.browser()), site(old)
+    client = browser(app, cookie)
+    with monkeypatch.context() as patch:
+        patch.setattr(_place(app), "read", _down)
+        for method in (client.get, client.post):
+            refused = method("/do?set=cart:new")
+            assert refused.status_code == 503
+            assert "Set-Cookie" not in refused.headers
+    assert read(client) == {"user_id": "7", "cart": "book"}
+
+
+def _down(*_: object) -> Any:
+    raise StoreUnavailable("down")
+
+
+@pytest.mark.parametrize("end", ["", "clear=1"])
+def test_an_old_worker_that_writes_its_record_back_revives_nothing(
+    old: Old, site: Site, end: str
+) -> None:
+    before = old.browser()
+    cookie, app = cookie_of(before), site(old)
+    worker = old.app.test_request_context("/read", headers={"Cookie": f"session={cookie}"})
+    with worker:
+        session["cart"] = "from the old worker"
+        client = browser(app, cookie)
+        assert read(client) == {"user_id": "7", "cart": "book"}
+        if end:
+            client.post(f"/do?{end}")
+        response = old.app.response_class()
+        old.app.session_interface.save_session(old.app, session._get_current_object(), response)  # type: ignore[attr-defined]
+    late = browser(app, cookie)
+    assert read(late) == ({} if end else {"user_id": "7", "cart": "book"})
+
+
+@pytest.mark.parametrize("late", ["set=late:1", "clear=1", "set=user_id:7"])
+def test_two_requests_that_meet_anywhere_use_one_session(
+    old: Old, site: Site, kit: StoreKit, late: str
+) -> None:
+    met = 0
+    for at in count(1):
+        store = MeetingStore(MemoryStore())
+        cookie, app = cookie_of(old.browser()), site(old, store=store)
+        _place(app).read = meeting = store.at_call(_place(app).read)
+        one, two = browser(app, cookie), browser(app, cookie)
+        store.plan(at, partial(two.post, f"/do?{late}"))
+        assert one.post("/do?set=mine:1").status_code == 200
+        if store.meet is not None:
+            break
+        met += 1
+        safe: SafeSession = app.extensions["tested.safe"]
+        assert len(safe.sessions_of(7)) == (0 if late == "clear=1" else 1), at
+        assert ("user_id" in read(browser(app, cookie))) is (late == "set=late:1"), at
+        if late == "set=late:1":
+            assert read(one) == {"user_id": "7", "cart": "book", "mine": "1", "late": "1"}
+            assert cookie_of(one) == cookie_of(two)
+        del meeting
+    assert met > 2
+
+
+# -- Flask-Session's formats --------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_place(any_server: Server) -> Iterator[Callable[..., Old]]:
+    client = any_server.client()
+    place = f"flask-session+redis://127.0.0.1:{any_server.port}/0"
+
+    def make(**config: Any) -> Old:
+        found = flask_session(place, SESSION_TYPE="redis", SESSION_REDIS=client, **config)
+        found.config = config
+        return found
+
+    yield make
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"SESSION_SERIALIZATION_FORMAT": "json"},
+        {"SESSION_KEY_PREFIX": "shop:"},
+        {"SESSION_KEY_PREFIX": ""},
+        {"SESSION_ID_LENGTH": 64, "SESSION_KEY_PREFIX": ""},
+        {"SESSION_PERMANENT": False},
+    ],
+    ids=["json", "prefix", "none", "longer", "not-permanent"],
+)
+def test_its_settings_are_followed(
+    redis_place: Callable[..., Old], site: Site, config: dict[str, Any]
+) -> None:
+    old = redis_place(**config)
+    assert read(browser(site(old), cookie_of(old.browser()))) == {"user_id": "7", "cart": "book"}
+
+
+@pytest.mark.filterwarnings("ignore:The 'use_signer' option:DeprecationWarning")
+def test_a_signed_id_is_verified(redis_place: Callable[..., Old], site: Site) -> None:
+    old = redis_place(SESSION_USE_SIGNER=True)
+    cookie, app = cookie_of(old.browser()), site(old)
+    sid = cookie.rpartition(".")[0]
+    for forged in (sid, f"{sid}.{'x' * 27}"):
+        assert read(browser(app, forged)) == {}
+    app.config["SECRET_KEY_FALLBACKS"] = [KEY]
+    app.secret_key = "another one, since the first has been long in use"
+    assert read(browser(app, cookie)) == {"user_id": "7", "cart": "book"}
+
+
+def test_values_come_back_as_it_wrote_them(redis_place: Callable[..., Old], site: Site) -> None:
+    old = redis_place()
+    values = {"list": [1, {"a": None}], "at": datetime(2030, 1, 2, tzinfo=UTC), "raw": b"\x00"}
+    old.app.add_url_rule("/values", "values", lambda: session.update(values) or "done")
+    client = old.app.test_client()
+    client.get("/values")
+    app = site(old)
+    app.add_url_rule("/same", "same", lambda: str({k: session[k] for k in values} == values))
+    assert browser(app, cookie_of(client)).get("/same").text == "True"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"not a session", b"[1, 2]", b"17", b'{"a": 1', b"\xff\xff", msgpack.packb({1: 2}), b""],
+    ids=["text", "list", "number", "cut", "bytes", "other-keys", "empty"],
+)
+@pytest.mark.parametrize("prefix", ["", "session:"])
+def test_what_does_not_decode_as_a_session_is_never_deleted(
+    redis_place: Callable[..., Old], site: Site, any_server: Server, value: bytes, prefix: str
+) -> None:
+    app, client = site(redis_place(SESSION_KEY_PREFIX=prefix)), any_server.client()
+    client.set(prefix + "A" * 43, value)
+    visitor = browser(app, "A" * 43)
+    assert read(visitor) == {}
+    visitor.post("/do?set=cart:pen")
+    assert client.get(prefix + "A" * 43) == value
+    client.close()
+
+
+def test_without_a_prefix_only_ids_of_its_length_are_looked_up(
+    redis_place: Callable[..., Old], site: Site, any_server: Server
+) -> None:
+    app, client = site(redis_place(SESSION_KEY_PREFIX="")), any_server.client()
+    client.set("settings", json.dumps({"colour": "red"}))
+    client.rpush("B" * 43, "a list")
+    for name in ("settings", "B" * 43, "a:b", "é", "%", "A" * 3000):
+        assert read(browser(app, name)) == {}
+    assert json.loads(client.get("settings")) == {"colour": "red"}
+    assert client.llen("B" * 43) == 1
+    client.close()
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("unpickled",))
+
+
+@pytest.mark.parametrize("value", [{"user_id": "7"}, {"user_id": Bomb()}], ids=["plain", "bomb"])
+def test_a_pickle_is_refused_and_reported_once(
+    redis_place: Callable[..., Old],
+    site: Site,
+    any_server: Server,
+    caplog: pytest.LogCaptureFixture,
+    value: Any,
+) -> None:
+    app, client = site(redis_place()), any_server.client()
+    client.set("session:" + "A" * 43, pickle.dumps(value))
+    visitor = browser(app, "A" * 43)
+    assert read(visitor) == read(visitor) == {}
+    [said] = [r.getMessage() for r in caplog.records if "pickle" in r.getMessage()]
+    assert "let Flask-Session 0.8 run for a while before you move" in said
+    assert client.exists("session:" + "A" * 43)
+    client.close()
+
+
+def test_a_file_with_more_than_plain_values_is_refused(
+    tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = FileSystemCache(str(tmp_path), threshold=0)
+    old = flask_session(
+        f"flask-session+file://{tmp_path}", SESSION_TYPE="cachelib", SESSION_CACHELIB=cache
+    )
+    cache.set("session:" + "A" * 43, {"user_id": Bomb()})
+    cache.set("session:" + "B" * 43, {"user_id": "8", "seen": {1, 2}, "at": (1.5, None, -7, b"")})
+    app = site(old)
+    app.add_url_rule("/values", "values", lambda: repr(sorted(session.items())))
+    assert read(browser(app, "A" * 43)) == {}
+    assert "is a pickle, which is never read" in caplog.text
+    found = browser(app, "B" * 43).get("/values").text
+    assert found == repr([("at", (1.5, None, -7, b"")), ("seen", {1, 2}), ("user_id", "8")])
+
+
+def test_a_folder_that_is_missing_is_an_outage(tmp_path: Path, site: Site) -> None:
+    app = site(Old(Flask("old"), f"flask-session+file://{tmp_path / 'gone'}"))
+    assert browser(app, "A" * 43).get("/read").status_code == 503
+
+
+def test_a_server_that_is_down_is_an_outage(site: Site) -> None:
+    for url in ("redis://127.0.0.1:1/0", "memcached://127.0.0.1:1", "postgresql://127.0.0.1:1/x"):
+        app = site(Old(Flask("old"), f"flask-session+{url}"))
+        assert browser(app, "A" * 43).get("/read").status_code == 503
+        assert app.test_client().get("/read").status_code == 200
+
+
+# -- Flask's own cookies ------------------------------------------------------------------------
+
+
+def test_an_old_cookie_keeps_its_age_and_is_refused_after_its_lifetime(site: Site) -> None:
+    old = with_cookies()
+    begun = datetime.now(UTC)
+    cookie = cookie_of(old.browser())
+    app = site(old, store=MemoryStore(lambda: int(time.time() * 1000)))
+    with travel(begun + timedelta(hours=11), tick=False):
+        client = browser(app, cookie)
+        assert client.get("/age").text.startswith(f"{begun:%Y-%m-%d %H:%M}")
+    with travel(begun + timedelta(hours=13), tick=False):
+        assert read(client) == {}  # the lifetime of 12 hours counts from then
+        assert read(browser(app, cookie)) == {}
+
+
+def test_a_cookie_older_than_flask_allows_is_refused(site: Site) -> None:
+    old = with_cookies()
+    cookie = cookie_of(old.browser())
+    begun = datetime.now(UTC)
+    clock = MemoryStore(lambda: int(time.time() * 1000))
+    app = site(old, store=clock, lifetime="60d", idle_timeout="60d", adopt_until="2999-12-31")
+    app.permanent_session_lifetime = timedelta(days=3)
+    with travel(begun + timedelta(days=3, seconds=5), tick=False):
+        assert read(browser(app, cookie)) == {}
+    with travel(begun + timedelta(days=2), tick=False):
+        assert read(browser(app, cookie)) == {"user_id": "7", "cart": "book"}
+
+
+def test_a_forged_cookie_costs_no_call(site: Site) -> None:
+    old = with_cookies()
+    cookie = cookie_of(old.browser())
+    app = site(old, store=SilentStore())
+    for value in (cookie[:-1] + "x", "a.b.c", ".", "x" * 3000):
+        assert read(browser(app, value)) == {}
+
+
+def test_a_failed_signature_of_ours_falls_through_to_nothing(
+    site: Site, redis_place: Callable[..., Old]
+) -> None:
+    old = redis_place()
+    app = site(old)
+    client = app.test_client()
+    client.post("/do?set=cart:pen")
+    forged = cookie_of(client)[:-1] + ("A" if cookie_of(client)[-1] != "A" else "B")
+    _place(app).read = pytest.fail
+    assert read(browser(app, forged)) == {}
+
+
+# -- SafeSession's own places -------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_shards(any_server: Server) -> Iterator[Callable[[str, int], Any]]:
+    """Makes stores under several prefixes."""
+    client, made = any_server.client(), []
+
+    def make(prefix: str, shards: int) -> Any:
+        made.append(open_shards(client, prefix=prefix, timeout=5, shards=shards))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+    client.close()
+
+
+def test_a_move_to_more_shards(make_app: MakeApp, make_shards: Callable[[str, int], Any]) -> None:
+    old = views(make_app(store=make_shards("few", 1)))
+    before = [old.test_client() for _ in range(12)]
+    for number, client in enumerate(before):
+        client.post(f"/do?set=user_id:{number // 2}&set=cart:{number}")
+    anonymous = old.test_client()
+    anonymous.post("/do?set=cart:pen")
+    ready = [old.extensions["safesession"].store]
+    app = views(make_app(store=make_shards("more", 4), adopt=ready, shards=4))
+    after = [browser(app, cookie_of(client)) for client in (*before, *before)]
+    for number, client in enumerate(after):
+        cart = str(number % 12)
+        assert read(client) == {"user_id": str(int(cart) // 2), "cart": cart}
+    assert read(browser(app, cookie_of(anonymous))) == {"cart": "pen"}
+    safe: SafeSession = app.extensions["tested.safe"]
+    assert [len(safe.sessions_of(user)) for user in range(6)] == [2] * 6
+    assert safe.count() == 13
+    assert app.extensions["safesession"].store.adoptions().total == 13
