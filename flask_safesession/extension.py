@@ -30,7 +30,7 @@ from .model.tokens import new_stamp
 from .stores.base import Store
 from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
-from .web.adoption import close_adoption
+from .web.adoption import Adoption, close_adoption
 from .web.adoption.opening import open_adoption
 from .web.client import label_of
 from .web.info import SessionInfo
@@ -53,6 +53,8 @@ class State:
     takeover: Takeover
     #: Where the sessions are stored: apps of one process with equal places share them.
     place: Hashable = field(repr=False)  # a URL may hold a password
+    #: ``None`` without ``SAFESESSION_ADOPT``.
+    adoption: Adoption | None = None
 
     @property
     def settings(self) -> Settings:
@@ -118,7 +120,8 @@ class SafeSession:
             _begin(opened, current, neighbours)
         report_lost_settings(app.config, own)
         place = place_of(opened, own.settings.store, own.settings.key_prefix)
-        state = State(current, PurgeJob(app, current, neighbours), Takeover(app), place)
+        job = PurgeJob(app, current, neighbours)
+        state = State(current, job, Takeover(app), place, adoption)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:

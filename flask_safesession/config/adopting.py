@@ -49,11 +49,14 @@ class OldPlace(NamedTuple):
 
 
 def old_places(given: object) -> tuple[OldPlace, ...]:
-    """Returns the places in a list of texts; a single one need not be in a list.
+    """Returns the places in a list of texts and stores; a single one need not be in a list.
 
     :raises ConfigError: with every problem, without passwords.
+    :raises ValueError: it is no such list.
     """
     several = given if isinstance(given, (list, tuple)) else (given,)
+    if not all(_is_place(one) for one in several):
+        raise ValueError
     problems, found = [], []
     for one in several:
         try:
@@ -65,6 +68,12 @@ def old_places(given: object) -> tuple[OldPlace, ...]:
     if problems:
         raise ConfigError(problems)
     return tuple(found)
+
+
+def _is_place(given: object) -> bool:
+    if isinstance(given, str):
+        return given == FLASK_COOKIE or "://" in given
+    return hasattr(given, "load")
 
 
 def _place(given: object) -> OldPlace:
@@ -108,7 +117,8 @@ def moment(given: object) -> int:
 def check_places(keys: Keys) -> None:
     """Add a problem for each place that contradicts another setting."""
     places: Iterable[OldPlace] = keys["ADOPT"] or ()
-    if keys["ADOPT_UNTIL"] is None and any(place.kind == FLASK_COOKIE for place in places):
+    is_undated = keys.shown("ADOPT_UNTIL").startswith("None")
+    if is_undated and any(place.kind == FLASK_COOKIE for place in places):
         keys.complain(
             "ADOPT_UNTIL",
             f"{FLASK_COOKIE!r} in {PREFIX}ADOPT requires a date, from which on old cookies, and"

@@ -58,7 +58,6 @@ class SafeSessionInterface(SessionInterface):
         self._overrides = overrides
         self._wake = wake
         self._end_user = end_user
-        self.adoption: Adoption | None = adoption
         self._nearly_full = False
         self._say = Once()
         self.loader: Loader = Loader(overrides, self._say, adoption)

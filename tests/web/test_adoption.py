@@ -359,8 +359,7 @@ def test_a_cookie_that_leads_nowhere_is_a_new_visitor(old: Old, site: Site) -> N
 
 
 def _place(app: Flask) -> Any:
-    interface: Any = app.session_interface
-    return interface.adoption.places[0]
+    return app.extensions["safesession"].adoption.places[0]
 
 
 def test_a_crash_between_link_and_deletion_loses_nothing_and_doubles_nothing(
