@@ -22,7 +22,7 @@ _SINGLE = tuple(scheme for scheme in REDIS_SCHEMES if "+" not in scheme)
 #: The schemes of Flask-Session's places.
 SCHEMES: tuple[str, ...] = (*_SINGLE, *SQL_SCHEMES, "sqlite", "memcached", "file")
 # Our own parameters of a SafeSession URL.
-_OWN = re.compile(r"[?&](prefix|shards)=([^&#]*)")
+_OWN = ("prefix", "shards")
 
 
 class OldPlace(NamedTuple):
@@ -88,15 +88,16 @@ def _place(given: object) -> OldPlace:
             fix = f"after {FLASK_SESSION} give a URL that begins with {', '.join(SCHEMES)} and ://"
             raise ConfigError([f"{PREFIX}ADOPT has {hide_password(given)!r}: {fix}"])
         return OldPlace(FLASK_SESSION, url)
-    own = dict(_OWN.findall(given))
-    url = _OWN.sub("", given)
-    if "?" not in url:
-        url = url.replace("&", "?", 1)  # the first parameter was one of ours
+    head, _, query = given.partition("?")
+    parts = [part.partition("=") for part in query.split("&") if part]
+    own = {name: value for name, _, value in parts if name in _OWN}
+    rest = "&".join("".join(part) for part in parts if part[0] not in _OWN)
     shards = own.get("shards", "0")
-    if not shards.isdecimal() or int(shards) > MAX_SHARDS:
+    if not re.fullmatch("[0-9]{1,2}", shards) or int(shards) > MAX_SHARDS:
         problem = f"{PREFIX}ADOPT has shards={shards}: give the number of shards of the old place"
         raise ConfigError([problem])
-    return OldPlace("safesession", check_store(url), own.get("prefix", ""), int(shards))
+    url = check_store(f"{head}?{rest}" if rest else head)
+    return OldPlace("safesession", url, own.get("prefix", ""), int(shards))
 
 
 def moment(given: object) -> int:

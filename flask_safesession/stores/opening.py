@@ -257,17 +257,19 @@ def _open_sqlite(url: str, folder: str, options: Any) -> Store:
 def _check_sql(url: str) -> None:
     from .sql.servers.url import read_url
 
-    _driver(url).check(read_url(url).url)
+    sql_driver(url).check(read_url(url).url)
 
 
 def _open_sql(url: str, folder: str, options: Any) -> Store:
     del folder
     from .sql.servers.store import SqlServerStore
 
-    return SqlServerStore(url, _driver(url), prefix=options["prefix"], timeout=options["timeout"])
+    return SqlServerStore(
+        url, sql_driver(url), prefix=options["prefix"], timeout=options["timeout"]
+    )
 
 
-def _driver(url: str) -> Any:
+def sql_driver(url: str) -> Any:
     """Returns how to connect to the SQL server of *url*.
 
     :raises ValueError: its driver is not installed.

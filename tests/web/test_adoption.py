@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from cachelib import FileSystemCache
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_session import Session as FlaskSession
+from pymemcache.client.base import PooledClient as MemcachedClient
 from time_machine import travel
 
 from flask_safesession import SafeSession, session
@@ -27,7 +29,8 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 from flask_safesession.testing.kit import together
 
-from ..support.servers import Server
+from ..support.databases import Database
+from ..support.servers import Server, free_port, poll
 from ..support.views import do
 
 KEY = "a key for tests that is long enough"
@@ -193,6 +196,44 @@ def _with_sqlalchemy(url: str, scheme: str = "") -> Iterator[Old]:
         db.engine.dispose()
 
 
+@pytest.fixture(params=["postgresql", "mysql", "memcached"])
+def on_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Old]:
+    """Flask-Session on the other kinds of servers."""
+    if request.param == "memcached":
+        yield from _with_memcached()
+        return
+    database: Database = request.getfixturevalue(request.param)
+    url = database.url()
+    driver = {"postgresql": "psycopg", "mysql": "pymysql"}[request.param]
+    with_driver = url.replace("://", f"+{driver}://", 1)
+    yield from _with_sqlalchemy(with_driver, url)
+
+
+def _with_memcached() -> Iterator[Old]:
+    port = free_port()
+    server = subprocess.Popen(["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(port)])
+    # Otherwise it does not wait until a session is stored.
+    client = MemcachedClient(("127.0.0.1", port), default_noreply=False)
+    poll("memcached", lambda: _answers(client))
+    try:
+        yield flask_session(
+            f"flask-session+memcached://127.0.0.1:{port}",
+            SESSION_TYPE="memcached",
+            SESSION_MEMCACHED=client,
+        )
+    finally:
+        client.close()
+        server.kill()
+        server.wait()
+
+
+def _answers(client: Any) -> bool:
+    try:
+        return bool(client.version())
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def site(make_app: MakeApp, kit: StoreKit) -> Callable[..., Flask]:
     """Makes the new app, with the old one's settings."""
@@ -218,6 +259,15 @@ def test_who_was_signed_in_before_is_signed_in_after(old: Old, site: Site) -> No
     assert read(after) == {"user_id": "7", "cart": "book"}
     assert old.left is None or old.left() == 0
     assert after.application.extensions["tested.safe"].sessions_of(7)
+
+
+def test_so_it_is_on_other_servers(on_server: Old, site: Site, kit: StoreKit) -> None:
+    test_who_was_signed_in_before_is_signed_in_after(on_server, site)
+    test_nobody_is_lost_by_eight_threads(on_server, site, kit)
+
+
+def test_there_an_old_worker_revives_nothing(on_server: Old, site: Site) -> None:
+    test_an_old_worker_that_writes_its_record_back_revives_nothing(on_server, site, "clear=1")
 
 
 def test_a_response_that_nobody_receives_loses_nothing(old: Old, site: Site) -> None:

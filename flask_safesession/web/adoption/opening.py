@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 from flask import Flask
 
@@ -12,10 +12,12 @@ from ...config.overrides import Overrides
 from ...config.reading import PREFIX
 from ...errors import ConfigError
 from ...events import Once
-from ...stores.opening import CannotDo, open_store
+from ...stores.opening import CannotDo, Opened, open_store
+from ...stores.urls import SQL_SCHEMES
 from . import Adoption
 from .places.base import Place
 from .places.cookies import FlaskCookies
+from .places.files import FileBackend
 from .places.flask_session import Backend, FlaskSession
 from .places.formats import decode, decode_plain
 from .places.safesession import SafeSessionPlace
@@ -53,45 +55,49 @@ def _opened(app: Flask, overrides: Overrides, say: Callable[..., None]) -> Itera
 
 def _own(app: Flask, place: OldPlace, overrides: Overrides) -> SafeSessionPlace:
     settings = overrides.settings
-    ready = not isinstance(place.store, str)
+    shards = place.shards or settings.shards
     opened = open_store(
         place.store,
         app.instance_path,
         prefix=place.prefix or settings.key_prefix,
         timeout=settings.store_timeout,
-        shards=place.shards or (_shards_of(place.store) if ready else settings.shards),
+        shards=shards if isinstance(place.store, str) else len(Opened.of(place.store).shards) or 1,
         wait_replicas=0,
     )
+    file = getattr(opened.store, "path", None)
+    if file is not None and not Path(file).exists():
+        raise _wrong(place, f"there is no file {file}")
     return SafeSessionPlace(place.name, opened, lambda: overrides.settings)
-
-
-def _shards_of(store: Any) -> int:
-    return max(1, len(getattr(store, "shards", ())))
 
 
 def _backend(place: OldPlace, app: Flask, timeout: float) -> Backend:
     url: str = place.store
-    scheme = url.partition(":")[0]
-    if scheme == "file":
-        from .places.files import FileBackend
+    scheme, _, rest = url.partition("://")
+    try:
+        if scheme == "file":
+            return FileBackend(rest)
+        if scheme == "memcached":
+            from .places.memcached import MemcachedBackend
 
-        return FileBackend(url.removeprefix("file://"))
-    if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
+            return MemcachedBackend(rest, timeout)
+        if scheme == "sqlite":
+            from .places.sql import in_file
+
+            path = Path(app.instance_path) / rest.removeprefix("/")
+            return in_file(str(path), app.config, timeout)
+        if scheme in SQL_SCHEMES:
+            from .places.sql import on_server
+
+            return on_server(url, app.config, timeout)
         from .places.redis import RedisBackend
 
         return RedisBackend(url, timeout)
-    try:
-        return _other_backend(scheme, url, app, timeout)
     except ModuleNotFoundError as error:
-        fix = f"{error.name} is not installed: pip install it as long as you adopt"
-        raise ConfigError([f"{PREFIX}ADOPT has {place.name!r}, but {fix}"]) from error
+        text = f"{error.name} is not installed: pip install it for as long as you adopt"
+        raise _wrong(place, text) from error
+    except ValueError as error:
+        raise _wrong(place, str(error)) from error
 
 
-def _other_backend(scheme: str, url: str, app: Flask, timeout: float) -> Backend:
-    if scheme == "memcached":
-        from .places.memcached import MemcachedBackend
-
-        return MemcachedBackend(url, timeout)
-    from .places.sql import SqlBackend
-
-    return SqlBackend(url, app.config, timeout)
+def _wrong(place: OldPlace, problem: str) -> ConfigError:
+    return ConfigError([f"{PREFIX}ADOPT has {place.name!r}: {problem}"])

@@ -15,11 +15,11 @@ _PORT = "11211"
 class MemcachedBackend:
     """Items of one server; each call takes *timeout* seconds at most, and one connection.
 
-    :param url: ``memcached://host:port``; the port may be missing.
+    :param server: ``host:port``; the port may be missing.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
-        host, _, port = url.removeprefix("memcached://").rstrip("/").partition(":")
+    def __init__(self, server: str, timeout: float) -> None:
+        host, _, port = server.rstrip("/").partition(":")
         self._server = (host, int(port or _PORT))
         self._timeout = timeout
 

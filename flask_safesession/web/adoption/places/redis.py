@@ -24,7 +24,8 @@ class RedisBackend:
             f"{_SCHEMES.get(scheme, scheme)}://{rest}",
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
+            # Once more on a new connection: an idle one may have been cut.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
 
     def get(self, key: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Flask-Session in a table of a SQL database (its type ``sqlalchemy``), by plain drivers."""
+"""Flask-Session in a table of a SQL database, its type ``sqlalchemy``."""
 
 # ruff: noqa: S608  # the table is a setting of the app; no value of a visitor is part of a statement
 
@@ -7,104 +7,101 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, TypeAlias
 
 from ....errors import ConfigError, StoreUnavailable
+from ....stores.opening import sql_driver
+from ....stores.remote.deadline import deadline
+from ....stores.sql.servers.lines import Lost, Refused, TimedOut
+from ....stores.sql.servers.pool import CircuitOpen, Pool
+from ....stores.sql.servers.url import read_url
+from ....stores.sql.tables import Call
 
 _NAME = re.compile(r"[^\W\d]\w{0,62}")
-_SCHEMES = {"postgres": "postgresql", "mariadb": "mysql"}
-# The current time in UTC, in which Flask-Session writes its column.
-_NOW = {
-    "postgresql": "(now() AT TIME ZONE 'utc')",
-    "mysql": "UTC_TIMESTAMP(6)",
-    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
-}
+#: Runs a statement that is a transaction of its own, and returns its rows.
+Run: TypeAlias = Callable[[Call], list[Any]]
 
 
 class SqlBackend:
-    """Rows of Flask-Session's table. Each call has its own connection, and *timeout* seconds.
+    """Rows of Flask-Session's table.
 
+    :param run: on the database.
     :param config: with Flask-Session's names of the table and its schema.
+    :param now: SQL for the time in UTC, in which Flask-Session writes its column.
     :raises ConfigError: these are no names.
     """
 
-    def __init__(self, url: str, config: Mapping[str, Any], timeout: float) -> None:
-        scheme = url.partition("://")[0]
-        kind = _SCHEMES.get(scheme, scheme)
-        names = (config.get("SESSION_SQLALCHEMY_SCHEMA"), config.get("SESSION_SQLALCHEMY_TABLE"))
-        parts = [part for part in (names[0], names[1] or "sessions") if part]
-        if not all(_NAME.fullmatch(part) for part in parts):
-            shown = ".".join(map(str, parts))
-            raise ConfigError([f"SESSION_SQLALCHEMY_TABLE: {shown!r} is not the name of a table"])
-        quote = "`" if kind == "mysql" else '"'
-        table = ".".join(f"{quote}{part}{quote}" for part in parts)
-        self._mark = "?" if kind == "sqlite" else "%s"
-        self._table = f"{table} WHERE session_id = {self._mark}"
-        self._live = f"expiry > {_NOW[kind]}"
-        self._all = f"SELECT 1 FROM {table} WHERE {self._live}"
-        self._connect = _CONNECT[kind](url, timeout)
+    def __init__(self, run: Run, config: Mapping[str, Any], now: str, quote: str = '"') -> None:
+        table = config.get("SESSION_SQLALCHEMY_TABLE", "sessions")
+        names = [config.get("SESSION_SQLALCHEMY_SCHEMA"), table]
+        parts = [str(name) for name in names if name is not None]
+        if not all(map(_NAME.fullmatch, parts)):
+            raise ConfigError([f"SESSION_SQLALCHEMY_TABLE: {'.'.join(parts)!r} is no table's name"])
+        self._run = run
+        self._table = ".".join(f"{quote}{part}{quote}" for part in parts)
+        self._live = f"expiry > {now}"
 
     def get(self, key: str) -> bytes | None:
         """See :meth:`.flask_session.Backend.get`."""
-        rows = self._run(f"SELECT data FROM {self._table} AND {self._live}", key)
+        query = f"SELECT data FROM {self._table} WHERE session_id = ? AND {self._live}"
+        rows = self._run((query, (key,)))
         return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def delete(self, key: str) -> None:
         """See :meth:`.flask_session.Backend.delete`."""
-        self._run(f"DELETE FROM {self._table}", key)
+        self._run((f"DELETE FROM {self._table} WHERE session_id = ?", (key,)))
 
     def count(self, prefix: str, most: int) -> int | None:
         """See :meth:`.flask_session.Backend.count`: of all live rows, whatever their prefix."""
         del prefix
-        rows = self._run(f"SELECT COUNT(*) FROM ({self._all} LIMIT {int(most)}) AS live")
-        return int(rows[0][0])
+        some = f"SELECT 1 FROM {self._table} WHERE {self._live} LIMIT {most:d}"
+        return int(self._run((f"SELECT COUNT(*) FROM ({some}) AS live", ()))[0][0])
 
-    def _run(self, statement: str, *parameters: str) -> list[Any]:
+
+def on_server(url: str, config: Mapping[str, Any], timeout: float) -> SqlBackend:
+    """Returns the place on a server. Each call takes *timeout* seconds at most.
+
+    :raises ConfigError: the URL cannot be used.
+    """
+    place = read_url(url)
+    driver = sql_driver(url)
+    driver.check(place.url)
+    pool = Pool(driver.open(place.url, timeout), place.server, place.most, lambda _: None)
+
+    def run(call: Call) -> list[Any]:
+        statement = driver.dialect.render(call[0], "")
         try:
-            with closing(self._connect()) as connection:
-                cursor = connection.cursor()
-                cursor.execute(statement, parameters)
-                rows = list(cursor.fetchall()) if cursor.description else []
-                connection.commit()
-                return rows
-        except Exception as error:  # of whatever driver it is
-            text = f"the old place of sessions: {type(error).__name__}: {error}"
-            raise StoreUnavailable(text) from error
+            with deadline(timeout):
+                try:
+                    return _run_on(pool, (statement, call[1]))
+                except Lost as error:
+                    if isinstance(error, (CircuitOpen, TimedOut)):
+                        raise
+                    return _run_on(pool, (statement, call[1]))  # an idle connection was cut
+        except (Lost, Refused) as error:
+            raise StoreUnavailable(f"the old sessions on {place.server}: {error}") from error
+
+    if driver.dialect.name == "PostgreSQL":
+        return SqlBackend(run, config, "(now() AT TIME ZONE 'utc')")
+    return SqlBackend(run, config, "UTC_TIMESTAMP(6)", "`")
 
 
-def _postgresql(url: str, timeout: float) -> Callable[[], Any]:
-    import psycopg
-
-    seconds = max(2, round(timeout))  # the least that libpq accepts
-    options = f"-c statement_timeout={int(timeout * 1000)}"
-    return lambda: psycopg.connect(url, connect_timeout=seconds, options=options)
+def _run_on(pool: Pool, call: Call) -> list[Any]:
+    with pool.line() as line:
+        return line.run([call])[0].rows
 
 
-def _mysql(url: str, timeout: float) -> Callable[[], Any]:
-    import pymysql
-
-    parts = urlsplit(url)
-    socket = dict(parse_qsl(parts.query)).get("unix_socket")
-    given: dict[str, Any] = {
-        "host": parts.hostname or "localhost",
-        "port": parts.port or 3306,
-        "user": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "database": unquote(parts.path.lstrip("/")),
-        "unix_socket": socket,
-    }
-    given |= dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), timeout)
-    return lambda: pymysql.connect(**given)
-
-
-def _sqlite(url: str, timeout: float) -> Callable[[], Any]:
+def in_file(path: str, config: Mapping[str, Any], timeout: float) -> SqlBackend:
+    """Returns the place in a SQLite file, which must exist: a new one would sign everybody out."""
     import sqlite3
 
-    path = url.removeprefix("sqlite:///")
-    # It must be there: a new, empty file would sign everybody out.
-    name = f"file:{path}?mode=rw"
-    return lambda: sqlite3.connect(name, timeout=timeout, uri=True)
+    def run(call: Call) -> list[Any]:
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=rw", timeout=timeout, uri=True)) as one:
+                rows = one.execute(*call).fetchall()
+                one.commit()
+                return rows
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the old sessions in {path}: {error}") from error
 
-
-_CONNECT = {"postgresql": _postgresql, "mysql": _mysql, "sqlite": _sqlite}
+    return SqlBackend(run, config, "strftime('%Y-%m-%d %H:%M:%f', 'now')")
