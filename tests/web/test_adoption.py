@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -210,6 +211,8 @@ def on_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Old]:
 
 
 def _with_memcached() -> Iterator[Old]:
+    if shutil.which("memcached") is None:
+        pytest.skip("memcached is not on this machine")
     port = free_port()
     server = subprocess.Popen(["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(port)])
     # Otherwise it does not wait until a session is stored.
