@@ -292,6 +292,7 @@ def test_a_late_request_follows_the_link(old: Old, site: Site) -> None:
     assert cookie_of(late) == cookie_of(first)
 
 
+@pytest.mark.every_store
 def test_nobody_is_lost_by_eight_threads(old: Old, site: Site, kit: StoreKit) -> None:
     browsers = [old.browser(f"set=user_id:{n}&set=cart:{n}") for n in range(4)]
     app = site(old)
