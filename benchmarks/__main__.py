@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -17,7 +18,7 @@ from .results import Results
 from .rounds import rounds
 from .scale import size, size_and_times
 from .server import running
-from .sqlite import sqlite
+from .sql import speeds, waits, weights
 from .stage import STORES
 from .targets import targets
 from .traffic import measure
@@ -31,6 +32,7 @@ class Extent:
     sizes: tuple[int, ...]
     purged: int
     cap: int
+    databases: tuple[str, ...] = ()
 
 
 FULL = Extent(rounds=60, sizes=(1000, 100_000, 1_000_000), purged=1_000_000, cap=100_000)
@@ -39,7 +41,7 @@ QUICK = Extent(rounds=15, sizes=(1000, 20_000), purged=20_000, cap=5000)
 
 def _requests(results: Results, server: str, extent: Extent) -> None:
     with running(server) as started:
-        results.costs = measure(started, extent.rounds)
+        results.costs = measure(started, extent.rounds, extent.databases)
 
 
 def _scale(results: Results, server: str, extent: Extent) -> None:
@@ -63,9 +65,13 @@ def _rounds(results: Results, server: str, extent: Extent) -> None:
     results.rounds = [in_child(rounds, where, server, extent.cap) for where in STORES]
 
 
-def _sqlite(results: Results, server: str, extent: Extent) -> None:
+def _sql(results: Results, server: str, extent: Extent) -> None:
     del server
-    results.sqlite = sqlite(extent.rounds)
+    with TemporaryDirectory(prefix="safesession-") as folder:
+        for url in (f"sqlite:///{folder}/sessions.sqlite3", *extent.databases):
+            results.speeds += speeds(url, max(3, extent.rounds // 8))
+            results.waits.append(waits(url))
+            results.weights += weights(url, extent.sizes)
 
 
 PARTS: dict[str, Callable[[Results, str, Extent], None]] = {
@@ -73,7 +79,7 @@ PARTS: dict[str, Callable[[Results, str, Extent], None]] = {
     "scale": _scale,
     "purge": _purge,
     "rounds": _rounds,
-    "sqlite": _sqlite,
+    "sql": _sql,
 }
 
 
@@ -81,14 +87,20 @@ PARTS: dict[str, Callable[[Results, str, Extent], None]] = {
 @click.option("--quick", is_flag=True, help="Small stores and few rounds: a look, not a result.")
 @click.option("--rounds", type=click.IntRange(min=2), help="Rounds of the timed parts.")
 @click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="Only these parts.")
+@click.option("--database", "databases", multiple=True, help="The URL of a SQL server.")
 @click.option("--server", type=click.Choice(["auto", "redis", "valkey"]), default="auto")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    quick: bool, rounds: int | None, only: tuple[str, ...], server: str, file: Path | None
+    quick: bool,
+    rounds: int | None,
+    only: tuple[str, ...],
+    databases: tuple[str, ...],
+    server: str,
+    file: Path | None,
 ) -> None:
     """Measure SafeSession and its neighbours, and print one table."""
     extent = QUICK if quick else FULL
-    extent = replace(extent, rounds=rounds or extent.rounds)
+    extent = replace(extent, rounds=rounds or extent.rounds, databases=databases)
     with running(server) as started:
         results = Results(describe(started.name))
     try:

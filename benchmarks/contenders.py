@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from flask_safesession import SafeSession
 
 from .app import SECRET, add_views, make_app
 from .server import Server
+from .sql import name_of
 
 CAP = 1_000_000
 """Sessions that each store may hold, so that none is evicted while requests are timed."""
@@ -31,10 +33,14 @@ FLASK_SESSION_MEMORY = "Flask-Session, SimpleCache"
 OURS_REDIS = "SafeSession, Redis"
 OURS_MEMORY = "SafeSession, memory"
 OURS_SQLITE = "SafeSession, SQLite"
+OURS_ON, FLASK_SESSION_ON = "SafeSession,", "Flask-Session, SQLAlchemy on"
 
 
-def contenders(server: Server, folder: Path) -> dict[str, Flask]:
-    """All of them by name, the application without sessions first; files are in *folder*."""
+def contenders(server: Server, folder: Path, databases: Sequence[str] = ()) -> dict[str, Flask]:
+    """All of them by name, the application without sessions first; files are in *folder*.
+
+    :param databases: URLs of SQL servers.
+    """
     return {
         BASELINE: _without_session(),
         COOKIE: make_app(),
@@ -45,7 +51,21 @@ def contenders(server: Server, folder: Path) -> dict[str, Flask]:
         OURS_REDIS: _safesession(server.url),
         OURS_MEMORY: _safesession("memory://"),
         OURS_SQLITE: _safesession(f"sqlite:///{folder / 'sessions.sqlite3'}"),
+        **{f"{FLASK_SESSION_ON} {name_of(url)}": _flask_session_sql(url) for url in databases},
+        **{f"{OURS_ON} {name_of(url)}": _safesession(url) for url in databases},
     }
+
+
+def _flask_session_sql(url: str) -> Flask:
+    app = make_app(
+        SESSION_TYPE="sqlalchemy",
+        SESSION_SQLALCHEMY_TABLE="benchmark_sessions",
+        SQLALCHEMY_DATABASE_URI=url.replace("postgresql:", "postgresql+psycopg:").replace(
+            "mysql:", "mysql+pymysql:"
+        ),
+    )
+    FlaskSession(app)
+    return app
 
 
 def _without_session() -> Flask:

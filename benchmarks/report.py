@@ -11,6 +11,7 @@ from rich.table import Table
 from .contenders import BASELINE
 from .population import who
 from .results import Results
+from .sql import FLOORS
 from .targets import targets
 from .traffic import KINDS, Cost
 
@@ -37,8 +38,12 @@ def _tables(results: Results) -> Iterator[Table]:
         yield _purges(results)
     if results.rounds:
         yield _rounds(results)
-    if results.sqlite:
-        yield _sqlite(results)
+    if results.speeds:
+        yield _speeds(results)
+    if results.weights:
+        yield _weights(results)
+    if results.waits:
+        yield _waits(results)
     yield _targets(results)
 
 
@@ -88,12 +93,36 @@ def _rounds(results: Results) -> Table:
     return table
 
 
-def _sqlite(results: Results) -> Table:
+def _speeds(results: Results) -> Table:
     rows = (
-        (call.operation, f"{call.microseconds:.0f}", call.floor, f"{call.ratio:.2f}")
-        for call in results.sqlite
+        (
+            *(s.store, s.operation, str(s.processes), f"{s.microseconds:.0f}", f"{s.rate:,.0f}"),
+            *(FLOORS[s.operation], f"{s.ratio:.2f}"),
+        )
+        for s in results.speeds
     )
-    return _table("SQLite", ["operation", "µs", "floor", "to that"], rows)
+    columns = ["store", "operation", "processes", "µs", "a second", "floor", "to that"]
+    return _table("SQL", columns, rows)
+
+
+def _weights(results: Results) -> Table:
+    rows = (
+        (
+            *(w.store, f"{w.sessions:,}", who(users=w.users), f"{w.overhead:.0f}"),
+            *(f"{w.load:.0f}", f"{w.create:.0f}"),
+        )
+        for w in results.weights
+    )
+    columns = ["store", "sessions", "of", "bytes above payload", "load, µs", "create, µs"]
+    return _table("SQL: many sessions", columns, rows)
+
+
+def _waits(results: Results) -> Table:
+    rows = (
+        (w.store, f"{w.quiet:.1f}", f"{w.purging:.1f}", f"{w.seconds:.0f}") for w in results.waits
+    )
+    columns = ["store", "others' p99, ms", "while 100,000 are purged", "the purge, s"]
+    return _table("SQL: purge", columns, rows)
 
 
 def _targets(results: Results) -> Table:

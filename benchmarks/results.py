@@ -9,7 +9,7 @@ from typing import Any
 from .purge import Purge
 from .rounds import Rounds
 from .scale import Size, Times
-from .sqlite import Call
+from .sql import Speed, Waits, Weight
 from .traffic import Cost, Key
 
 
@@ -23,7 +23,9 @@ class Results:
     times: list[Times] = field(default_factory=list)
     purges: list[Purge] = field(default_factory=list)
     rounds: list[Rounds] = field(default_factory=list)
-    sqlite: list[Call] = field(default_factory=list)
+    speeds: list[Speed] = field(default_factory=list)
+    weights: list[Weight] = field(default_factory=list)
+    waits: list[Waits] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data. The requests' costs are rows; they are keyed by a pair here."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from .contenders import (
     FLASK_SESSION_MEMORY,
+    FLASK_SESSION_ON,
     FLASK_SESSION_REDIS,
     FLOOR,
     OURS_MEMORY,
+    OURS_ON,
     OURS_REDIS,
     OURS_SQLITE,
 )
 from .population import who
 from .results import Results
-from .sqlite import COMMIT, CREATE, LOAD, LOGIN
+from .sql import COMMIT, CREATE, FLOORS, LOAD, LOGIN
 from .stage import MEMORY
 from .traffic import (
     ANONYMOUS,
@@ -29,8 +31,22 @@ from .traffic import (
     Kind,
 )
 
-TIMES_THE_FLOOR = {LOAD: 2, COMMIT: 3, CREATE: 3, LOGIN: 5}
-"""On SQLite."""
+TIMES_THE_FLOOR: dict[str, dict[str, float]] = {
+    "SQLite": {LOAD: 2, COMMIT: 3, CREATE: 3, LOGIN: 5},
+    "PostgreSQL": {LOAD: 1.5, COMMIT: 1.3, CREATE: 1.9, LOGIN: 2.2},
+    "MariaDB": {LOAD: 1.6, COMMIT: 1.5, CREATE: 1.9, LOGIN: 2.5},
+}
+PROCESSES = {LOAD: 1, COMMIT: 1, CREATE: 4, LOGIN: 4}
+"""In so many at the same time."""
+READS = {"PostgreSQL": 0.25, "MariaDB": 0.4}
+"""Of a whole request, to Flask-Session's."""
+WAITS = {"SQLite": 6, "PostgreSQL": 3, "MariaDB": 3}
+BYTES_IN_SQL: dict[str, tuple[int, int]] = {
+    "SQLite": (200, 280),
+    "PostgreSQL": (450, 550),
+    "MariaDB": (650, 700),
+}
+"""For anonymous sessions, and for users'."""
 BYTES_IN_MEMORY = 450
 BYTES_ON_REDIS = {False: 400, True: 550}
 """By whether the sessions have users."""
@@ -54,7 +70,7 @@ class Target:
 
 def targets(results: Results) -> list[Target]:
     """Those for which something was measured."""
-    return [*_requests(results), *_sizes(results), *_removal(results), *_sqlite(results)]
+    return [*_requests(results), *_sizes(results), *_removal(results), *_sql(results)]
 
 
 def _requests(results: Results) -> Iterator[Target]:
@@ -107,7 +123,23 @@ def _removal(results: Results) -> Iterator[Target]:
         yield Target(what, rounds.growth * 100, 10, "%")
 
 
-def _sqlite(results: Results) -> Iterator[Target]:
-    for call in results.sqlite:
-        what = f"{call.operation} on SQLite, to {call.floor}"
-        yield Target(what, call.ratio, TIMES_THE_FLOOR[call.operation], "x")
+def _sql(results: Results) -> Iterator[Target]:
+    for speed in results.speeds:
+        if speed.processes == PROCESSES[speed.operation]:
+            what = f"{speed.operation} on {speed.store}, to {FLOORS[speed.operation]}"
+            limit = TIMES_THE_FLOOR[speed.store][speed.operation]
+            yield Target(what, speed.ratio, limit, "x")
+    for wait in results.waits:
+        what = f"others' p99 while 100,000 are purged on {wait.store}, to that without"
+        yield Target(what, wait.purging / wait.quiet, WAITS[wait.store], "x")
+    largest = max((weight.sessions for weight in results.weights), default=0)
+    for weight in results.weights:
+        if weight.sessions == largest:
+            what = f"bytes above payload, {weight.store}, {largest:,} {who(users=weight.users)}"
+            yield Target(what, weight.overhead, BYTES_IN_SQL[weight.store][weight.users], "B")
+    for store, limit in READS.items():
+        ours, theirs = f"{OURS_ON} {store}", f"{FLASK_SESSION_ON} {store}"
+        if (ours, READ.name) in results.costs:
+            costs = results.costs
+            ratio = costs[ours, READ.name].relative_to(costs[theirs, READ.name])
+            yield Target(f"read, {ours}, to {theirs}", ratio, limit, "x")

@@ -15,7 +15,7 @@ import gc
 import random
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, cycle, islice
@@ -27,7 +27,7 @@ import redis
 from flask import Flask
 
 from .app import Environ, environ
-from .contenders import BASELINE, OURS_SQLITE, contenders
+from .contenders import BASELINE, contenders
 from .server import Server
 from .wire import counting_round_trips, reset_server_time, server_microseconds
 
@@ -101,15 +101,17 @@ Key = tuple[str, str]
 Queue = Iterator[Environ]
 
 
-def measure(server: Server, rounds: int) -> dict[Key, Cost]:
+def measure(server: Server, rounds: int, databases: Sequence[str] = ()) -> dict[Key, Cost]:
     """Count, then time, every kind on every contender; by the names of contender and kind."""
     with tempfile.TemporaryDirectory(prefix="safesession-") as folder, server.client() as client:
-        apps = contenders(server, Path(folder))
+        apps = contenders(server, Path(folder), databases)
         pairs = [(name, app, kind) for name, app in apps.items() for kind in KINDS]
         queues = {(name, kind.name): _queue(app, kind) for name, app, kind in pairs}
         counted = {key: _counted(apps[key[0]], queue, client) for key, queue in queues.items()}
         times = _timed(apps, queues, rounds)
-        apps[OURS_SQLITE].extensions["safesession"].store.close()
+        for app in apps.values():
+            if "safesession" in app.extensions:
+                app.extensions["safesession"].store.close()
     return {key: Cost(*counted[key], _added(key, times)) for key in queues}
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from ..stores.opening import check_store
+from ..stores.opening import check_store, is_uncounted
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import REDIS_SCHEMES, SQL_SCHEMES, hide_password
 from .reading import PREFIX, Keys
@@ -124,6 +124,12 @@ def check_places(keys: Keys) -> None:
             "ADOPT_UNTIL",
             f"{FLASK_COOKIE!r} in {PREFIX}ADOPT requires a date, from which on old cookies, and"
             " copies of them, are worth nothing",
+        )
+    if places and is_uncounted(keys["STORE"]):
+        keys.complain(
+            "ADOPT",
+            "Memcached may lose what it remembers of an adopted session, which could then come back"
+            " after its end: choose another store",
         )
     here = (keys["STORE"], keys["KEY_PREFIX"], keys["SHARDS"])
     for place in places:

@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
-from ..stores.base import Rules
-from ..stores.opening import check_store, is_in_memory, undivided
+from ..stores.base import Cap, Rules
+from ..stores.opening import check_store, is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import MEMORY_URL, PER_PROCESS
 from . import reading
@@ -28,6 +28,12 @@ UNAVAILABLE, READONLY = "unavailable", "readonly-anonymous"
 #: The largest ``SAFESESSION_PURGE_BATCH``.
 MAX_BATCH = 10_000
 
+# What to do about settings that need a count of all sessions.
+_COUNTED = {
+    "MAX_SESSIONS": "remove it, or set it to None. The server's memory is the cap",
+    "WHEN_FULL": "remove it. The server decides what it evicts; with -M it refuses new sessions",
+}
+_MOST_PER_USER = 1000
 _LONGEST_COOKIE_NAME = 256
 _PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for keys in a store
 
@@ -84,6 +90,8 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000)
     _check_undivided(keys)
     check_places(keys)
+    if is_uncounted(keys["STORE"]):
+        _check_uncounted(keys, cap)
     problems = [*cookie_problems(config), *keys.problems]
     if problems or policy is None:
         raise ConfigError(problems)
@@ -99,6 +107,18 @@ def _check_undivided(keys: Keys) -> None:
         if keys[name] not in (None, SETTINGS[name].default):
             shown = f"{PREFIX}{name} is {keys.shown(name)}"
             keys.problems.append(f"{shown}, but the store {kind}: remove it")
+
+
+def _check_uncounted(keys: Keys, cap: Cap) -> None:
+    """Add a problem for each setting that a store without an index cannot keep."""
+    for name, fix in _COUNTED.items():
+        if keys[name] not in (None, SETTINGS[name].default):
+            keys.complain(name, f"Memcached cannot count its sessions: {fix}")
+    if max(cap.per_user, *cap.per_tier.values(), 0) > _MOST_PER_USER:
+        keys.complain(
+            "MAX_SESSIONS_PER_USER",
+            f"give {_MOST_PER_USER} at most on Memcached, where one item has all of a user's keys",
+        )
 
 
 def cookie_problems(config: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from . import adoption
 from .admission import Leaving, over_the_cap
-from .audit import shorten
+from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
     LINK_TTL,
     Adoptions,
@@ -275,16 +275,16 @@ class Engine:
         with t.transaction(Scope(task="all"), durable=True):
             t.begin_generation(stamp)
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        before = Entry(int(after[:11], 16), after[11:]) if after else None
+        last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
         with t.transaction(Scope(), writes=False):
-            found = t.latest(group, t.now(), limit, before)
+            found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        last = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
-        return Page(tuple(read_heads(heads)), last)
+        end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
@@ -321,9 +321,12 @@ class Engine:
         The last step of a round compares the whole index with the records.
         """
         t = self._tables
-        with t.transaction(Scope(task="all")):
+        with t.transaction(Scope(document=DOCUMENT), writes=False):
+            behind = is_behind(t, rules.policy)
+        scope = Scope(task="all" if behind else "documents", document=DOCUMENT)
+        with t.transaction(scope):
             t.now()
-            step = shorten(t, rules.policy, limit)
+            step = shorten(t, rules.policy, limit) if behind else pass_over(t, rules.policy, limit)
         return step._replace(repaired=t.repair()) if step.done else step
 
     def lease(self, task: str, milliseconds: int) -> bool:

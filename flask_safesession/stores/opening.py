@@ -20,6 +20,7 @@ from .base import AdoptingStore, IndexedStore, RemoteStore, Store, UserStore
 from .memory import MemoryStore
 from .sharded import Sharded
 from .urls import (
+    MEMCACHED_URL,
     MEMORY_URL,
     PER_PROCESS,
     REDIS_SCHEMES,
@@ -49,6 +50,7 @@ class Opened:
     :param shards: the shards, or the store itself, for the purge job.
     :param system: its name in traces.
     :param hooks: called around its operations.
+    :param no_index: why it is no :class:`.IndexedStore`, if it says so.
     """
 
     store: Store
@@ -59,6 +61,7 @@ class Opened:
     shards: tuple[IndexedStore, ...] = ()
     system: str = ""
     hooks: tuple[object, ...] = field(default=(), repr=False)
+    no_index: str = ""
 
     @classmethod
     def of(cls, given: Any) -> Opened:
@@ -73,7 +76,8 @@ class Opened:
         index = None if _missing(given, IndexedStore) else given
         adopting = None if _missing(given, AdoptingStore) else given
         remote = None if _missing(given, RemoteStore) else given
-        return cls(given, users, index, adopting, remote, (index,) if index else (), system)
+        shards, why = (index,) if index else (), getattr(given, "no_index", "")
+        return cls(given, users, index, adopting, remote, shards, system, no_index=why)
 
     def need_users(self) -> UserStore:
         """Returns the store as a :class:`.UserStore`.
@@ -107,6 +111,8 @@ class Opened:
         return self.remote.states() if self.remote else {}
 
     def _cannot(self, what: str, protocol: type) -> CannotDo:
+        if self.no_index:
+            return CannotDo(self.no_index)
         names = ", ".join(_missing(self.store, protocol))
         where = f"{protocol.__module__}.{protocol.__name__}"
         return CannotDo(f"{name_of(type(self.store))} {what}: give it {names} ({where})")
@@ -160,7 +166,11 @@ def check_store(given: Any) -> Any:
 
 
 # Stores that cannot be divided, by the schemes of their URLs.
-_WHOLE = {"sqlite": "is one file", **dict.fromkeys(SQL_SCHEMES, "is one database")}
+_WHOLE = {
+    "sqlite": "is one file",
+    "memcached": "is Memcached",
+    **dict.fromkeys(SQL_SCHEMES, "is one database"),
+}
 
 
 def is_client(given: object) -> bool:
@@ -172,6 +182,12 @@ def is_in_memory(given: Any) -> bool:
     """Returns whether *given* is the memory of this process."""
     is_url = isinstance(given, str)
     return given.startswith(MEMORY_URL) if is_url else not getattr(given, "shared", True)
+
+
+def is_uncounted(given: Any) -> bool:
+    """Returns whether *given* is a store of ours that cannot count its sessions."""
+    is_url = isinstance(given, str)
+    return given.startswith(MEMCACHED_URL) if is_url else hasattr(given, "no_index")
 
 
 def undivided(given: Any) -> str:
@@ -190,7 +206,7 @@ def _guess(given: str) -> str:
         return near
     if meant := meant_by(hide_password(given)):
         return f"did you mean {meant}?"
-    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES))
+    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES, "memcached"))
     return f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {servers} and ://"
 
 
@@ -239,7 +255,7 @@ _naming = threading.Lock()
 
 
 def _check_file(url: str) -> None:
-    from .sql.url import read_file
+    from .sql.sqlite.url import read_file
 
     try:
         read_file(url)
@@ -248,10 +264,28 @@ def _check_file(url: str) -> None:
 
 
 def _open_sqlite(url: str, folder: str, options: Any) -> Store:
-    from .sql.sqlite import SqliteStore
-    from .sql.url import find_file
+    from .sql.sqlite.store import SqliteStore
+    from .sql.sqlite.url import find_file
 
     return SqliteStore(find_file(url, folder), prefix=options["prefix"], timeout=options["timeout"])
+
+
+def _check_memcached(url: str) -> None:
+    from .memcached.url import read_url
+
+    try:
+        import pymemcache  # noqa: F401  # is it installed?
+    except ModuleNotFoundError as error:
+        needed = "pip install 'Flask-SafeSession[memcached]'"
+        raise ValueError(f"{error.name} is not installed: {needed}") from error
+    read_url(url)
+
+
+def _open_memcached(url: str, folder: str, options: Any) -> Store:
+    del folder
+    from .memcached.store import MemcachedStore
+
+    return MemcachedStore(url, prefix=options["prefix"], timeout=options["timeout"])
 
 
 def _check_sql(url: str) -> None:
@@ -309,6 +343,7 @@ class _Scheme(NamedTuple):
 _REDIS = _Scheme(_check_redis, _open_redis)
 _SCHEMES: dict[str, _Scheme] = {
     "memory": _Scheme(_check_memory, _open_memory),
+    "memcached": _Scheme(_check_memcached, _open_memcached),
     "sqlite": _Scheme(_check_file, _open_sqlite),
     **dict.fromkeys(SQL_SCHEMES, _Scheme(_check_sql, _open_sql)),
     **dict.fromkeys(REDIS_SCHEMES, _REDIS),

@@ -127,6 +127,11 @@ def test_a_store_that_cannot_adopt_says_so() -> None:
     assert "adopt, adoptions, close_adoption, follow" in said
 
 
+def test_memcached_adopts_nothing() -> None:
+    said = problem("memory://old", store="memcached://localhost")
+    assert "Memcached may lose what it remembers of an adopted session" in said
+
+
 def test_an_old_file_must_be_there(tmp_path: Path) -> None:
     missing = tmp_path / "old.sqlite3"
     assert f"there is no file {missing}" in refusal(f"sqlite:///{missing}")

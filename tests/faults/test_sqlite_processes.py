@@ -20,7 +20,7 @@ import pytest
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores.base import Live
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from ..stores.sql.test_sqlite import add, assert_sound, is_live

@@ -10,7 +10,7 @@ from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Gone, Live, Taken, Terms
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.sharded import Shard, Sharded, shard_of
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import FakeClock, StoreContract, StoreKit, make_draft, make_rules
 from flask_safesession.testing.overrides import OverridesContract
 from flask_safesession.testing.repeating import RepeatedCallsContract

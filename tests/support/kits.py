@@ -11,7 +11,7 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.redis import RedisStore
 from flask_safesession.stores.sql.servers import mysql, postgresql
 from flask_safesession.stores.sql.servers.store import SqlServerStore
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import FakeClock, StoreKit, age_redis
 
 from . import servers

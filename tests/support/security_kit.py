@@ -21,7 +21,7 @@ from flask_safesession.stores.opening import Opened
 from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.stores.sharded import shard_of
 from flask_safesession.stores.sql.servers.store import SqlServerStore
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.stores.sql.store import SqlStore
 from flask_safesession.testing import StoreKit
 

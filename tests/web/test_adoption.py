@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +18,7 @@ from cachelib import FileSystemCache
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_session import Session as FlaskSession
-from pymemcache.client.base import PooledClient as MemcachedClient
+from pymemcache.client.base import PooledClient
 from time_machine import travel
 
 from flask_safesession import SafeSession, session
@@ -30,8 +28,9 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 from flask_safesession.testing.kit import together
 
+from ..support import memcached
 from ..support.databases import Database
-from ..support.servers import Server, free_port, poll
+from ..support.servers import Server
 from ..support.views import do
 
 KEY = "a key for tests that is long enough"
@@ -211,30 +210,14 @@ def on_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Old]:
 
 
 def _with_memcached() -> Iterator[Old]:
-    if shutil.which("memcached") is None:
+    if memcached.BINARY is None:
         pytest.skip("memcached is not on this machine")
-    port = free_port()
-    server = subprocess.Popen(["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(port)])
-    # Otherwise it does not wait until a session is stored.
-    client = MemcachedClient(("127.0.0.1", port), default_noreply=False)
-    poll("memcached", lambda: _answers(client))
-    try:
-        yield flask_session(
-            f"flask-session+memcached://127.0.0.1:{port}",
-            SESSION_TYPE="memcached",
-            SESSION_MEMCACHED=client,
-        )
-    finally:
+    with memcached.running() as server:
+        # Otherwise it does not wait until a session is stored.
+        client = PooledClient(("127.0.0.1", server.port), default_noreply=False)
+        place = f"flask-session+{server.url}"
+        yield flask_session(place, SESSION_TYPE="memcached", SESSION_MEMCACHED=client)
         client.close()
-        server.kill()
-        server.wait()
-
-
-def _answers(client: Any) -> bool:
-    try:
-        return bool(client.version())
-    except OSError:
-        return False
 
 
 @pytest.fixture

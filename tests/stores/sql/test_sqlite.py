@@ -30,8 +30,11 @@ from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import user_tag
 from flask_safesession.stores import admission, audit, engine, rules, tombstones
 from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
-from flask_safesession.stores.sql import connections, forks, inspecting, sqlite, steps, tables
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql import forks, tables
+from flask_safesession.stores.sql import store as sql_store
+from flask_safesession.stores.sql.sqlite import connections, file, inspecting, steps
+from flask_safesession.stores.sql.sqlite import store as sqlite
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.stores.tables import Scope
 from flask_safesession.testing import AppKit, FakeClock, make_draft, make_rules, new_key
 
@@ -208,7 +211,7 @@ def test_a_file_that_cannot_have_a_write_ahead_log_is_refused(
                 return SimpleNamespace(fetchone=lambda: ["delete"])
             return super().execute(sql, *parameters)
 
-    monkeypatch.setattr(connections, "Connection", Elsewhere)
+    monkeypatch.setattr(file, "Connection", Elsewhere)
     with pytest.raises(StoreUnavailable, match=r"write-ahead log.*keep it on a local disk"):
         add(store)
 
@@ -326,6 +329,16 @@ def test_the_purge_empties_the_write_ahead_log(store: SqliteStore, path: Path) -
     assert log.stat().st_size == 0
 
 
+def test_the_rows_are_counted_once_in_as_many_steps_as_a_walk_would_take(
+    store: SqliteStore,
+) -> None:
+    for _ in range(20):
+        add(store)
+    store.audit(RULES, 100)
+    for _ in range(2):
+        assert [store.audit(RULES, 8).done for _ in range(3)] == [False, False, True]
+
+
 def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     store: SqliteStore, path: Path
 ) -> None:
@@ -336,7 +349,7 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE safesession_counts SET held = 7")
         other.execute("INSERT INTO safesession_counts VALUES (0, 'none', 3)")
-    assert store.audit(RULES, 10).repaired == 3
+    assert store.audit(RULES, 100).repaired == 3
     assert_sound(path)
     assert store.count(RULES).total == 3
 
@@ -349,13 +362,13 @@ def test_a_test_can_turn_the_clock_of_a_file(tmp_path: Path) -> None:
         kit.travel("31m")
         assert who(client) is None
         client.post("/sign-in/bob")
-    assert abs(store_of(app).document("none").now - connections.wall_clock()) < MINUTE
+    assert abs(store_of(app).document("none").now - file.wall_clock()) < MINUTE
 
 
 def test_times_are_the_machines(store: SqliteStore) -> None:
     live = store.load(add(store), RULES, slide=False)
     assert isinstance(live, Live)
-    assert abs(live.now - connections.wall_clock()) < MINUTE
+    assert abs(live.now - file.wall_clock()) < MINUTE
 
 
 # -- what is in its way -------------------------------------------------------------------------
@@ -510,7 +523,7 @@ def test_a_file_that_was_moved_away_is_left_alone_within_a_second(
 
 # -- exceptions in the middle -------------------------------------------------------------------
 
-OURS = (rules, sqlite, tables, connections, engine, tombstones, admission, audit)
+OURS = (rules, sqlite, sql_store, tables, connections, engine, tombstones, admission, audit)
 
 
 @pytest.fixture
@@ -648,7 +661,7 @@ def test_a_fork_that_runs_no_hooks_is_noticed(
 LEAVING = """
 import os, sys
 from flask_safesession.stores.tables import Scope
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 store = SqliteStore(sys.argv[1])
 store.create(new_key(), make_draft(), make_rules())
@@ -682,7 +695,7 @@ def test_greenlets_see_their_own_session_also_when_they_are_cut_short(
 WRITER = """
 import json, sys
 from flask_safesession.stores.tables import Scope
-from flask_safesession.stores.sql.sqlite import SqliteStore
+from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 store, rules = SqliteStore(sys.argv[1], timeout=30), make_rules(total=40, per_user=3)
 for number in range(100):

@@ -78,7 +78,7 @@ class _Local(threading.local):
     def begin_call(self) -> None:
         #: Keys that the transaction must lock, too; ``None``: everything.
         self.wider: set[str] | None = set()
-        #: A commit was sent: it may be done also if its reply is lost.
+        #: A commit was sent that was not answered.
         self.may_be_done = False
 
 
@@ -125,8 +125,7 @@ class Connections:
 
     def change(self, call: Call) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it changed a row."""
-        with self._pool.line() as line:
-            self.local.may_be_done = True
+        with self._pool.line() as line, self._uncertain():
             return line.run([call])[0].changed > 0
 
     def guess(self) -> int | None:
@@ -157,8 +156,8 @@ class Connections:
                 current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
                 yield
                 if writes:
-                    local.may_be_done = True
-                    current.end("COMMIT")
+                    with self._uncertain():
+                        current.end("COMMIT")
             except _HARMLESS as error:
                 line.run([("ROLLBACK", ())])
                 failure = error
@@ -213,6 +212,13 @@ class Connections:
             self._full_until = time.monotonic() + _FULL
             if is_dealt:
                 self.write(self.statements["undeal"], ())
+
+    @contextmanager
+    def _uncertain(self) -> Iterator[None]:
+        """Marks the call as perhaps done until the block is over."""
+        self.local.may_be_done = True
+        yield
+        self.local.may_be_done = False
 
     def _seats(self) -> Call:
         parts = tuple(sorted(self._current.place.parts))

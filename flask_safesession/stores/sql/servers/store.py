@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
 from typing import Concatenate, ParamSpec, TypeVar
@@ -167,10 +168,9 @@ class SqlServerStore(SqlStore):
 
     def prepare(self) -> None:
         """See :meth:`...base.RemoteStore.prepare`."""
-        try:
+        with suppress(StoreUnavailable):  # then the first call checks it
             self._call(lambda: None)
-        except StoreUnavailable:
-            return  # the first call checks it
+        self.close()  # the process may fork after this
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
         """See :meth:`...base.RemoteStore.report_to`."""
@@ -203,6 +203,7 @@ class SqlServerStore(SqlStore):
                     except TooNarrow as error:
                         self._connections.widen(error.keys)
                     except Refused as error:
+                        local.may_be_done = False  # an answer, too
                         if error.code not in self._driver.again:
                             raise StoreUnavailable(f"{self._server}: {error}") from error
                         remaining(TimedOut)

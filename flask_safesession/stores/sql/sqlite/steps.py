@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import suppress
+
+from .reasons import is_busy
+
+# Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
+FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
 
 
 class Connection(sqlite3.Connection):
@@ -42,3 +50,18 @@ def roll_back(connection: sqlite3.Connection) -> None:
     """Undo the transaction, as far as that is possible."""
     with suppress(sqlite3.Error):  # what stays open is closed
         connection.execute("ROLLBACK")
+
+
+def patiently(work: Callable[[Connection], object], connection: Connection, seconds: float) -> None:
+    """Do *work* on *connection*, again and again while another process is in the way."""
+    until, wait = time.monotonic() + seconds, FIRST_WAIT
+    while True:
+        try:
+            work(connection)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= until:
+                raise
+        else:
+            return
+        time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
+        wait = min(2 * wait, _LONGEST_WAIT)

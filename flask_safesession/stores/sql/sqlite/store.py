@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import ConfigError
-from ..base import Finding, PurgeStep, Rules
+from ....errors import ConfigError
+from ...base import Finding, PurgeStep, Rules
+from ..store import SqlStore
+from ..tables import SqlTables
 from .connections import Connections
 from .inspecting import findings
-from .store import SqlStore
-from .tables import SqlTables
 
 #: Sessions that one step of the purge removes at most.
 PURGE_STEP = 100
@@ -52,7 +52,7 @@ class SqliteStore(SqlStore):
         super().__init__(tables, self._connections)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
-        """See :meth:`..base.IndexedStore.purge`. Between two steps others have time to write."""
+        """See :meth:`...base.IndexedStore.purge`. Between two steps others have time to write."""
         before = time.monotonic()
         step = super().purge(rules, min(limit, PURGE_STEP))
         if step.more:
@@ -62,11 +62,11 @@ class SqliteStore(SqlStore):
         return step
 
     def inspect(self) -> list[Finding]:
-        """See :meth:`..base.Store.inspect`."""
+        """See :meth:`...base.Store.inspect`."""
         return findings(self.path)
 
     def close(self) -> None:
-        """See :meth:`..base.Store.close`."""
+        """See :meth:`...base.Store.close`."""
         self._connections.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import ConfigError
+from ....errors import ConfigError
 
 #: The file where none is named.
 DEFAULT_FILE = "safesession.sqlite3"

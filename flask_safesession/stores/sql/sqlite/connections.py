@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -14,44 +13,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, StoreUnavailable
-from ..base import Cap
-from ..tables import Scope
-from . import forks
-from .dialect import Dialect
+from ....errors import StoreUnavailable
+from ...base import Cap
+from ...tables import Scope
+from .. import forks
+from ..statements import Statements
+from ..tables import Call, Place
+from .file import File, wall_clock
 from .reasons import explain, is_busy
-from .schema import SCHEMA_VERSION, schema
-from .statements import Statements
-from .steps import Connection, begin_to_read, begin_to_write, roll_back, set_durable
-from .tables import Call, Place
-
-DIALECT = Dialect(
-    "SQLite",
-    identity="INTEGER PRIMARY KEY",
-    integer="INTEGER",
-    cast="INTEGER",
-    text="TEXT",
-    blob="BLOB",
-    clock="CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
-    lock="",
-    skip="",
+from .steps import (
+    FIRST_WAIT,
+    Connection,
+    begin_to_read,
+    begin_to_write,
+    patiently,
+    roll_back,
+    set_durable,
 )
-# Seconds between two tries while another process writes. SQLite's own handler sleeps up to 100 ms.
-_FIRST_WAIT, _LONGEST_WAIT = 0.0001, 0.004
+
 # Connections that are kept open while nobody uses them.
 _KEPT = 16
-# 4 KiB each: what may wait in the write-ahead log until a commit has to move it to the file. The
-# purge does so before.
-_CHECKPOINT_PAGES = 10_000
-
-
-def wall_clock() -> int:
-    """Returns milliseconds since 1970 by the machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 class Connections:
-    """See :class:`.tables.Connections`. A connection is used by one transaction at a time.
+    """See :class:`..tables.Connections`. A connection is used by one transaction at a time.
 
     No connection is open while the process forks. SQLite notes in memory what it has locked: a
     child that inherits such notes believes that it holds locks which are its parent's alone.
@@ -63,27 +48,22 @@ class Connections:
     def __init__(
         self, path: Path, prefix: str, timeout: float, clock: Callable[[], int] | None = None
     ) -> None:
-        # SQLite's own function reads the machine's clock, too. One in Python would swallow the
-        # exceptions of signal handlers.
-        dialect = DIALECT._replace(clock="test_clock()") if clock else DIALECT
-        self.statements: Statements = Statements(dialect, prefix)
-        self._clock = clock or wall_clock
-        self._has_own_clock = clock is not None
-        self._path = path
         self._timeout = timeout
-        self._schema = schema(DIALECT, prefix)
+        self._clock = clock or wall_clock
+        self._file = File(path, prefix, timeout, clock)
+        self.statements: Statements = self._file.statements
         self._start()
         forks.watch(self)
 
     def place(self, scope: Scope) -> Place:
-        """See :meth:`.tables.Connections.place`: there is one writer at a time."""
+        """See :meth:`..tables.Connections.place`: there is one writer at a time."""
         del scope
         return Place()
 
     def transaction(
         self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
     ) -> _Transaction:
-        """See :meth:`.tables.Connections.transaction`.
+        """See :meth:`..tables.Connections.transaction`.
 
         :raises StoreUnavailable: the file cannot be used, with what to do.
         """
@@ -91,23 +71,23 @@ class Connections:
         return _Transaction(self, writes=writes, durable=durable)
 
     def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """See :meth:`.tables.Connections.read`."""
+        """See :meth:`..tables.Connections.read`."""
         rows: list[Any] = self._local.connection.execute(statement, parameters).fetchall()
         return rows
 
     def fetch(self, calls: Sequence[Call]) -> None:
-        """See :meth:`.tables.Connections.fetch`: nothing is far away."""
+        """See :meth:`..tables.Connections.fetch`: nothing is far away."""
 
     def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """See :meth:`.tables.Connections.write`."""
+        """See :meth:`..tables.Connections.write`."""
         self._local.connection.execute(statement, parameters)
 
     def share(self, cap: Cap) -> Cap:
-        """See :meth:`..tables.Tables.share`: all sessions are counted."""
+        """See :meth:`...tables.Tables.share`: all sessions are counted."""
         return cap
 
     def need(self, keys: Collection[str]) -> None:
-        """See :meth:`.tables.Connections.need`: there is one writer at a time."""
+        """See :meth:`..tables.Connections.need`: there is one writer at a time."""
 
     def look_up(self, key: str) -> tuple[bytes, int, int] | None:
         """Returns the record under *key*, the current generation and the time, by one query.
@@ -146,7 +126,7 @@ class Connections:
 
         try:
             set_durable(connection, durable=False)
-            self._patiently(run, connection)
+            patiently(run, connection, self._timeout)
         except sqlite3.Error as error:
             self._look_at = 0.0
             raise self._unavailable(error) from error
@@ -184,7 +164,7 @@ class Connections:
         until = time.monotonic() + self._timeout
         self.close()
         while self._opened and self._is_free() and time.monotonic() < until:
-            time.sleep(_FIRST_WAIT)
+            time.sleep(FIRST_WAIT)
             self.close()
 
     def after_fork_in_parent(self) -> None:
@@ -206,7 +186,6 @@ class Connections:
         self._opening = threading.Lock()
         self._forking = False
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self._file = (0, 0)
         self._look_at = 0.0
         self._idle: deque[Any] = deque()
         self._local = threading.local()
@@ -219,7 +198,7 @@ class Connections:
         try:
             if writes:
                 set_durable(connection, durable=durable)
-            self._patiently(begin_to_write if writes else begin_to_read, connection)
+            patiently(begin_to_write if writes else begin_to_read, connection, self._timeout)
             self._local.connection = connection
         except BaseException as error:
             self.finish(connection, error)
@@ -239,22 +218,8 @@ class Connections:
             self._look_at = 0.0
             raise self._unavailable(error) from error
 
-    def _patiently(self, work: Callable[[Connection], object], connection: Connection) -> None:
-        """Do *work* on *connection*, again and again while another process is in the way."""
-        until, wait = time.monotonic() + self._timeout, _FIRST_WAIT
-        while True:
-            try:
-                work(connection)
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() >= until:
-                    raise
-            else:
-                return
-            time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  # nosec B311  # no secret, a wait
-            wait = min(2 * wait, _LONGEST_WAIT)
-
     def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
-        return StoreUnavailable(f"{self._path}: {explain(error)}")
+        return StoreUnavailable(f"{self._file.path}: {explain(error)}")
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -271,21 +236,23 @@ class Connections:
         try:
             connection: Connection = self._idle.pop()
         except IndexError:
-            return self._try_to_open()
+            return self._open()
         return connection
 
     def _look_again(self) -> None:
         """Once a second: a file that was moved away or replaced is used no longer."""
         self._look_at = time.monotonic() + 1
-        if _identity(self._path) != self._file:
+        if self._file.was_replaced():
             self.close()
 
-    def _try_to_open(self) -> Connection:
+    def _open(self) -> Connection:
         try:
             with self._opening:
-                return self._open()
+                connection = self._file.open()
+                self._opened.add(connection)
+                return connection
         except OSError as error:
-            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._file.path}: {error.strerror}") from error
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
@@ -297,62 +264,6 @@ class Connections:
         else:
             connection.user = None
             self._idle.append(connection)
-
-    def _open(self) -> Connection:
-        # Only a file that is not there: closing one that is would drop SQLite's locks on it.
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        self._file = _identity(self._path)
-        connection: Connection = sqlite3.connect(
-            self._path,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=Connection,
-            cached_statements=len(self.statements) + 10,
-        )
-        try:
-            self._patiently(self._set_up, connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._opened.add(connection)
-        return connection
-
-    def _set_up(self, connection: Connection) -> None:
-        [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":
-            raise StoreUnavailable(
-                f"{self._path} cannot have a write-ahead log (its journal is {mode!r}), as on a"
-                " network file system: keep it on a local disk"
-            )
-        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-        if self._has_own_clock:
-            connection.create_function("test_clock", 0, self._clock)
-        try:
-            [version] = connection.execute(self.statements["version"]).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            self._make_tables(connection)
-            return
-        if version != SCHEMA_VERSION:
-            problem = (
-                f"the tables in {str(self._path)!r} are of version {version}, and this is version"
-                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
-                " file"
-            )
-            raise ConfigError([problem])
-
-    def _make_tables(self, connection: Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in self._schema:
-                connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            roll_back(connection)
-            raise
 
 
 class _Transaction:
@@ -380,11 +291,3 @@ class _Transaction:
         # A signal handler or a greenlet's time-out may have raised before __exit__ has begun.
         if self._connection is not None and self._connection.user is self._token:
             self._connections.discard(self._connection)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
