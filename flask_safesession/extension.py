@@ -26,11 +26,10 @@ from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
 from .model.policy import milliseconds
 from .model.text import name_of
-from .model.tokens import new_stamp
 from .stores.base import Store
 from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
-from .web.adoption import Adoption, close_adoption
+from .web.adoption import Adoption, end_all
 from .web.adoption.opening import open_adoption
 from .web.client import label_of
 from .web.info import SessionInfo
@@ -319,8 +318,7 @@ class SafeSession:
         The purge removes them and sends ``session_ended`` for each.
         """
         state = self._state()[1]
-        close_adoption(state.store, state.settings)
-        state.store.end_all(new_stamp())
+        end_all(state.store, state.settings)
 
     def _state(self) -> tuple[Flask, State]:
         """Returns the app to act on, one of those of this extension, and its state.

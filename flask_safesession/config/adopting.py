@@ -131,11 +131,11 @@ def check_places(keys: Keys) -> None:
             "Memcached may lose what it remembers of an adopted session, which could then come back"
             " after its end: choose another store",
         )
-    here = (keys["STORE"], keys["KEY_PREFIX"], keys["SHARDS"])
+    here = (keys["STORE"], keys["KEY_PREFIX"])
     for place in places:
-        there = (place.store, place.prefix or here[1], place.shards or here[2])
-        if place.kind == "safesession" and there == here:
+        if place.kind == "safesession" and (place.store, place.prefix or here[1]) == here:
             keys.problems.append(
                 f"{PREFIX}ADOPT has {place.name!r}, which is {PREFIX}STORE itself: name the older"
-                " place, with ?prefix=… or ?shards=… where only these are others"
+                f" place; if only its number of shards was another, set a new {PREFIX}KEY_PREFIX"
+                " and write ?prefix=… there, too"
             )

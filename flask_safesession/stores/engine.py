@@ -7,14 +7,12 @@ rules in Lua; the contract and the model test that both agree.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.reason import Reason
 from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from . import adoption
 from .admission import Leaving, over_the_cap
 from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
-    LINK_TTL,
     Adoptions,
     Answer,
     AuditStep,
@@ -44,7 +42,7 @@ from .rules import (
     successor,
     used,
 )
-from .tables import LINKS, POINTERS, Ending, Entry, Scope, Tables, read_heads
+from .tables import Ending, Entry, Scope, Tables, read_heads
 from .tombstones import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
 
 
@@ -225,47 +223,31 @@ class Engine:
         """See :meth:`.base.AdoptingStore.adopt`."""
         t, keys = self._tables, (key, link, adoption.closing(draft.user))
         with t.transaction(Scope(keys, draft.user, rules.cap), durable=draft.user != NO_USER):
-            now = t.now()
-            if there := adoption.where(t, link, now):
-                return Moved(there)
-            until = until or now + LINK_TTL
-            fresh = adoption.draft_record(t, draft, now)
-            if fresh.deadline <= now or until <= now or adoption.is_closed(t, draft.user, now):
-                return Gone(Reason.UNKNOWN)
-            over = make_way(t, key, draft, now)
-            if isinstance(over, (Live, Taken)):
-                return Gone(Reason.UNKNOWN)
-            live = admit(t, key, fresh, rules, now, over)
-            adoption.put_link(t, LINKS, link, key, until)
-            adoption.note_time(t, now)
-            return live
+            return adoption.adopt(t, link, key, draft, rules, until)
 
     def point(self, link: str, key: str, until: int) -> None:
         """See :meth:`.sharded.Shard.point`."""
         t = self._tables
         with t.transaction(Scope((link,))):
-            now = t.now()
-            if not adoption.where(t, link, now):
-                adoption.put_link(t, POINTERS, link, key, until or now + LINK_TTL)
+            adoption.point(t, link, key, until)
 
     def follow(self, link: str) -> str:
         """See :meth:`.base.AdoptingStore.follow`."""
         t = self._tables
         with t.transaction(Scope((link,)), writes=False):
-            return adoption.where(t, link, t.now())
+            return adoption.follow(t, link, t.now())
 
     def close_adoption(self, user: str, until: int) -> None:
         """See :meth:`.base.AdoptingStore.close_adoption`."""
         t = self._tables
         with t.transaction(Scope((adoption.closing(user),), user), durable=True):
-            now = t.now()
-            adoption.close(t, user, until or now + LINK_TTL)
+            adoption.close(t, user, until)
 
     def adoptions(self) -> Adoptions:
         """See :meth:`.base.AdoptingStore.adoptions`."""
         t = self._tables
         with t.transaction(Scope(), writes=False):
-            return Adoptions(t.count_endings(LINKS), adoption.last_time(t), t.now())
+            return adoption.count(t)
 
     # -- all sessions ---------------------------------------------------------------------------
 

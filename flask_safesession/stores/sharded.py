@@ -201,9 +201,10 @@ class Sharded:
 
     def close_adoption(self, user: str, until: int) -> None:
         """See :meth:`.base.AdoptingStore.close_adoption`."""
-        with deadline(self._timeout):
-            for shard in (self._at(user),) if user else self.shards:
-                shard.close_adoption(user, until)
+        if user:
+            self._at(user).close_adoption(user, until)
+        else:
+            self._on_all(lambda shard: shard.close_adoption(user, until))
 
     def adoptions(self) -> Adoptions:
         """See :meth:`.base.AdoptingStore.adoptions`."""
@@ -216,12 +217,16 @@ class Sharded:
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`."""
+        self._on_all(lambda shard: shard.end_all(stamp))
+
+    def _on_all(self, act: Callable[[Shard], None]) -> None:
+        """Act on all shards. If one does not answer, the others are done all the same."""
         failed: StoreUnavailable | None = None
         for shard in self.shards:
             try:
-                shard.end_all(stamp)
+                act(shard)
             except StoreUnavailable as error:
-                failed = error  # the other shards are ended all the same
+                failed = error
         if failed is not None:
             raise failed
 

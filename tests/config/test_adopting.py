@@ -111,9 +111,9 @@ def test_every_wrong_place_is_reported_at_once() -> None:
 
 def test_the_store_itself_is_no_older_place() -> None:
     url = "redis://h/0"
-    for same in (url, f"{url}?prefix=safesession", f"{url}?shards=1"):
+    for same in (url, f"{url}?prefix=safesession", f"{url}?shards=4"):
         assert "which is SAFESESSION_STORE itself" in problem(same, store=url)
-    for other in (f"{url}?prefix=old", f"{url}?shards=2", "redis://h/1"):
+    for other in (f"{url}?prefix=old", f"{url}?prefix=old&shards=2", "redis://h/1"):
         assert read_settings({}, {"adopt": other, "store": url}).adopt
     store = MemoryStore()
     assert "which is SAFESESSION_STORE itself" in problem(store, store=store)

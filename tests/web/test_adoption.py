@@ -489,6 +489,34 @@ def test_two_requests_that_meet_anywhere_use_one_session(
     assert met > 2
 
 
+def test_a_store_that_takes_no_more_is_a_503_and_loses_nothing(old: Old, site: Site) -> None:
+    app = site(old, max_sessions=2, when_full="reject")
+    app.test_client().post("/do?set=user_id:1")
+    client = browser(app, cookie_of(old.browser()))
+    assert client.get("/read").status_code == 503
+    app.extensions["tested.safe"].end_user(1)
+    assert read(client) == {"user_id": "7", "cart": "book"}
+
+
+def test_a_user_with_too_many_sessions_signs_in_again(old: Old, site: Site) -> None:
+    app = site(old, max_sessions_per_user=1, when_user_full="reject")
+    app.test_client().post("/do?set=user_id:7")
+    cookie = cookie_of(old.browser())
+    assert read(browser(app, cookie)) == {}
+    assert old.left is None or old.left() == 1
+
+
+def test_a_session_that_is_too_large_is_reported_and_stays(
+    old: Old, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = site(old, max_session_size=20)
+    client = browser(app, cookie_of(old.browser()))
+    assert read(client) == read(client) == {}
+    assert old.left is None or old.left() == 1
+    [said] = [r.getMessage() for r in caplog.records if "cannot be adopted" in r.getMessage()]
+    assert "raise SAFESESSION_MAX_SESSION_SIZE" in said
+
+
 # -- Flask-Session's formats --------------------------------------------------------------------
 
 
@@ -549,8 +577,17 @@ def test_values_come_back_as_it_wrote_them(redis_place: Callable[..., Old], site
 
 @pytest.mark.parametrize(
     "value",
-    [b"not a session", b"[1, 2]", b"17", b'{"a": 1', b"\xff\xff", msgpack.packb({1: 2}), b""],
-    ids=["text", "list", "number", "cut", "bytes", "other-keys", "empty"],
+    [
+        b"not a session",
+        b'{"a":' * 9999,
+        b"[1, 2]",
+        b"17",
+        b'{"a": 1',
+        b"\xff\xff",
+        msgpack.packb({1: 2}),
+        b"",
+    ],
+    ids=["text", "deep", "list", "number", "cut", "bytes", "other-keys", "empty"],
 )
 @pytest.mark.parametrize("prefix", ["", "session:"])
 def test_what_does_not_decode_as_a_session_is_never_deleted(

@@ -41,6 +41,7 @@ from .check import check_shards, findings
 from .replies import (
     Status,
     admitted,
+    adopted,
     cap_arguments,
     counted,
     dated,
@@ -243,12 +244,7 @@ class RedisStore:
         most = MAX_LINKS if draft.user else LINKS_OF_ANONYMOUS
         args = (link, until, most, dumps_draft(draft), *self._wire(rules)[2])
         status, *rest = self._run(_ADOPT, (self._name(key),), args)
-        if status == Status.MOVED:
-            return Moved(rest[0].decode())
-        if status == Status.UNKNOWN:
-            return Gone(Reason.UNKNOWN)
-        made = admitted(status, rest, draft, rules)
-        return Gone(Reason.UNKNOWN) if isinstance(made, Taken) else made
+        return adopted(status, rest, draft, rules)
 
     def point(self, link: str, key: str, until: int) -> None:
         """See :meth:`..sharded.Shard.point`."""

@@ -64,6 +64,14 @@ def close_adoption(store: Store, settings: Settings, user: str = "") -> None:
         cast(AdoptingStore, store).close_adoption(user, settings.adopt_until or 0)
 
 
+def end_all(store: Store, settings: Settings) -> None:
+    """Close adoption for all, and end all sessions, even if the first has failed."""
+    try:
+        close_adoption(store, settings)
+    finally:
+        store.end_all(new_stamp())
+
+
 class Adoption:
     """Finds the session for a request's old cookies.
 

@@ -31,7 +31,7 @@ def decode(raw: bytes) -> dict[str, Any] | None:
     except Exception:  # noqa: BLE001  # whatever foreign bytes provoke
         try:
             found = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             if is_pickle(raw):
                 raise Pickled from None
     return _session(found)
