@@ -41,6 +41,7 @@ from ...events import SessionCreated
 from ...model import note as notes
 from ...model.codec import encode
 from ...model.identity import FRESH, FS_PAA
+from ...model.reason import Reason
 from ...model.record import Draft
 from ...model.tokens import SessionID, Verified, adopted_id, link_of, new_stamp, tier_tag
 from ...stores.base import AdoptingStore, Gone, Live, Moved, Store
@@ -106,19 +107,23 @@ class Adoption:
     def _resolve(
         self, state: State, place: Place, old: Credential, *, slide: bool
     ) -> tuple[Verified, Live | Gone] | None:
-        store = self._overrides.opened.need_adopting()
         found = place.read(old)
         if found is None or is_empty(found.data):
-            key = store.follow(link_of(old.text))
-        else:
-            answer = self._adopt(state, store, place, old, found)
-            if isinstance(answer, Gone):
-                return None
-            with suppress(StoreUnavailable):
-                place.delete(old, found)
-            if isinstance(answer, tuple):
-                return answer
-            key = answer
+            key = self._overrides.opened.need_adopting().follow(link_of(old.text))
+            return self._load(state, old, key, slide=slide)
+        sid, answer = self._adopt(state, place, old, found)
+        if isinstance(answer, Gone):
+            return None
+        with suppress(StoreUnavailable):
+            place.delete(old, found)
+        if isinstance(answer, Moved):
+            return self._load(state, old, answer.key, slide=slide)
+        return Verified(sid, current=False), answer
+
+    def _load(
+        self, state: State, old: Credential, key: str, *, slide: bool
+    ) -> tuple[Verified, Live | Gone] | None:
+        """Returns the session that was made before for an old ID, under *key*."""
         sid = next((sid for sid in _ids(state, old, key[:1]) if sid.key == key), None)
         if sid is None:
             return None
@@ -126,29 +131,26 @@ class Adoption:
         return Verified(sid, current=False), self._overrides.store.load(key, rules, slide=slide)
 
     def _adopt(
-        self, state: State, store: AdoptingStore, place: Place, old: Credential, found: Old
-    ) -> tuple[Verified, Live | Gone] | str | Gone:
-        """Returns the session that was made; or its key, if it was made before."""
+        self, state: State, place: Place, old: Credential, found: Old
+    ) -> tuple[SessionID, Live | Moved | Gone]:
+        """Make the session, unless it was made before. Returns its ID, if this made it."""
         settings, link = self._overrides.settings, link_of(old.text)
-        data = _without_freshness(found.data)
+        store, data = self._overrides.opened.need_adopting(), _without_freshness(found.data)
         who = whose(data, settings)
         sid = next(_ids(state, old, who.user_tag[:1] or link[:1]))
         try:
             draft = _draft(data, found, sid, settings)
             answer = store.adopt(link, sid.key, draft, settings.rules, settings.adopt_until or 0)
         except TooManySessions:
-            return Gone("full")  # its user signs in, and sees what the app says of that
+            return sid, Gone("full")  # its user signs in, and sees what the app says of that
         except (SessionTooLarge, TypeError, ValueError) as error:
             self._say("adoption", f"a session of {place.name} cannot be adopted: {error}")
-            return Gone("corrupt")
-        if isinstance(answer, Moved):
-            return answer.key
+            return sid, Gone(Reason.CORRUPT)
         if isinstance(answer, Live):
             for gone in answer.removed:
                 report_end(state, settings, gone.key, gone.reason, gone.tier)
             state.note(SessionCreated(sid.key, who.tier))
-            return Verified(sid, current=False), answer
-        return answer
+        return sid, answer
 
 
 def _ids(state: State, old: Credential, bucket: str) -> Iterator[SessionID]:
