@@ -266,6 +266,17 @@ def test_a_response_that_nobody_receives_loses_nothing(old: Old, site: Site) -> 
     assert len(app.extensions["tested.safe"].sessions_of(7)) == 1
 
 
+def test_a_lost_response_is_made_up_for_under_a_new_secret_key(old: Old, site: Site) -> None:
+    cookie, app = cookie_of(old.browser()), site(old)
+    browser(app, cookie).get("/read")
+    app.config["SECRET_KEY_FALLBACKS"] = [KEY]
+    app.secret_key = "another one, since the first has been long in use"
+    again = browser(app, cookie)
+    assert read(again) == {"user_id": "7", "cart": "book"}
+    app.config["SECRET_KEY_FALLBACKS"] = []
+    assert read(again) == {"user_id": "7", "cart": "book"}
+
+
 def test_a_late_request_follows_the_link(old: Old, site: Site) -> None:
     cookie, app = cookie_of(old.browser()), site(old)
     first, late = browser(app, cookie), browser(app, cookie)
@@ -705,18 +716,41 @@ def test_a_forged_cookie_costs_no_call(site: Site) -> None:
 
 
 def test_a_failed_signature_of_ours_falls_through_to_nothing(
-    site: Site, redis_place: Callable[..., Old]
+    old: Old, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = redis_place()
-    app = site(old)
+    app, asked = site(old), list[str]()
     client = app.test_client()
     client.post("/do?set=cart:pen")
     forged = cookie_of(client)[:-1] + ("A" if cookie_of(client)[-1] != "A" else "B")
-    _place(app).read = pytest.fail
-    assert read(browser(app, forged)) == {}
+
+    def credentials(app: Flask, foreign: list[str], ours: object) -> list[Any]:
+        asked.extend(foreign)
+        return []
+
+    monkeypatch.setattr(_place(app), "credentials", credentials)
+    monkeypatch.setattr(_place(app), "read", pytest.fail)
+    both = f"session={forged}; session=other"
+    app.test_client(use_cookies=False).get("/read", headers={"Cookie": both})
+    assert asked == ["other"]
 
 
 # -- SafeSession's own places -------------------------------------------------------------------
+
+
+def test_a_replaced_secret_of_an_old_id_opens_nothing(make_app: MakeApp, clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    old = views(make_app(store=store, renew_interval="1m"))
+    client = old.test_client()
+    client.post("/do?set=user_id:7")
+    first = cookie_of(client)
+    clock.advance(MINUTE)
+    for _ in range(2):
+        client.get("/read")
+    clock.advance(MINUTE)
+    assert cookie_of(client) != first
+    app = views(make_app(store=MemoryStore(clock), adopt=[store]))
+    assert read(browser(app, first)) == {}
+    assert read(browser(app, cookie_of(client))) == {"user_id": "7"}
 
 
 @pytest.fixture
