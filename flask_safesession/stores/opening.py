@@ -71,7 +71,8 @@ class Opened:
             adopting = given if first.adopting else None
             shards = tuple(given.shards)
             return cls(given, given, given, adopting, given.remote, shards, first.system)
-        system = type(given).__name__.removesuffix("Store").lower()
+        name = type(given).__name__.removesuffix("Store").lower()
+        system = getattr(given, "system", name)
         users = None if _missing(given, UserStore) else given
         index = None if _missing(given, IndexedStore) else given
         adopting = None if _missing(given, AdoptingStore) else given
@@ -129,7 +130,8 @@ def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opene
     :param given: a URL, a store, or a client of a store's driver.
     :param folder: the base of relative paths.
     :param shards: the number of shards.
-    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores.
+    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores; for
+        SQL servers *password* and *connect*, if the app gives them.
     :raises ConfigError: it cannot be opened, with the fix.
     """
     options["shards"] = shards
@@ -159,7 +161,7 @@ def check_store(given: Any) -> Any:
         except ValueError as error:
             raise _wrong(given, str(error)) from error
     elif isinstance(given, type) or not (is_client(given) or hasattr(given, "shared")):
-        raise _wrong(given, "give a URL, a Store or a redis-py client")
+        raise _wrong(given, "give a URL, a Store, SQLAlchemy's engine or a redis-py client")
     elif not is_client(given) and (names := _missing(given, Store)):
         raise _wrong(given, f"give it the methods of a Store: {', '.join(names)}")
     return given
@@ -296,11 +298,12 @@ def _check_sql(url: str) -> None:
 
 def _open_sql(url: str, folder: str, options: Any) -> Store:
     del folder
+    from .sql.servers.lines import Access
     from .sql.servers.store import SqlServerStore
 
-    return SqlServerStore(
-        url, sql_driver(url), prefix=options["prefix"], timeout=options["timeout"]
-    )
+    access = Access(options.get("password"), options.get("connect"))
+    bounds = {"prefix": options["prefix"], "timeout": options["timeout"]}
+    return SqlServerStore(url, sql_driver(url), access, **bounds)
 
 
 def sql_driver(url: str) -> Any:

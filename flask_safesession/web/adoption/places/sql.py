@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 from ....errors import ConfigError, StoreUnavailable
 from ....stores.opening import sql_driver
 from ....stores.remote.deadline import deadline
-from ....stores.sql.servers.lines import Lost, Refused, TimedOut
+from ....stores.sql.connections import Call
+from ....stores.sql.servers.lines import Access, Lost, Refused, TimedOut
 from ....stores.sql.servers.pool import CircuitOpen, Pool
 from ....stores.sql.servers.url import read_url
-from ....stores.sql.tables import Call
 
 _NAME = re.compile(r"[^\W\d]\w{0,62}")
 #: Runs a statement that is a transaction of its own, and returns its rows.
@@ -66,7 +66,7 @@ def on_server(url: str, config: Mapping[str, Any], timeout: float) -> SqlBackend
     place = read_url(url)
     driver = sql_driver(url)
     driver.check(place.url)
-    pool = Pool(driver.open(place.url, timeout), place.server, place.most, lambda _: None)
+    pool = Pool(driver.open(place.url, timeout, Access()), place.server, place.most, lambda _: None)
 
     def run(call: Call) -> list[Any]:
         statement = driver.dialect.render(call[0], "")
