@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple, Protocol
 
 from ..model.policy import ANONYMOUS_TIER
+from ..model.reason import Reason
 from ..model.record import Record, loads
 from ..model.tokens import NO_USER
 from .base import Cap, Listed, Removed
@@ -21,10 +22,9 @@ ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS = "anonymous", "users", "reasons"
 #: Links of adopted sessions, and those that only lead into another shard; users for whom adoption
 #: is closed.
 LINKS, POINTERS, CLOSED = "links", "pointers", "closed"
-KINDS: tuple[str, ...] = (
-    *(ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS),
-    *(LINKS, POINTERS, CLOSED),
-)
+#: Those of each operation, and all of them.
+KINDS: tuple[str, ...] = (ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS)
+ALL_KINDS: tuple[str, ...] = (*KINDS, LINKS, POINTERS, CLOSED)
 
 
 class Ending(NamedTuple):
@@ -93,6 +93,15 @@ def read_heads(heads: Iterable[tuple[str, bytes]]) -> list[Listed]:
         with suppress(ValueError):
             found.append(Listed(key, loads(raw)))
     return found
+
+
+def taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
+    """Returns what was removed, and the tag of its user; without a *reason*, it was due."""
+    try:
+        record = loads(raw)
+    except ValueError:
+        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
+    return Removed(key, record.tier, reason or record.end_reason), record.user
 
 
 class Tables(Protocol):

@@ -15,7 +15,7 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import KINDS, Ending, Entry, Scope
+from ..tables import ALL_KINDS, Ending, Entry, Scope, taken
 from .connections import Call, Connections, Place
 from .schema import PARTS
 from .statements import HEAD, Statements
@@ -39,7 +39,7 @@ class _Seen:
         self.place = place
         self.writes = writes
         #: The kinds of endings of which it has to remove the expired ones.
-        self.untidy = set(KINDS) if scope.task == "purge" else set()
+        self.untidy = set(ALL_KINDS) if scope.task == "purge" else set()
         self.walks = scope.task == "all"
         self.keys = tuple(sorted(set(scope.keys)))
         #: The generation, the stamp that began it, and the time.
@@ -112,7 +112,7 @@ class SqlTables:
         yield self.statements["newer"], (2 * limit, limit)
         for group in self._groups:
             yield self.statements["due"], (group, 2 * limit, group, limit)
-        for kind in KINDS:
+        for kind in ALL_KINDS:
             yield self.statements["expired"], (kind,)
 
     def now(self) -> int:
@@ -192,20 +192,20 @@ class SqlTables:
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """See :meth:`..tables.Tables.take_over`."""
         del now  # the statements use the database's time
-        taken: list[tuple[Removed, str]] = []
+        over: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
-            left = limit - len(taken)
+            left = limit - len(over)
             rows = self._rows(statement, 2 * left, left)
-            taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
+            over += [taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            column, left = _column_of(group), limit - len(taken)
+            column, left = _column_of(group), limit - len(over)
             rows = self._rows("due", column, 2 * left, column, left)
-            taken += [_taken(key, raw, None) for key, raw in rows]
+            over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
-        for removed, _ in taken:
+        for removed, _ in over:
             self._write("remove", removed.key)
-        return taken
+        return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.heads`."""
@@ -402,12 +402,3 @@ def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:
 
 def _column_of(group: str) -> str:
     return "" if group == ANONYMOUS_TIER else group
-
-
-def _taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
-    """Returns what was removed, and whose it was."""
-    try:
-        record = loads(raw)
-    except ValueError:
-        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
-    return Removed(key, record.tier, reason or record.end_reason), record.user
