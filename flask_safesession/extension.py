@@ -176,6 +176,7 @@ class SafeSession:
         *,
         idle_timeout: Any = ...,
         lifetime: Any = ...,
+        longest_lifetime: Any = ...,
         tiers: Any = ...,
         max_sessions: Any = ...,
         check_interval: Any = ...,
@@ -199,6 +200,7 @@ class SafeSession:
         asked = {
             "idle_timeout": idle_timeout,
             "lifetime": lifetime,
+            "longest_lifetime": longest_lifetime,
             "tiers": tiers,
             "max_sessions": max_sessions,
             "check_interval": check_interval,

@@ -1,6 +1,7 @@
 """The contract of stores, put together from its parts."""
 
 from .adoption import AdoptionContract
+from .extended import ExtendedContract
 from .many import ManySessionsContract
 from .overrides import OverridesContract
 from .repeating import RepeatedCallsContract
@@ -13,6 +14,7 @@ class StoreContract(
     ManySessionsContract,
     UsersContract,
     OverridesContract,
+    ExtendedContract,
     RepeatedCallsContract,
     AdoptionContract,
 ):

@@ -64,6 +64,11 @@ def read(client: FlaskClient) -> Any:
     return {key: value for key, value in found.items() if key[0] != "_"}
 
 
+def stay() -> str:
+    session.expires_in("30d")
+    return "done"
+
+
 class SilentStore(MemoryStore):
     """Fails at each call for a session."""
 
@@ -751,6 +756,21 @@ def test_a_replaced_secret_of_an_old_id_opens_nothing(make_app: MakeApp, clock: 
     app = views(make_app(store=MemoryStore(clock), adopt=[store]))
     assert read(browser(app, first)) == {}
     assert read(browser(app, cookie_of(client))) == {"user_id": "7"}
+
+
+def test_a_session_keeps_the_limits_that_it_asked_for(make_app: MakeApp, clock: FakeClock) -> None:
+    store, settings = MemoryStore(clock), {"longest_lifetime": "60d"}
+    old = views(make_app(store=store, **settings))
+    old.add_url_rule("/stay", "stay", stay, methods=["POST"])
+    client = old.test_client()
+    client.post("/do?set=user_id:7")
+    client.post("/stay")
+    clock.advance(24 * HOUR)
+    app = views(make_app(store=MemoryStore(clock), adopt=[store], **settings))
+    after = browser(app, cookie_of(client))
+    assert read(after) == {"user_id": "7"}
+    clock.advance(24 * HOUR)
+    assert read(after) == {"user_id": "7"}
 
 
 @pytest.fixture

@@ -163,20 +163,21 @@ def _draft(data: dict[str, Any], found: Old, sid: SessionID, settings: Settings)
     who, payload = whose(data, settings), encode(data)
     if len(payload) > settings.max_session_size:
         raise SessionTooLarge(len(payload), settings.max_session_size)
-    limits = settings.rules.policy.limits(who.tier)
+    idle, lifetime, extended = settings.rules.policy.granted(who.tier, found.own)
     endpoint = flask.request.endpoint if flask.has_request_context() else None
     permanent = is_permanent(data)
     note = notes.first_note(sid.secret_digest(), permanent=permanent, endpoint=endpoint)
     return Draft(
         new_stamp(),
-        limits.idle,
-        limits.lifetime,
+        idle,
+        lifetime,
         tier_tag(who.tier),
         who.user_tag,
         payload,
-        notes.dumps(note._replace(adopted=True)),
+        notes.dumps(note._replace(adopted=True, own=found.own)),
         found.created,
         found.last_active,
+        extended,
     )
 
 

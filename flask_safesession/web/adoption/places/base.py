@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from flask import Flask
 
+from ....model.policy import OwnLimits
 from ....model.tokens import SessionID, Verified
 
 
@@ -16,12 +17,14 @@ class Old(NamedTuple):
     :param created: milliseconds since 1970; 0: unknown.
     :param last_active: the same of its last use.
     :param token: what the place needs to delete it.
+    :param own: its own limits; see :class:`~flask_safesession.model.note.Note`.
     """
 
     data: dict[str, Any]
     created: int = 0
     last_active: int = 0
     token: Any = None
+    own: OwnLimits | None = None
 
 
 class Credential(NamedTuple):

@@ -49,7 +49,7 @@ class SafeSessionPlace:
             note, data = notes.loads(record.note), decode(record.payload)
             age, grace = answer.now - record.created, settings.renew_grace
             if notes.judge(note, sid.secret_digest(), age, grace) in GOOD:
-                return Old(data, record.created, record.last_active, record.stamps[0])
+                return Old(data, record.created, record.last_active, record.stamps[0], note.own)
         return None
 
     def delete(self, credential: Credential, old: Old) -> None:
