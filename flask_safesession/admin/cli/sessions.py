@@ -18,8 +18,9 @@ from ...config.overrides import DOCUMENT
 from ...model.codec import UndecodableError, decode
 from ...model.policy import milliseconds
 from ...model.text import printable, span
-from ...model.tokens import is_handle, new_stamp
+from ...model.tokens import is_handle
 from ...stores.base import Live
+from ...web.adoption import end_all
 from ...web.info import SessionInfo
 from .. import directory
 from .group import (
@@ -174,7 +175,7 @@ def _end_all(state: Any, *, sure: bool) -> int | None:
     count = index.count(state.settings.rules).total if index else None
     number = "" if count is None else f"{count} "
     ask(f"End all {number}sessions, of users and anonymous visitors?", sure=sure)
-    state.store.end_all(new_stamp())
+    end_all(state.store, state.settings)
     return count
 
 
