@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from dataclasses import is_dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,9 @@ ROOT = DOCS.parent
 SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# How a link of the README begins that leads to a file of this repository.
+OURS = f"]({PROJECT['urls']['Source']}/blob/main/"
 README_ROWS = {
     name: cells
     for name, *cells in re.findall(
@@ -120,11 +124,21 @@ def anchors(page: Path) -> set[str]:
 
 @every_page
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page).replace(OURS, f"]({ROOT}/")):
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_the_readme_has_no_links_that_a_package_index_cannot_follow() -> None:
+    page = prose(ROOT / "README.md")
+    assert OURS in page
+    assert not re.findall(r"\]\((?!https?:|#)(.+?)\)", page)
+    for address in PROJECT["urls"].values():
+        file = f"]({address}".removeprefix(OURS)
+        assert address.startswith(PROJECT["urls"]["Source"])
+        assert "/blob/" not in address or (ROOT / file).is_file()
 
 
 @every_page
