@@ -8,6 +8,8 @@ share them through Redis::
     SAFESESSION_STORE=sqlite:// gunicorn --workers 3 "example:create_app()"
     SAFESESSION_STORE=redis://localhost:6379/0 flask --app example run
 
+With ``EXAMPLE_LEAK=1`` it makes too many sessions, and too large ones: see ``leak.py``.
+
 Start reading in ``sessions.py``: it is all that an application needs.
 """
 
@@ -28,6 +30,7 @@ from . import (
     errors,
     furniture,
     guard,
+    leak,
     sessions,
     shop,
     watch,
@@ -50,6 +53,8 @@ def create_app(**overrides: Unpack[SettingsDict]) -> Flask:
         app.register_blueprint(blueprint)
     app.register_blueprint(heartbeat(sessions.safe, sign_in="account.sign_in"))
     app.add_url_rule("/health", view_func=health)
+    if environment.leaks():
+        leak.spring(app)
     return app
 
 

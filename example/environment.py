@@ -37,6 +37,11 @@ def configure(app: Flask) -> None:
     app.config["SECRET_KEY"] = key
 
 
+def leaks() -> bool:
+    """Whether the application is to leak on purpose: see ``leak.py``."""
+    return os.environ.get("EXAMPLE_LEAK", "") not in {"", "0"}
+
+
 def kept_key(app: Flask) -> str:
     """Returns the secret key in the instance folder, where SQLite's file is; makes it if missing.
 

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, current_app
 
 from flask_safesession import StoreUnavailable
+from flask_safesession.stores.opening import CannotDo
 
 from . import cart
 from .people import current_person
@@ -24,14 +25,14 @@ def furnish(app: Flask) -> None:
 def store() -> dict[str, object]:
     """Returns the kind of store, the number of live sessions, and the cap.
 
-    While the store is down ``live`` is ``None``: anonymous visitors can still look around.
+    While the store is down, or if it cannot count (Memcached), ``live`` is ``None``.
     """
     settings = _settings()
     where = settings.store
     kind = where.partition("://")[0] if isinstance(where, str) else type(where).__name__
     try:
         live = safe.count()
-    except StoreUnavailable:
+    except (StoreUnavailable, CannotDo):
         live = None
     return {"kind": kind, "live": live, "cap": settings.rules.cap.total}
 

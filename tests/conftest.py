@@ -23,6 +23,7 @@ from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import databases, environment, servers
 from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from .support.memcached import BINARY as MEMCACHED
 
 environment.forget()
 
@@ -43,6 +44,7 @@ _prefixes = count()
 
 def pytest_report_header() -> list[str]:
     missing = [name for name in ("redis", "valkey") if name not in SERVERS]
+    missing += [] if MEMCACHED else ["memcached"]
     absent = f"; not on this machine: {', '.join(missing)}" if missing else ""
     stores = f"stores: memory, sqlite, real servers: {', '.join(SERVERS) or 'NONE'}{absent}"
     return [stores, databases.describe()]

@@ -49,3 +49,17 @@ def test_an_app_on_memory_pays_for_no_other_store() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_url_of_memcached_says_what_to_install() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['pymemcache'] = None\n"
+        "import flask, flask_safesession\n"
+        "try:\n"
+        "    flask_safesession.SafeSession(flask.Flask('x'), store='memcached://localhost')\n"
+        "except flask_safesession.ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'Flask-SafeSession[memcached]'" in done.stdout

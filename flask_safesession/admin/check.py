@@ -16,7 +16,7 @@ from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
 from ..model.text import name_of
 from ..stores.base import Finding, IndexedStore, Store
-from ..stores.opening import Opened
+from ..stores.opening import Opened, is_uncounted
 from .lost_settings import lost_settings
 from .neighbours import conflicts
 
@@ -153,7 +153,7 @@ def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[Findin
             "WEB_CONCURRENCY asks for several processes, and SAFESESSION_STORE is memory://:"
             " requests that use a session will fail; use sqlite:// (one machine) or a redis:// URL",
         )
-    if settings.check_interval is None:
+    if settings.check_interval is None and not is_uncounted(store):
         yield Finding(
             "no-purge-job",
             "SAFESESSION_CHECK_INTERVAL is None: nothing removes idle sessions in time; run"

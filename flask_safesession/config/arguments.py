@@ -21,6 +21,7 @@ class SettingsDict(TypedDict, total=False):
     """
 
     store: Any  # a URL, a store, or a client of a package that may not be installed
+    store_password: str | Callable[[], str] | None
     expiry: Literal["sliding", "fixed", "tiered"]
     idle_timeout: Duration
     lifetime: Duration

@@ -13,6 +13,9 @@ from typing import Any
 from flask import url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..admin.figures import sized
+from ..model.text import printable
+
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -38,6 +41,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(number=number, percent=percent, clock=clock, spell=spell, utc=utc)
+    made.filters.update(printable=printable, sized=sized)
     return made
 
 

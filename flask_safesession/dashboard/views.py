@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import flask
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
+from ..admin.diagnosis import diagnose, growth_text, place_of
+from ..admin.figures import ROWS
 from ..admin.stats import Stats
 from ..errors import StoreUnavailable
 from ..extension import SafeSession
@@ -87,6 +90,24 @@ def figures(safe: SafeSession) -> str:
     return render("figures.html", **_figures(safe))
 
 
+def diagnosis(safe: SafeSession) -> tuple[str, int]:
+    """Show what makes the sessions grow."""
+    app, state = safe._state()
+    can_list, found = state.opened.index is not None, None
+    with suppress(StoreUnavailable):
+        found = diagnose(app, state) if can_list else None
+    return render(
+        "diagnosis.html",
+        can_list=can_list,
+        found=found,
+        about="" if found is None or found.is_whole else "about ",
+        growth=growth_text(found.growth if found else None),
+        place=partial(place_of, app),
+        rows=ROWS,
+        shared=state.store.shared,
+    ), 503 if can_list and found is None else 200
+
+
 def end(safe: SafeSession) -> Response | tuple[str, int]:
     """End the session with the handle in the form."""
     if not _is_meant():
@@ -123,6 +144,7 @@ def end_user(safe: SafeSession) -> Response | tuple[str, int]:
 ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
     ("/", "overview", overview, "GET"),
     ("/figures", "figures", figures, "GET"),
+    ("/diagnosis", "diagnosis", diagnosis, "GET"),
     ("/end", "end", end, "POST"),
     ("/end-user", "confirm", confirm, "GET"),
     ("/end-user", "end_user", end_user, "POST"),

@@ -22,6 +22,20 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def span(seconds: float) -> str:
+    """Returns a duration in its two largest units.
+
+    >>> span(3723), span(59)
+    ('1h2m', '59s')
+    """
+    rest, parts = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        if rest >= size or (unit == "s" and not parts):
+            parts.append(f"{rest // size}{unit}")
+        rest %= size
+    return "".join(parts[:2])
+
+
 def name_of(kind: type) -> str:
     """Returns the name of a class with its module, for messages; of a built-in one without it."""
     return (

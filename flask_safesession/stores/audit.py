@@ -16,7 +16,8 @@ from ..model.tokens import tier_tag
 from .base import AuditStep
 from .tables import Entry, Tables
 
-_DOCUMENT = "audit"
+#: The name of the document with the progress.
+DOCUMENT = "audit"
 _Limits: TypeAlias = "dict[str, list[int]]"
 
 
@@ -26,11 +27,33 @@ class _Round(NamedTuple):
     :param limits: idle time and lifetime by tier tag, of the last step.
     :param group: where the next step begins; ``None``: the walk is done.
     :param after: the entry of that group that was read last.
+    :param passed: sessions that later steps have stood for, until the index is compared again.
     """
 
     limits: _Limits
     group: str | None
     after: Entry | None = None
+    passed: int = 0
+
+
+def is_behind(t: Tables, policy: Policy) -> bool:
+    """Returns whether sessions may have limits that are longer than those of *policy*."""
+    before = _stored(t)
+    return before is None or before.group is not None or _shorter(_limits_of(policy), before.limits)
+
+
+def pass_over(t: Tables, policy: Policy, limit: int) -> AuditStep:
+    """Pass over *limit* sessions, of which none has to be changed. Done when all are passed.
+
+    To compare the index with the records costs as much as a walk, so it is done as rarely.
+    """
+    before, limits = _stored(t), _limits_of(policy)
+    passed = limit + (before.passed if before else 0)
+    done = passed >= sum(t.counts().values())
+    here = _Round(limits, None, passed=0 if done else passed)
+    if here != before:
+        _store(t, here)
+    return AuditStep(0, done)
 
 
 def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
@@ -39,7 +62,7 @@ def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
     here = _Round(limits, "") if before is None or _shorter(limits, before.limits) else before
     here, changed = _walk(t, here._replace(limits=limits), limit)
     if here != before:
-        t.put_document(_DOCUMENT, json.dumps(here).encode("ascii"), t.now())
+        _store(t, here)
     done = here.group is None
     return AuditStep(0, done, changed, behind=not done)
 
@@ -67,10 +90,14 @@ def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
     return False
 
 
+def _store(t: Tables, here: _Round) -> None:
+    t.put_document(DOCUMENT, json.dumps(here).encode("ascii"), t.now())
+
+
 def _stored(t: Tables) -> _Round | None:
     with suppress(ValueError, TypeError):  # there is none, or it cannot be read
-        limits, group, after = json.loads(t.document(_DOCUMENT)[0])
-        return _Round(limits, group, after and Entry(*after))
+        limits, group, after, passed = json.loads(t.document(DOCUMENT)[0])
+        return _Round(limits, group, after and Entry(*after), passed)
     return None
 
 

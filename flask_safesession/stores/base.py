@@ -420,7 +420,7 @@ class IndexedStore(UserStore, Protocol):
     It also keeps a few small documents, each under a name, for all its processes.
     """
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """Returns up to *limit* live sessions of a tier (``anonymous``: of anonymous visitors).
 
         Costs *limit* look-ups. A session that changes between two pages may be missing or listed
@@ -428,6 +428,8 @@ class IndexedStore(UserStore, Protocol):
 
         :param tier: the name of a tier.
         :param after: the ``next`` of the previous page; empty: from the beginning.
+        :param before: for a first page: only sessions whose deadline is before this time, in
+            milliseconds; 0: all.
         """
         ...
 

@@ -10,7 +10,7 @@ from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
 from .admission import Leaving, over_the_cap
-from .audit import shorten
+from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
     Answer,
     AuditStep,
@@ -205,9 +205,10 @@ class Engine:
         t = self._tables
         with t.transaction(Scope((keep,) if keep else (), user), durable=True):
             now = t.now()
-            kept = resolve(t, keep, now)
+            kept = resolve(t, keep, now) if keep else ""
             ours = live_ones(read_heads(t.of_user(user)), now)
             ended = [listed for listed in ours if listed.key != kept]
+            t.remove(*(listed.key for listed in ended))  # at once: each may cost a round trip
             for listed in ended:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended
@@ -220,16 +221,16 @@ class Engine:
         with t.transaction(Scope(task="all"), durable=True):
             t.begin_generation(stamp)
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        before = Entry(int(after[:11], 16), after[11:]) if after else None
+        last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
         with t.transaction(Scope(), writes=False):
-            found = t.latest(group, t.now(), limit, before)
+            found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        last = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
-        return Page(tuple(read_heads(heads)), last)
+        end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
@@ -266,9 +267,12 @@ class Engine:
         The last step of a round compares the whole index with the records.
         """
         t = self._tables
-        with t.transaction(Scope(task="all")):
+        with t.transaction(Scope(document=DOCUMENT), writes=False):
+            behind = is_behind(t, rules.policy)
+        scope = Scope(task="all" if behind else "documents", document=DOCUMENT)
+        with t.transaction(scope):
             t.now()
-            step = shorten(t, rules.policy, limit)
+            step = shorten(t, rules.policy, limit) if behind else pass_over(t, rules.policy, limit)
         return step._replace(repaired=t.repair()) if step.done else step
 
     def lease(self, task: str, milliseconds: int) -> bool:

@@ -20,6 +20,7 @@ from .base import IndexedStore, RemoteStore, Store, UserStore
 from .memory import MemoryStore
 from .sharded import Sharded
 from .urls import (
+    MEMCACHED_URL,
     MEMORY_URL,
     PER_PROCESS,
     REDIS_SCHEMES,
@@ -48,6 +49,7 @@ class Opened:
     :param shards: the shards, or the store itself, for the purge job.
     :param system: its name in traces.
     :param hooks: called around its operations.
+    :param no_index: why it is no :class:`.IndexedStore`, if it says so.
     """
 
     store: Store
@@ -57,6 +59,7 @@ class Opened:
     shards: tuple[IndexedStore, ...] = ()
     system: str = ""
     hooks: tuple[object, ...] = field(default=(), repr=False)
+    no_index: str = ""
 
     @classmethod
     def of(cls, given: Any) -> Opened:
@@ -64,11 +67,13 @@ class Opened:
         if isinstance(given, Sharded):
             system = cls.of(given.shards[0]).system
             return cls(given, given, given, given.remote, tuple(given.shards), system)
-        system = type(given).__name__.removesuffix("Store").lower()
+        name = type(given).__name__.removesuffix("Store").lower()
+        system = getattr(given, "system", name)
         users = None if _missing(given, UserStore) else given
         index = None if _missing(given, IndexedStore) else given
         remote = None if _missing(given, RemoteStore) else given
-        return cls(given, users, index, remote, (index,) if index else (), system)
+        shards, why = (index,) if index else (), getattr(given, "no_index", "")
+        return cls(given, users, index, remote, shards, system, no_index=why)
 
     def need_users(self) -> UserStore:
         """Returns the store as a :class:`.UserStore`.
@@ -93,6 +98,8 @@ class Opened:
         return self.remote.states() if self.remote else {}
 
     def _cannot(self, what: str, protocol: type) -> CannotDo:
+        if self.no_index:
+            return CannotDo(self.no_index)
         names = ", ".join(_missing(self.store, protocol))
         where = f"{protocol.__module__}.{protocol.__name__}"
         return CannotDo(f"{name_of(type(self.store))} {what}: give it {names} ({where})")
@@ -109,7 +116,8 @@ def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opene
     :param given: a URL, a store, or a client of a store's driver.
     :param folder: the base of relative paths.
     :param shards: the number of shards.
-    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores.
+    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores; for
+        SQL servers *password* and *connect*, if the app gives them.
     :raises ConfigError: it cannot be opened, with the fix.
     """
     options["shards"] = shards
@@ -139,14 +147,18 @@ def check_store(given: Any) -> Any:
         except ValueError as error:
             raise _wrong(given, str(error)) from error
     elif isinstance(given, type) or not (is_client(given) or hasattr(given, "shared")):
-        raise _wrong(given, "give a URL, a Store or a redis-py client")
+        raise _wrong(given, "give a URL, a Store, SQLAlchemy's engine or a redis-py client")
     elif not is_client(given) and (names := _missing(given, Store)):
         raise _wrong(given, f"give it the methods of a Store: {', '.join(names)}")
     return given
 
 
 # Stores that cannot be divided, by the schemes of their URLs.
-_WHOLE = {"sqlite": "is one file", **dict.fromkeys(SQL_SCHEMES, "is one database")}
+_WHOLE = {
+    "sqlite": "is one file",
+    "memcached": "is Memcached",
+    **dict.fromkeys(SQL_SCHEMES, "is one database"),
+}
 
 
 def is_client(given: object) -> bool:
@@ -158,6 +170,12 @@ def is_in_memory(given: Any) -> bool:
     """Returns whether *given* is the memory of this process."""
     is_url = isinstance(given, str)
     return given.startswith(MEMORY_URL) if is_url else not getattr(given, "shared", True)
+
+
+def is_uncounted(given: Any) -> bool:
+    """Returns whether *given* is a store of ours that cannot count its sessions."""
+    is_url = isinstance(given, str)
+    return given.startswith(MEMCACHED_URL) if is_url else hasattr(given, "no_index")
 
 
 def undivided(given: Any) -> str:
@@ -176,7 +194,7 @@ def _guess(given: str) -> str:
         return near
     if meant := meant_by(hide_password(given)):
         return f"did you mean {meant}?"
-    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES))
+    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES, "memcached"))
     return f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {servers} and ://"
 
 
@@ -240,6 +258,24 @@ def _open_sqlite(url: str, folder: str, options: Any) -> Store:
     return SqliteStore(find_file(url, folder), prefix=options["prefix"], timeout=options["timeout"])
 
 
+def _check_memcached(url: str) -> None:
+    from .memcached.url import read_url
+
+    try:
+        import pymemcache  # noqa: F401  # is it installed?
+    except ModuleNotFoundError as error:
+        needed = "pip install 'Flask-SafeSession[memcached]'"
+        raise ValueError(f"{error.name} is not installed: {needed}") from error
+    read_url(url)
+
+
+def _open_memcached(url: str, folder: str, options: Any) -> Store:
+    del folder
+    from .memcached.store import MemcachedStore
+
+    return MemcachedStore(url, prefix=options["prefix"], timeout=options["timeout"])
+
+
 def _check_sql(url: str) -> None:
     from .sql.servers.url import read_url
 
@@ -248,9 +284,12 @@ def _check_sql(url: str) -> None:
 
 def _open_sql(url: str, folder: str, options: Any) -> Store:
     del folder
+    from .sql.servers.lines import Access
     from .sql.servers.store import SqlServerStore
 
-    return SqlServerStore(url, _driver(url), prefix=options["prefix"], timeout=options["timeout"])
+    access = Access(options.get("password"), options.get("connect"))
+    bounds = {"prefix": options["prefix"], "timeout": options["timeout"]}
+    return SqlServerStore(url, _driver(url), access, **bounds)
 
 
 def _driver(url: str) -> Any:
@@ -293,6 +332,7 @@ class _Scheme(NamedTuple):
 _REDIS = _Scheme(_check_redis, _open_redis)
 _SCHEMES: dict[str, _Scheme] = {
     "memory": _Scheme(_check_memory, _open_memory),
+    "memcached": _Scheme(_check_memcached, _open_memcached),
     "sqlite": _Scheme(_check_file, _open_sqlite),
     **dict.fromkeys(SQL_SCHEMES, _Scheme(_check_sql, _open_sql)),
     **dict.fromkeys(REDIS_SCHEMES, _REDIS),

@@ -41,9 +41,10 @@ from .base import (
 )
 from .remote.deadline import deadline
 
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+#: The letters with which keys begin.
+LETTERS: str = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 #: The largest number of shards: one for each letter.
-MAX_SHARDS = len(_LETTERS)
+MAX_SHARDS = len(LETTERS)
 
 # The reason on the tombstone of a new session that lost a race.
 _WITHDRAWN = "withdrawn"
@@ -55,7 +56,7 @@ def shard_of(key: str, shards: int) -> int:
 
     :param shards: the number of shards.
     """
-    return _LETTERS.find(key[:1]) % shards
+    return LETTERS.find(key[:1]) % shards
 
 
 class Shard(IndexedStore, Protocol):
@@ -178,12 +179,12 @@ class Sharded:
         if failed is not None:
             raise failed
 
-    def page(self, tier: str, after: str, limit: int) -> Page:
+    def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`; shard by shard."""
         first, _, last = (after or "0:").partition(":")
         found: list[Listed] = []
         for number in range(int(first), len(self.shards)):
-            page = self.shards[number].page(tier, last, limit - len(found))
+            page = self.shards[number].page(tier, last, limit - len(found), before)
             found += page.sessions
             if page.next:
                 return Page(tuple(found), f"{number}:{page.next}")

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 MEMORY_URL = "memory://"
 #: The SQLite file in the app's instance folder; with a path after it, another file.
 SQLITE_URL = "sqlite://"
+#: Memcached servers follow.
+MEMCACHED_URL = "memcached://"
 #: After a URL of memory: separate sessions in each process are accepted.
 PER_PROCESS = "?per_process=yes"
 
@@ -59,10 +61,10 @@ def meant_by(text: str) -> str:
         return MEMORY_URL
     if file := _NEARLY_A_FILE.fullmatch(text):
         return SQLITE_URL + ("//" if len(file[1]) > _SLASHES else "/" if file[2] else "") + file[2]
-    if text.lower() in _SERVERS:
-        return f"{text.lower()}://localhost:6379/0"
+    if text.lower() in (*_SERVERS, "memcached"):
+        return f"{text.lower()}://localhost" + (":6379/0" if text.lower() in _SERVERS else ":11211")
     if url := _NEARLY_A_URL.fullmatch(text):
-        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES)
+        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, "memcached")
         near = get_close_matches(url[1].lower(), schemes, n=1, cutoff=0.7)
         return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
     return _address_meant(text)

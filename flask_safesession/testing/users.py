@@ -72,6 +72,19 @@ class UsersContract(ContractBase):
         assert sorted(self.walk(store, "anonymous", 2)) == sorted(anonymous)
         assert self.walk(store, "no such tier", 2) == []
 
+    def test_a_page_can_begin_at_a_deadline(self, kit: StoreKit) -> None:
+        store, rules = kit.index, make_rules()
+        keys = []
+        for _ in range(3):
+            keys.append(self.sign_in(kit, rules))
+            kit.advance(MINUTE)
+        listed = store.page(DEFAULT_TIER, "", 9).sessions
+        assert [one.key for one in listed] == keys[::-1]
+        last, middle, _ = (one.record.deadline for one in listed)
+        for before, expected in ((last + 1, keys), (last, keys[:2]), (middle, keys[:1])):
+            page = store.page(DEFAULT_TIER, "", 9, before)
+            assert sorted(one.key for one in page.sessions) == sorted(expected)
+
     # -- ends -----------------------------------------------------------------------------------
 
     def test_all_sessions_of_a_user_end_at_once_but_for_one(self, kit: StoreKit) -> None:

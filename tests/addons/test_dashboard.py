@@ -33,7 +33,7 @@ MINUTE = 60_000
 TIERS = {name: {"idle_timeout": "10m"} for name in ("anonymous", "customer", "admin")}
 CANARY = '"><script>alert(1)</script>&'
 INLINE_OR_FOREIGN = r"""<style|<script>|<script[^>]*>[^<]|\s(style|on\w+)=|=["']?(https?:)?//"""
-GET = ["/", "/figures", "/end-user"]
+GET = ["/", "/figures", "/diagnosis", "/end-user"]
 POST = ["/end", "/end-user"]
 PATHS = sorted({*GET, *POST})
 HEADERS = {
@@ -692,6 +692,52 @@ def test_only_the_last_purge_runs_are_kept(app: Flask) -> None:
     assert [run.did is None for run in kept] == [False] * runs.KEPT
 
 
+def test_what_makes_sessions_grow_is_shown_with_cause_and_fix(
+    app: Flask, ada: FlaskClient, clock: FakeClock
+) -> None:
+    for _ in range(30):
+        app.test_client().get("/stranger")
+    clock.advance(MINUTE)
+    page = ada.get("/watch/diagnosis").text
+    assert "/stranger (stranger) creates an anonymous session for every visitor" in page
+    assert "<dt>Cause</dt>" in page
+    assert "<dt>Fix</dt>" in page
+    assert "<code>cart</code>" in page
+    clock.advance(MINUTE)
+    ada.get("/watch/diagnosis")
+    assert "sessions an hour" in ada.get("/watch/diagnosis").text
+
+
+def test_names_of_keys_are_escaped_and_values_are_not_there(mount: Mount) -> None:
+    app = mount(lambda: True)
+
+    @app.get("/odd")
+    def odd() -> str:
+        session[CANARY + "\x1b[2J"] = "a value"
+        return ""
+
+    app.test_client().get("/odd")
+    page = app.test_client().get("/watch/diagnosis").text
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "\x1b" not in page
+    assert "a value" not in page
+
+
+def test_a_user_with_several_sessions_is_a_link_to_the_newest(app: Flask, ada: FlaskClient) -> None:
+    for _ in range(3):
+        signed_in(app, "carl")
+    page = ada.get("/watch/diagnosis").text
+    assert re.findall(r"<tr><td>3</td><td><a href=\"/watch/\?q=([\w-]+)#table\">", page)
+    assert "carl" not in page
+
+
+def test_a_store_without_sessions_has_no_findings(mount: Mount) -> None:
+    page = mount(lambda: True).test_client().get("/watch/diagnosis")
+    assert page.status_code == 200
+    assert "None: nothing here makes sessions grow." in page.text
+
+
 def test_while_the_store_is_down_the_page_says_so(
     mount: Mount, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -705,16 +751,23 @@ def test_while_the_store_is_down_the_page_says_so(
     assert '<p class="figure">unknown</p>' in page.text
     assert "Set-Cookie" not in page.headers
     assert "unknown" in client.get("/watch/figures").text
+    diagnosis = client.get("/watch/diagnosis")
+    assert diagnosis.status_code == 503
+    assert "The store does not answer" in diagnosis.text
 
 
 def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
     mount: Mount, store: MemoryStore
 ) -> None:
     app = mount(store=PlainStore(store))
-    page = signed_in(app, "ada").get("/watch/?q=ada")
+    ada = signed_in(app, "ada")
+    page = ada.get("/watch/?q=ada")
     assert page.status_code == 200
     assert "This store does not count its sessions." in page.text
     assert "This store has no index of its sessions, so they cannot be listed." in page.text
+    diagnosis = ada.get("/watch/diagnosis")
+    assert diagnosis.status_code == 200
+    assert "This store has no index of its sessions" in diagnosis.text
 
 
 def out_of_order(*_: object, **__: object) -> None:

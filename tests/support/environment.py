@@ -8,6 +8,7 @@ _OURS = "SAFESESSION_TEST_"  # which servers to test with
 _PREFIXES = ("FLASK_", "SAFESESSION_")
 _NAMES = (
     "COLUMNS",
+    "EXAMPLE_LEAK",
     "FORCE_COLOR",
     "LINES",
     "NO_COLOR",

@@ -1,7 +1,7 @@
-"""One process of the hammer: does everything to sessions in one SQLite file, and reports what.
+"""One process of the hammer: does everything to sessions in one store, and reports what.
 
-Arguments: the file, a number, seconds. Each line that it prints is an act that was answered: what
-was done, and to which key or by which stamp.
+Arguments: a SQLite file or the URL of a store, a number, seconds. Each line that it prints is an
+act that was answered: what was done, and to which key or by which stamp.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 import sys
 import time
+from typing import Any
 
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, user_tag
-from flask_safesession.stores.base import Live, Terms
+from flask_safesession.stores.base import Listed, Live, Rules, Terms
+from flask_safesession.stores.opening import Opened, open_store
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules
 
@@ -22,11 +24,21 @@ TOTAL, PER_USER = 60, 4
 RULES = make_rules(total=TOTAL, per_user=PER_USER, idle=1500)
 
 
+def store_at(place: str) -> Any:
+    """The store in a file, or behind a URL."""
+    if "://" not in place:
+        return SqliteStore(place, timeout=20)
+    opened = open_store(place, "", prefix="safesession", timeout=20, shards=1)
+    return opened.store
+
+
 class Hammer:
     """Remembers keys that it has met, and says what was done to them."""
 
-    def __init__(self, path: str, number: int) -> None:
-        self.store = SqliteStore(path, timeout=20)
+    def __init__(self, store: Any, number: int, rules: Rules = RULES) -> None:
+        self.store = store
+        self.rules = rules
+        self.can_purge = Opened.of(self.store).index is not None
         self.random = random.Random(number)
         self.keys: list[str] = []
         self.loaded: dict[str, Record] = {}
@@ -36,8 +48,8 @@ class Hammer:
         dice = self.random.random()
         if dice < 0.3 or not self.keys:
             self.create()
-        elif dice < 0.33:
-            self.store.purge(RULES, 20)
+        elif dice < 0.33 and self.can_purge:
+            self.store.purge(self.rules, 20)
         elif dice < 0.36:
             for ended in self.store.end_user(user_tag(self.user()), "stamp--", "revoked", ""):
                 say("ended", ended.key)
@@ -46,6 +58,7 @@ class Hammer:
 
     def some_key(self) -> str:
         """A session of this process's, or one that all processes use."""
+        theirs: list[Listed]
         theirs = self.store.sessions_of(user_tag(self.user())) if self.random.random() < 0.7 else []
         return self.random.choice([one.key for one in theirs] or self.keys[-20:])
 
@@ -54,13 +67,13 @@ class Hammer:
 
     def create(self) -> None:
         user = self.user() if self.random.random() < 0.5 else None
-        self.keys.append(new_id("x").key)
-        draft = make_draft(b"0" * self.random.randint(1, 3000), rules=RULES, user=user)
-        self.note(self.store.create(self.keys[-1], draft, RULES))
+        self.keys.append(new_key(user))
+        draft = make_draft(b"0" * self.random.randint(1, 3000), rules=self.rules, user=user)
+        self.note(self.store.create(self.keys[-1], draft, self.rules))
 
     def use(self, key: str) -> None:
         before = time.monotonic_ns()  # it may be ended while the answer is on its way
-        answer = self.store.load(key, RULES, slide=True)
+        answer = self.store.load(key, self.rules, slide=True)
         if not isinstance(answer, Live):
             return
         say("seen", key, before)
@@ -81,10 +94,11 @@ class Hammer:
             self.loaded[key] = answer.record
 
     def rotate(self, key: str, record: Record) -> None:
-        self.keys.append(new_id("x").key)
-        draft = make_draft(record.payload, rules=RULES, user=self.user())
+        user = self.user()
+        self.keys.append(new_key(user))
+        draft = make_draft(record.payload, rules=self.rules, user=user)
         terms = Terms(record.stamps[0], True, "rotated")
-        answer = self.store.rotate(key, self.keys[-1], draft, RULES, terms)
+        answer = self.store.rotate(key, self.keys[-1], draft, self.rules, terms)
         if isinstance(answer, Live):
             say("won", key + record.stamps[0])
             say("ended", key)
@@ -97,13 +111,18 @@ class Hammer:
                 say("ended", gone.key)
 
 
+def new_key(user: int | None) -> str:
+    """A new key on the server of the user's sessions."""
+    return new_id(user_tag(user)[0] if user else "x").key
+
+
 def say(what: str, of: str, when: int = 0) -> None:
     sys.stdout.write(f"{when or time.monotonic_ns()} {what} {of}\n")
     sys.stdout.flush()
 
 
 def main(path: str, number: str, seconds: str) -> None:
-    hammer = Hammer(path, int(number))
+    hammer = Hammer(store_at(path), int(number))
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until:
         try:

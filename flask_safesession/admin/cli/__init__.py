@@ -1,6 +1,6 @@
 """``flask safesession …``: manage the sessions of an app from a shell."""
 
-from . import maintenance, sessions, tune
+from . import diagnose, maintenance, sessions, tune
 from .group import commands
 
-__all__ = ["commands", "maintenance", "sessions", "tune"]
+__all__ = ["commands", "diagnose", "maintenance", "sessions", "tune"]

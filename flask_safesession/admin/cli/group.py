@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -63,6 +63,13 @@ def say(as_json: bool, result: dict[str, Any], text: str, note: str = "") -> Non
 def json_of(result: dict[str, Any]) -> str:
     """Returns *result* as JSON in ASCII, without control characters (``dumps`` keeps DEL)."""
     return json.dumps(result).replace("\x7f", "\\u007f")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as text, each row on one line."""
+    cells = [list(map(printable, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def note_of_memory(state: Any) -> str:

@@ -16,12 +16,12 @@ from flask import current_app
 from ...config.overrides import DOCUMENT
 from ...model.codec import UndecodableError, decode
 from ...model.policy import milliseconds
-from ...model.text import printable
+from ...model.text import printable, span
 from ...model.tokens import is_handle, new_stamp
 from ...stores.base import Live
 from ...web.info import SessionInfo
 from .. import directory
-from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+from .group import as_json_option, columns, commands, note_of_memory, on_store, say, settings_of
 
 # Sessions per store call.
 _PAGE = 200
@@ -129,22 +129,26 @@ def end(
     if (keep and user is None) or (yes and not everybody):
         raise click.UsageError("--keep requires --user, and --yes requires --all.")
     settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
+    ended: int | None
     if everybody:
         ended = _end_all(state, sure=yes)
     elif user is not None:
         ended = directory.end_user(app, state.opened, settings, user, keep)
     else:
         ended = int(directory.end(app, state.store, settings, str(handle)))
-    text = f"Ended {ended} session{'' if ended == 1 else 's'}."
+    text = f"Ended {'all' if ended is None else ended} session{'' if ended == 1 else 's'}."
     say(as_json, {"ended": ended}, text, note_of_memory(state))
-    if not ended:
+    if ended == 0:
         raise click.exceptions.Exit(1)
 
 
-def _end_all(state: Any, *, sure: bool) -> int:
-    count: int = state.opened.need_index().count(state.settings.rules).total
+def _end_all(state: Any, *, sure: bool) -> int | None:
+    """Returns how many sessions there were; ``None``: the store cannot count them."""
+    index = state.opened.index
+    count = index.count(state.settings.rules).total if index else None
     if not sure:
-        question = f"End all {count} sessions, of users and anonymous visitors?"
+        number = "" if count is None else f"{count} "
+        question = f"End all {number}sessions, of users and anonymous visitors?"
         click.confirm(question, abort=True, err=True)
     state.store.end_all(new_stamp())
     return count
@@ -213,22 +217,10 @@ def _table(listed: Iterable[SessionInfo], now: datetime) -> str:
     for one in listed:
         created = f"{one.created_at:%Y-%m-%d %H:%M:%S}" if one.created_at else ""
         client = one.last_client and f"{one.last_client.address} {one.last_client.agent}"
-        spans = (_span(_idle(one, now)), _span(_left(one, now)))
-        row = (one.handle, one.tier, *spans, created, client or "")
-        rows.append(tuple(map(printable, row)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
-
-
-def _span(seconds: float) -> str:
-    """Returns a duration in its two largest units."""
-    rest, parts = int(seconds), list[str]()
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        if rest >= size or (unit == "s" and not parts):
-            parts.append(f"{rest // size}{unit}")
-        rest %= size
-    return "".join(parts[:2])
+        spans = (span(_idle(one, now)), span(_left(one, now)))
+        row = (one.handle or "", one.tier, *spans, created, client or "")
+        rows.append(row)
+    return columns(rows)
 
 
 def _data(state: Any, handle: str) -> Any:

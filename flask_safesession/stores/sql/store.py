@@ -11,7 +11,8 @@ from ..engine import Engine
 from ..rules import is_filed, successor, used
 from ..tables import Scope
 from ..tombstones import absent
-from .tables import Call, SqlTables
+from .connections import Call
+from .tables import SqlTables
 
 
 class Single(Protocol):
@@ -44,6 +45,10 @@ class SqlStore(Engine):
         self._rows = tables
         self._single = connections
 
+    def schema(self) -> list[str]:
+        """Returns the statements that make the tables. Needs no connection."""
+        return self._rows.statements.schema()
+
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`..base.Store.load`. One query; a use is recorded by a second statement."""
         row = self._single.look_up(key)
@@ -59,6 +64,21 @@ class SqlStore(Engine):
             if fresh is record or (fresh.deadline > now and self._replace(key, fresh, record, now)):
                 return Live(fresh, now)
         return super().load(key, rules, slide=slide)
+
+    def read(self, key: str, rules: Rules) -> Live | Gone:
+        """Returns the session under *key*, and writes nothing: its use is not recorded."""
+        row = self._single.look_up(key)
+        if row is None:
+            return self._absent(key)
+        raw, generation, now = row
+        try:
+            record = loads(raw)
+        except ValueError:
+            return Gone(Reason.CORRUPT)
+        if record.generation != generation:
+            return Gone(Reason.REVOKED)
+        limited = used(record, rules, now, slide=False)
+        return Live(record, now) if limited.deadline > now else Gone(limited.end_reason)
 
     def commit(
         self,

@@ -422,9 +422,21 @@ def test_a_store_that_knows_no_users_is_a_message(make_app: MakeApp, command: li
     )
 
 
-@pytest.mark.parametrize("command", ["list", "stats", "purge", "end --all --yes"])
+@pytest.mark.parametrize("command", ["list", "stats", "purge"])
 def test_a_store_without_an_index_is_a_message(make_app: MakeApp, command: str) -> None:
     said = run(make_app(store=PlainStore()), *command.split())
     assert (said.code, said.out) == (1, "")
     assert "PlainStore has no index of its sessions: give it audit, " in said.err
     assert "(flask_safesession.stores.base.IndexedStore)" in said.err
+
+
+def test_all_sessions_of_a_store_without_an_index_are_ended_uncounted(make_app: MakeApp) -> None:
+    app = make_app(store=PlainStore())
+    app.add_url_rule("/add", "add", view_func=lambda: str(session.setdefault("n", 1)))
+    app.add_url_rule("/", "show", view_func=lambda: str(session.get("n")))
+    client = app.test_client()
+    client.get("/add")
+    assert client.get("/").text == "1"
+    said = run(app, "end", "--all", "--yes", "--json")
+    assert (said.code, json.loads(said.out)["ended"]) == (0, None)
+    assert client.get("/").text == "None"

@@ -12,13 +12,13 @@ import pytest
 import redis
 
 from flask_safesession.stores.redis.servers import connections as module
-from flask_safesession.stores.redis.servers import timed
 from flask_safesession.stores.redis.servers.connections import (
     Connections,
     remaining,
     was_sent,
 )
 from flask_safesession.stores.redis.servers.standalone import Access
+from flask_safesession.stores.remote import names
 from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.testing.kit import together
@@ -234,5 +234,5 @@ def test_addresses_are_not_looked_up(
     def never(*args: Any) -> None:
         raise AssertionError(args)
 
-    monkeypatch.setattr(timed, "_look_up", never)
+    monkeypatch.setattr(names, "_look_up", never)
     assert connect(any_server.port).exchange(PING) == [b"PONG"]

@@ -329,6 +329,16 @@ def test_the_purge_empties_the_write_ahead_log(store: SqliteStore, path: Path) -
     assert log.stat().st_size == 0
 
 
+def test_the_rows_are_counted_once_in_as_many_steps_as_a_walk_would_take(
+    store: SqliteStore,
+) -> None:
+    for _ in range(20):
+        add(store)
+    store.audit(RULES, 100)
+    for _ in range(2):
+        assert [store.audit(RULES, 8).done for _ in range(3)] == [False, False, True]
+
+
 def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     store: SqliteStore, path: Path
 ) -> None:
@@ -339,7 +349,7 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE safesession_counts SET held = 7")
         other.execute("INSERT INTO safesession_counts VALUES (0, 'none', 3)")
-    assert store.audit(RULES, 10).repaired == 3
+    assert store.audit(RULES, 100).repaired == 3
     assert_sound(path)
     assert store.count(RULES).total == 3
 

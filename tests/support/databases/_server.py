@@ -206,7 +206,7 @@ def release_memory(lock: Path) -> None:
 
 def connect(url: str) -> Any:
     if url.startswith("postgresql:"):
-        return psycopg.connect(url, autocommit=True, connect_timeout=5)
+        return psycopg.connect(url, autocommit=True, connect_timeout=30)
     parts = urlsplit(url)
     parameters: dict[str, Any] = dict(parse_qsl(parts.query))
     if "ssl_" not in parts.query:  # else it reads all the system's authorities each time: 20 ms
@@ -218,7 +218,7 @@ def connect(url: str) -> Any:
         password=unquote(parts.password or ""),
         database=parts.path.lstrip("/"),
         autocommit=True,
-        connect_timeout=5,
+        connect_timeout=30,
         read_timeout=30,
         **parameters,
     )

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from functools import cache
-from ipaddress import ip_address
 from typing import Any
 
 import redis
@@ -19,6 +14,7 @@ import redis.cluster
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ...remote.names import addresses
 from .connections import remaining
 
 # Arguments with the server's address and our credentials. The others (decoding, retries, caches,
@@ -153,7 +149,7 @@ class _Resolving(redis.Connection):
 
     def _connect(self) -> Any:
         name, failed = self.host, OSError("the name has no address")
-        for address in _addresses(name):
+        for address in addresses(name, redis.TimeoutError):
             self.host = address
             try:
                 return super()._connect()  # type: ignore[no-untyped-call]
@@ -169,32 +165,3 @@ def _resolving(base: type[Any]) -> tuple[type[Any], ...]:
     if base is redis.Connection:
         return (_Resolving,)
     return (base, _Resolving) if issubclass(base, redis.Connection) else (base,)
-
-
-# By process and name: one look-up at a time, in a thread of its own, which may hang.
-_lookups: dict[tuple[int, str], Future[list[str]]] = {}
-
-
-def _addresses(name: str) -> list[str]:
-    with suppress(ValueError):
-        ip_address(name)
-        return [name]
-    key = (os.getpid(), name)
-    mine: Future[list[str]] = Future()
-    found = _lookups.setdefault(key, mine)
-    if found is mine:
-        threading.Thread(target=_look_up, args=(key, found), daemon=True).start()
-    try:
-        return found.result(remaining())
-    except FutureTimeoutError:
-        raise redis.TimeoutError(f"the name {name} was not resolved in time") from None
-
-
-def _look_up(key: tuple[int, str], found: Future[list[str]]) -> None:
-    try:
-        answers = socket.getaddrinfo(key[1], None, type=socket.SOCK_STREAM)
-        found.set_result(list(dict.fromkeys(str(answer[4][0]) for answer in answers)))
-    except Exception as error:  # noqa: BLE001  # raised by the calls that wait
-        found.set_exception(error)
-    finally:
-        _lookups.pop(key, None)

@@ -8,18 +8,18 @@ question whose answer was not read ahead, or may have changed by a write since, 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ....errors import StoreFull, TooManySessions
 from ...base import Cap
 from ...tables import Scope, TooNarrow
+from ..connections import Call, Place
 from ..schema import PARTS
 from ..statements import Statements
-from ..tables import Call, Place
 from .lines import Line
 from .locks import part_of, place_of, quotas
 from .pool import Pool
@@ -68,22 +68,23 @@ class Transaction:
 _TABLE = re.compile('"[^"]*"')
 
 
-class _Local(threading.local):
-    """What concerns the call of one thread."""
+class Attempts:
+    """What the tries of one call have found out."""
 
     def __init__(self) -> None:
         self.current: Transaction | None = None
-        self.begin_call()
-
-    def begin_call(self) -> None:
         #: Keys that the transaction must lock, too; ``None``: everything.
         self.wider: set[str] | None = set()
         #: A commit was sent that was not answered.
         self.may_be_done = False
 
 
+#: Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
+
+
 class Connections:
-    """See :class:`..tables.Connections`.
+    """See :class:`..connections.Connections`.
 
     :param begin: the statements that begin a transaction.
     :param elapsed: returns seconds, by a clock that runs as the database's does.
@@ -97,13 +98,17 @@ class Connections:
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.statements: Statements = statements
-        self.local: _Local = _Local()
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
         self._elapsed = elapsed
         # The database's time, and ours after its answer.
         self._time: tuple[int, float] | None = None
+
+    @property
+    def local(self) -> Attempts:
+        """What concerns the call of this thread or greenlet."""
+        return attempts_of_call.get()
 
     def widen(self, keys: Collection[str] | None) -> None:
         """Let the next try of this call lock more: *keys*, or everything."""
@@ -138,7 +143,7 @@ class Connections:
     # -- transactions ---------------------------------------------------------------------------
 
     def place(self, scope: Scope) -> Place:
-        """See :meth:`..tables.Connections.place`."""
+        """See :meth:`..connections.Connections.place`."""
         if scope.cap and time.monotonic() < self._full_until:
             self.local.wider = None  # the store was full a moment ago: a quota would not do
         return place_of(scope, self.local.wider)
@@ -147,7 +152,10 @@ class Connections:
     def transaction(
         self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
     ) -> Iterator[None]:
-        """See :meth:`..tables.Connections.transaction`. The server's settings decide on syncing."""
+        """See :meth:`..connections.Connections.transaction`.
+
+        The server's settings decide when it writes to its disk.
+        """
         del durable
         local, failure = self.local, None
         with self._pool.line() as line:
@@ -167,19 +175,19 @@ class Connections:
             raise failure
 
     def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """See :meth:`..tables.Connections.read`."""
+        """See :meth:`..connections.Connections.read`."""
         return self._current.read((statement, parameters))
 
     def fetch(self, calls: Sequence[Call]) -> None:
-        """See :meth:`..tables.Connections.fetch`."""
+        """See :meth:`..connections.Connections.fetch`."""
         self._current.fetch(calls)
 
     def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """See :meth:`..tables.Connections.write`."""
+        """See :meth:`..connections.Connections.write`."""
         self._current.write((statement, parameters))
 
     def need(self, keys: Collection[str]) -> None:
-        """See :meth:`..tables.Connections.need`."""
+        """See :meth:`..connections.Connections.need`."""
         locked = self._current.place.parts
         if locked and not locked.issuperset(map(part_of, keys)):
             raise TooNarrow(keys)

@@ -15,11 +15,12 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from ...remote.deadline import remaining
+from ..connections import Call
 from ..dialect import Dialect
-from ..tables import Call
-from .lines import Driver, Lost, Refused, Result, TimedOut
+from .lines import Access, Driver, Lost, Refused, Result, TimedOut
 
 DIALECT = Dialect(
     "PostgreSQL",
@@ -29,12 +30,15 @@ DIALECT = Dialect(
     text='TEXT COLLATE "C"',
     blob="BYTEA",
     clock="CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
+    # Not a setting of the connection, which may be a pooler's.
+    limit=" AND set_config('lock_timeout', '{wait}ms', true) <> ''",
     parameter="${n}",
 )
 # The pooler has given another connection to the server, with other prepared statements.
 _POOLED = ("26000", "42P05")
-# The server ends the connection: it shuts down, has crashed, or is starting.
-_ENDED = ("57P01", "57P02", "57P03", "08000", "08003", "08006")
+# The server ends the connection: it shuts down, has crashed, or is starting; or a transaction stood
+# still for too long.
+_ENDED = ("25P03", "57P01", "57P02", "57P03", "08000", "08003", "08006")
 _FIXES = {
     "42P01": "the tables are missing: let the user make them, or make them with the statements"
     " that 'flask safesession schema' prints",
@@ -55,7 +59,6 @@ _CONNECTING = {
     "does not exist": "make it, or correct SAFESESSION_STORE",
 }
 _BINARY = 1
-_SILENT = "it did not answer in time"
 _INTEGERS, _BYTES = (20, 21, 23), 17
 _READ, _WRITE = select.POLLIN, select.POLLOUT
 
@@ -70,14 +73,15 @@ class PostgresLine:
     """See :class:`.lines.Line`.
 
     :param conninfo: a URL or a connection string of libpq.
+    :param access: what the app gives for this connection.
     :param modes: of all connections of a store.
     """
 
-    def __init__(self, conninfo: str, modes: _Modes) -> None:
+    def __init__(self, conninfo: str, access: Access, modes: _Modes) -> None:
         self._names: dict[str, bytes] = {}
         self._modes = modes
         with _translated():
-            self._pg = pq.PGconn.connect_start(conninfo.encode())
+            self._pg = self._begin(conninfo, access)
         try:
             with _translated():
                 self._connect()
@@ -104,6 +108,16 @@ class PostgresLine:
     def close(self) -> None:
         """See :meth:`.lines.Line.close`."""
         self._pg.finish()
+
+    def _begin(self, conninfo: str, access: Access) -> Any:
+        """Returns a connection of libpq that is being made, or the one that the app has made."""
+        self._owner = access.new_connection()  # a psycopg.Connection, kept as it warns when freed
+        if self._owner is not None:
+            self._owner.commit()  # a listener may have begun a transaction
+            return self._owner.pgconn
+        if (password := access.new_password()) is not None:
+            conninfo = make_conninfo(conninfo, password=password)
+        return pq.PGconn.connect_start(conninfo.encode())
 
     def _connect(self) -> None:
         while (state := self._pg.connect_poll()) != pq.PollingStatus.OK:
@@ -146,15 +160,15 @@ class PostgresLine:
     def _next(self) -> Any:
         while self._pg.is_busy():
             if not self._readable.poll(remaining(TimedOut) * 1000):
-                raise TimedOut(_SILENT)
+                raise TimedOut
             self._pg.consume_input()
         return self._pg.get_result()
 
     def _refused(self, answer: Any) -> Refused:
         code = (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = answer.get_error_message()
+        text = (answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
         if code in _ENDED or not code:
-            raise Lost(text)
+            raise Lost(text or answer.get_error_message())
         if code in _POOLED:
             self._modes.prepares = False
         return Refused(code, _explained(text, {code: _FIXES.get(code, "")}, code))
@@ -164,7 +178,7 @@ class PostgresLine:
         poll.register(self._pg.socket, events)
         ready = poll.poll(remaining(TimedOut) * 1000)
         if not ready:
-            raise TimedOut(_SILENT)
+            raise TimedOut
         return ready[0][1]
 
 
@@ -179,7 +193,8 @@ def _translated() -> Iterator[None]:
 
 def _explained(text: str, fixes: dict[str, str], code: str = "") -> str:
     fix = next((fix for sign, fix in fixes.items() if fix and (sign in text or sign == code)), "")
-    return f"{text.strip()}: {fix}" if fix else text.strip()
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]  # without advice
+    return ": ".join(filter(None, ("; ".join(lines), fix)))
 
 
 def _text(value: Any) -> bytes | None:
@@ -217,20 +232,24 @@ def _check(url: str) -> None:
         raise ValueError(str(error).strip()) from error
 
 
-def _open(url: str, seconds: float) -> Callable[[], PostgresLine]:
+def _open(url: str, seconds: float, access: Access) -> Callable[[], PostgresLine]:
     del seconds  # each transaction sets its own: a pooler's connections are not only ours
-    return partial(PostgresLine, url, _Modes())
+    return partial(PostgresLine, url, access, _Modes())
 
 
 DRIVER = Driver(
+    "postgresql",
     DIALECT,
     _check,
     _open,
     begin=(
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        "SET LOCAL lock_timeout = '{milliseconds}ms'",
+        "SET LOCAL lock_timeout = '{wait}ms'",
+        # A worker that stands still, or is cut off, does not keep its locks.
+        "SET LOCAL idle_in_transaction_session_timeout = '{milliseconds}ms'",
     ),
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
+    read_only=("25006", "53100"),
     alone=(("BEGIN", "SELECT pg_advisory_xact_lock(7235927)"), ("COMMIT",)),
 )

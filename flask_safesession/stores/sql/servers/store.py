@@ -11,15 +11,16 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
 from ...admission import SWEEP
-from ...base import Answer, Conflict, Finding, Live, PurgeStep, Rules, Taken
+from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...tables import TooNarrow
@@ -27,8 +28,8 @@ from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
 from ..store import SqlStore
 from ..tables import SqlTables
-from .connections import Connections
-from .lines import Driver, Lost, Refused, TimedOut
+from .connections import Attempts, Connections, attempts_of_call
+from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
@@ -39,6 +40,8 @@ _T = TypeVar("_T")
 PURGE_STEP = 500
 #: With a large cap, the creations after which due sessions are removed once, for all of these.
 SWEEP_EVERY = 32
+#: Each so-manieth ending of a user trims the user's: this costs a round trip.
+TRIM_EVERY = 20
 # The pause after a step, as a multiple of its time.
 _PAUSE = 4
 # Longer names of tables would be cut.
@@ -48,23 +51,12 @@ _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%
 _WAIT = 0.01
 
 
-def _repeated(
-    operation: Callable[Concatenate[SqlServerStore, _P], _T],
-) -> Callable[Concatenate[SqlServerStore, _P], _T]:
-    """Returns an operation of the engine that is bounded in time, and repeated."""
-
-    @wraps(operation)
-    def run(self: SqlServerStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._call(partial(operation, self, *args, **kwargs))
-
-    return run
-
-
 class SqlServerStore(SqlStore):
     """The store behind the URLs of SQL servers.
 
     :param url: of the database.
     :param driver: for this kind of server.
+    :param access: what the app gives for connections beside the URL.
     :param prefix: what the names of the tables begin with.
     :param timeout: seconds that one call may take, reconnects and repetitions included.
     :param clock: SQL for the time in milliseconds instead of the server's, for tests.
@@ -75,6 +67,7 @@ class SqlServerStore(SqlStore):
         self,
         url: str,
         driver: Driver,
+        access: Access = Access(),  # noqa: B008  # immutable
         *,
         prefix: str = "safesession",
         timeout: float = 1.0,
@@ -83,46 +76,49 @@ class SqlServerStore(SqlStore):
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
         place = read_url(url)
+        #: Its name in traces.
+        self.system: str = driver.system
         #: Receives the events of the server.
         self.notify: Listener = Listener()
         self._driver = driver
-        self._dialect = driver.dialect._replace(clock=clock or driver.dialect.clock)
+        times = {"milliseconds": round(timeout * 1000), "wait": round(timeout * 800)}
+        self._dialect = driver.dialect._replace(
+            clock=clock or driver.dialect.clock, limit=driver.dialect.limit.format(**times)
+        )
         self._prefix = prefix
         self._timeout = timeout
         self._checked = False
         self._created = count(1)
         self._server = place.server
-        connect = driver.open(place.url, timeout)
+        connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
-        begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
+        begin = [text.format(**times) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
         self._connections = Connections(self._pool, statements, begin, elapsed)
-        super().__init__(SqlTables(self._connections, statements), self._connections)
+        tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
+        super().__init__(tables, self._connections)
 
-    load = _repeated(SqlStore.load)
-    refile = _repeated(SqlStore.refile)
-    rotate = _repeated(SqlStore.rotate)
-    end = _repeated(SqlStore.end)
-    resolve = _repeated(SqlStore.resolve)
-    peek = _repeated(SqlStore.peek)
-    sessions_of = _repeated(SqlStore.sessions_of)
-    end_user = _repeated(SqlStore.end_user)
-    end_all = _repeated(SqlStore.end_all)
-    page = _repeated(SqlStore.page)
-    count = _repeated(SqlStore.count)
-    audit = _repeated(SqlStore.audit)
-    lease = _repeated(SqlStore.lease)
-    document = _repeated(SqlStore.document)
-    keep = _repeated(SqlStore.keep)
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """See :meth:`...base.Store.load`. A server that takes no writes is read all the same."""
+        try:
+            return self._call(partial(super().load, key, rules, slide=slide))
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, Refused) or cause.code not in self._driver.read_only:
+                raise
+            return self._call(partial(self.read, key, rules))
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
-        live = self._call(partial(super().create, key, draft, rules), repeatable=False)
-        if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
-            step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-            return live._replace(removed=(*live.removed, *step.removed))
-        return live
+        """See :meth:`...base.Store.create`. One in many also removes due sessions, and counts."""
+        with deadline(self._timeout):
+            live = self._call(partial(super().create, key, draft, rules), repeatable=False)
+            if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
+                with suppress(StoreUnavailable):  # the session is stored all the same
+                    step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
+                    total = self.count(rules).total
+                    return live._replace(removed=(*live.removed, *step.removed), total=total)
+            return live
 
     def commit(
         self,
@@ -162,10 +158,9 @@ class SqlServerStore(SqlStore):
 
     def prepare(self) -> None:
         """See :meth:`...base.RemoteStore.prepare`."""
-        try:
+        with suppress(StoreUnavailable):  # then the first call checks it
             self._call(lambda: None)
-        except StoreUnavailable:
-            return  # the first call checks it
+        self.close()  # the process may fork after this
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
         """See :meth:`...base.RemoteStore.report_to`."""
@@ -186,8 +181,8 @@ class SqlServerStore(SqlStore):
         :param lost: receives the error of a try that may be done all the same.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        local, failures = self._connections.local, 0
-        local.begin_call()
+        local, failures = Attempts(), 0
+        outer = attempts_of_call.set(local)
         try:
             with deadline(self._timeout):
                 while True:
@@ -212,7 +207,10 @@ class SqlServerStore(SqlStore):
                             lost.append(error)
                         remaining(TimedOut)
         except Lost as error:
-            raise StoreUnavailable(f"{self._server}: {error}") from error
+            server = "" if isinstance(error, CircuitOpen) else f"{self._server}: "
+            raise StoreUnavailable(f"{server}{error}") from error
+        finally:
+            attempts_of_call.reset(outer)
 
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.
@@ -253,3 +251,23 @@ class SqlServerStore(SqlStore):
             if error.code in self._driver.again:
                 raise
             raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
+
+
+def _repeated(operation: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Returns an operation that is bounded in time, and repeated."""
+
+    @wraps(operation)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        store: Any = args[0]
+        answer: _T = store._call(partial(operation, *args, **kwargs))
+        return answer
+
+    return run
+
+
+# Here and not in the class, where each would have to repeat its parameters.
+for _name in (
+    *("refile", "rotate", "end", "resolve", "peek", "sessions_of", "end_user", "end_all"),
+    *("page", "count", "audit", "lease", "document", "keep"),
+):
+    setattr(SqlServerStore, _name, _repeated(getattr(SqlStore, _name)))
