@@ -1,5 +1,7 @@
 """The contract of stores, put together from its parts."""
 
+from .adoption import AdoptionContract
+from .extended import ExtendedContract
 from .many import ManySessionsContract
 from .overrides import OverridesContract
 from .repeating import RepeatedCallsContract
@@ -12,7 +14,9 @@ class StoreContract(
     ManySessionsContract,
     UsersContract,
     OverridesContract,
+    ExtendedContract,
     RepeatedCallsContract,
+    AdoptionContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 

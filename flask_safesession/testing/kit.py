@@ -13,7 +13,7 @@ from unittest import SkipTest
 from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
 from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
-from ..stores.base import Cap, IndexedStore, Rules, Store, UserStore
+from ..stores.base import AdoptingStore, Cap, IndexedStore, Rules, Store, UserStore
 from ..stores.opening import Opened
 
 MINUTE = 60_000
@@ -117,12 +117,18 @@ class StoreKit:
         return index
 
     @property
+    def adopting(self) -> AdoptingStore:
+        """Returns the store if it adopts sessions from older places; otherwise skips the test."""
+        adopting = Opened.of(self.store).adopting
+        return adopting or pytest.skip("the store adopts no sessions")
+
+    @property
     def tolerance(self) -> int:
         """Returns the milliseconds that a test leaves before and after a limit."""
         return 1 if self.exact_clock else 5000
 
 
-def make_rules(
+def make_rules(  # noqa: PLR0913  # one for each setting
     *,
     total: int = 1000,
     per_user: int = 100,
@@ -130,11 +136,12 @@ def make_rules(
     idle: int = 30 * MINUTE,
     lifetime: int = 720 * MINUTE,
     touch: int = 0,
+    longest: int = 0,
     tiers: dict[str, Limits] | None = None,
 ) -> Rules:
     """Returns rules for a test; times in milliseconds."""
     kind = "tiered" if tiers else "sliding"
-    policy = Policy(kind, Limits(idle, lifetime, touch), tiers or {})
+    policy = Policy(kind, Limits(idle, lifetime, touch, longest), tiers or {})
     return Rules(policy, Cap.of(total, per_user, evict=evict))
 
 

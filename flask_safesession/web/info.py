@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ..model.identity import FRESH, Identity
@@ -23,8 +23,8 @@ class SessionInfo(NamedTuple):
     :param created_at: when it was created; ``None`` while new, like the other times.
     :param last_active: its last recorded use (see ``SAFESESSION_TOUCH_INTERVAL``).
     :param expires_at: when it expires unless it is used before.
-    :param authenticated_at: when its user signed in. ``None`` for anonymous sessions,
-        in lists, and when a remember-me cookie restored the user.
+    :param authenticated_at: when its user signed in. ``None`` for anonymous sessions, in lists, for
+        adopted sessions, and when a remember-me cookie restored the user.
     :param now: the store's time at this request, to compute what is left; ``None`` while new.
     :param current: this is the session of this request.
     :param client: address and browser at the sign-in, with ``SAFESESSION_RECORD_CLIENT``.
@@ -32,6 +32,8 @@ class SessionInfo(NamedTuple):
     :param endpoint: the endpoint (``request.endpoint``) at which the session was created, 80
         characters of it at most. ``None`` outside a request, and where no view was found. A sign-in
         keeps it. ``None`` while new.
+    :param own_lifetime: what ``session.expires_in()`` asked for, from the creation of the session.
+        ``None``: it has the limits of its tier.
     :param ended_reason: why the cookie's session ended, if its user should know: ``idle``,
         ``lifetime``, ``evicted`` (by a newer login), ``revoked`` (by an administrator, or from
         another device), ``replayed`` (an old cookie was used again, so it may have been stolen).
@@ -52,6 +54,7 @@ class SessionInfo(NamedTuple):
     last_client: Client | None = None
     ended_reason: str | None = None
     endpoint: str | None = None
+    own_lifetime: timedelta | None = None
 
     @property
     def used_again(self) -> bool:
@@ -63,7 +66,8 @@ def info_of(
     key: str, record: Record, note: Note, who: Identity, data: Mapping[Any, Any], now: int
 ) -> SessionInfo:
     """Returns the info of this request's session."""
-    signed_in = who.user is not None and record.user != NO_USER and data.get(FRESH) is not False
+    has_user = who.user is not None and record.user != NO_USER
+    signed_in = has_user and data.get(FRESH) is not False and not note.adopted
     return described(key, record, note, who.user, who.tier)._replace(
         authenticated_at=as_datetime(record.created) if signed_in else None,
         now=as_datetime(now),
@@ -76,4 +80,6 @@ def described(key: str, record: Record, note: Note, user: Any, tier: str) -> Ses
     created, active = as_datetime(record.created), as_datetime(record.last_active)
     known = SessionInfo(user, tier, key, False, created, active, as_datetime(record.deadline))
     first, last = note.clients
-    return known._replace(client=first, last_client=last, endpoint=note.endpoint or None)
+    own = timedelta(milliseconds=note.own.lifetime) if note.own else None
+    known = known._replace(own_lifetime=own, endpoint=note.endpoint or None)
+    return known._replace(client=first, last_client=last)

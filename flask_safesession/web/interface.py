@@ -20,7 +20,9 @@ from ..config.settings import READONLY
 from ..errors import StoreUnavailable, UndeliverableSignIn
 from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
+from ..model.policy import Limits
 from . import hooks, transport
+from .adoption import Adoption
 from .change import Delivery, whose
 from .client import describe_client
 from .info import SessionInfo, info_of
@@ -44,17 +46,22 @@ class SafeSessionInterface(SessionInterface):
     :param overrides: holds the app's current settings and its store.
     :param wake: called at each request; starts the purge job in this process if it is not running.
     :param end_user: ends all sessions of a user except one, and returns how many it ended.
+    :param adoption: finds sessions in older places; ``None``: there are none.
     """
 
     def __init__(
-        self, overrides: Overrides, wake: Callable[[], None], end_user: Callable[..., int]
+        self,
+        overrides: Overrides,
+        wake: Callable[[], None],
+        end_user: Callable[..., int],
+        adoption: Adoption | None = None,
     ) -> None:
         self._overrides = overrides
         self._wake = wake
         self._end_user = end_user
         self._nearly_full = False
         self._say = Once()
-        self.loader: Loader = Loader(overrides, self._say)
+        self.loader: Loader = Loader(overrides, self._say, adoption)
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """Returns a session, not yet loaded; ``None`` (a null session) without a secret key."""
@@ -163,6 +170,11 @@ class SafeSessionInterface(SessionInterface):
             stored = loaded.stored
             info = info_of(stored.key, stored.record, stored.note, who, data, loaded.now)
         return info._replace(ended_reason=loaded.ended)
+
+    def limits(self, state: State) -> Limits:
+        """Returns the limits of the session's tier as it is now."""
+        settings = self._overrides.settings
+        return settings.rules.policy.limits(whose(state.data or {}, settings).tier)
 
     def end_others(self, state: State) -> int:
         """End the other sessions of this session's user. Returns how many it ended."""

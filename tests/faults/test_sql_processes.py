@@ -342,5 +342,8 @@ def test_fault_28_greenlets_that_are_cut_short_never_see_the_data_of_others(
 ) -> None:
     seen = run_greenlets(database.url(), when, 20, 20)
     assert seen["wrong"] == []
-    assert seen["cut"] > 0
+    if when == "early" or database.scheme == "postgresql":
+        assert seen["cut"] > 0
+    else:  # PyMySQL's sockets were there before gevent patched, so that they let nobody else run
+        assert seen["cut"] == 0
     database.drop_tables("greenlets")

@@ -18,6 +18,7 @@ from ..base import (
     Gone,
     Listed,
     Live,
+    Moved,
     Onward,
     Removed,
     Rules,
@@ -40,6 +41,7 @@ class Status(IntEnum):
     ENDED = 9
     UNSURE = 10
     TOO_MANY = 11
+    MOVED = 12
 
 
 # Bytes of one removed session in the scripts' lists: key, and removal note.
@@ -109,6 +111,14 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
     return dated(raw, made, removed=removals(removed), total=total)
 
 
+def adopted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Moved | Gone:
+    """Returns the result of an adoption; raises as :func:`admitted`."""
+    if status == Status.MOVED:
+        return Moved(rest[0].decode())
+    made = Taken() if status == Status.UNKNOWN else admitted(status, rest, draft, rules)
+    return Gone(Reason.UNKNOWN) if isinstance(made, Taken) else made
+
+
 def theirs(answer: list[Any]) -> list[Listed]:
     """Returns a user's sessions."""
     return listed(zip(answer[1::2], answer[2::2], strict=True))
@@ -146,13 +156,11 @@ def counted(now: int, rows: list[Any], rules: Rules) -> Counts:
 
 
 def limit_rows(rules: Rules) -> bytes:
-    """Returns the limits of each tier, as scripts take them."""
+    """Returns the limits by tag, as scripts take them; those of extended sessions begin with +."""
     policy = rules.policy
-    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
-        (tier_tag(n), t) for n, t in policy.tiers.items()
-    ]
+    tags = [("    ", policy.limits(DEFAULT_TIER)), *policy.rows.items()]
     rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
-    return "".join(rows).encode("ascii")
+    return "".join(rows).replace("|+", "+").encode("ascii")
 
 
 def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:
