@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from dataclasses import is_dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,9 @@ ROOT = DOCS.parent
 SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# Where a package index finds the files of this repository.
+OURS = f"{PROJECT['urls']['Source']}/blob/main/"
 README_ROWS = {
     name: cells
     for name, *cells in re.findall(
@@ -121,10 +125,30 @@ def anchors(page: Path) -> set[str]:
 @every_page
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
-        path, _, anchor = target.partition("#")
-        file = page.parent / path if path else page
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
+        assert leads_somewhere(target, page), target
+
+
+def leads_somewhere(target: str, page: Path) -> bool:
+    path, _, anchor = target.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not anchor or anchor in anchors(file))
+
+
+def test_the_readme_has_links_that_a_package_index_can_follow() -> None:
+    page, text = ROOT / "README.md", prose(ROOT / "README.md")
+    assert not re.findall(r"\]\((?!https?:|#)(.+?)\)", text)
+    definition = re.compile(r"^\[(.+?)\]: (http.+)$", re.MULTILINE)
+    addresses = dict(definition.findall(text))
+    used = re.findall(r"\[([\w./-]+\.md(?:#[\w-]+)?)\]", definition.sub("", text))
+    assert addresses == {target: OURS + target for target in used}
+    for target in used:
+        assert leads_somewhere(target, page), target
+
+
+def test_the_addresses_of_the_project_are_its_own() -> None:
+    for address in PROJECT["urls"].values():
+        assert address.startswith(PROJECT["urls"]["Source"])
+        assert OURS not in address or (ROOT / address.removeprefix(OURS)).is_file()
 
 
 @every_page

@@ -200,8 +200,13 @@ def sign_in_to(app: Flask, name: str) -> FlaskClient:
 def test_the_pages_of_the_example_metrics_and_the_plugin_work(
     server: memcached.Server, prefix: str
 ) -> None:
-    settings = {"check_interval": None, "max_sessions": None, "store_timeout": "10s"}
-    app = create_app(store=server.url, key_prefix=prefix, **settings)
+    app = create_app(
+        store=server.url,
+        key_prefix=prefix,
+        check_interval=None,
+        max_sessions=None,
+        store_timeout="10s",
+    )
     app.config["TESTING"] = True
     registry = CollectorRegistry()
     instrument(safe, registry)
