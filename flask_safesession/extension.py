@@ -19,6 +19,7 @@ from .admin.directory import Page
 from .admin.job import PurgeJob
 from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
+from .admin.people import People
 from .admin.purge import PurgeReport, purge, total
 from .admin.stats import Stats, stats_of
 from .config import donor
@@ -58,6 +59,8 @@ class State:
     place: Hashable = field(repr=False)  # a URL may hold a password
     #: ``None`` without ``SAFESESSION_ADOPT``.
     adoption: Adoption | None = None
+    #: What operators call users.
+    people: People = field(default_factory=People)
 
     @property
     def settings(self) -> Settings:
@@ -282,7 +285,9 @@ class SafeSession:
         return directory.sessions_of(state.opened, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
-        """Returns a page of all live sessions, tier by tier, those that end last first.
+        """Returns a page of all live sessions: tier by tier, anonymous ones last.
+
+        Of a tier, those that end last come first.
 
         :param tier: only sessions of that tier.
         :param after: the ``next`` of the previous page.

@@ -154,7 +154,7 @@ def test_what_needs_a_list_of_all_sessions_says_so(app: Flask) -> None:
     handle = safe.sessions_of("ann")[0].handle
     assert handle in run(args=["safesession", "list", "--user", "ann"]).output
     assert "tier: default" in run(args=["safesession", "show", handle]).output
-    assert run(args=["safesession", "end", "--user", "ann"]).output == "Ended 1 session.\n"
+    assert run(args=["safesession", "end", "--user", "ann", "--yes"]).output == "Ended 1 session.\n"
     assert run(args=["safesession", "end", "--all", "--yes"]).output == "Ended all sessions.\n"
 
 
