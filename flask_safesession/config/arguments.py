@@ -46,5 +46,5 @@ class SettingsDict(TypedDict, total=False):
     record_client: bool
     renew_interval: Duration | None
     renew_grace: Duration
-    adopt: str | Iterable[str] | None
-    adopt_until: str | date | None
+    adopt: Any  # a URL, a store, or a list of them
+    adopt_until: date | str | None
