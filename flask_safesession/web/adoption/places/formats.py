@@ -7,7 +7,7 @@ instructions for plain values only, and none that names, makes or calls an objec
 from __future__ import annotations
 
 import json
-import pickletools
+import pickletools  # nosec B403  # it lists opcodes, and makes no objects
 import struct
 from typing import Any
 
