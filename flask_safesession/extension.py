@@ -20,6 +20,7 @@ from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
 from .admin.purge import PurgeReport, purge, total
 from .admin.stats import Stats, stats_of
+from .config import donor
 from .config.overrides import Overrides, Own, Tuned
 from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable
@@ -28,6 +29,7 @@ from .model.policy import milliseconds
 from .model.text import name_of
 from .model.tokens import new_stamp
 from .stores.base import Store
+from .stores.deferred import DeferredStore
 from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
 from .web.client import label_of
@@ -108,13 +110,13 @@ class SafeSession:
                 [f"app {app.name!r} has SafeSession already: make it once, or call init_app once"]
             )
         own = Own.read(app.config, {**self._overrides, **overrides})
-        opened = _open(app, own.settings)
+        given, opened = _open(app, own.settings)
         current = Overrides(app, opened, own)
         neighbours = Neighbours(app, current, own.settings)
-        if not _is_command():
+        if not (_is_command() or isinstance(opened.store, DeferredStore)):
             _begin(opened, current, neighbours)
         report_lost_settings(app.config, own)
-        place = place_of(opened, own.settings.store, own.settings.key_prefix)
+        place = place_of(opened, given, own.settings.key_prefix)
         state = State(current, PurgeJob(app, current, neighbours), Takeover(app), place)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
@@ -350,18 +352,25 @@ def _assigned_in_vain() -> str:
     return "" if state is None else state.assigned_in_vain
 
 
-def _open(app: Flask, settings: Settings) -> Opened:
-    opened = open_store(
-        settings.store,
-        app.instance_path,
+def _open(app: Flask, settings: Settings) -> tuple[Any, Opened]:
+    """Returns where the sessions are, and the store there."""
+    given, options = settings.store, {"password": settings.store_password}
+    open_here: Callable[..., Opened] = partial(
+        open_store,
+        folder=app.instance_path,
         prefix=settings.key_prefix,
         timeout=settings.store_timeout,
         shards=settings.shards,
         wait_replicas=settings.wait_replicas,
+        **(options if settings.store_password else {}),
     )
+    if donor.is_donor(given):
+        given, opened = donor.open_donor(given, app, open_here)
+    else:
+        opened = open_here(given)
     if opened.remote is not None:
         opened.remote.report_to(partial(_emit, weakref.ref(app)))
-    return opened
+    return given, opened
 
 
 def _begin(opened: Opened, overrides: Overrides, neighbours: Neighbours) -> None:

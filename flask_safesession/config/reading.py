@@ -18,8 +18,11 @@ from ..errors import ConfigError
 from ..events import logger
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
+from ..model.text import name_of
 
 PREFIX = "SAFESESSION_"
+#: How to fix a wrong ``SAFESESSION_STORE_PASSWORD``, which no message repeats.
+TEXT_OR_FUNCTION = "give text, or a function without arguments that returns it"
 
 # Flask's own keys that users mistake for settings of this extension.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
@@ -164,6 +167,17 @@ def positive_or_mapping(value: object) -> int | Mapping[Any, Any]:
 
 
 text: Callable[[Any], Any] = only(lambda value: isinstance(value, str) and value)
+
+
+def password(value: object) -> Callable[[], Any]:
+    """Returns a function that returns the password.
+
+    :raises ConfigError: without *value*, which may be one.
+    """
+    if not (callable(value) or (isinstance(value, str) and value)):
+        shown = f"{PREFIX}STORE_PASSWORD is of class {name_of(type(value))}"
+        raise ConfigError([f"{shown}: {TEXT_OR_FUNCTION}"])
+    return value if callable(value) else lambda: value
 
 
 def user_key(value: object) -> UserKey:

@@ -15,10 +15,10 @@ from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
 from ..stores.base import Cap, Rules
-from ..stores.opening import check_store, is_in_memory, is_uncounted, undivided
+from ..stores.opening import is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
-from ..stores.urls import MEMORY_URL, PER_PROCESS
-from . import reading
+from ..stores.urls import MEMORY_URL, PER_PROCESS, SQL_SCHEMES
+from . import donor, reading
 from .limits import read_cap, read_policy
 from .reading import PREFIX, Keys, Setting, choice, none_or, only
 
@@ -41,7 +41,8 @@ _PLAIN = re.compile(r"[^{}\s\x00-\x20\x7f-\x9f\ud800-\udfff]{1,100}")  # for key
 class Settings:
     """The settings of an app, checked. Each field is named after its setting.
 
-    :param store: a URL, a store, or a client: as given.
+    :param store: a URL, a store, a client or a database of SQLAlchemy: as given.
+    :param store_password: returns the password for a new connection to a SQL server.
     :param rules: the limits and caps that the store enforces.
     :param max_session_size: bytes of one session's data.
     :param check_interval: milliseconds, as the other intervals; ``None``: no purge job.
@@ -50,6 +51,7 @@ class Settings:
 
     rules: Rules
     store: Any = field(repr=False)  # its URL may hold a password
+    store_password: Any = field(repr=False)
     tier_key: str
     user_key: UserKey
     max_session_size: int
@@ -85,6 +87,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     policy = read_policy(keys)
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000)
     _check_undivided(keys)
+    _check_password(keys)
     if is_uncounted(keys["STORE"]):
         _check_uncounted(keys, cap)
     problems = [*cookie_problems(config), *keys.problems]
@@ -102,6 +105,17 @@ def _check_undivided(keys: Keys) -> None:
         if keys[name] not in (None, SETTINGS[name].default):
             shown = f"{PREFIX}{name} is {keys.shown(name)}"
             keys.problems.append(f"{shown}, but the store {kind}: remove it")
+
+
+def _check_password(keys: Keys) -> None:
+    """Add a problem for a password that is not used."""
+    store = keys["STORE"]
+    is_sql = isinstance(store, str) and store.partition("://")[0] in SQL_SCHEMES
+    if keys["STORE_PASSWORD"] is not None and store is not None and not is_sql:
+        keys.problems.append(
+            f"{PREFIX}STORE_PASSWORD is for a {PREFIX}STORE that begins with postgresql:// or"
+            " mysql://: remove it, and give another store its password in its URL"
+        )
 
 
 def _check_uncounted(keys: Keys, cap: Cap) -> None:
@@ -158,7 +172,16 @@ _DURATION, _NUMBER = "give a duration", "give a whole number above zero"
 #: All settings by name, in the order of the documentation.
 SETTINGS: dict[str, Setting] = {
     "STORE": Setting(
-        MEMORY_URL, "URL, client or store", check_store, "give a URL, a Store or a redis-py client"
+        MEMORY_URL,
+        "URL, client, database or store",
+        donor.read_store,
+        "give a URL, a Store, SQLAlchemy's engine or a redis-py client",
+    ),
+    "STORE_PASSWORD": Setting(
+        None,
+        "text, or a function that returns it",
+        none_or(reading.password),
+        reading.TEXT_OR_FUNCTION,
     ),
     "EXPIRY": choice("sliding", "fixed", "tiered"),
     "IDLE_TIMEOUT": Setting("30m", "duration", milliseconds, _DURATION),

@@ -10,7 +10,7 @@ from uuid import UUID
 from .codec import plain
 from .policy import Policy
 from .tokens import NO_USER, user_tag
-from .values import class_name
+from .unstorable import class_name
 
 #: Flask-Login's key for the user.
 FLASK_LOGIN = "_user_id"

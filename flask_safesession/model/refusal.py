@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 from werkzeug.datastructures import MultiDict
 
 from .text import printable
-from .values import MAX_DEPTH, Unstorable, class_name, pack, unpack, unwrapped
+from .unstorable import Unstorable, class_name
+from .values import MAX_DEPTH, pack, unpack, unwrapped
 
 _OTHERWISE = (
     "store text, numbers, dates, lists, dicts and the like, or an ID from which the object can be"

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgpack
 from markupsafe import Markup
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.local import LocalProxy
 
-from .text import name_of
+from . import times
+from .unstorable import Unstorable
 
 #: How deep values may be nested.
 MAX_DEPTH = 100
@@ -43,23 +42,6 @@ _FINER = {datetime: ("to_pydatetime",), timedelta: ("to_pytimedelta", "months")}
 
 class UndecodableError(ValueError):
     """The bytes are not session data."""
-
-
-class Unstorable(TypeError):
-    """A value cannot be stored.
-
-    :param base: the kind of which it is a subclass; ``None``: of none.
-    """
-
-    def __init__(self, value: object, base: type | None = None) -> None:
-        super().__init__(f"{class_name(value)} objects cannot be stored")
-        self.value: object = value
-        self.base: type | None = base
-
-
-def class_name(value: object) -> str:
-    """Returns the name of the class of *value*, with its module."""
-    return name_of(type(value))
 
 
 def pack(value: object) -> bytes:
@@ -218,43 +200,6 @@ def _text(value: str) -> bytes:
     return str.__str__(value).encode("utf-8", "surrogatepass")
 
 
-def _of_zone(value: datetime | time) -> object:
-    """Returns an offset in microseconds, or a list of it, the name and whether it is a ZoneInfo.
-
-    isoformat() would lose offsets below a second.
-    """
-    zone = value.tzinfo
-    if zone is None:
-        return None
-    if isinstance(zone, ZoneInfo) and zone.key is not None:
-        offset = value.utcoffset()
-        return [None if offset is None else offset // _MICROSECOND, zone.key, True]
-    with suppress(Exception):  # a foreign zone may need a date
-        offset = zone.utcoffset(None)
-        if offset is not None and offset == value.utcoffset():
-            plain, name = timezone(offset), zone.tzname(None)
-            number = offset // _MICROSECOND
-            return number if name in (None, plain.tzname(None)) else [number, name, False]
-    raise Unstorable(zone, tzinfo)
-
-
-def _of_datetime(v: datetime) -> list[object]:
-    return [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.fold, _of_zone(v)]
-
-
-def _of_time(v: time) -> list[object]:
-    return [v.hour, v.minute, v.second, v.microsecond, v.fold, _of_zone(v)]
-
-
-def _plain_datetime(v: datetime) -> datetime:
-    clock = (v.hour, v.minute, v.second, v.microsecond)
-    return datetime(v.year, v.month, v.day, *clock, tzinfo=v.tzinfo, fold=v.fold)
-
-
-def _plain_time(v: time) -> time:
-    return time(v.hour, v.minute, v.second, v.microsecond, v.tzinfo, fold=v.fold)
-
-
 def _items(value: dict[Any, Any]) -> dict[Any, Any]:
     """Returns the items that a dict stores, without the methods of its subclass."""
     return dict(dict.items(value))
@@ -307,13 +252,13 @@ _KINDS = (
     _Kind(dict, _items, _same),
     _Kind(frozenset, lambda v: frozenset(frozenset.__iter__(v)), _of_set(_FROZENSET)),
     _Kind(set, lambda v: set(set.__iter__(v)), _of_set(_SET)),
-    _Kind(datetime, _plain_datetime, _extension(_DATETIME, _of_datetime)),
+    _Kind(datetime, times.plain_datetime, _extension(_DATETIME, times.of_datetime)),
     _Kind(
         date,
         lambda v: date(v.year, v.month, v.day),
         _extension(_DATE, lambda v: [v.year, v.month, v.day]),
     ),
-    _Kind(time, _plain_time, _extension(_TIME, _of_time)),
+    _Kind(time, times.plain_time, _extension(_TIME, times.of_time)),
     _Kind(
         timedelta,
         lambda v: timedelta(v.days, v.seconds, v.microseconds),
@@ -336,28 +281,6 @@ KEPT = tuple(_ENCODERS)
 _Inner = Callable[[bytes], Any]
 
 
-def _zone(packed: Any) -> tzinfo | None:
-    parts: Any = packed if isinstance(packed, list) else (packed, None, False)
-    offset, name, has_rules = parts
-    if has_rules:
-        # Without this zone on the server, the offset is used: otherwise the session would be lost.
-        with suppress(Exception):
-            return ZoneInfo(name)
-    if offset is None:
-        return None
-    return timezone(offset * _MICROSECOND, *([] if name is None else [name]))
-
-
-def _to_datetime(packed: bytes, inner: _Inner) -> datetime:
-    year, month, day, hour, minute, second, micro, fold, zone = inner(packed)
-    return datetime(year, month, day, hour, minute, second, micro, _zone(zone), fold=fold)
-
-
-def _to_time(packed: bytes, inner: _Inner) -> time:
-    hour, minute, second, micro, fold, zone = inner(packed)
-    return time(hour, minute, second, micro, _zone(zone), fold=fold)
-
-
 def _to_default(packed: bytes, inner: _Inner) -> defaultdict[Any, Any]:
     name, items = inner(packed)
     return defaultdict(None if name is None else _FACTORIES[name], items)
@@ -367,9 +290,9 @@ _RESTORERS: dict[int, Callable[[bytes, _Inner], object]] = {
     _TUPLE: lambda b, inner: tuple(inner(b)),
     _SET: lambda b, inner: set(map(inner, inner(b))),
     _FROZENSET: lambda b, inner: frozenset(map(inner, inner(b))),
-    _DATETIME: _to_datetime,
+    _DATETIME: lambda packed, inner: times.to_datetime(inner(packed)),
     _DATE: lambda b, inner: date(*inner(b)),
-    _TIME: _to_time,
+    _TIME: lambda packed, inner: times.to_time(inner(packed)),
     _TIMEDELTA: lambda b, inner: timedelta(*inner(b)),
     _UUID: lambda b, _: UUID(bytes=b),
     _DECIMAL: lambda b, _: Decimal(b.decode("ascii")),

@@ -115,7 +115,8 @@ def open_store(given: Any, folder: str, *, shards: int, **options: Any) -> Opene
     :param given: a URL, a store, or a client of a store's driver.
     :param folder: the base of relative paths.
     :param shards: the number of shards.
-    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores.
+    :param options: *prefix*, *timeout* and *wait_replicas*, as in the constructors of stores; for
+        SQL servers *password* and *connect*, if the app gives them.
     :raises ConfigError: it cannot be opened, with the fix.
     """
     options["shards"] = shards
@@ -145,7 +146,7 @@ def check_store(given: Any) -> Any:
         except ValueError as error:
             raise _wrong(given, str(error)) from error
     elif isinstance(given, type) or not (is_client(given) or hasattr(given, "shared")):
-        raise _wrong(given, "give a URL, a Store or a redis-py client")
+        raise _wrong(given, "give a URL, a Store, SQLAlchemy's engine or a redis-py client")
     elif not is_client(given) and (names := _missing(given, Store)):
         raise _wrong(given, f"give it the methods of a Store: {', '.join(names)}")
     return given
@@ -282,9 +283,12 @@ def _check_sql(url: str) -> None:
 
 def _open_sql(url: str, folder: str, options: Any) -> Store:
     del folder
+    from .sql.servers.lines import Access
     from .sql.servers.store import SqlServerStore
 
-    return SqlServerStore(url, _driver(url), prefix=options["prefix"], timeout=options["timeout"])
+    access = Access(options.get("password"), options.get("connect"))
+    bounds = {"prefix": options["prefix"], "timeout": options["timeout"]}
+    return SqlServerStore(url, _driver(url), access, **bounds)
 
 
 def _driver(url: str) -> Any:

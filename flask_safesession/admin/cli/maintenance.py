@@ -1,4 +1,4 @@
-"""``purge``, ``stats`` and ``check``."""
+"""``purge``, ``stats``, ``check`` and ``schema``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flask import current_app
 
 from ...config.settings import MAX_BATCH
 from ...model.text import printable
+from ...stores.sql.schema import SCHEMA_VERSION
 from ..check import NAMES, findings
 from ..purge import announce, audit, due_only, purge_steps
 from ..stats import stats_of
@@ -101,6 +102,26 @@ def check(state: Any, ignore: tuple[str, ...], as_json: bool) -> None:
     say(as_json, result, text, note=note_of_memory(state))
     if found:
         raise click.exceptions.Exit(1)
+
+
+@commands.command()
+@click.option(
+    "--from", "version", type=int, metavar="N", help="Print what changes tables of version N."
+)
+@as_json_option
+@on_store
+def schema(state: Any, version: int | None, as_json: bool) -> None:
+    """Print the SQL that makes the tables of a store in a SQL database. Connects to no server."""
+    store: Any = state.overrides.bare.store
+    if not hasattr(store, "schema"):
+        raise click.ClickException("SAFESESSION_STORE is not in a SQL database: it has no tables")
+    if version not in (None, SCHEMA_VERSION):
+        hint = f"there is no version {version} of the tables: the only one is {SCHEMA_VERSION}"
+        raise click.BadParameter(hint, param_hint="--from")
+    statements = store.schema() if version is None else []
+    text = "".join(f"{statement};\n" for statement in statements).rstrip()
+    done = f"-- Nothing to do: tables of version {version} are up to date."
+    say(as_json, {"version": SCHEMA_VERSION, "statements": statements}, text or done)
 
 
 def _ignore(done: int) -> None:

@@ -14,6 +14,7 @@ from ...model.record import Draft, loads
 from ...model.tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from ..base import (
     Conflict,
+    Counts,
     Gone,
     Listed,
     Live,
@@ -127,6 +128,21 @@ def removals(packed: bytes) -> tuple[Removed, ...]:
     text = packed.decode("ascii", "replace")
     pieces = [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)]
     return tuple(Removed(p[:KEY_LENGTH], p[KEY_LENGTH:-1], _REASONS[p[-1]]) for p in pieces)
+
+
+def counted(now: int, rows: list[Any], rules: Rules) -> Counts:
+    """Returns the counts in *rows* of four: tier, live sessions, due ones, oldest deadline."""
+    # The audit restores a lost index with a tier's tag in the place of its name.
+    names = {tier_tag(tier): tier for tier in rules.policy.order}
+    live: dict[str, int] = {}
+    due, oldest = 0, now
+    for at in range(0, len(rows), 4):
+        name = rows[at].decode("ascii", "replace")
+        name = names.get(name, name)
+        live[name] = live.get(name, 0) + rows[at + 1]
+        due += rows[at + 2]
+        oldest = min(oldest, rows[at + 3])
+    return Counts(live, due, max(0, now - oldest))
 
 
 def limit_rows(rules: Rules) -> bytes:

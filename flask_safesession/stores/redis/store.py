@@ -38,6 +38,7 @@ from .replies import (
     Status,
     admitted,
     cap_arguments,
+    counted,
     dated,
     gone,
     limit_rows,
@@ -255,18 +256,8 @@ class RedisStore:
 
     def count(self, rules: Rules) -> Counts:
         """See :meth:`..base.IndexedStore.count`."""
-        # The audit restores a lost index with a tier's tag in the place of its name.
-        names = {tier_tag(tier): tier for tier in rules.policy.order}
         _, now, *rest = self._run(_COUNT, (f"{self.slot}:tiers",), ())
-        live: dict[str, int] = {}
-        due, oldest = 0, now
-        for at in range(0, len(rest), 4):
-            name = rest[at].decode("ascii", "replace")
-            name = names.get(name, name)
-            live[name] = live.get(name, 0) + rest[at + 1]
-            due += rest[at + 2]
-            oldest = min(oldest, rest[at + 3])
-        return Counts(live, due, max(0, now - oldest))
+        return counted(now, rest, rules)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`..base.IndexedStore.audit`."""

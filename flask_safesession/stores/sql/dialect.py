@@ -22,6 +22,7 @@ class Dialect(NamedTuple):
     :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
     :param new: the value for a column in that part.
     :param parameter: stands for a value; ``{n}``: its number.
+    :param quote: around names, in the database's own tools.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dialect(NamedTuple):
     upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"
     new: str = "excluded.{column}"
     parameter: str = "?"
+    quote: str = '"'
 
     def render(self, text: str, prefix: str) -> str:
         """Returns a statement with these words, for the tables under *prefix*."""

@@ -116,6 +116,13 @@ def schema(dialect: Dialect, prefix: str) -> list[str]:
     return [dialect.render(statement, prefix) for statement in (*made, *_ROWS)]
 
 
+def printed(dialect: Dialect, prefix: str) -> list[str]:
+    """Returns the same statements for the database's own tools: MySQL's quote names otherwise."""
+    mark, name = dialect.quote, prefix.replace(dialect.quote, dialect.quote * 2)
+    texts = schema(dialect, "{p}")
+    return [text.replace('"', mark).replace("{p}", name) for text in texts]
+
+
 def _create(table: _Table, dialect: Dialect) -> list[str]:
     name, columns, after = f'"{{p}}_{table.name}"', list(table.columns), []
     for ending, indexed, present in table.indexes:

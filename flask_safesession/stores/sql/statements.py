@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ..base import LISTED
 from .dialect import Dialect
+from .schema import printed
 
 #: Bytes of a record before its note: they say which one it is, since each write has a stamp.
 HEAD = 96
@@ -116,6 +117,10 @@ class Statements(dict[str, str]):
         self.clock: str = dialect.clock
         self._dialect = dialect
         self._prefix = prefix
+
+    def schema(self) -> list[str]:
+        """Returns the statements that make the tables."""
+        return printed(self._dialect, self._prefix)
 
     def for_keys(self, name: str, number: int) -> str:
         """Returns the query ``records``, ``endings`` or ``seats`` for so many keys."""

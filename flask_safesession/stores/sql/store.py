@@ -44,6 +44,10 @@ class SqlStore(Engine):
         self._rows = tables
         self._single = connections
 
+    def schema(self) -> list[str]:
+        """Returns the statements that make the tables. Needs no connection."""
+        return self._rows.statements.schema()
+
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`..base.Store.load`. One query; a use is recorded by a second statement."""
         row = self._single.look_up(key)

@@ -57,13 +57,51 @@ class Refused(Exception):
         self.code: str = code
 
 
+class Access(NamedTuple):
+    """What an app gives for connections beside a URL: functions that are called for each new one.
+
+    :param password: returns the password; ``None``: that of the URL.
+    :param connect: returns a connection of the driver; ``None``: the store connects.
+    """
+
+    password: Callable[[], str] | None = None
+    connect: Callable[[], Any] | None = None
+
+    def new_password(self) -> str | None:
+        """Returns the password for a new connection; ``None``: that of the URL.
+
+        :raises Lost: there is none. The text has no more than the names of classes.
+        """
+        if self.password is None:
+            return None
+        try:
+            found: object = self.password()
+        except Exception as error:
+            kind = type(error).__name__
+            raise Lost(f"the function in SAFESESSION_STORE_PASSWORD raised {kind}") from error
+        if not isinstance(found, str):
+            kind = type(found).__name__
+            raise Lost(f"the function in SAFESESSION_STORE_PASSWORD returned {kind}, not text")
+        return found
+
+    def new_connection(self) -> Any:
+        """Returns a new connection of the driver; ``None``: the store has to connect.
+
+        :raises Lost: there is none.
+        """
+        try:
+            return None if self.connect is None else self.connect()
+        except Exception as error:
+            raise Lost(f"the app's engine cannot connect: {error}") from error
+
+
 class Driver(NamedTuple):
     """A kind of server.
 
     :param dialect: of its SQL.
     :param check: raises :exc:`ValueError` for a URL that cannot be used, with the problem.
-    :param open: returns a function that opens connections to a URL. The number is that of the
-        seconds for which a statement may wait.
+    :param open: returns a function that opens connections to a URL, with what the app gives for
+        them. The number is that of the seconds for which a statement may wait.
     :param begin: the statements that begin a transaction; ``{milliseconds}``: its time-out.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
@@ -72,7 +110,7 @@ class Driver(NamedTuple):
 
     dialect: Dialect
     check: Callable[[str], None]
-    open: Callable[[str, float], Callable[[], Line]]
+    open: Callable[[str, float, Access], Callable[[], Line]]
     begin: tuple[str, ...]
     again: tuple[str, ...]
     missing: str

@@ -15,12 +15,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
-from pymysql.constants import CLIENT, CR, ER
+from pymysql.constants import CLIENT, COMMAND, CR, ER
 
+from ....errors import ConfigError
 from ...remote.deadline import remaining
 from ..dialect import Dialect
 from ..tables import Call
-from .lines import Driver, Lost, Refused, Result, TimedOut
+from .lines import Access, Driver, Lost, Refused, Result, TimedOut
 
 DIALECT = Dialect(
     "MySQL or MariaDB",
@@ -36,12 +37,14 @@ DIALECT = Dialect(
     upsert="ON DUPLICATE KEY UPDATE",
     new="VALUES({column})",
     parameter="%s",
+    quote="`",
 )
 # The driver's own errors are about the connection; so are some of the server's.
 _CLIENT_ERRORS = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_LAST + 100)
 _ENDED = (ER.SERVER_SHUTDOWN, ER.CON_COUNT_ERROR, ER.NORMAL_SHUTDOWN, 1927, 3169, 4031)
 _FIXES = {
-    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE",
+    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE, or add"
+    " ssl=true if the server requires TLS",
     ER.DBACCESS_DENIED_ERROR: "let the user use the database",
     ER.BAD_DB_ERROR: "make the database, or name another in SAFESESSION_STORE",
     ER.CON_COUNT_ERROR: "raise the server's max_connections, or lower max_connections in"
@@ -52,10 +55,13 @@ _FIXES = {
     " the statements that 'flask safesession schema' prints",
     ER.DISK_FULL: "make room on the server's disk",
     ER.RECORD_FILE_FULL: "make room on the server's disk",
+    3159: "add ssl=true to SAFESESSION_STORE, with ssl_ca= if the authority is your own",
     ER.OPTION_PREVENTS_STATEMENT: "the server is read-only: name the primary in SAFESESSION_STORE",
 }
 _PORT = 3306
-_PARAMETERS = {"unix_socket", "ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_identity"}
+# Parameters that are true or false: true, if any of TLS is given.
+_SWITCHES = {"ssl", "ssl_verify_cert", "ssl_verify_identity"}
+_PARAMETERS = {"unix_socket", "ssl_ca", "ssl_cert", "ssl_key", *_SWITCHES}
 _SET_UP = (
     # ANSI_QUOTES: names in double quotes, as in the other databases.
     "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
@@ -66,28 +72,24 @@ _SET_UP = (
 class MySQLLine:
     """See :class:`.lines.Line`.
 
-    :param options: arguments of :func:`pymysql.connect`.
+    :param connect: returns a connection.
     :param seconds: for which a statement may wait for a lock.
     """
 
-    def __init__(self, options: Mapping[str, Any], seconds: float) -> None:
+    def __init__(self, connect: Callable[[], Any], seconds: float) -> None:
         with _translated():
-            self._connection: Any = pymysql.connect(
-                **options,
-                defer_connect=True,
-                autocommit=True,
-                charset="utf8mb4",
-                client_flag=CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS,
-                init_command=_SET_UP.format(seconds=max(1, round(seconds))),
-            )
-            self._connection.connect(_connected(options))
+            self._connection = connect()
             self._cursor = self._connection.cursor()
+            self._cursor.execute(_SET_UP.format(seconds=max(1, round(seconds))))
             self._cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
     def run(self, calls: Sequence[Call]) -> list[Result]:
         """See :meth:`.lines.Line.run`."""
         try:
             with _translated():
+                # For sockets that are not ours: each wait is cut to what is left now.
+                left = self._connection._read_timeout = remaining(TimedOut)
+                self._connection._write_timeout = left
                 text = ";".join(self._cursor.mogrify(*call) for call in calls)
                 self._cursor.execute(text)
                 results = [self._result()]
@@ -106,6 +108,37 @@ class MySQLLine:
     def _result(self) -> Result:
         rows = list(self._cursor.fetchall()) if self._cursor.description else []
         return Result(rows, self._cursor.rowcount)
+
+
+def _connect(options: Mapping[str, Any], access: Access) -> Any:
+    """Returns a new connection of ours."""
+    if (password := access.new_password()) is not None:
+        options = {**options, "password": password}
+    connection = pymysql.connect(
+        **options,
+        defer_connect=True,
+        autocommit=True,
+        charset="utf8mb4",
+        client_flag=CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS,
+    )
+    connection.connect(_connected(options))
+    return connection
+
+
+def _take(access: Access) -> Any:
+    """Returns a new connection that the app's engine has made, set up as ours are.
+
+    :raises ConfigError: it counts rows in another way, which cannot be changed any more.
+    """
+    connection = access.new_connection()
+    if not connection.client_flag & CLIENT.FOUND_ROWS:
+        problem = "the creator of the app's engine connects without client_flag=CLIENT.FOUND_ROWS"
+        raise ConfigError([f"{problem}: add that, or give SAFESESSION_STORE a mysql:// URL"])
+    connection.autocommit(True)
+    connection.set_character_set("utf8mb4")
+    connection._execute_command(COMMAND.COM_SET_OPTION, b"\0\0")  # several statements at once
+    connection._read_packet()
+    return connection
 
 
 class _Timed:
@@ -135,11 +168,11 @@ class _TimedTLS(_Timed, ssl.SSLSocket):
 def _connected(options: Mapping[str, Any]) -> _TimedSocket:
     """Returns a socket that is connected to the server."""
     if path := options.get("unix_socket"):
-        return _connect(socket.AF_UNIX, path)
+        return _reach(socket.AF_UNIX, path)
     where = socket.getaddrinfo(options["host"], options["port"], type=socket.SOCK_STREAM)
     for number, (family, *_, address) in enumerate(where, 1):
         try:
-            made = _connect(family, address)
+            made = _reach(family, address)
         except OSError:
             if number == len(where):
                 raise
@@ -150,7 +183,7 @@ def _connected(options: Mapping[str, Any]) -> _TimedSocket:
     raise OSError("the name has no address")
 
 
-def _connect(family: int, address: Any) -> _TimedSocket:
+def _reach(family: int, address: Any) -> _TimedSocket:
     made = _TimedSocket(family, socket.SOCK_STREAM)
     try:
         made.settimeout(None)
@@ -198,21 +231,35 @@ def _options(url: str) -> dict[str, Any]:
     }
     if path := given.pop("unix_socket", ""):
         options["unix_socket"] = path
-    if given:
-        options["ssl"] = _context(given)
+    if context := _context(given):
+        options["ssl"] = context
     else:
         options["ssl_disabled"] = True  # otherwise PyMySQL reads all authorities each time
     return options
 
 
-def _context(given: Mapping[str, str]) -> ssl.SSLContext:
-    """Returns how connections are encrypted: with the server's name checked, unless it says not."""
-    context = ssl.create_default_context(cafile=given.get("ssl_ca"))
-    context.check_hostname = given.get("ssl_verify_identity", "true") == "true"
-    if not context.check_hostname and "ssl_ca" not in given:
-        context.verify_mode = ssl.CERT_NONE
-    if certificate := given.get("ssl_cert"):
-        context.load_cert_chain(certificate, given.get("ssl_key"))
+def _context(given: Mapping[str, str]) -> ssl.SSLContext | None:
+    """Returns how connections are encrypted; ``None``: they are not.
+
+    The server's certificate and its name are verified, unless a parameter says not to.
+    """
+    on = {name: given.get(name, "true").lower() for name in _SWITCHES}
+    if wrong := [name for name, value in on.items() if value not in ("true", "false")]:
+        raise ValueError(f"{wrong[0]} is {given[wrong[0]]!r}: give true or false")
+    if not given or on["ssl"] == "false":
+        if other := sorted(given.keys() - {"ssl"}):
+            raise ValueError(f"ssl=false contradicts {other[0]}: remove one of them")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=given.get("ssl_ca"))
+        if certificate := given.get("ssl_cert"):
+            context.load_cert_chain(certificate, given.get("ssl_key"))
+    except OSError as error:
+        raise ValueError(f"a file of ssl_ca, ssl_cert or ssl_key is of no use: {error}") from error
+    if on["ssl_verify_cert"] == "false":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif on["ssl_verify_identity"] == "false":
+        context.check_hostname = False
     context.sslsocket_class = _TimedTLS
     return context
 
@@ -221,8 +268,10 @@ def _check(url: str) -> None:
     _options(url)
 
 
-def _open(url: str, seconds: float) -> Callable[[], MySQLLine]:
-    return partial(MySQLLine, _options(url), seconds)
+def _open(url: str, seconds: float, access: Access) -> Callable[[], MySQLLine]:
+    if access.connect is not None:
+        return partial(MySQLLine, partial(_take, access), seconds)
+    return partial(MySQLLine, partial(_connect, _options(url), access), seconds)
 
 
 DRIVER = Driver(

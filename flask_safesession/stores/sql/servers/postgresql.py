@@ -15,11 +15,12 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from ...remote.deadline import remaining
 from ..dialect import Dialect
 from ..tables import Call
-from .lines import Driver, Lost, Refused, Result, TimedOut
+from .lines import Access, Driver, Lost, Refused, Result, TimedOut
 
 DIALECT = Dialect(
     "PostgreSQL",
@@ -70,14 +71,15 @@ class PostgresLine:
     """See :class:`.lines.Line`.
 
     :param conninfo: a URL or a connection string of libpq.
+    :param access: what the app gives for this connection.
     :param modes: of all connections of a store.
     """
 
-    def __init__(self, conninfo: str, modes: _Modes) -> None:
+    def __init__(self, conninfo: str, access: Access, modes: _Modes) -> None:
         self._names: dict[str, bytes] = {}
         self._modes = modes
         with _translated():
-            self._pg = pq.PGconn.connect_start(conninfo.encode())
+            self._pg = self._begin(conninfo, access)
         try:
             with _translated():
                 self._connect()
@@ -104,6 +106,16 @@ class PostgresLine:
     def close(self) -> None:
         """See :meth:`.lines.Line.close`."""
         self._pg.finish()
+
+    def _begin(self, conninfo: str, access: Access) -> Any:
+        """Returns a connection of libpq that is being made, or the one that the app has made."""
+        self._owner = access.new_connection()  # a psycopg.Connection, kept as it warns when freed
+        if self._owner is not None:
+            self._owner.commit()  # a listener may have begun a transaction
+            return self._owner.pgconn
+        if (password := access.new_password()) is not None:
+            conninfo = make_conninfo(conninfo, password=password)
+        return pq.PGconn.connect_start(conninfo.encode())
 
     def _connect(self) -> None:
         while (state := self._pg.connect_poll()) != pq.PollingStatus.OK:
@@ -217,9 +229,9 @@ def _check(url: str) -> None:
         raise ValueError(str(error).strip()) from error
 
 
-def _open(url: str, seconds: float) -> Callable[[], PostgresLine]:
+def _open(url: str, seconds: float, access: Access) -> Callable[[], PostgresLine]:
     del seconds  # each transaction sets its own: a pooler's connections are not only ours
-    return partial(PostgresLine, url, _Modes())
+    return partial(PostgresLine, url, access, _Modes())
 
 
 DRIVER = Driver(

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
 from typing import Concatenate, ParamSpec, TypeVar
@@ -28,7 +29,7 @@ from ..statements import Statements
 from ..store import SqlStore
 from ..tables import SqlTables
 from .connections import Connections
-from .lines import Driver, Lost, Refused, TimedOut
+from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
@@ -65,6 +66,7 @@ class SqlServerStore(SqlStore):
 
     :param url: of the database.
     :param driver: for this kind of server.
+    :param access: what the app gives for connections beside the URL.
     :param prefix: what the names of the tables begin with.
     :param timeout: seconds that one call may take, reconnects and repetitions included.
     :param clock: SQL for the time in milliseconds instead of the server's, for tests.
@@ -75,6 +77,7 @@ class SqlServerStore(SqlStore):
         self,
         url: str,
         driver: Driver,
+        access: Access = Access(),  # noqa: B008  # immutable
         *,
         prefix: str = "safesession",
         timeout: float = 1.0,
@@ -92,7 +95,7 @@ class SqlServerStore(SqlStore):
         self._checked = False
         self._created = count(1)
         self._server = place.server
-        connect = driver.open(place.url, timeout)
+        connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
         begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
@@ -162,10 +165,9 @@ class SqlServerStore(SqlStore):
 
     def prepare(self) -> None:
         """See :meth:`...base.RemoteStore.prepare`."""
-        try:
+        with suppress(StoreUnavailable):  # then the first call checks it
             self._call(lambda: None)
-        except StoreUnavailable:
-            return  # the first call checks it
+        self.close()  # the process may fork after this
 
     def report_to(self, listener: Callable[[Event], None]) -> None:
         """See :meth:`...base.RemoteStore.report_to`."""
