@@ -27,14 +27,12 @@ ROOT = DOCS.parent
 SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
-README_ROWS = {
-    name: cells
-    for name, *cells in re.findall(
-        r"^\| `SAFESESSION_(\w+)` \| `(.+?)` \| (.+) \|$",
-        (ROOT / "README.md").read_text("utf-8"),
-        re.MULTILINE,
-    )
-}
+ROW = re.compile(
+    r"^\| \[`SAFESESSION_(\w+)`\]\(#safesession_\w+\) \| `(.+?)` \| (.+) \|$", re.MULTILINE
+)
+ROWS = {name: cells for name, *cells in ROW.findall((DOCS / "configuration.md").read_text("utf-8"))}
+README = (ROOT / "README.md").read_text("utf-8")
+PUBLISHED = "https://flask-safesession.readthedocs.io/en/latest/"
 
 
 def field(key: str, name: str) -> str:
@@ -55,14 +53,14 @@ def test_every_key_has_a_section_and_no_other_has() -> None:
     assert sorted(SECTIONS) == sorted(SETTINGS)
 
 
-def test_the_readme_lists_every_key_and_no_other() -> None:
-    assert list(README_ROWS) == list(SETTINGS)
+def test_the_table_lists_every_key_and_no_other() -> None:
+    assert list(ROWS) == list(SETTINGS)
 
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_the_stated_default_is_true(key: str) -> None:
     assert ast.literal_eval(first_code(field(key, "Default"))) == SETTINGS[key].default
-    assert ast.literal_eval(README_ROWS[key][0]) == SETTINGS[key].default
+    assert ast.literal_eval(ROWS[key][0]) == SETTINGS[key].default
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -88,10 +86,10 @@ def test_what_none_means_is_true() -> None:
         limits = read_settings({}, {"idle_timeout": settings}).rules.policy.default
         assert timedelta(milliseconds=limits.idle) == timedelta(minutes=idle)
         assert timedelta(milliseconds=limits.touch) == timedelta(minutes=touch)
-    for text in (field("MAX_SESSIONS", "Default"), README_ROWS["MAX_SESSIONS"][1]):
+    for text in (field("MAX_SESSIONS", "Default"), ROWS["MAX_SESSIONS"][1]):
         assert "10,000 in memory, 1,000,000 on a shared store" in text
     assert "65,536 in memory, 262,144" in field("MAX_SESSION_SIZE", "Default")
-    assert "64 KiB in memory, 256 KiB" in README_ROWS["MAX_SESSION_SIZE"][1]
+    assert "64 KiB in memory, 256 KiB" in ROWS["MAX_SESSION_SIZE"][1]
 
 
 def test_the_idle_timeout_follows_a_shorter_lifetime() -> None:
@@ -123,6 +121,18 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_links_of_the_readme_lead_to_published_pages_that_are_there() -> None:
+    """The package index shows the README, too, where a link into the repository leads nowhere."""
+    targets = re.findall(r"\]\((.+?)\)", README)
+    assert len(targets) > len(["a few"])
+    for target in targets:
+        assert target.startswith(PUBLISHED), target
+        path, _, anchor = target.removeprefix(PUBLISHED).partition("#")
+        file = DOCS / path.replace(".html", ".md")
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
 
@@ -220,9 +230,8 @@ def test_the_code_in_the_readme_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_readme_has_the_two_commands() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
     for command in (
         "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/flask --app example run",
         "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
     ):
-        assert f"    {command}\n" in readme
+        assert f"    {command}\n" in README
