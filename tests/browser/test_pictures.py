@@ -51,28 +51,32 @@ def half_an_hour(shop: Flask, clock: FakeClock) -> None:
         clock.advance(60_000)
 
 
+@pytest.fixture
+def dashboard(
+    shop: Flask,
+    shop_url: str,
+    sign_in: SignIn,
+    page: Page,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """The address of a dashboard that has something to show; ``page`` may see it."""
+    monkeypatch.setattr(pages, "now", lambda: as_datetime(clock()))
+    half_an_hour(shop, clock)
+    sign_in(page, "ada")
+    return f"{shop_url}/control/"
+
+
 @pytest.mark.parametrize(
     ("name", "width", "scheme"),
     [("dashboard-wide-light", 1200, "light"), ("dashboard-narrow-dark", 380, "dark")],
 )
 def test_the_dashboard(
-    shop: Flask,
-    shop_url: str,
-    sign_in: SignIn,
-    page: Page,
-    browser: Browser,
-    clock: FakeClock,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    width: int,
-    scheme: Any,
+    dashboard: str, page: Page, browser: Browser, name: str, width: int, scheme: Any
 ) -> None:
-    monkeypatch.setattr(pages, "now", lambda: as_datetime(clock()))
-    half_an_hour(shop, clock)
-    sign_in(page, "ada")
     viewport = {"width": width, "height": 800}
     with same_visitor(browser, page.context, color_scheme=scheme, viewport=viewport) as other:
-        other.goto(f"{shop_url}/control/")
+        other.goto(dashboard)
         expect(other.get_by_role("region", name="Live now")).to_be_visible()
         draw(other, name)
 
