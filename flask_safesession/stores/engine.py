@@ -205,9 +205,10 @@ class Engine:
         t = self._tables
         with t.transaction(Scope((keep,) if keep else (), user), durable=True):
             now = t.now()
-            kept = resolve(t, keep, now)
+            kept = resolve(t, keep, now) if keep else ""
             ours = live_ones(read_heads(t.of_user(user)), now)
             ended = [listed for listed in ours if listed.key != kept]
+            t.remove(*(listed.key for listed in ended))  # at once: each may cost a round trip
             for listed in ended:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended

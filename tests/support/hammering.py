@@ -14,7 +14,7 @@ from typing import Any
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, user_tag
-from flask_safesession.stores.base import Listed, Live, Terms
+from flask_safesession.stores.base import Listed, Live, Rules, Terms
 from flask_safesession.stores.opening import Opened, open_store
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules
@@ -35,8 +35,9 @@ def store_at(place: str) -> Any:
 class Hammer:
     """Remembers keys that it has met, and says what was done to them."""
 
-    def __init__(self, path: str, number: int) -> None:
-        self.store = store_at(path)
+    def __init__(self, store: Any, number: int, rules: Rules = RULES) -> None:
+        self.store = store
+        self.rules = rules
         self.can_purge = Opened.of(self.store).index is not None
         self.random = random.Random(number)
         self.keys: list[str] = []
@@ -48,7 +49,7 @@ class Hammer:
         if dice < 0.3 or not self.keys:
             self.create()
         elif dice < 0.33 and self.can_purge:
-            self.store.purge(RULES, 20)
+            self.store.purge(self.rules, 20)
         elif dice < 0.36:
             for ended in self.store.end_user(user_tag(self.user()), "stamp--", "revoked", ""):
                 say("ended", ended.key)
@@ -67,12 +68,12 @@ class Hammer:
     def create(self) -> None:
         user = self.user() if self.random.random() < 0.5 else None
         self.keys.append(new_key(user))
-        draft = make_draft(b"0" * self.random.randint(1, 3000), rules=RULES, user=user)
-        self.note(self.store.create(self.keys[-1], draft, RULES))
+        draft = make_draft(b"0" * self.random.randint(1, 3000), rules=self.rules, user=user)
+        self.note(self.store.create(self.keys[-1], draft, self.rules))
 
     def use(self, key: str) -> None:
         before = time.monotonic_ns()  # it may be ended while the answer is on its way
-        answer = self.store.load(key, RULES, slide=True)
+        answer = self.store.load(key, self.rules, slide=True)
         if not isinstance(answer, Live):
             return
         say("seen", key, before)
@@ -95,9 +96,9 @@ class Hammer:
     def rotate(self, key: str, record: Record) -> None:
         user = self.user()
         self.keys.append(new_key(user))
-        draft = make_draft(record.payload, rules=RULES, user=user)
+        draft = make_draft(record.payload, rules=self.rules, user=user)
         terms = Terms(record.stamps[0], True, "rotated")
-        answer = self.store.rotate(key, self.keys[-1], draft, RULES, terms)
+        answer = self.store.rotate(key, self.keys[-1], draft, self.rules, terms)
         if isinstance(answer, Live):
             say("won", key + record.stamps[0])
             say("ended", key)
@@ -121,7 +122,7 @@ def say(what: str, of: str, when: int = 0) -> None:
 
 
 def main(path: str, number: str, seconds: str) -> None:
-    hammer = Hammer(path, int(number))
+    hammer = Hammer(store_at(path), int(number))
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until:
         try:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_WORDS = (
+    *("identity", "integer", "cast", "text", "blob", "clock"),
+    *("lock", "skip", "join", "by_key", "limit"),
+)
+
 
 class Dialect(NamedTuple):
     """What stands for each ``{name}`` in the schema and the statements.
@@ -16,7 +21,11 @@ class Dialect(NamedTuple):
     :param blob: a column of bytes.
     :param clock: the microseconds since 1970, by the database.
     :param lock: after a query: its rows stay locked until the end of the transaction.
-    :param skip: the same, without the rows that others have locked.
+    :param skip: the same for the rows of ``taken``, without those that others have locked.
+    :param join: joins two tables, of which the first one is read first.
+    :param by_key: after a table, from which rows are locked: they are found by the index "key".
+    :param limit: a condition that is true, and limits the wait for a lock in an ``UPDATE`` that is
+        a transaction of its own to ``{wait}`` milliseconds.
     :param table: after the columns of a table.
     :param partial: an index may leave out rows.
     :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
@@ -33,7 +42,10 @@ class Dialect(NamedTuple):
     blob: str
     clock: str
     lock: str = " FOR UPDATE"
-    skip: str = " FOR UPDATE SKIP LOCKED"
+    skip: str = " FOR UPDATE OF taken SKIP LOCKED"
+    join: str = "JOIN"
+    by_key: str = ""
+    limit: str = ""
     table: str = ""
     partial: bool = True
     upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"
@@ -43,7 +55,7 @@ class Dialect(NamedTuple):
 
     def render(self, text: str, prefix: str) -> str:
         """Returns a statement with these words, for the tables under *prefix*."""
-        for name in ("identity", "integer", "cast", "text", "blob", "clock", "lock", "skip"):
+        for name in _WORDS:
             text = text.replace(f"{{{name}}}", getattr(self, name))
         head, *rest = text.split("?")
         numbered = (self.parameter.format(n=n) + part for n, part in enumerate(rest, 1))

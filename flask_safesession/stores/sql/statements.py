@@ -14,24 +14,47 @@ _HEAD = f"substr(record, 1, {HEAD})"
 # All that lists read.
 _LISTED = f"substr(record, 1, {LISTED})"
 _SESSIONS, _ENDINGS = '"{p}_sessions"', '"{p}_endings"'
-_CURRENT = 'generation = (SELECT generation FROM "{p}_meta")'
+_GENERATION = '(SELECT generation FROM "{p}_meta")'
+_CURRENT = f"generation = {_GENERATION}"
 _GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
 _OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
 _BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
 _LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
+_OLDER = f"generation < {_GENERATION}"
+_NEWER = f"generation > {_GENERATION}"
+_DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
+_OVER = " LIMIT 1000 OFFSET ?"
 _KEPT = "reason, stamp, successor, successor_user, sign_in"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
 _SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
-    AND deadline > {{clock}} AND {{clock}} BETWEEN ? AND ?"""
+    AND deadline > {{clock}} AND {{clock}} BETWEEN ? AND ?{{limit}}"""
+
+
+def _take(table: str, columns: str, still: str, chosen: str) -> str:
+    """Returns the query that locks rows, without those that others have locked.
+
+    They are chosen without a lock, then locked by their key, as all others do it: InnoDB locks the
+    entry of the index by which it finds a row, too, and so two could wait for each other.
+
+    :param still: must be true of a row also when it is locked; then more are chosen than locked,
+        since others may have locked some. Empty: nothing must.
+    :param chosen: which ones.
+    """
+    key, table = columns.partition(",")[0], f'"{{p}}_{table}"'
+    by_key, where = ("{by_key}" if key == '"key"' else ""), (f" WHERE {still}" if still else "")
+    most = " LIMIT ?" if still else ""
+    return f"""SELECT {columns} FROM (SELECT {key} AS it FROM {table} WHERE {chosen}) AS chosen
+        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{most}{{skip}}"""
+
 
 _STATEMENTS = {
     "version": 'SELECT version FROM "{p}_meta"',
     "meta": 'SELECT generation, ended_by, {clock} FROM "{p}_meta"',
     "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ?',
     # -- sessions
-    "load": f"""SELECT record, (SELECT generation FROM "{{p}}_meta"), {{clock}}
+    "load": f"""SELECT record, {_GENERATION}, {{clock}}
         FROM {_SESSIONS} WHERE "key" = ?""",
     "insert": f"""INSERT INTO {_SESSIONS}
         (generation, tier_group, deadline, owner, place, record, "key")
@@ -41,12 +64,9 @@ _STATEMENTS = {
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
     "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
     "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
-    "older": f"""SELECT "key", {_HEAD} FROM {_SESSIONS}
-        WHERE generation < (SELECT generation FROM "{{p}}_meta") LIMIT ?{{skip}}""",
-    "newer": f"""SELECT "key", {_HEAD} FROM {_SESSIONS}
-        WHERE generation > (SELECT generation FROM "{{p}}_meta") LIMIT ?{{skip}}""",
-    "due": f"""SELECT "key", {_HEAD} FROM {_GROUP} AND deadline <= {{clock}}
-        ORDER BY deadline LIMIT ?{{skip}}""",
+    "older": _take("sessions", f'"key", {_HEAD}', _OLDER, f"{_OLDER} LIMIT ?"),
+    "newer": _take("sessions", f'"key", {_HEAD}', _NEWER, f"{_NEWER} LIMIT ?"),
+    "due": _take("sessions", f'"key", {_HEAD}', _DUE, f"{_DUE} ORDER BY deadline LIMIT ?"),
     # -- their index
     "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
     "nearest": f'SELECT deadline, "key" FROM {_GROUP} {_BY_DEADLINE}',
@@ -79,14 +99,10 @@ _STATEMENTS = {
     "drop_ending": f'DELETE FROM {_ENDINGS} WHERE "key" = ? AND kind = ?',
     "put_ending": f"""INSERT INTO {_ENDINGS} ("key", kind, owner, expires, {_KEPT})
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-    "trim": f"""DELETE FROM {_ENDINGS} WHERE kind = ? AND id <= (SELECT id FROM (SELECT id
-        FROM {_ENDINGS} WHERE kind = ? ORDER BY expires DESC, id DESC LIMIT 1 OFFSET ?) AS oldest)
-        """,
-    "trim_of": f"""DELETE FROM {_ENDINGS} WHERE kind = ? AND owner = ? AND id <= (
-        SELECT id FROM (SELECT id FROM {_ENDINGS} WHERE kind = ? AND owner = ?
-        ORDER BY id DESC LIMIT 1 OFFSET ?) AS oldest)""",
-    "forget": f"""DELETE FROM {_ENDINGS} WHERE id IN (SELECT id FROM (
-        SELECT id FROM {_ENDINGS} WHERE kind = ? AND expires <= ? LIMIT 100) AS expired)""",
+    "expired": _take("endings", "id", "", "kind = ? AND expires <= {clock} LIMIT 100"),
+    "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
+    "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
+    "drop": f"DELETE FROM {_ENDINGS} WHERE id = ?",
     "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
     "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
 }
@@ -94,7 +110,7 @@ _ADDED = 'held = "{p}_counts".held + <held>'
 _REPLACED = "document = <document>, written = <written>"
 # Rows are locked in the order of their keys, so that no two transactions wait for each other.
 _FOR_KEYS = {
-    "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}
+    "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}{{by_key}}
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
     "endings": f"""SELECT "key", kind, expires, {_KEPT} FROM {_ENDINGS}
         WHERE "key" IN ({{keys}})""",
@@ -122,10 +138,14 @@ class Statements(dict[str, str]):
         """Returns the statements that make the tables."""
         return printed(self._dialect, self._prefix)
 
-    def for_keys(self, name: str, number: int) -> str:
-        """Returns the query ``records``, ``endings`` or ``seats`` for so many keys."""
-        known = f"{name} {number}"
+    def for_keys(self, name: str, number: int, *, lock: bool = True) -> str:
+        """Returns the query ``records``, ``endings`` or ``seats`` for so many keys.
+
+        :param lock: ``False``: for a transaction that only reads, perhaps on a replica.
+        """
+        known = f"{name} {number} {lock}"
         if known not in self:
             text = _FOR_KEYS[name].replace("{keys}", ", ".join("?" * number))
+            text = text if lock else text.replace("{lock}", "")
             self[known] = self._dialect.render(text, self._prefix)
         return self[known]

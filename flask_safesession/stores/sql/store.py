@@ -64,6 +64,21 @@ class SqlStore(Engine):
                 return Live(fresh, now)
         return super().load(key, rules, slide=slide)
 
+    def read(self, key: str, rules: Rules) -> Live | Gone:
+        """Returns the session under *key*, and writes nothing: its use is not recorded."""
+        row = self._single.look_up(key)
+        if row is None:
+            return self._absent(key)
+        raw, generation, now = row
+        try:
+            record = loads(raw)
+        except ValueError:
+            return Gone(Reason.CORRUPT)
+        if record.generation != generation:
+            return Gone(Reason.REVOKED)
+        limited = used(record, rules, now, slide=False)
+        return Live(record, now) if limited.deadline > now else Gone(limited.end_reason)
+
     def commit(
         self,
         key: str,

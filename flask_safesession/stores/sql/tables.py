@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -14,7 +15,7 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import Ending, Entry, Scope
+from ..tables import KINDS, Ending, Entry, Scope
 from .schema import PARTS
 from .statements import HEAD, Statements
 
@@ -22,6 +23,8 @@ from .statements import HEAD, Statements
 _USED = 1 << 52
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
+# Owners whose endings are counted.
+_COUNTED = 1000
 # As a limit: more than any user has.
 _ALL = 1 << 30
 # Milliseconds by which a guessed time may differ from the database's.
@@ -83,15 +86,15 @@ class Connections(Protocol):
         ...
 
 
-class _Seen(threading.local):
-    """What the transaction of a thread has read."""
+class _Seen:
+    """What a transaction has read."""
 
-    def __init__(self) -> None:
-        self.begin(Place(), Scope())
-
-    def begin(self, place: Place, scope: Scope) -> None:
+    def __init__(self, place: Place, scope: Scope, *, writes: bool) -> None:
         self.place = place
-        self.tidies = scope.task == "purge"
+        self.writes = writes
+        #: The kinds of endings of which it has to remove the expired ones.
+        self.untidy = set(KINDS) if scope.task == "purge" else set()
+        self.walks = scope.task == "all"
         self.keys = tuple(sorted(set(scope.keys)))
         #: The generation, the stamp that began it, and the time.
         self.meta: tuple[int, str, int] | None = None
@@ -101,18 +104,27 @@ class _Seen(threading.local):
         self.endings: dict[str, list[Any]] = {}
 
 
+# Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+_current: ContextVar[_Seen] = ContextVar("seen")
+
+
 class SqlTables:
     """See :class:`..tables.Tables`. The counts are rows, since counting would be a walk.
 
     :param connections: to the database.
     :param statements: in its dialect.
+    :param trim_every: each so-manieth ending of an owner trims the owner's, since this costs a
+        round trip.
     """
 
-    def __init__(self, connections: Connections, statements: Statements) -> None:
+    def __init__(
+        self, connections: Connections, statements: Statements, *, trim_every: int = 1
+    ) -> None:
         self._connections = connections
         self.statements: Statements = statements
-        self._seen = _Seen()
         self._endings = count(1)
+        self._trim_every = trim_every
+        self._kept = Counter[tuple[str, str]]()  # since the last trim: of a kind and an owner
         self._groups = {""}  # those that are known to this process, to read ahead
 
     def transaction(
@@ -120,14 +132,18 @@ class SqlTables:
     ) -> AbstractContextManager[object]:
         """See :meth:`..tables.Tables.transaction`."""
         place = self._connections.place(scope) if writes else Place()
-        self._seen.begin(place, scope)
+        _current.set(_Seen(place, scope, writes=writes))
         ahead = list(self._ahead(scope, place))
         return self._connections.transaction(place, ahead, writes=writes, durable=durable)
+
+    @property
+    def _seen(self) -> _Seen:
+        return _current.get()
 
     def _ahead(self, scope: Scope, place: Place) -> Iterator[Call]:
         """Returns what the engine will probably read: records first, since it may wait for them."""
         for name in ("records", "endings") if scope.keys else ():
-            yield self.statements.for_keys(name, len(self._seen.keys)), self._seen.keys
+            yield self._for_keys(name, self._seen.keys)
         if scope.cap or scope.task == "purge":
             yield self._counts(place)
         if scope.cap and scope.user and not scope.cap.per_tier:
@@ -135,16 +151,22 @@ class SqlTables:
         elif scope.user and not scope.cap:
             yield self.statements["of_user"], (scope.user, _ALL)
         if scope.cap and place.whole:
+            yield self.statements["parts"], ()
             for group in self._groups:
                 yield self.statements["nearest"], (group, SWEEP)
         if scope.task == "purge":
-            yield self.statements["older"], (scope.limit,)
-            yield self.statements["newer"], (scope.limit,)
-            for group in self._groups:
-                yield self.statements["due"], (group, scope.limit)
+            yield from self._ahead_of_purge(scope.limit)
         if scope.document:
             yield self.statements["document"], (scope.document,)
         yield self.statements["meta"], ()
+
+    def _ahead_of_purge(self, limit: int) -> Iterator[Call]:
+        yield self.statements["older"], (2 * limit, limit)
+        yield self.statements["newer"], (2 * limit, limit)
+        for group in self._groups:
+            yield self.statements["due"], (group, 2 * limit, group, limit)
+        for kind in KINDS:
+            yield self.statements["expired"], (kind,)
 
     def now(self) -> int:
         """See :meth:`..tables.Tables.now`."""
@@ -207,14 +229,12 @@ class SqlTables:
     def remove(self, *keys: str) -> list[tuple[str, Record]]:
         """See :meth:`..tables.Tables.remove`."""
         unseen = sorted(key for key in keys if key not in self._seen.records)
+        self._connections.need(unseen)
         self._connections.fetch([self._query("records", key) for key in unseen])
+        there = [(key, found) for key in keys if (found := self._record(key))]
         removed = []
-        for key in keys:
-            found = self._record(key)
+        for key, (raw, generation, group) in there:
             self._seen.records[key] = None
-            if found is None:
-                continue
-            raw, generation, group = found
             self._write("remove", key)
             if generation == self.generation():
                 self._count(group, -1)
@@ -227,11 +247,12 @@ class SqlTables:
         del now  # the statements use the database's time
         taken: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
-            rows = self._rows(statement, limit - len(taken))
+            left = limit - len(taken)
+            rows = self._rows(statement, 2 * left, left)
             taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            column = _column_of(group)
-            rows = self._rows("due", column, limit - len(taken))
+            column, left = _column_of(group), limit - len(taken)
+            rows = self._rows("due", column, 2 * left, column, left)
             taken += [_taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
@@ -262,11 +283,15 @@ class SqlTables:
     def nearest(self, group: str, limit: int, after: Entry | None = None) -> list[Entry]:
         """See :meth:`..tables.Tables.nearest`."""
         if after is None:
-            rows = self._rows("nearest", _column_of(group), limit)
+            # A few are read ahead.
+            rows = self._rows("nearest", _column_of(group), max(limit, SWEEP))[:limit]
         else:
             time, key = after
             rows = self._rows("nearest_after", _column_of(group), time, time, key, limit)
-        return [Entry(*row) for row in rows]
+        found = [Entry(*row) for row in rows]
+        if self._seen.walks:  # the records are read next: all at once
+            self._seen.keys = tuple(sorted(entry.key for entry in found))
+        return found
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
         """See :meth:`..tables.Tables.latest`."""
@@ -297,9 +322,10 @@ class SqlTables:
         with self.transaction(Scope(), writes=False):
             differ = self._rows("differ")
         if differ:
-            with self.transaction(Scope(task="purge")):
+            with self.transaction(Scope(task="all")):
                 for group, difference in self._rows("differ"):
                     self._count(group, difference)
+                self._write("undeal")  # the quotas were made of wrong counts
         return len(differ)
 
     # -- what is kept of sessions that are over, and documents ----------------------------------
@@ -320,15 +346,18 @@ class SqlTables:
 
     def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
         """See :meth:`..tables.Tables.trim_endings`."""
-        if owner != NO_USER:
-            self._write("trim_of", kind, owner, kind, owner, most)
-        elif self._is_time_to_tidy():
-            self._write("trim", kind, kind, most)
+        if owner == NO_USER:
+            if self._is_time(_TIDY_EVERY):
+                self._drop("surplus", kind, most)
+        elif self._has_kept_many(kind, owner):
+            self._drop("surplus_of", kind, owner, most - self._trim_every + 1)
 
     def forget_endings(self, kind: str, now: int) -> None:
         """See :meth:`..tables.Tables.forget_endings`."""
-        if self._seen.tidies or self._is_time_to_tidy():
-            self._write("forget", kind, now)
+        del now  # the statement uses the database's time
+        if kind in self._seen.untidy or self._is_time(_TIDY_EVERY):
+            self._seen.untidy.discard(kind)
+            self._drop("expired", kind)
 
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`..tables.Tables.document`."""
@@ -355,7 +384,10 @@ class SqlTables:
     def _query(self, name: str, key: str) -> Call:
         """Returns the query for a key; for one of those that the transaction is about, for all."""
         keys = self._seen.keys if key in self._seen.keys else (key,)
-        return self.statements.for_keys(name, len(keys)), keys
+        return self._for_keys(name, keys)
+
+    def _for_keys(self, name: str, keys: tuple[str, ...]) -> Call:
+        return self.statements.for_keys(name, len(keys), lock=self._seen.writes), keys
 
     def _record(self, key: str) -> tuple[bytes, int, str] | None:
         seen = self._seen.records
@@ -389,8 +421,22 @@ class SqlTables:
     def _count(self, column: str, difference: int) -> None:
         self._write("add", self._seen.place.part, column, difference)
 
-    def _is_time_to_tidy(self) -> bool:
-        return next(self._endings) % _TIDY_EVERY == 0
+    def _drop(self, name: str, *parameters: Any) -> None:
+        """Remove the endings that a query returns."""
+        for row in self._rows(name, *parameters):
+            self._write("drop", *row)
+
+    def _has_kept_many(self, kind: str, owner: str) -> bool:
+        if len(self._kept) > _COUNTED:
+            self._kept.clear()
+        self._kept[kind, owner] += 1
+        if self._kept[kind, owner] < self._trim_every:
+            return False
+        del self._kept[kind, owner]
+        return True
+
+    def _is_time(self, every: int) -> bool:
+        return next(self._endings) % every == 0
 
 
 def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:

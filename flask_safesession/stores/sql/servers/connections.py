@@ -8,10 +8,10 @@ question whose answer was not read ahead, or may have changed by a write since, 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ....errors import StoreFull, TooManySessions
@@ -68,18 +68,19 @@ class Transaction:
 _TABLE = re.compile('"[^"]*"')
 
 
-class _Local(threading.local):
-    """What concerns the call of one thread."""
+class Attempts:
+    """What the tries of one call have found out."""
 
     def __init__(self) -> None:
         self.current: Transaction | None = None
-        self.begin_call()
-
-    def begin_call(self) -> None:
         #: Keys that the transaction must lock, too; ``None``: everything.
         self.wider: set[str] | None = set()
         #: A commit was sent that was not answered.
         self.may_be_done = False
+
+
+#: Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
 
 
 class Connections:
@@ -97,13 +98,17 @@ class Connections:
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.statements: Statements = statements
-        self.local: _Local = _Local()
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
         self._elapsed = elapsed
         # The database's time, and ours after its answer.
         self._time: tuple[int, float] | None = None
+
+    @property
+    def local(self) -> Attempts:
+        """What concerns the call of this thread or greenlet."""
+        return attempts_of_call.get()
 
     def widen(self, keys: Collection[str] | None) -> None:
         """Let the next try of this call lock more: *keys*, or everything."""

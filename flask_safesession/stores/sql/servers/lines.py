@@ -45,6 +45,12 @@ class Lost(Exception):
 class TimedOut(Lost):
     """The server did not answer in time."""
 
+    def __init__(self, *_: object) -> None:
+        super().__init__(
+            "it did not answer in time: it is overloaded or cut off, or another program has locked"
+            " the tables"
+        )
+
 
 class Refused(Exception):
     """The server's error.
@@ -102,9 +108,11 @@ class Driver(NamedTuple):
     :param check: raises :exc:`ValueError` for a URL that cannot be used, with the problem.
     :param open: returns a function that opens connections to a URL, with what the app gives for
         them. The number is that of the seconds for which a statement may wait.
-    :param begin: the statements that begin a transaction; ``{milliseconds}``: its time-out.
+    :param begin: the statements that begin a transaction; ``{milliseconds}``: its time-out;
+        ``{wait}``: that of a lock, a little less, so that the server says what it waited for.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
+    :param read_only: codes of errors of a server that takes no writes, and can be read.
     :param alone: statements that exclude other processes while tables are made, and end that.
     """
 
@@ -114,4 +122,5 @@ class Driver(NamedTuple):
     begin: tuple[str, ...]
     again: tuple[str, ...]
     missing: str
+    read_only: tuple[str, ...]
     alone: tuple[tuple[str, ...], tuple[str, ...]]

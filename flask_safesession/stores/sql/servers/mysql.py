@@ -32,6 +32,9 @@ DIALECT = Dialect(
     blob="LONGBLOB",
     # Not UNIX_TIMESTAMP(), which is ambiguous when a summer time ends.
     clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000",
+    skip=" FOR UPDATE SKIP LOCKED",
+    join="STRAIGHT_JOIN",
+    by_key=' FORCE INDEX ("key")',
     table=" ENGINE=InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin",
     partial=False,
     upsert="ON DUPLICATE KEY UPDATE",
@@ -42,6 +45,7 @@ DIALECT = Dialect(
 # The driver's own errors are about the connection; so are some of the server's.
 _CLIENT_ERRORS = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_LAST + 100)
 _ENDED = (ER.SERVER_SHUTDOWN, ER.CON_COUNT_ERROR, ER.NORMAL_SHUTDOWN, 1927, 3169, 4031)
+_FULL = (ER.DISK_FULL, ER.RECORD_FILE_FULL)
 _FIXES = {
     ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE, or add"
     " ssl=true if the server requires TLS",
@@ -53,8 +57,7 @@ _FIXES = {
     " statements that 'flask safesession schema' prints",
     ER.TABLEACCESS_DENIED_ERROR: "let the user read, write and make the tables, or make them with"
     " the statements that 'flask safesession schema' prints",
-    ER.DISK_FULL: "make room on the server's disk",
-    ER.RECORD_FILE_FULL: "make room on the server's disk",
+    **dict.fromkeys(_FULL, "make room on the server's disk"),
     3159: "add ssl=true to SAFESESSION_STORE, with ssl_ca= if the authority is your own",
     ER.OPTION_PREVENTS_STATEMENT: "the server is read-only: name the primary in SAFESESSION_STORE",
 }
@@ -66,6 +69,8 @@ _SET_UP = (
     # ANSI_QUOTES: names in double quotes, as in the other databases.
     "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
     " innodb_lock_wait_timeout = {seconds}"
+    # A worker that stands still, or is cut off, does not keep its locks. MySQL has no such limit.
+    " /*M!100300 , idle_transaction_timeout = {seconds} */"
 )
 
 
@@ -199,9 +204,13 @@ def _translated() -> Iterator[None]:
     """Raises the driver's errors as :class:`.Lost` or :class:`.Refused`."""
     try:
         yield
+    except TimeoutError as error:
+        raise TimedOut from error
     except OSError as error:
         raise Lost(str(error)) from error
     except pymysql.err.Error as error:
+        if isinstance(error.__context__, TimeoutError):
+            raise TimedOut from error
         code, text = (*error.args, 0, str(error))[:2] if len(error.args) > 1 else (0, str(error))
         text = f"{text}: {_FIXES[code]}" if code in _FIXES else str(text)
         if not code or code in _CLIENT_ERRORS or code in _ENDED:
@@ -281,5 +290,6 @@ DRIVER = Driver(
     begin=("START TRANSACTION",),
     again=(str(ER.LOCK_DEADLOCK), str(ER.LOCK_WAIT_TIMEOUT)),
     missing=str(ER.NO_SUCH_TABLE),
+    read_only=tuple(map(str, (ER.OPTION_PREVENTS_STATEMENT, *_FULL, 1792, 1836))),
     alone=(("DO GET_LOCK('safesession', 10)",), ("DO RELEASE_LOCK('safesession')",)),
 )

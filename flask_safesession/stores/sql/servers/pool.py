@@ -86,12 +86,13 @@ class Pool:
                 self._freed.notify()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         # A connection, or room for one. Threads that come and go need no lock.
         self._places: deque[Line | None] = deque([None] * self._most)
         self._freed = threading.Condition()
         self._waiting = 0
         self._breaker = Breaker(self._server, self._notify, _has_failed, CircuitOpen)
+        # Last: until then another thread of a child must not take the parent's connections.
+        self._process = os.getpid()
 
     def _wait(self) -> Line | None:
         until = time.monotonic() + remaining(TimedOut)

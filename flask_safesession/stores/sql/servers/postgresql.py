@@ -30,12 +30,15 @@ DIALECT = Dialect(
     text='TEXT COLLATE "C"',
     blob="BYTEA",
     clock="CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
+    # Not a setting of the connection, which may be a pooler's.
+    limit=" AND set_config('lock_timeout', '{wait}ms', true) <> ''",
     parameter="${n}",
 )
 # The pooler has given another connection to the server, with other prepared statements.
 _POOLED = ("26000", "42P05")
-# The server ends the connection: it shuts down, has crashed, or is starting.
-_ENDED = ("57P01", "57P02", "57P03", "08000", "08003", "08006")
+# The server ends the connection: it shuts down, has crashed, or is starting; or a transaction stood
+# still for too long.
+_ENDED = ("25P03", "57P01", "57P02", "57P03", "08000", "08003", "08006")
 _FIXES = {
     "42P01": "the tables are missing: let the user make them, or make them with the statements"
     " that 'flask safesession schema' prints",
@@ -56,7 +59,6 @@ _CONNECTING = {
     "does not exist": "make it, or correct SAFESESSION_STORE",
 }
 _BINARY = 1
-_SILENT = "it did not answer in time"
 _INTEGERS, _BYTES = (20, 21, 23), 17
 _READ, _WRITE = select.POLLIN, select.POLLOUT
 
@@ -158,15 +160,15 @@ class PostgresLine:
     def _next(self) -> Any:
         while self._pg.is_busy():
             if not self._readable.poll(remaining(TimedOut) * 1000):
-                raise TimedOut(_SILENT)
+                raise TimedOut
             self._pg.consume_input()
         return self._pg.get_result()
 
     def _refused(self, answer: Any) -> Refused:
         code = (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = answer.get_error_message()
+        text = (answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
         if code in _ENDED or not code:
-            raise Lost(text)
+            raise Lost(text or answer.get_error_message())
         if code in _POOLED:
             self._modes.prepares = False
         return Refused(code, _explained(text, {code: _FIXES.get(code, "")}, code))
@@ -176,7 +178,7 @@ class PostgresLine:
         poll.register(self._pg.socket, events)
         ready = poll.poll(remaining(TimedOut) * 1000)
         if not ready:
-            raise TimedOut(_SILENT)
+            raise TimedOut
         return ready[0][1]
 
 
@@ -191,7 +193,8 @@ def _translated() -> Iterator[None]:
 
 def _explained(text: str, fixes: dict[str, str], code: str = "") -> str:
     fix = next((fix for sign, fix in fixes.items() if fix and (sign in text or sign == code)), "")
-    return f"{text.strip()}: {fix}" if fix else text.strip()
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]  # without advice
+    return ": ".join(filter(None, ("; ".join(lines), fix)))
 
 
 def _text(value: Any) -> bytes | None:
@@ -240,9 +243,12 @@ DRIVER = Driver(
     _open,
     begin=(
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        "SET LOCAL lock_timeout = '{milliseconds}ms'",
+        "SET LOCAL lock_timeout = '{wait}ms'",
+        # A worker that stands still, or is cut off, does not keep its locks.
+        "SET LOCAL idle_in_transaction_session_timeout = '{milliseconds}ms'",
     ),
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
+    read_only=("25006", "53100"),
     alone=(("BEGIN", "SELECT pg_advisory_xact_lock(7235927)"), ("COMMIT",)),
 )

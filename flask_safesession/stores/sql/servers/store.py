@@ -20,7 +20,7 @@ from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
 from ...admission import SWEEP
-from ...base import Answer, Conflict, Finding, Live, PurgeStep, Rules, Taken
+from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...tables import TooNarrow
@@ -28,7 +28,7 @@ from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
 from ..store import SqlStore
 from ..tables import SqlTables
-from .connections import Connections
+from .connections import Attempts, Connections, attempts_of_call
 from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 PURGE_STEP = 500
 #: With a large cap, the creations after which due sessions are removed once, for all of these.
 SWEEP_EVERY = 32
+#: Each so-manieth ending of a user trims the user's: this costs a round trip.
+TRIM_EVERY = 20
 # The pause after a step, as a multiple of its time.
 _PAUSE = 4
 # Longer names of tables would be cut.
@@ -89,7 +91,10 @@ class SqlServerStore(SqlStore):
         #: Receives the events of the server.
         self.notify: Listener = Listener()
         self._driver = driver
-        self._dialect = driver.dialect._replace(clock=clock or driver.dialect.clock)
+        times = {"milliseconds": round(timeout * 1000), "wait": round(timeout * 800)}
+        self._dialect = driver.dialect._replace(
+            clock=clock or driver.dialect.clock, limit=driver.dialect.limit.format(**times)
+        )
         self._prefix = prefix
         self._timeout = timeout
         self._checked = False
@@ -97,13 +102,13 @@ class SqlServerStore(SqlStore):
         self._server = place.server
         connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
-        begin = [text.format(milliseconds=round(timeout * 1000)) for text in driver.begin]
+        begin = [text.format(**times) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
         self._connections = Connections(self._pool, statements, begin, elapsed)
-        super().__init__(SqlTables(self._connections, statements), self._connections)
+        tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
+        super().__init__(tables, self._connections)
 
-    load = _repeated(SqlStore.load)
     refile = _repeated(SqlStore.refile)
     rotate = _repeated(SqlStore.rotate)
     end = _repeated(SqlStore.end)
@@ -119,13 +124,25 @@ class SqlServerStore(SqlStore):
     document = _repeated(SqlStore.document)
     keep = _repeated(SqlStore.keep)
 
+    def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
+        """See :meth:`...base.Store.load`. A server that takes no writes is read all the same."""
+        try:
+            return self._call(partial(super().load, key, rules, slide=slide))
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, Refused) or cause.code not in self._driver.read_only:
+                raise
+            return self._call(partial(self.read, key, rules))
+
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
-        live = self._call(partial(super().create, key, draft, rules), repeatable=False)
-        if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
-            step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-            return live._replace(removed=(*live.removed, *step.removed))
-        return live
+        with deadline(self._timeout):
+            live = self._call(partial(super().create, key, draft, rules), repeatable=False)
+            if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
+                with suppress(StoreUnavailable):  # the session is stored all the same
+                    step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
+                    return live._replace(removed=(*live.removed, *step.removed))
+            return live
 
     def commit(
         self,
@@ -188,8 +205,8 @@ class SqlServerStore(SqlStore):
         :param lost: receives the error of a try that may be done all the same.
         :raises StoreUnavailable: the server did not answer, or with an error.
         """
-        local, failures = self._connections.local, 0
-        local.begin_call()
+        local, failures = Attempts(), 0
+        outer = attempts_of_call.set(local)
         try:
             with deadline(self._timeout):
                 while True:
@@ -214,7 +231,10 @@ class SqlServerStore(SqlStore):
                             lost.append(error)
                         remaining(TimedOut)
         except Lost as error:
-            raise StoreUnavailable(f"{self._server}: {error}") from error
+            server = "" if isinstance(error, CircuitOpen) else f"{self._server}: "
+            raise StoreUnavailable(f"{server}{error}") from error
+        finally:
+            attempts_of_call.reset(outer)
 
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.

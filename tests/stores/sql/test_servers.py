@@ -1,0 +1,311 @@
+"""PostgreSQL and MariaDB: round trips, what is locked, and what a worker keeps to itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from flask_safesession.errors import StoreUnavailable
+from flask_safesession.model.record import Record
+from flask_safesession.model.tokens import new_id, new_stamp, user_tag
+from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.sql import forks
+from flask_safesession.stores.sql.schema import PARTS
+from flask_safesession.stores.sql.servers import locks, pool, store
+from flask_safesession.stores.sql.servers.lines import Lost, Refused
+from flask_safesession.stores.sql.servers.mysql import MySQLLine
+from flask_safesession.stores.sql.servers.pool import Pool
+from flask_safesession.stores.sql.servers.postgresql import PostgresLine
+from flask_safesession.stores.sql.servers.store import SqlServerStore
+from flask_safesession.testing import make_draft, make_rules
+
+from ...support.databases import Database
+from ...support.kits import sql_store
+
+RULES = make_rules(total=1_000_000)
+SMALL = make_rules(total=10, per_user=3)
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of statements of each round trip."""
+    made: list[int] = []
+    for kind in (PostgresLine, MySQLLine):
+        run: Any = kind.run
+
+        def counting(self: Any, calls: Any, run: Any = run) -> Any:
+            made.append(len(calls))
+            return run(self, calls)
+
+        monkeypatch.setattr(kind, "run", counting)
+    return made
+
+
+@pytest.fixture
+def made(database: Database, prefix: str) -> Iterator[SqlServerStore]:
+    with closing(sql_store(database, prefix)) as opened:
+        opened.prepare()
+        yield opened
+
+
+def key_for(user: object = None) -> str:
+    return new_id(user_tag(user)[0] if user is not None else "").key
+
+
+def add(made: SqlServerStore, user: object = None, rules: Any = RULES) -> tuple[str, Record]:
+    key = key_for(user)
+    answer = made.create(key, make_draft(user=user, rules=rules), rules)
+    assert isinstance(answer, Live)
+    return key, answer.record
+
+
+def seats_of(prefix: str, part: int) -> str:
+    return f"SELECT part FROM {prefix}_seats WHERE part = {part} FOR UPDATE"
+
+
+# -- round trips --------------------------------------------------------------------------------
+
+
+def test_what_each_operation_costs(made: SqlServerStore, trips: list[int]) -> None:
+    def cost(work: Callable[[], object]) -> int:
+        trips.clear()
+        work()
+        return len(trips)
+
+    key, _ = add(made, "ann")  # deals out the quotas
+    loaded = made.load(key, RULES, slide=True)  # the first use is recorded
+    assert isinstance(loaded, Live)
+    stamp, record = loaded.record.stamps[0], loaded.record
+    draft, sign_in = make_draft(b"new", user="ann"), make_draft(user="ann")
+    new, terms = key_for("ann"), Terms(None, True, "rotated")
+    costs = {
+        "load": cost(lambda: made.load(key, make_rules(touch=60_000), slide=True)),
+        "commit": cost(lambda: made.commit(key, draft, stamp, touch=60_000, loaded=record)),
+        "create": cost(lambda: add(made)),
+        "login": cost(lambda: made.rotate(key, new, sign_in, RULES, terms)),
+        "create at the cap of the user": 0,
+        "end": cost(lambda: made.end(new, new_stamp(), "logout", None)),
+        "purge": cost(lambda: made.purge(RULES, 1000)),
+        "lease": cost(lambda: made.lease("purge", 1000)),
+        "a key that is unknown": cost(lambda: made.load(key_for(), RULES, slide=True)),
+    }
+    del costs["create at the cap of the user"]
+    assert costs == {
+        "load": 1,
+        "commit": 1,
+        "create": 2,
+        "login": 2,
+        "end": 2,
+        "purge": 2,
+        "lease": 2,
+        "a key that is unknown": 2,
+    }
+
+
+def test_what_a_full_store_costs(made: SqlServerStore, trips: list[int]) -> None:
+    for user in range(10):
+        add(made, user if user < 9 else None, SMALL)
+    trips.clear()
+    add(made, rules=SMALL)
+    assert len(trips) == 3, "the one that is evicted is read by its key"
+
+
+def test_the_end_of_many_sessions_of_a_user_costs_no_trip_for_each(
+    made: SqlServerStore, trips: list[int]
+) -> None:
+    for _ in range(15):
+        add(made, "ann")
+    trips.clear()
+    assert len(made.end_user(user_tag("ann"), new_stamp(), "revoked", "")) == 15
+    assert len(trips) <= 4
+
+
+def test_an_audit_reads_the_sessions_that_it_shortens_at_once(
+    made: SqlServerStore, trips: list[int]
+) -> None:
+    keys = [add(made, user)[0] for user in range(20)]
+    trips.clear()
+    rules = make_rules(total=1_000_000, idle=60_000)
+    assert made.audit(rules, 100).limited == len(keys)
+    assert len(trips) <= 8
+
+
+# -- locks --------------------------------------------------------------------------------------
+
+
+def test_a_creation_waits_for_its_own_part_and_for_no_other(
+    database: Database, prefix: str, made: SqlServerStore
+) -> None:
+    key, _ = add(made, "ann")
+    part = locks.part_of(key)
+    other = next(user for user in range(99) if locks.part_of(user_tag(user)) != part)
+    hurried = sql_store(database, prefix, timeout=0.3)
+    with closing(database.connect()) as line, line.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(seats_of(prefix, part))
+        add(made, other)
+        assert isinstance(made.load(key, RULES, slide=True), Live)
+        with pytest.raises(StoreUnavailable):
+            add(hurried, "ann")
+        cursor.execute("ROLLBACK")
+    hurried.close()
+    add(made, "ann")
+
+
+def test_what_only_reads_waits_for_nobody(
+    database: Database, prefix: str, made: SqlServerStore
+) -> None:
+    key, _ = add(made, "ann")
+    with closing(database.connect()) as line, line.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"SELECT * FROM {prefix}_sessions FOR UPDATE")
+        for part in range(PARTS):
+            cursor.execute(seats_of(prefix, part))
+        assert isinstance(made.load(key, make_rules(touch=10**6), slide=False), Live)
+        assert made.peek(key) is not None
+        assert made.resolve(key) == key
+        assert len(made.sessions_of(user_tag("ann"))) == 1
+        assert made.load(key_for(), RULES, slide=True) == Gone("unknown")
+        assert made.count(RULES).total == 1
+        cursor.execute("ROLLBACK")
+
+
+def test_the_purge_leaves_what_others_have_locked_for_the_next_time(
+    database: Database, prefix: str, made: SqlServerStore
+) -> None:
+    keys = [add(made)[0] for _ in range(3)]
+    database.ask(f"UPDATE {prefix}_sessions SET deadline = 1")
+    column = '"key"' if database.scheme == "postgresql" else "`key`"
+    with closing(database.connect()) as line, line.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(
+            f"SELECT 1 FROM {prefix}_sessions WHERE {column} = %s FOR UPDATE",
+            (keys[0],),
+        )
+        assert {gone.key for gone in made.purge(RULES, 100).removed} == set(keys[1:])
+        cursor.execute("ROLLBACK")
+    assert [gone.key for gone in made.purge(RULES, 100).removed] == keys[:1]
+    assert made.audit(RULES, 100).repaired == 0
+
+
+# -- what else may go wrong ---------------------------------------------------------------------
+
+
+def test_a_creation_is_done_also_if_the_sweep_after_it_fails(
+    made: SqlServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(made)  # deals out the quotas
+    monkeypatch.setattr(store, "SWEEP_EVERY", 1)
+    call = made._call
+
+    def failing(work: Any, **more: Any) -> Any:
+        if not more:  # the sweep
+            raise StoreUnavailable("it did not answer in time")
+        return call(work, **more)
+
+    monkeypatch.setattr(made, "_call", failing)
+    key, _ = add(made)
+    monkeypatch.undo()
+    assert isinstance(made.load(key, RULES, slide=True), Live)
+
+
+def test_wrong_counts_are_fixed_and_their_quotas_are_not_used_any_more(
+    database: Database, prefix: str, made: SqlServerStore
+) -> None:
+    for _ in range(3):
+        add(made)
+    assert database.ask(f"SELECT MAX(cap) FROM {prefix}_seats")[0][0] > 0
+    database.ask(f"UPDATE {prefix}_counts SET held = held - 1")
+    assert made.audit(RULES, 100).repaired == 1
+    assert database.ask(f"SELECT MAX(cap) FROM {prefix}_seats") in ([(0,)], ((0,),))
+    assert made.count(RULES).total == 3
+    add(made)
+    assert made.count(RULES).total == 4
+
+
+class FakeLine:
+    """A connection that goes nowhere."""
+
+    def run(self, calls: Any) -> list[Any]:
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_no_thread_of_a_child_gets_a_connection_of_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also not one that comes while another one notices the fork."""
+    monkeypatch.setattr(forks, "_leaked", [])
+    made = Pool(FakeLine, "server", 5, lambda _: None)
+    with made.line() as inherited:
+        pass
+    taken: list[Any] = []
+
+    def take() -> None:
+        with made.line() as line:
+            taken.append(line)
+
+    breaker: Any = vars(pool)["Breaker"]
+
+    def between(*args: Any) -> Any:
+        monkeypatch.setattr(pool, "Breaker", breaker)
+        other = threading.Thread(target=take)
+        other.start()
+        other.join()
+        return breaker(*args)
+
+    parent = os.getpid()
+    monkeypatch.setattr(pool, "Breaker", between)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    take()
+    assert len(taken) == 2
+    assert inherited not in taken
+
+
+@pytest.mark.parametrize("error", [Lost("reset by peer"), Refused("1", "no")])
+def test_a_connection_that_has_failed_is_not_used_again(error: Exception) -> None:
+    made = Pool(FakeLine, "server", 5, lambda _: None)
+    with pytest.raises(type(error)), made.line() as first:
+        raise error
+    with made.line() as second:
+        assert second is not first
+
+
+def test_a_transaction_that_stands_still_loses_its_locks(
+    postgresql: Database, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may be stopped, or its machine cut off, between its two round trips."""
+    stopped, other = (sql_store(postgresql, prefix, timeout=t) for t in (0.3, 10))
+    add(other, "ann")
+    end = connections_end(monkeypatch, lambda: add(other, "ann"))
+    with pytest.raises(StoreUnavailable):
+        add(stopped, "ann")
+    assert end == ["once"]
+    assert other.count(RULES).total == 2
+    for one in (stopped, other):
+        one.close()
+
+
+def connections_end(monkeypatch: pytest.MonkeyPatch, between: Callable[[], object]) -> list[str]:
+    """Do something once, between the first and the second round trip of a transaction."""
+    from flask_safesession.stores.sql.servers.connections import Transaction
+
+    end, done = Transaction.end, list[str]()
+
+    def stop(self: Transaction, statement: str) -> None:
+        if not done:
+            done.append("once")
+            thread = threading.Thread(target=between)
+            thread.start()
+            thread.join()
+        end(self, statement)
+
+    monkeypatch.setattr(Transaction, "end", stop)
+    return done
