@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from dataclasses import is_dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,12 +28,14 @@ ROOT = DOCS.parent
 SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.MULTILINE)
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# How a link of the README begins that leads to a file of this repository.
+OURS = f"]({PROJECT['urls']['Source']}/blob/main/"
 ROW = re.compile(
     r"^\| \[`SAFESESSION_(\w+)`\]\(#safesession_\w+\) \| `(.+?)` \| (.+) \|$", re.MULTILINE
 )
 ROWS = {name: cells for name, *cells in ROW.findall((DOCS / "configuration.md").read_text("utf-8"))}
 README = (ROOT / "README.md").read_text("utf-8")
-PUBLISHED = "https://flask-safesession.readthedocs.io/en/latest/"
 
 
 def field(key: str, name: str) -> str:
@@ -118,23 +121,21 @@ def anchors(page: Path) -> set[str]:
 
 @every_page
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page).replace(OURS, f"]({ROOT}/")):
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
 
 
-def test_links_of_the_readme_lead_to_published_pages_that_are_there() -> None:
-    """The package index shows the README, too, where a link into the repository leads nowhere."""
-    targets = re.findall(r"\]\((.+?)\)", README)
-    assert len(targets) > len(["a few"])
-    for target in targets:
-        assert target.startswith(PUBLISHED), target
-        path, _, anchor = target.removeprefix(PUBLISHED).partition("#")
-        file = DOCS / path.replace(".html", ".md")
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
+def test_the_readme_has_no_links_that_a_package_index_cannot_follow() -> None:
+    page = prose(ROOT / "README.md")
+    assert OURS in page
+    assert not re.findall(r"\]\((?!https?:|#)(.+?)\)", page)
+    for address in PROJECT["urls"].values():
+        file = f"]({address}".removeprefix(OURS)
+        assert address.startswith(PROJECT["urls"]["Source"])
+        assert "/blob/" not in address or (ROOT / file).is_file()
 
 
 @every_page
