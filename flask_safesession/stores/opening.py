@@ -67,7 +67,8 @@ class Opened:
         if isinstance(given, Sharded):
             system = cls.of(given.shards[0]).system
             return cls(given, given, given, given.remote, tuple(given.shards), system)
-        system = type(given).__name__.removesuffix("Store").lower()
+        name = type(given).__name__.removesuffix("Store").lower()
+        system = getattr(given, "system", name)
         users = None if _missing(given, UserStore) else given
         index = None if _missing(given, IndexedStore) else given
         remote = None if _missing(given, RemoteStore) else given

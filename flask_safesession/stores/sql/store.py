@@ -11,7 +11,8 @@ from ..engine import Engine
 from ..rules import is_filed, successor, used
 from ..tables import Scope
 from ..tombstones import absent
-from .tables import Call, SqlTables
+from .connections import Call
+from .tables import SqlTables
 
 
 class Single(Protocol):

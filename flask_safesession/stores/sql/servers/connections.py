@@ -17,9 +17,9 @@ from typing import Any
 from ....errors import StoreFull, TooManySessions
 from ...base import Cap
 from ...tables import Scope, TooNarrow
+from ..connections import Call, Place
 from ..schema import PARTS
 from ..statements import Statements
-from ..tables import Call, Place
 from .lines import Line
 from .locks import part_of, place_of, quotas
 from .pool import Pool
@@ -84,7 +84,7 @@ attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
 
 
 class Connections:
-    """See :class:`..tables.Connections`.
+    """See :class:`..connections.Connections`.
 
     :param begin: the statements that begin a transaction.
     :param elapsed: returns seconds, by a clock that runs as the database's does.
@@ -143,7 +143,7 @@ class Connections:
     # -- transactions ---------------------------------------------------------------------------
 
     def place(self, scope: Scope) -> Place:
-        """See :meth:`..tables.Connections.place`."""
+        """See :meth:`..connections.Connections.place`."""
         if scope.cap and time.monotonic() < self._full_until:
             self.local.wider = None  # the store was full a moment ago: a quota would not do
         return place_of(scope, self.local.wider)
@@ -152,7 +152,10 @@ class Connections:
     def transaction(
         self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
     ) -> Iterator[None]:
-        """See :meth:`..tables.Connections.transaction`. The server's settings decide on syncing."""
+        """See :meth:`..connections.Connections.transaction`.
+
+        The server's settings decide when it writes to its disk.
+        """
         del durable
         local, failure = self.local, None
         with self._pool.line() as line:
@@ -172,19 +175,19 @@ class Connections:
             raise failure
 
     def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """See :meth:`..tables.Connections.read`."""
+        """See :meth:`..connections.Connections.read`."""
         return self._current.read((statement, parameters))
 
     def fetch(self, calls: Sequence[Call]) -> None:
-        """See :meth:`..tables.Connections.fetch`."""
+        """See :meth:`..connections.Connections.fetch`."""
         self._current.fetch(calls)
 
     def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """See :meth:`..tables.Connections.write`."""
+        """See :meth:`..connections.Connections.write`."""
         self._current.write((statement, parameters))
 
     def need(self, keys: Collection[str]) -> None:
-        """See :meth:`..tables.Connections.need`."""
+        """See :meth:`..connections.Connections.need`."""
         locked = self._current.place.parts
         if locked and not locked.issuperset(map(part_of, keys)):
             raise TooNarrow(keys)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ..connections import Call
 from ..dialect import Dialect
-from ..tables import Call
 
 
 class Result(NamedTuple):
@@ -104,6 +104,7 @@ class Access(NamedTuple):
 class Driver(NamedTuple):
     """A kind of server.
 
+    :param system: its name in traces, as OpenTelemetry has it.
     :param dialect: of its SQL.
     :param check: raises :exc:`ValueError` for a URL that cannot be used, with the problem.
     :param open: returns a function that opens connections to a URL, with what the app gives for
@@ -116,6 +117,7 @@ class Driver(NamedTuple):
     :param alone: statements that exclude other processes while tables are made, and end that.
     """
 
+    system: str
     dialect: Dialect
     check: Callable[[str], None]
     open: Callable[[str, float, Access], Callable[[], Line]]

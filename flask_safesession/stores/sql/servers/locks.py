@@ -21,8 +21,8 @@ from collections.abc import Collection, Mapping
 
 from ...base import Cap
 from ...tables import Scope
+from ..connections import Place
 from ..schema import DOCUMENTS, PARTS, PURGE
-from ..tables import Place
 
 _LETTERS = string.ascii_letters + string.digits + "-_"
 #: Below this cap all creations lock all parts.

@@ -19,8 +19,9 @@ from pymysql.constants import CLIENT, COMMAND, CR, ER
 
 from ....errors import ConfigError
 from ...remote.deadline import remaining
+from ...remote.names import addresses
+from ..connections import Call
 from ..dialect import Dialect
-from ..tables import Call
 from .lines import Access, Driver, Lost, Refused, Result, TimedOut
 
 DIALECT = Dialect(
@@ -174,18 +175,18 @@ def _connected(options: Mapping[str, Any]) -> _TimedSocket:
     """Returns a socket that is connected to the server."""
     if path := options.get("unix_socket"):
         return _reach(socket.AF_UNIX, path)
-    where = socket.getaddrinfo(options["host"], options["port"], type=socket.SOCK_STREAM)
-    for number, (family, *_, address) in enumerate(where, 1):
+    refusal = OSError("the name has no address")
+    for address in addresses(options["host"], TimedOut):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            made = _reach(family, address)
-        except OSError:
-            if number == len(where):
-                raise
+            made = _reach(family, (address, options["port"]))
+        except OSError as error:
+            refusal = error
         else:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return made
-    raise OSError("the name has no address")
+    raise refusal
 
 
 def _reach(family: int, address: Any) -> _TimedSocket:
@@ -284,6 +285,7 @@ def _open(url: str, seconds: float, access: Access) -> Callable[[], MySQLLine]:
 
 
 DRIVER = Driver(
+    "mysql",
     DIALECT,
     _check,
     _open,

@@ -18,8 +18,8 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from ...remote.deadline import remaining
+from ..connections import Call
 from ..dialect import Dialect
-from ..tables import Call
 from .lines import Access, Driver, Lost, Refused, Result, TimedOut
 
 DIALECT = Dialect(
@@ -238,6 +238,7 @@ def _open(url: str, seconds: float, access: Access) -> Callable[[], PostgresLine
 
 
 DRIVER = Driver(
+    "postgresql",
     DIALECT,
     _check,
     _open,

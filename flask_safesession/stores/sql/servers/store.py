@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
@@ -51,18 +51,6 @@ _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%
 _WAIT = 0.01
 
 
-def _repeated(
-    operation: Callable[Concatenate[SqlServerStore, _P], _T],
-) -> Callable[Concatenate[SqlServerStore, _P], _T]:
-    """Returns an operation of the engine that is bounded in time, and repeated."""
-
-    @wraps(operation)
-    def run(self: SqlServerStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._call(partial(operation, self, *args, **kwargs))
-
-    return run
-
-
 class SqlServerStore(SqlStore):
     """The store behind the URLs of SQL servers.
 
@@ -88,6 +76,8 @@ class SqlServerStore(SqlStore):
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
         place = read_url(url)
+        #: Its name in traces.
+        self.system: str = driver.system
         #: Receives the events of the server.
         self.notify: Listener = Listener()
         self._driver = driver
@@ -109,21 +99,6 @@ class SqlServerStore(SqlStore):
         tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
         super().__init__(tables, self._connections)
 
-    refile = _repeated(SqlStore.refile)
-    rotate = _repeated(SqlStore.rotate)
-    end = _repeated(SqlStore.end)
-    resolve = _repeated(SqlStore.resolve)
-    peek = _repeated(SqlStore.peek)
-    sessions_of = _repeated(SqlStore.sessions_of)
-    end_user = _repeated(SqlStore.end_user)
-    end_all = _repeated(SqlStore.end_all)
-    page = _repeated(SqlStore.page)
-    count = _repeated(SqlStore.count)
-    audit = _repeated(SqlStore.audit)
-    lease = _repeated(SqlStore.lease)
-    document = _repeated(SqlStore.document)
-    keep = _repeated(SqlStore.keep)
-
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`...base.Store.load`. A server that takes no writes is read all the same."""
         try:
@@ -135,13 +110,14 @@ class SqlServerStore(SqlStore):
             return self._call(partial(self.read, key, rules))
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """See :meth:`...base.Store.create`. One in many also removes sessions that are due."""
+        """See :meth:`...base.Store.create`. One in many also removes due sessions, and counts."""
         with deadline(self._timeout):
             live = self._call(partial(super().create, key, draft, rules), repeatable=False)
             if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
                 with suppress(StoreUnavailable):  # the session is stored all the same
                     step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-                    return live._replace(removed=(*live.removed, *step.removed))
+                    total = self.count(rules).total
+                    return live._replace(removed=(*live.removed, *step.removed), total=total)
             return live
 
     def commit(
@@ -275,3 +251,23 @@ class SqlServerStore(SqlStore):
             if error.code in self._driver.again:
                 raise
             raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
+
+
+def _repeated(operation: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Returns an operation that is bounded in time, and repeated."""
+
+    @wraps(operation)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        store: Any = args[0]
+        answer: _T = store._call(partial(operation, *args, **kwargs))
+        return answer
+
+    return run
+
+
+# Here and not in the class, where each would have to repeat its parameters.
+for _name in (
+    *("refile", "rotate", "end", "resolve", "peek", "sessions_of", "end_user", "end_all"),
+    *("page", "count", "audit", "lease", "document", "keep"),
+):
+    setattr(SqlServerStore, _name, _repeated(getattr(SqlStore, _name)))

@@ -17,8 +17,8 @@ from ....errors import StoreUnavailable
 from ...base import Cap
 from ...tables import Scope
 from .. import forks
+from ..connections import Call, Place
 from ..statements import Statements
-from ..tables import Call, Place
 from .file import File, wall_clock
 from .reasons import explain, is_busy
 from .steps import (
@@ -36,7 +36,7 @@ _KEPT = 16
 
 
 class Connections:
-    """See :class:`..tables.Connections`. A connection is used by one transaction at a time.
+    """See :class:`..connections.Connections`. A connection is used by one transaction at a time.
 
     No connection is open while the process forks. SQLite notes in memory what it has locked: a
     child that inherits such notes believes that it holds locks which are its parent's alone.
@@ -56,14 +56,14 @@ class Connections:
         forks.watch(self)
 
     def place(self, scope: Scope) -> Place:
-        """See :meth:`..tables.Connections.place`: there is one writer at a time."""
+        """See :meth:`..connections.Connections.place`: there is one writer at a time."""
         del scope
         return Place()
 
     def transaction(
         self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
     ) -> _Transaction:
-        """See :meth:`..tables.Connections.transaction`.
+        """See :meth:`..connections.Connections.transaction`.
 
         :raises StoreUnavailable: the file cannot be used, with what to do.
         """
@@ -71,15 +71,15 @@ class Connections:
         return _Transaction(self, writes=writes, durable=durable)
 
     def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        """See :meth:`..tables.Connections.read`."""
+        """See :meth:`..connections.Connections.read`."""
         rows: list[Any] = self._local.connection.execute(statement, parameters).fetchall()
         return rows
 
     def fetch(self, calls: Sequence[Call]) -> None:
-        """See :meth:`..tables.Connections.fetch`: nothing is far away."""
+        """See :meth:`..connections.Connections.fetch`: nothing is far away."""
 
     def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """See :meth:`..tables.Connections.write`."""
+        """See :meth:`..connections.Connections.write`."""
         self._local.connection.execute(statement, parameters)
 
     def share(self, cap: Cap) -> Cap:
@@ -87,7 +87,7 @@ class Connections:
         return cap
 
     def need(self, keys: Collection[str]) -> None:
-        """See :meth:`..tables.Connections.need`: there is one writer at a time."""
+        """See :meth:`..connections.Connections.need`: there is one writer at a time."""
 
     def look_up(self, key: str) -> tuple[bytes, int, int] | None:
         """Returns the record under *key*, the current generation and the time, by one query.

@@ -1,0 +1,66 @@
+"""What the tables need of the connections to a database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from ..base import Cap
+from ..tables import Scope
+
+#: A statement and its parameters.
+Call: TypeAlias = "tuple[str, tuple[Any, ...]]"
+
+
+class Place(NamedTuple):
+    """What a transaction locks.
+
+    :param parts: of the sessions, see :mod:`.servers.locks`.
+    :param part: the one in which it counts.
+    :param whole: it locks all parts.
+    """
+
+    parts: frozenset[int] = frozenset()
+    part: int = 0
+    whole: bool = True
+
+
+class Connections(Protocol):
+    """The connections to a database, and its transactions."""
+
+    def place(self, scope: Scope) -> Place:
+        """Returns what a transaction that writes will lock."""
+        ...
+
+    def transaction(
+        self, place: Place, ahead: Sequence[Call], *, writes: bool, durable: bool
+    ) -> AbstractContextManager[object]:
+        """Returns a ``with`` block: see :meth:`..tables.Tables.transaction`.
+
+        :param ahead: what will probably be read.
+        """
+        ...
+
+    def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        """Returns the rows of a query in the transaction of this thread."""
+        ...
+
+    def fetch(self, calls: Sequence[Call]) -> None:
+        """Read all this at once, for :meth:`read`."""
+        ...
+
+    def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Run a statement in the transaction of this thread, before its next query or its end."""
+        ...
+
+    def share(self, cap: Cap) -> Cap:
+        """See :meth:`..tables.Tables.share`."""
+        ...
+
+    def need(self, keys: Collection[str]) -> None:
+        """Check that other transactions do not add or remove the sessions under *keys*.
+
+        :raises TooNarrow: the parts of these keys are not locked.
+        """
+        ...
