@@ -18,6 +18,10 @@ pytestmark = pytest.mark.browser
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 WIDTHS = {"wide": 1200, "narrow": 380}
+# What sticks out at the side and is not in a part that scrolls by itself: the theme would cut it.
+CUT = """() => [...document.querySelectorAll("article *")].filter(element =>
+    element.getBoundingClientRect().right > innerWidth + 1
+    && !element.closest(".table-wrapper, .highlight")).map(element => element.outerHTML)"""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def test_no_page_scrolls_sideways(built: Path, reader: Page, scheme: str) -> Non
     too_wide = []
     for name in PAGES:
         reader.goto((built / f"{name}.html").as_uri())
-        if not fits(reader):
+        if not fits(reader) or reader.evaluate(CUT):
             too_wide.append(name)
     assert too_wide == []
 
