@@ -138,6 +138,13 @@ def test_the_readme_has_no_links_that_a_package_index_cannot_follow() -> None:
         assert "/blob/" not in address or (ROOT / file).is_file()
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = re.findall(
+        r"^\| \[.+?\]\(([\w-]+)\.md\)", (DOCS / "index.md").read_text("utf-8"), re.M
+    )
+    assert sorted([*linked, "index"]) == sorted(page.stem for page in DOCS.glob("*.md"))
+
+
 @every_page
 def test_comments_and_labels_that_only_sphinx_knows_are_not_there(page: Path) -> None:
     assert not re.findall(r"^%.*|^\([\w-]+\)=$", prose(page), re.MULTILINE)
