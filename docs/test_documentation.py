@@ -140,7 +140,7 @@ def test_the_readme_has_no_links_that_a_package_index_cannot_follow() -> None:
 
 def test_the_first_page_leads_to_every_other() -> None:
     linked = re.findall(
-        r"^\| \[.+?\]\(([\w-]+)\.md\)", (DOCS / "index.md").read_text("utf-8"), re.M
+        r"^\| \[.+?\]\(([\w-]+)\.md\)", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE
     )
     assert sorted([*linked, "index"]) == sorted(page.stem for page in DOCS.glob("*.md"))
 
