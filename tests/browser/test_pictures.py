@@ -1,4 +1,4 @@
-"""The pictures of the README and of the pages on the dashboard and the heartbeat.
+"""The pictures of the README and of the pages on the dashboard, devices and the heartbeat.
 
 ``PICTURES=1 pytest -m browser tests/browser/test_pictures.py`` makes them anew.
 """
@@ -18,17 +18,22 @@ from flask_safesession.dashboard import pages
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.testing import FakeClock
 
-from ..support.leaking import visit
+from ..support.leaking import BROWSER, visit
 from ..support.looking import same_visitor
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "_static"
+IPHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15"
+    " (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
+)
 SignIn = Callable[[Page, str], None]
 WHERE = {
     "dashboard-wide-light": ("README.md", "docs/dashboard.md"),
     "dashboard-narrow-dark": ("docs/dashboard.md",),
+    "devices-wide-light": ("docs/users.md",),
     "warning-narrow-light": ("docs/heartbeat.md",),
 }
 
@@ -79,6 +84,17 @@ def test_the_dashboard(
         other.goto(dashboard)
         expect(other.get_by_role("region", name="Live now")).to_be_visible()
         draw(other, name)
+
+
+def test_the_devices_of_a_user(
+    open_browser: Callable[..., Any], sign_in: SignIn, shop_url: str
+) -> None:
+    for agent in (IPHONE, BROWSER):
+        page = open_browser(user_agent=agent, viewport={"width": 1000, "height": 700}).new_page()
+        sign_in(page, "carl")
+    page.goto(f"{shop_url}/devices")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    draw(page, "devices-wide-light")
 
 
 def test_the_warning_before_the_end(
