@@ -20,7 +20,7 @@ python_use_unqualified_type_names = True
 
 toc_object_entries = False
 
-pygments_style, pygments_dark_style = "friendly", "github-dark"
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "github-dark"
 
 html_theme = "furo"
 html_title = "Flask-SafeSession"
