@@ -22,6 +22,7 @@ from .sharded import Sharded
 from .urls import (
     MEMCACHED_URL,
     MEMORY_URL,
+    MONGODB_SCHEMES,
     PER_PROCESS,
     REDIS_SCHEMES,
     SQL_SCHEMES,
@@ -157,7 +158,7 @@ def check_store(given: Any) -> Any:
 _WHOLE = {
     "sqlite": "is one file",
     "memcached": "is Memcached",
-    **dict.fromkeys(SQL_SCHEMES, "is one database"),
+    **dict.fromkeys((*SQL_SCHEMES, *MONGODB_SCHEMES), "is one database"),
 }
 
 
@@ -194,7 +195,7 @@ def _guess(given: str) -> str:
         return near
     if meant := meant_by(hide_password(given)):
         return f"did you mean {meant}?"
-    servers = ", ".join((*SQL_SCHEMES, *REDIS_SCHEMES, "memcached"))
+    servers = ", ".join((*SQL_SCHEMES, *MONGODB_SCHEMES, *REDIS_SCHEMES, "memcached"))
     return f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {servers} and ://"
 
 
@@ -309,6 +310,22 @@ def _driver(url: str) -> Any:
     return DRIVER
 
 
+def _check_mongodb(url: str) -> None:
+    try:
+        from .mongodb.url import check_url
+    except ModuleNotFoundError as error:
+        needed = "pip install 'Flask-SafeSession[mongodb]'"
+        raise ValueError(f"{error.name} is not installed: {needed}") from error
+    check_url(url)
+
+
+def _open_mongodb(url: str, folder: str, options: Any) -> Store:
+    del folder
+    from .mongodb.store import MongoDBStore
+
+    return MongoDBStore(url, prefix=options["prefix"], timeout=options["timeout"])
+
+
 def _check_redis(url: str) -> None:
     from .redis.url import read_url
 
@@ -335,5 +352,6 @@ _SCHEMES: dict[str, _Scheme] = {
     "memcached": _Scheme(_check_memcached, _open_memcached),
     "sqlite": _Scheme(_check_file, _open_sqlite),
     **dict.fromkeys(SQL_SCHEMES, _Scheme(_check_sql, _open_sql)),
+    **dict.fromkeys(MONGODB_SCHEMES, _Scheme(_check_mongodb, _open_mongodb)),
     **dict.fromkeys(REDIS_SCHEMES, _REDIS),
 }

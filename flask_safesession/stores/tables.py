@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple, Protocol
 
 from ..model.policy import ANONYMOUS_TIER
+from ..model.reason import Reason
 from ..model.record import Record, loads
 from ..model.tokens import NO_USER
 from .base import Cap, Listed, Removed
@@ -87,6 +88,15 @@ def read_heads(heads: Iterable[tuple[str, bytes]]) -> list[Listed]:
         with suppress(ValueError):
             found.append(Listed(key, loads(raw)))
     return found
+
+
+def taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
+    """Returns what was removed, and the tag of its user; without a *reason*, it was due."""
+    try:
+        record = loads(raw)
+    except ValueError:
+        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
+    return Removed(key, record.tier, reason or record.end_reason), record.user
 
 
 class Tables(Protocol):

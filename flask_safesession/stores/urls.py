@@ -25,6 +25,8 @@ REDIS_SCHEMES: tuple[str, ...] = (
 
 #: Schemes of SQL servers; the second pair means the same.
 SQL_SCHEMES: tuple[str, ...] = ("postgresql", "mysql", "postgres", "mariadb")
+#: Schemes of MongoDB: one that names the servers, and one that looks them up in the DNS.
+MONGODB_SCHEMES: tuple[str, ...] = ("mongodb", "mongodb+srv")
 # The nearest store for what other libraries have.
 _NEAREST = {
     **dict.fromkeys(
@@ -64,7 +66,7 @@ def meant_by(text: str) -> str:
     if text.lower() in (*_SERVERS, "memcached"):
         return f"{text.lower()}://localhost" + (":6379/0" if text.lower() in _SERVERS else ":11211")
     if url := _NEARLY_A_URL.fullmatch(text):
-        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, "memcached")
+        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, *MONGODB_SCHEMES, "memcached")
         near = get_close_matches(url[1].lower(), schemes, n=1, cutoff=0.7)
         return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
     return _address_meant(text)

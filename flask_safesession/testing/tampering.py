@@ -46,8 +46,8 @@ def clock_of(opened: Opened, advance: Callable[[int], None] | None) -> Clock:
         return _borrowed(store)
     if advance is not None:
         return Clock(advance, _nothing)
-    if isinstance(store, SqlStore):
-        return _ahead(store)
+    if opened.system == "mongodb" or isinstance(store, SqlStore):  # pymongo may not be installed
+        return _ahead(store) if isinstance(store, SqlStore) else _later(store)
     if hasattr(store, "no_index"):  # not by its class: pymemcache may not be installed
         return Clock(partial(postpone, store), _nothing)
     # Imported here: apps on memory do not need redis-py.
@@ -143,6 +143,19 @@ def _ahead(store: SqlStore) -> Clock:
         statements.update(moved)
 
     return Clock(advance, partial(statements.update, before))
+
+
+def _later(store: Any) -> Clock:
+    """Returns the clock of *store* in MongoDB, which runs on; what expired in the test stays so."""
+    tables = store.tables
+    before, ahead = tables.clock, 0
+
+    def advance(milliseconds: int) -> None:
+        nonlocal ahead
+        ahead += milliseconds
+        tables.clock = lambda: {"$add": [before(), ahead]}
+
+    return Clock(advance, partial(setattr, tables, "clock", before))
 
 
 def postpone(store: Any, milliseconds: int) -> None:

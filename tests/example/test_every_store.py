@@ -36,6 +36,8 @@ def app(
         url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/sessions.sqlite3"}[
             store_kind
         ]
+    elif store_kind == "mongodb":
+        url = pool.mongodb().url
     else:
         url = f"redis://127.0.0.1:{pool.get(store_kind).port}/0"
     made = create_app(store=url, key_prefix=prefix, check_interval=None, store_timeout="10s")

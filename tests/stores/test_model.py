@@ -59,6 +59,7 @@ from flask_safesession.testing.tampering import clock_of
 
 from ..support.databases import STARTS
 from ..support.kits import STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from ..support.mongodb import mongodb_kit
 
 MINUTE = 60_000
 # Time that passes before each use, so that no two are at the same moment, and a use is never at the
@@ -628,7 +629,11 @@ def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     def database() -> StoreKit:
         return sql_kit(pool.database(name), f"model{next(_prefixes)}")
 
-    made = {"memory": memory_kit, "sqlite": sqlite, **dict.fromkeys(STARTS, database)}
+    def mongodb() -> StoreKit:
+        return mongodb_kit(pool.mongodb(), f"model{next(_prefixes)}")
+
+    made = {"memory": memory_kit, "sqlite": sqlite, "mongodb": mongodb}
+    made |= dict.fromkeys(STARTS, database)
     return made.get(name, real)
 
 

@@ -20,7 +20,7 @@ from .databases import Database
 SERVERS = sorted(servers.binaries())
 REAL = [pytest.param(name, id=name) for name in SERVERS]
 #: Every kind of store.
-STORES = ["memory", "sqlite", *SERVERS, "postgresql", "mysql"]
+STORES = ["memory", "sqlite", *SERVERS, "postgresql", "mysql", "mongodb"]
 
 
 def memory_kit() -> StoreKit:

@@ -15,8 +15,9 @@ from werkzeug.datastructures import Headers
 from flask_safesession import SafeSession, session
 from flask_safesession.model.record import header_length, loads
 from flask_safesession.model.tokens import SessionID, unsign
-from flask_safesession.stores.base import Gone
+from flask_safesession.stores.base import LISTED, Gone
 from flask_safesession.stores.memory import MemoryStore
+from flask_safesession.stores.mongodb.store import MongoDBStore
 from flask_safesession.stores.opening import Opened
 from flask_safesession.stores.remote.deadline import deadline
 from flask_safesession.stores.sharded import shard_of
@@ -150,6 +151,9 @@ def dump(store: Any) -> bytes:
         return repr([vars(store), vars(store._tables), endings]).encode()
     if isinstance(store, SqlStore):
         return repr([sql(store, f'SELECT * FROM "{{p}}_{name}"') for name in TABLES]).encode()
+    if isinstance(store, MongoDBStore):
+        names = ("sessions", "endings", "seats", "documents")
+        return repr([[*store._servers.collection(name).find()] for name in names]).encode()
     found = []
     every_shard = shards_of(store)[0].slot.replace(":0}", ":*}")
     for name in sorted(ask(store, "KEYS", f"{every_shard}*")):  # in no order of its own
@@ -206,6 +210,10 @@ def raw(store: Any, key: str) -> bytes:
         found = store._tables.records[key]
     elif isinstance(store, SqlStore):
         [(found,)] = sql(store, 'SELECT record FROM "{p}_sessions" WHERE "key" = ?', key)
+    elif isinstance(store, MongoDBStore):
+        session = store._servers.collection("sessions").find_one({"_id": key})
+        assert session is not None
+        found = session["head"] + session["rest"]
     else:
         found = ask(store, "GET", name_of(store, key))
     return found
@@ -222,6 +230,9 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
         store._tables.records[key] = value
     elif isinstance(store, SqlStore):
         sql(store, 'UPDATE "{p}_sessions" SET record = ? WHERE "key" = ?', value, key)
+    elif isinstance(store, MongoDBStore):
+        fields = {"head": value[:LISTED], "rest": value[LISTED:]}
+        store._servers.collection("sessions").update_one({"_id": key}, {"$set": fields})
     else:
         ask(store, "SET", name_of(store, key), value)
 
@@ -232,5 +243,7 @@ def forget(store: Any, key: str) -> None:
         store._tables.remove(key)
     elif isinstance(store, SqlStore):
         sql(store, 'DELETE FROM "{p}_sessions" WHERE "key" = ?', key)
+    elif isinstance(store, MongoDBStore):
+        store._servers.collection("sessions").delete_one({"_id": key})
     else:
         ask(store, "DEL", name_of(store, key))

@@ -15,7 +15,7 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import KINDS, Ending, Entry, Scope
+from ..tables import KINDS, Ending, Entry, Scope, taken
 from .connections import Call, Connections, Place
 from .schema import PARTS
 from .statements import HEAD, Statements
@@ -191,20 +191,20 @@ class SqlTables:
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
         """See :meth:`..tables.Tables.take_over`."""
         del now  # the statements use the database's time
-        taken: list[tuple[Removed, str]] = []
+        over: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
-            left = limit - len(taken)
+            left = limit - len(over)
             rows = self._rows(statement, 2 * left, left)
-            taken += [_taken(key, raw, Reason.REVOKED) for key, raw in rows]
+            over += [taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
-            column, left = _column_of(group), limit - len(taken)
+            column, left = _column_of(group), limit - len(over)
             rows = self._rows("due", column, 2 * left, column, left)
-            taken += [_taken(key, raw, None) for key, raw in rows]
+            over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
-        for removed, _ in taken:
+        for removed, _ in over:
             self._write("remove", removed.key)
-        return taken
+        return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.heads`."""
@@ -395,12 +395,3 @@ def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:
 
 def _column_of(group: str) -> str:
     return "" if group == ANONYMOUS_TIER else group
-
-
-def _taken(key: str, raw: bytes, reason: str | None) -> tuple[Removed, str]:
-    """Returns what was removed, and whose it was."""
-    try:
-        record = loads(raw)
-    except ValueError:
-        return Removed(key, "", reason or Reason.CORRUPT), NO_USER
-    return Removed(key, record.tier, reason or record.end_reason), record.user

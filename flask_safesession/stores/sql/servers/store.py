@@ -12,9 +12,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from itertools import count
-from typing import Any, ParamSpec, TypeVar
+from typing import TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
@@ -23,6 +23,7 @@ from ...admission import SWEEP
 from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
+from ...remote.repeating import repeating
 from ...tables import TooNarrow
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -33,7 +34,6 @@ from .lines import Access, Driver, Lost, Refused, TimedOut
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 #: Sessions that one step of the purge removes at most.
@@ -51,6 +51,7 @@ _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%
 _WAIT = 0.01
 
 
+@repeating
 class SqlServerStore(SqlStore):
     """The store behind the URLs of SQL servers.
 
@@ -251,23 +252,3 @@ class SqlServerStore(SqlStore):
             if error.code in self._driver.again:
                 raise
             raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
-
-
-def _repeated(operation: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Returns an operation that is bounded in time, and repeated."""
-
-    @wraps(operation)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        store: Any = args[0]
-        answer: _T = store._call(partial(operation, *args, **kwargs))
-        return answer
-
-    return run
-
-
-# Here and not in the class, where each would have to repeat its parameters.
-for _name in (
-    *("refile", "rotate", "end", "resolve", "peek", "sessions_of", "end_user", "end_all"),
-    *("page", "count", "audit", "lease", "document", "keep"),
-):
-    setattr(SqlServerStore, _name, _repeated(getattr(SqlStore, _name)))

@@ -1,0 +1,1 @@
+"""Sessions in MongoDB: the engine over documents, in transactions of a replica set."""
