@@ -169,6 +169,7 @@ class SafeSession:
         *,
         idle_timeout: Any = ...,
         lifetime: Any = ...,
+        longest_lifetime: Any = ...,
         tiers: Any = ...,
         max_sessions: Any = ...,
         check_interval: Any = ...,
@@ -192,6 +193,7 @@ class SafeSession:
         asked = {
             "idle_timeout": idle_timeout,
             "lifetime": lifetime,
+            "longest_lifetime": longest_lifetime,
             "tiers": tiers,
             "max_sessions": max_sessions,
             "check_interval": check_interval,

@@ -48,7 +48,7 @@ def _walk(store: IndexedStore, tier: str) -> Iterator[Listed]:
 
 
 def _is_over(listed: Listed, policy: Policy, now: int) -> bool:
-    limits = policy.limits_by_tag(listed.record.tier)
+    limits = policy.limits_by_tag(listed.record.limits_tag)
     return limited(listed.record, limits.idle, limits.lifetime).deadline <= now
 
 

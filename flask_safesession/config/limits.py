@@ -14,6 +14,7 @@ _MAX_TOUCH = 60_000
 _SMALLEST_CAP = 2
 _TIER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _LIMITS = ("idle_timeout", "lifetime")
+_LONGEST = "longest_lifetime"
 
 
 def read_policy(keys: Keys) -> Policy | None:
@@ -30,10 +31,11 @@ class _Span(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """The limits of one tier, with their settings."""
+    """The limits of one tier, with their settings; *longest*: if it is set."""
 
     idle: _Span
     lifetime: _Span
+    longest: _Span | None = None
 
 
 class _PolicyReader:
@@ -57,17 +59,23 @@ class _PolicyReader:
             return None
         if fixed or not self._keys.is_set("IDLE_TIMEOUT"):
             idle = lifetime if fixed else min(idle, lifetime)
-        return self._checked(_Spans(idle, lifetime))
+        longest = self._own("LONGEST_LIFETIME")
+        return self._checked(_Spans(idle, lifetime, longest if longest.length else None))
 
     def _own(self, name: str) -> _Span:
         return _Span(self._keys[name] or 0, PREFIX + name, self._keys.shown(name))
 
     def _checked(self, spans: _Spans) -> _Spans:
-        idle, lifetime = spans
+        idle, lifetime, longest = spans
         if idle.length > lifetime.length:
             self._keys.problems.append(
                 f"{idle.setting} is {idle.text}, longer than {lifetime.setting} ({lifetime.text}):"
                 " shorten one or extend the other"
+            )
+        if longest and longest.length < lifetime.length:
+            self._keys.problems.append(
+                f"{longest.setting} is {longest.text}, shorter than {lifetime.setting}"
+                f" ({lifetime.text}): extend it, or remove it"
             )
         return spans
 
@@ -83,7 +91,8 @@ class _PolicyReader:
     def _limits(self, spans: _Spans) -> Limits:
         idle = spans.idle.length
         touch = min(idle // 60, _MAX_TOUCH) if self._touch is None else self._touch
-        return Limits(idle, spans.lifetime.length, touch)
+        longest = spans.longest.length if spans.longest else 0
+        return Limits(idle, spans.lifetime.length, touch, longest)
 
     def _tiers(self, kind: str, default: _Spans | None) -> dict[str, _Spans]:
         tiers = self._keys["TIERS"]
@@ -103,16 +112,18 @@ class _PolicyReader:
         if not isinstance(name, str) or not _TIER_NAME.fullmatch(name):
             problems.append(f"{where}: name tiers with letters, digits and _ . : - only")
             return None
-        if not isinstance(tier, Mapping) or not tier or not set(tier) <= set(_LIMITS):
+        if not isinstance(tier, Mapping) or not _is_tier(tier):
             problems.append(
-                f'{where} is {tier!r}: give {{"idle_timeout": …, "lifetime": …}}, or one of them'
+                f'{where} is {tier!r}: give {{"idle_timeout": …, "lifetime": …}}, or one of them,'
+                f' and perhaps "{_LONGEST}"'
             )
             return None
         read = {key: self._limit(f"{where}[{key!r}]", value) for key, value in tier.items()}
         if default is None or not all(span.length for span in read.values()):
             return None
         lifetime = read.get("lifetime", default.lifetime)
-        return self._checked(_Spans(read.get("idle_timeout", lifetime), lifetime))
+        idle = read.get("idle_timeout", lifetime)
+        return self._checked(_Spans(idle, lifetime, read.get(_LONGEST)))
 
     def _limit(self, setting: str, value: object) -> _Span:
         length = 0
@@ -121,6 +132,10 @@ class _PolicyReader:
         except ValueError as error:
             self._keys.problems.append(f"{setting} is {value!r}: give a duration ({error})")
         return _Span(length, setting, repr(value))
+
+
+def _is_tier(tier: Mapping[object, object]) -> bool:
+    return not tier.keys().isdisjoint(_LIMITS) and tier.keys() <= {*_LIMITS, _LONGEST}
 
 
 def read_cap(keys: Keys, default: int) -> Cap:

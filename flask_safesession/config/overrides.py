@@ -27,7 +27,14 @@ from .reading import PREFIX
 from .settings import SETTINGS, Settings, read_settings
 
 #: The settings that can be changed while the processes run.
-TUNABLE: tuple[str, ...] = ("idle_timeout", "lifetime", "tiers", "max_sessions", "check_interval")
+TUNABLE: tuple[str, ...] = (
+    "idle_timeout",
+    "lifetime",
+    "longest_lifetime",
+    "tiers",
+    "max_sessions",
+    "check_interval",
+)
 
 #: The name of the document in the store.
 DOCUMENT = "tuning"

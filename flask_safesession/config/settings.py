@@ -186,6 +186,9 @@ SETTINGS: dict[str, Setting] = {
     "EXPIRY": choice("sliding", "fixed", "tiered"),
     "IDLE_TIMEOUT": Setting("30m", "duration", milliseconds, _DURATION),
     "LIFETIME": Setting("12h", "duration", milliseconds, _DURATION),
+    "LONGEST_LIFETIME": Setting(
+        None, "duration", none_or(milliseconds), f"{_DURATION}, or None for no longer sessions"
+    ),
     "TIERS": Setting(
         {},
         "dict of name to dict of durations",

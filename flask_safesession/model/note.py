@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from .policy import OwnLimits
+
 #: Characters of an endpoint that are kept at most, so that a note fits into what lists read.
 LONGEST_ENDPOINT = 80
 
@@ -48,6 +50,7 @@ class Note(NamedTuple):
     :param deleted: the browser's cookie was deleted because the session became empty.
     :param client: address and browser at the sign-in, and at the last use.
     :param endpoint: the endpoint at which the session was created; empty: none.
+    :param own: the limits that the session asked for, before any cut.
     """
 
     cur: bytes = b""
@@ -60,6 +63,7 @@ class Note(NamedTuple):
     deleted: bool = False
     client: tuple[str, ...] = ()
     endpoint: str = ""
+    own: OwnLimits | None = None
 
     @property
     def clients(self) -> tuple[Client | None, Client | None]:
@@ -162,6 +166,8 @@ def dumps(note: Note) -> bytes:
         parts["c"] = note.client
     if note.endpoint:
         parts["e"] = note.endpoint
+    if note.own:
+        parts["o"] = note.own
     return msgpack.packb(parts, unicode_errors="replace") if parts else b""
 
 
@@ -194,5 +200,6 @@ def _note(parts: dict[str, Any]) -> Note:
     )
     if len(client) not in _CLIENT_PARTS or not isinstance(strike, int):
         raise ValueError("neither clients nor a time")
+    own = OwnLimits(*map(int, parts["o"])) if "o" in parts else None
     named: dict[str, Any] = {name: bool(flags >> n & 1) for n, name in enumerate(_FLAGS)}
-    return note._replace(client=client, strike=strike, **named)
+    return note._replace(client=client, strike=strike, own=own, **named)

@@ -31,11 +31,30 @@ class Limits(NamedTuple):
     :param idle: the longest time without use.
     :param lifetime: the longest time from creation, whatever the use.
     :param touch: the touch interval.
+    :param longest: what a session's own limits may be at most; 0: they can only be shorter than
+        those of the tier.
     """
 
     idle: int
     lifetime: int
     touch: int
+    longest: int = 0
+
+    @property
+    def extended(self) -> Limits:
+        """The limits of extended sessions: the most that a session's own limits may be."""
+        return self._replace(idle=self.longest, lifetime=self.longest) if self.longest else self
+
+
+class OwnLimits(NamedTuple):
+    """The limits that a session has of its own, in milliseconds.
+
+    :param lifetime: the longest time from creation.
+    :param idle: the longest time without use; 0: that of the tier.
+    """
+
+    lifetime: int
+    idle: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,12 +86,42 @@ class Policy:
         return self.tiers.get(tier, self.default)
 
     def limits_by_tag(self, tag: str) -> Limits:
-        """Returns the limits of a tier by its tag; for an unknown one, the default."""
-        return self.limits(self.name_of(tag))
+        """Returns the limits of a tier by its tag; for an unknown one, the default.
+
+        :param tag: see :attr:`.record.Record.limits_tag`.
+        """
+        known = self.rows
+        return known.get(tag) or known.get(tag.lstrip("+")) or self.limits(DEFAULT_TIER)
+
+    def granted(self, tier: str, own: OwnLimits | None) -> tuple[int, int, bool]:
+        """Returns idle timeout and lifetime of a session, and whether it is extended.
+
+        :param own: its own limits, which are cut to what the tier allows; ``None``: it has none.
+        """
+        usual = self.limits(tier)
+        if own is None:
+            return usual.idle, usual.lifetime, False
+        most = usual.extended
+        lifetime = min(own.lifetime, most.lifetime)
+        idle = min(own.idle or usual.idle, lifetime, most.idle)
+        return idle, lifetime, idle > usual.idle or lifetime > usual.lifetime
 
     def name_of(self, tag: str) -> str:
         """Returns the name of a tier by its tag; ``default`` if it is no longer configured."""
         return self._names.get(tag, DEFAULT_TIER)
+
+    @cached_property
+    def rows(self) -> dict[str, Limits]:
+        """The limits by :attr:`.record.Record.limits_tag`, without those that equal others.
+
+        An extended session has those of its tier if there is no row of its own, and any session
+        those of the default tier if its tier has no row.
+        """
+        rows = {tier_tag(name): limits for name, limits in self.tiers.items()}
+        for name, limits in {DEFAULT_TIER: self.default, **self.tiers}.items():
+            if limits.longest:
+                rows[f"+{tier_tag(name)}"] = limits.extended
+        return rows
 
     @cached_property
     def order(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ offset   width field
 24       11    created
 35       11    last active
 46       11    absolute deadline
-57       10    idle allowance, in milliseconds
+57       10    idle allowance, in milliseconds; plus 2 ** 39 if it is extended
 67       5     generation (of ``end_all``)
 72       3     bytes of the note
 75       4     tier tag
@@ -34,11 +34,17 @@ _NO_STAMP = "-" * STAMP_LENGTH
 MAX_NOTE = 0xFFF
 #: Generations are counted modulo this number; records that old have long expired.
 GENERATIONS = 0x100000
+# The bit of the idle allowance that marks an extended session. Ten years, the longest duration, are
+# less.
+_EXTENDED = 1 << 39
 _HEADER_LENGTHS = {b"-": 80, b"+": 96}
 
 
 class Record(NamedTuple):
-    """One session in a store."""
+    """One session in a store.
+
+    :param extended: it has limits of its own that are longer than those of its tier.
+    """
 
     stamps: tuple[str, str, str]
     created: int
@@ -50,6 +56,12 @@ class Record(NamedTuple):
     payload: bytes
     note: bytes = b""
     generation: int = 0
+    extended: bool = False
+
+    @property
+    def limits_tag(self) -> str:
+        """The tag of the limits that hold for it: of its tier, with a plus if it is extended."""
+        return f"+{self.tier}" if self.extended else self.tier
 
     @property
     def deadline(self) -> int:
@@ -81,6 +93,7 @@ class Draft(NamedTuple):
     :param lifetime: milliseconds from creation to the absolute deadline.
     :param note: what lists read without the payload, :data:`MAX_NOTE` bytes at most.
     :param created: set, as *last_active*, for a session from another shard; 0: now.
+    :param extended: these limits are its own, and longer than those of its tier.
     """
 
     stamp: str
@@ -92,6 +105,7 @@ class Draft(NamedTuple):
     note: bytes = b""
     created: int = 0
     last_active: int = 0
+    extended: bool = False
 
 
 def record_from(
@@ -118,6 +132,7 @@ def record_from(
         draft.payload,
         draft.note,
         generation,
+        draft.extended,
     )
 
 
@@ -146,7 +161,8 @@ def dumps(record: Record) -> bytes:
     """Returns the wire form of *record*."""
     head = (
         f"SS1{''.join(record.stamps)}{record.created:011x}{record.last_active:011x}"
-        f"{record.absolute:011x}{record.idle:010x}{record.generation:05x}"
+        f"{record.absolute:011x}{record.idle | record.extended * _EXTENDED:010x}"
+        f"{record.generation:05x}"
         f"{len(record.note):03x}{record.tier}{_kind(record.user)}"
     )
     return head.encode("ascii") + record.note + record.payload
@@ -156,7 +172,8 @@ def dumps_draft(draft: Draft) -> bytes:
     """Returns *draft* in the same form, with its lifetime in place of the absolute deadline."""
     stamps = (draft.stamp, _NO_STAMP, _NO_STAMP)
     times = (draft.created, draft.last_active, draft.lifetime, draft.idle)
-    return dumps(Record(stamps, *times, draft.tier, draft.user, draft.payload, draft.note))
+    filed = (draft.tier, draft.user, draft.payload, draft.note)
+    return dumps(Record(stamps, *times, *filed, extended=draft.extended))
 
 
 def loads(raw: bytes, rest: bytes | None = None) -> Record:
@@ -172,18 +189,19 @@ def loads(raw: bytes, rest: bytes | None = None) -> Record:
     text = raw[:end].decode("ascii")
     if rest is None:
         rest = raw[end:]
-    note = int(text[72:75], 16)
+    note, idle = int(text[72:75], 16), int(text[57:67], 16)
     return Record(
         (text[3:10], text[10:17], text[17:24]),
         int(text[24:35], 16),
         int(text[35:46], 16),
         int(text[46:57], 16),
-        int(text[57:67], 16),
+        idle % _EXTENDED,
         text[75:79],
         text[80:],
         rest[note:],
         rest[:note],
         int(text[67:72], 16),
+        idle >= _EXTENDED,
     )
 
 

@@ -24,7 +24,7 @@ _Limits: TypeAlias = "dict[str, list[int]]"
 class _Round(NamedTuple):
     """The progress of a walk over all sessions, group by group.
 
-    :param limits: idle time and lifetime by tier tag, of the last step.
+    :param limits: idle time and lifetime of the last step, by :attr:`.record.Record.limits_tag`.
     :param group: where the next step begins; ``None``: the walk is done.
     :param after: the entry of that group that was read last.
     :param passed: sessions that later steps have stood for, until the index is compared again.
@@ -83,7 +83,7 @@ def _walk(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
 def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
     with suppress(ValueError):  # it is not a record, which its next use reports
         record = t.read(key)
-        fresh = record and limited(record, *_of(limits, record.tier))
+        fresh = record and limited(record, *_of(limits, record.limits_tag))
         if fresh is not None and fresh != record:
             t.put(key, fresh, record)
             return True
@@ -107,8 +107,10 @@ def _shorter(limits: _Limits, before: _Limits) -> bool:
 
 
 def _limits_of(policy: Policy) -> _Limits:
-    return {tier_tag(name): list(policy.limits(name)[:2]) for name in policy.names}
+    rows = {tier_tag(DEFAULT_TIER): policy.limits(DEFAULT_TIER), **policy.rows}
+    return {tag: list(limits[:2]) for tag, limits in rows.items()}
 
 
 def _of(limits: _Limits, tag: str) -> list[int]:
-    return limits.get(tag) or limits[tier_tag(DEFAULT_TIER)]
+    """Returns the same limits as :meth:`.policy.Policy.limits_by_tag`."""
+    return limits.get(tag) or limits.get(tag.lstrip("+")) or limits[tier_tag(DEFAULT_TIER)]

@@ -265,7 +265,8 @@ class Store(Protocol):
         """Returns the session. If *slide* and the touch interval has passed, records the use.
 
         The first use after the creation is always recorded. Limits that are shorter than those of
-        the record are applied; longer ones are not.
+        the record are applied; longer ones are not. Those of an extended session are the most
+        that its tier allows (:attr:`.record.Record.limits_tag`).
         """
         ...
 

@@ -128,6 +128,7 @@ class Engine:
                 user=draft.user,
                 idle=draft.idle,
                 absolute=record.created + draft.lifetime,
+                extended=draft.extended,
             )
             if fresh.deadline <= now:
                 return finish_over(t, key, fresh, fresh.end_reason, now)

@@ -12,7 +12,7 @@ from .tombstones import absent, finish_over, keep_reason, tombstone
 
 def used(record: Record, rules: Rules, now: int, *, slide: bool) -> Record:
     """Returns *record* as a load changes it: with current limits and its use; itself if equal."""
-    limits = rules.policy.limits_by_tag(record.tier)
+    limits = rules.policy.limits_by_tag(record.limits_tag)
     fresh = limited(record, limits.idle, limits.lifetime)
     if fresh.deadline <= now:
         return fresh

@@ -101,3 +101,22 @@ class ContractBase:
         record = self.read(kit, key, rules)
         assert record is not None
         return record
+
+    def audit(self, kit: StoreKit, rules: Rules, limit: int = 100) -> int:
+        """Audit all sessions under *rules*; returns how many were put under shorter limits."""
+        changed = 0
+        for _ in range(1000):
+            step = kit.index.audit(rules, limit)
+            changed += step.limited
+            if step.done:
+                return changed
+        raise AssertionError("a round over all sessions does not end")
+
+    def purged(self, kit: StoreKit, rules: Rules) -> int:
+        """Remove due sessions; returns how many."""
+        due = 0
+        while True:
+            step = kit.index.purge(rules, 100)
+            due += step.due
+            if not step.more:
+                return due

@@ -1,5 +1,6 @@
 """The contract of stores, put together from its parts."""
 
+from .extended import ExtendedContract
 from .many import ManySessionsContract
 from .overrides import OverridesContract
 from .repeating import RepeatedCallsContract
@@ -12,6 +13,7 @@ class StoreContract(
     ManySessionsContract,
     UsersContract,
     OverridesContract,
+    ExtendedContract,
     RepeatedCallsContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.

@@ -121,7 +121,7 @@ class StoreKit:
         return 1 if self.exact_clock else 5000
 
 
-def make_rules(
+def make_rules(  # noqa: PLR0913  # one for each setting
     *,
     total: int = 1000,
     per_user: int = 100,
@@ -129,11 +129,12 @@ def make_rules(
     idle: int = 30 * MINUTE,
     lifetime: int = 720 * MINUTE,
     touch: int = 0,
+    longest: int = 0,
     tiers: dict[str, Limits] | None = None,
 ) -> Rules:
     """Returns rules for a test; times in milliseconds."""
     kind = "tiered" if tiers else "sliding"
-    policy = Policy(kind, Limits(idle, lifetime, touch), tiers or {})
+    policy = Policy(kind, Limits(idle, lifetime, touch, longest), tiers or {})
     return Rules(policy, Cap.of(total, per_user, evict=evict))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..model.policy import DEFAULT_TIER, Limits
-from ..stores.base import Rules
 from .base import ContractBase
 from .kit import MINUTE, StoreKit, make_rules, together
 
@@ -109,24 +108,3 @@ class OverridesContract(ContractBase):
         assert self.audit(kit, shorter, limit=4) == 25
         assert self.audit(kit, shorter, limit=4) == 0
         assert self.purged(kit, shorter) == 25
-
-    # -- help -----------------------------------------------------------------------------------
-
-    def audit(self, kit: StoreKit, rules: Rules, limit: int = 100) -> int:
-        """Audit all sessions under *rules*; returns how many were put under shorter limits."""
-        changed = 0
-        for _ in range(1000):
-            step = kit.index.audit(rules, limit)
-            changed += step.limited
-            if step.done:
-                return changed
-        raise AssertionError("a round over all sessions does not end")
-
-    def purged(self, kit: StoreKit, rules: Rules) -> int:
-        """Remove due sessions; returns how many."""
-        due = 0
-        while True:
-            step = kit.index.purge(rules, 100)
-            due += step.due
-            if not step.more:
-                return due

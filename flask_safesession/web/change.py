@@ -17,6 +17,7 @@ from ..model import note as notes
 from ..model.codec import decode
 from ..model.identity import FRESH, Identity, identify
 from ..model.note import Note, Secret
+from ..model.policy import DEFAULT_TIER, OwnLimits, spelled
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, SessionID, new_stamp, tier_tag
 from .data import is_permanent, merge, own_changes
@@ -219,10 +220,14 @@ class Change:
     ) -> tuple[Note, SessionID | None]:
         """Returns the note to be stored, and the ID that the browser will have."""
         note, sid = self._kept_note(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id)
+        own = self._own_limits(stored)
+        note = note._replace(owes_id=note.owes_id or owes_id, own=own)
         may_set = self.may_set(stored) and not ends_soon
         if may_set or sid is not stored.sid:
             note = note._replace(permanent=is_permanent(self.data))
+        elif own != stored.note.own:
+            # So that the next response that can set the cookie does, with the new maximum age.
+            note = note._replace(permanent=False)
         return (note._replace(deleted=ends_soon) if ends_soon or may_set else note), sid
 
     def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
@@ -254,17 +259,46 @@ class Change:
         first = note.client[:2] if note.client and not self.is_sign_in() else present
         return (*first, *present)
 
-    def first_note(self, sid: SessionID | None, before: Note | None = None) -> Note:
+    def _own_limits(self, kept: Stored | None) -> OwnLimits | None:
+        """Returns the session's own limits, counted from its creation.
+
+        Warns once if the tier allows less than this request asked for.
+
+        :param kept: the session whose age and limits stay; ``None``: it starts now, and those of
+            the session before it belong to the sign-in that is over.
+        """
+        asked, tier = self.state.own_limits, self.who.tier
+        if asked is None:
+            return kept.note.own if kept else None
+        usual = self.settings.rules.policy.limits(tier)
+        # A visitor who may come back after days must not be signed out after minutes.
+        idle = asked.idle or (asked.lifetime if asked.lifetime > usual.lifetime else 0)
+        most = usual.extended
+        if asked.lifetime > most.lifetime or idle > most.idle:
+            self.delivery.say(
+                f"own-limits-{tier}",
+                f"session.expires_in() asks for {spelled(asked.lifetime)}"
+                f" ({spelled(idle or usual.idle)} without use), longer than the settings allow for"
+                f" the tier {tier!r}: the session gets {spelled(most.lifetime)}"
+                f" ({spelled(most.idle)}). To allow more, set {_longest_of(tier)}",
+            )
+        age = max(0, self.age(kept.record)) if kept else 0
+        return OwnLimits(age + asked.lifetime, idle)
+
+    def first_note(
+        self, sid: SessionID | None, before: Note | None = None, *, kept: Stored | None = None
+    ) -> Note:
         """Returns the note of a session that gets *sid*.
 
         :param sid: the ID for its cookie; ``None``: it has no cookie.
         :param before: the note of its old ID; ``None``: the session is new.
+        :param kept: the session under its old ID, if its age and own limits stay.
         """
         digest = b"" if sid is None else sid.secret_digest()
         permanent = sid is not None and is_permanent(self.data)
         endpoint = self.delivery.endpoint if before is None else before.endpoint
         note = notes.first_note(digest, permanent=permanent, endpoint=endpoint)
-        return note._replace(client=self._clients(before or note))
+        return note._replace(client=self._clients(before or note), own=self._own_limits(kept))
 
     def draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
         """Returns what to write.
@@ -276,16 +310,22 @@ class Change:
         is_stored = filed is not None and payload == filed.payload
         if len(payload) > self.settings.max_session_size and not is_stored:
             raise SessionTooLarge(len(payload), self.settings.max_session_size)
-        limits = self.settings.rules.policy.limits(who.tier)
+        idle, lifetime, extended = self.settings.rules.policy.granted(who.tier, note.own)
         tier, user = (
             (tier_tag(who.tier), who.user_tag) if filed is None else (filed.tier, filed.user)
         )
-        return Draft(
-            new_stamp(), limits.idle, limits.lifetime, tier, user, payload, notes.dumps(note)
-        )
+        kept = notes.dumps(note)
+        return Draft(new_stamp(), idle, lifetime, tier, user, payload, kept, extended=extended)
 
     def touch(self) -> int | None:
         """Returns the touch interval in milliseconds; ``None`` for a passive view."""
         if not self.loaded.slide:
             return None
         return self.settings.rules.policy.limits(self.who.tier).touch
+
+
+def _longest_of(tier: str) -> str:
+    """Returns the name of the setting that allows sessions of *tier* longer limits."""
+    if tier == DEFAULT_TIER:
+        return "SAFESESSION_LONGEST_LIFETIME"
+    return f"SAFESESSION_TIERS[{tier!r}]['longest_lifetime']"

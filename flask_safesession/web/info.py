@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ..model.identity import FRESH, Identity
@@ -32,6 +32,8 @@ class SessionInfo(NamedTuple):
     :param endpoint: the endpoint (``request.endpoint``) at which the session was created, 80
         characters of it at most. ``None`` outside a request, and where no view was found. A sign-in
         keeps it. ``None`` while new.
+    :param own_lifetime: what ``session.expires_in()`` asked for, from the creation of the session.
+        ``None``: it has the limits of its tier.
     :param ended_reason: why the cookie's session ended, if its user should know: ``idle``,
         ``lifetime``, ``evicted`` (by a newer login), ``revoked`` (by an administrator, or from
         another device), ``replayed`` (an old cookie was used again, so it may have been stolen).
@@ -52,6 +54,7 @@ class SessionInfo(NamedTuple):
     last_client: Client | None = None
     ended_reason: str | None = None
     endpoint: str | None = None
+    own_lifetime: timedelta | None = None
 
     @property
     def used_again(self) -> bool:
@@ -76,4 +79,6 @@ def described(key: str, record: Record, note: Note, user: Any, tier: str) -> Ses
     created, active = as_datetime(record.created), as_datetime(record.last_active)
     known = SessionInfo(user, tier, key, False, created, active, as_datetime(record.deadline))
     first, last = note.clients
-    return known._replace(client=first, last_client=last, endpoint=note.endpoint or None)
+    own = timedelta(milliseconds=note.own.lifetime) if note.own else None
+    known = known._replace(own_lifetime=own, endpoint=note.endpoint or None)
+    return known._replace(client=first, last_client=last)

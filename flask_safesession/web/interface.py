@@ -20,6 +20,7 @@ from ..config.settings import READONLY
 from ..errors import StoreUnavailable, UndeliverableSignIn
 from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
+from ..model.policy import Limits
 from . import hooks, transport
 from .change import Delivery, whose
 from .client import describe_client
@@ -163,6 +164,11 @@ class SafeSessionInterface(SessionInterface):
             stored = loaded.stored
             info = info_of(stored.key, stored.record, stored.note, who, data, loaded.now)
         return info._replace(ended_reason=loaded.ended)
+
+    def limits(self, state: State) -> Limits:
+        """Returns the limits of the session's tier as it is now."""
+        settings = self._overrides.settings
+        return settings.rules.policy.limits(whose(state.data or {}, settings).tier)
 
     def end_others(self, state: State) -> int:
         """End the other sessions of this session's user. Returns how many it ended."""

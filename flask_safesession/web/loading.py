@@ -16,6 +16,7 @@ from ..config.overrides import Overrides
 from ..errors import ConfigError, StoreUnavailable
 from ..model import note as notes
 from ..model.codec import decode
+from ..model.identity import Identity
 from ..model.note import GOOD, Note, Secret
 from ..model.reason import Reason
 from ..model.record import Draft, Record
@@ -155,16 +156,17 @@ class Loader:
         if who.refused:
             self._say("user", f"{who.refused}. It counts as no user")
         if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
-            record = self._refile(key, record, who.user_tag, who.tier)
+            record = self._refile(key, record, who, note)
         return Stored(key, record, note, who), data
 
-    def _refile(self, key: str, record: Record, user: str, tier: str) -> Record:
+    def _refile(self, key: str, record: Record, who: Identity, note: Note) -> Record:
         """File a record under the user and tier that the settings now find in it.
 
         This is bookkeeping: if it fails, the next load tries again.
         """
-        limits = self._overrides.settings.rules.policy.limits(tier)
-        draft = Draft(new_stamp(), limits.idle, limits.lifetime, tier_tag(tier), user, b"")
+        idle, lifetime, extended = self._overrides.settings.rules.policy.granted(who.tier, note.own)
+        filed = (tier_tag(who.tier), who.user_tag)
+        draft = Draft(new_stamp(), idle, lifetime, *filed, b"", extended=extended)
         with suppress(StoreUnavailable):
             answer = self._overrides.store.refile(key, draft, record.stamps[0])
             if isinstance(answer, base.Live):
@@ -235,4 +237,5 @@ def _same(record: Record, note: Note) -> Draft:
         record.user,
         record.payload,
         notes.dumps(note),
+        extended=record.extended,
     )

@@ -9,6 +9,7 @@ from typing import Any, Self
 import flask
 from flask.sessions import SessionMixin
 
+from ..model.policy import OwnLimits, milliseconds, spelled
 from .data import PERMANENT, REMEMBER, is_permanent
 from .info import SessionInfo
 from .state import State
@@ -168,6 +169,37 @@ class Session(SessionMixin):
             raise RuntimeError("confirm_sign_in() confirms a user: assign the user key before it")
         self._state.confirmed = True
 
+    def expires_in(self, lifetime: Any, *, idle: Any = None) -> None:
+        """Give this session limits of its own: for "remember me", or an identity provider's expiry.
+
+        They hold until a sign-in or a logout, and are cut to what the settings allow: without
+        ``SAFESESSION_LONGEST_LIFETIME`` that is the limits of the session's tier, since a view
+        must not overrule an operator's timeout. The cookie becomes permanent and lasts as long;
+        assign ``session.permanent = False`` afterwards if it should end with the browser.
+
+        :param lifetime: how long from now the session may last, whatever the use; a duration, as
+            in the settings. A number is seconds: ``claims["exp"] - time.time()``.
+        :param idle: the longest time without use. ``None``: that of the tier; or as long as
+            *lifetime*, if that is longer than the lifetime of the tier.
+        :raises ValueError: one of them is not a duration, or the idle time is longer than the
+            lifetime or not longer than the touch interval.
+        """
+        own = OwnLimits(
+            _duration("lifetime", lifetime), 0 if idle is None else _duration("idle", idle)
+        )
+        if own.idle > own.lifetime:
+            raise ValueError(
+                f"expires_in(): idle is {idle!r}, longer than the lifetime, {lifetime!r}"
+            )
+        self._state.use()
+        touch = self._state.host.limits(self._state).touch
+        if own.idle and own.idle <= touch:
+            raise ValueError(
+                f"expires_in(): idle is {idle!r}: it must be longer than the touch interval"
+                f" ({spelled(touch)}), otherwise use would not keep the session alive"
+            )
+        self._state.own_limits, self.permanent = own, True
+
     def invalidate(self) -> None:
         """End the session, whatever else is in flight, and forget its data."""
         self.clear()
@@ -185,6 +217,19 @@ class Session(SessionMixin):
         """User, tier, handle and times of this session."""
         self._state.use()
         return self._state.host.describe(self._state)
+
+
+def _duration(name: str, value: object) -> int:
+    """Returns a duration in milliseconds.
+
+    :raises ValueError: in the words of the caller of ``expires_in()``.
+    """
+    try:
+        return milliseconds(value)
+    except ValueError as error:
+        raise ValueError(
+            f"expires_in(): {name} is {value!r}: {error}; it is counted from now"
+        ) from None
 
 
 def state_of(session: Session) -> State:

@@ -14,6 +14,7 @@ from flask import Flask, Request
 from ..events import Event, emit
 from ..model.identity import FLASK_LOGIN, FRESH, FS_PAA, Identity
 from ..model.note import Note, Secret
+from ..model.policy import Limits, OwnLimits
 from ..model.record import Record
 from ..model.tokens import SessionID
 from .data import PERMANENT, is_permanent
@@ -114,6 +115,10 @@ class Host(Protocol):
         """Returns the info of the session as it is now."""
         ...
 
+    def limits(self, state: State) -> Limits:
+        """Returns the limits of the session's tier as it is now."""
+        ...
+
     def end_others(self, state: State) -> int:
         """End the other sessions of this session's user. Returns how many it ended."""
         ...
@@ -153,6 +158,8 @@ class State:
     cleared: bool = False
     regenerated: bool = False
     confirmed: bool = False
+    #: The limits of ``expires_in()``, counted from the call.
+    own_limits: OwnLimits | None = None
     #: A user key was assigned by the view of an unsafe request: perhaps a sign-in.
     signed_in: bool = False
     #: A user key that was assigned elsewhere, which is not a sign-in.
@@ -229,7 +236,7 @@ class State:
     def clear(self) -> None:
         """Remove all keys, and end the session."""
         self.change().clear()
-        self.cleared = True
+        self.cleared, self.own_limits = True, None
         self.forget_sign_in()
 
     def forget_sign_in(self) -> None:
@@ -247,8 +254,13 @@ class State:
     @property
     def only_read(self) -> bool:
         """Whether the request only read, apart from changes inside values."""
-        asked = self.forced or self.regenerated or self.cleared or self.confirmed
+        asked = self.is_asked or self.cleared or self.confirmed
         return not (asked or self.changed or self.assigned)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the request asked for a write, a new ID or limits, which must not be lost."""
+        return self.forced or self.regenerated or self.own_limits is not None
 
     @property
     def is_confirmed(self) -> bool:
@@ -268,7 +280,7 @@ class State:
     def was_written(self) -> bool:
         """Whether the request wrote to the session, as far as can be known."""
         if isinstance(self.data, Scratch):
-            return self.data.written or self.forced or self.regenerated
+            return self.data.written or self.is_asked
         return self.changed
 
     # -- saves and responses --------------------------------------------------------------------
@@ -278,6 +290,7 @@ class State:
         self.loaded, self.data = loaded, loaded.data
         self.was_modified = self.modified
         self.changed = self.forced = self.cleared = self.regenerated = False
+        self.own_limits = None
         self.forget_sign_in()
 
     def seal(self) -> None:

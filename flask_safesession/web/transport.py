@@ -103,11 +103,16 @@ def _attributes(app: Flask, interface: SessionInterface) -> dict[str, Any]:
 
 
 def max_age(state: State) -> int | None:
-    """Returns the cookie's seconds: the session's lifetime, so that it is set only once."""
+    """Returns the cookie's seconds: the session's lifetime, so that it is set only once.
+
+    ``PERMANENT_SESSION_LIFETIME``, if longer, unless the session has limits of its own.
+    """
     loaded = state.loaded
     if loaded.stored is None or not is_permanent(loaded.data):
         return None
     left = (loaded.stored.record.absolute - loaded.now) / 1000
+    if loaded.stored.note.own:
+        return ceil(left)
     return ceil(max(state.app.permanent_session_lifetime.total_seconds(), left))
 
 

@@ -20,7 +20,7 @@ from ..stores import base
 from ..stores.sharded import shard_of
 from . import races
 from .change import MINUTE, Change
-from .data import is_empty
+from .data import PERMANENT, is_empty
 from .outcome import done, end_stolen, forget, report_due, report_end
 from .state import MAX_STAND_INS, NOTHING, Cookie, Saved, Stored
 
@@ -120,7 +120,7 @@ def commit(
     """
     payload, state = encode(change.data, stored.record.payload), change.state
     note, sid = change.next_note(stored, owes_id, empty)
-    is_changed = state.forced or state.regenerated or payload != stored.record.payload
+    is_changed = state.is_asked or payload != stored.record.payload
     if not is_changed and note == stored.note:
         return NOTHING
     draft = change.draft(payload, note, stored.record)
@@ -145,9 +145,10 @@ def commit(
 
 
 def _cookie_after(change: Change, stored: Stored, note: Note, sid: SessionID | None) -> Cookie:
-    """Returns what the cookie needs after a commit: "set" if ID or permanence changed."""
+    """Returns what the cookie needs after a commit: "set" if ID or maximum age changed."""
     before = stored.note
-    is_outdated = change.loaded.stale or note.permanent != before.permanent or before.deleted
+    has_other_age = (note.permanent, note.own) != (before.permanent, before.own)
+    is_outdated = change.loaded.stale or has_other_age or before.deleted
     is_set = sid is not stored.sid or (is_outdated and change.may_set(stored))
     return "set" if is_set else "keep"
 
@@ -176,9 +177,12 @@ def rotate(
     sid = change.tried = following or new_id(who.user_tag[:1] or old[:1])
     expected, reason = (None, Reason.LOGOUT) if force else (record.stamps[0], Reason.ROTATED)
     terms = base.Terms(expected, restart, reason, slide=change.loaded.slide)
+    kept = None if restart or force else stored
+    if kept is None and stored.note.own and change.state.permanent is None:
+        change.data.pop(PERMANENT, None)  # it came with limits that are over
     payload = encode(change.data, record.payload)
     before = None if restart and force else stored.note
-    draft = change.draft(payload, change.first_note(sid, before))
+    draft = change.draft(payload, change.first_note(sid, before, kept=kept))
     answer = store.rotate(old, sid.key, draft, change.settings.rules, terms)
     if isinstance(answer, base.Taken):
         change.tried = None  # another request's session has this ID

@@ -395,7 +395,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"check_interval": object()}, "SAFESESSION_CHECK_INTERVAL is '<object"),
     ({"tiers": {"admin": {"idle_timeout": "1m"}}}, "tiers: 'admin' is not a tier of this app"),
     ({"tiers": ["admin"]}, "SAFESESSION_TIERS is"),
-    ({}, "there is nothing to change: give one of idle_timeout, lifetime, tiers, max_sessions"),
+    ({}, "there is nothing to change: give one of idle_timeout, lifetime, longest_lifetime"),
     ({"idle_timeout": "1m", "by": "a\nb"}, "by is 'a\\nb': give a name"),
     ({"idle_timeout": "1m", "by": ""}, "by is '': give a name"),
     ({"idle_timeout": "1m", "by": "a" * 101}, "give a name of 100 characters at most"),

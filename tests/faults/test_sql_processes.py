@@ -336,11 +336,18 @@ def test_fault_25_three_workers_share_sessions_and_no_connection(
     assert "Traceback" not in log
 
 
+TRIES = 5
+
+
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_fault_28_greenlets_that_are_cut_short_never_see_the_data_of_others(
     database: Database, when: str
 ) -> None:
-    seen = run_greenlets(database.url(), when, 20, 20)
-    assert seen["wrong"] == []
-    assert seen["cut"] > 0
+    for _ in range(TRIES):
+        seen = run_greenlets(database.url(), when, 20, 20)
+        assert seen["wrong"] == []
+        if seen["cut"]:  # on a busy machine all may be served before any is cut short
+            break
+    else:
+        pytest.fail("no greenlet was ever cut short")
     database.drop_tables("greenlets")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flask_safesession.model import note as notes
 from flask_safesession.model.note import Note, Secret, judge
+from flask_safesession.model.policy import OwnLimits
 from flask_safesession.model.record import MAX_NOTE
 from flask_safesession.stores.base import LISTED
 from flask_safesession.web.client import LONGEST_ADDRESS, LONGEST_AGENT
@@ -81,6 +82,7 @@ def test_an_endpoint_is_cut_and_the_longest_note_is_in_what_lists_read() -> None
         owes_id=True,
         deleted=True,
         client=("é" * LONGEST_ADDRESS, "é" * LONGEST_AGENT) * 2,  # headers are Latin-1
+        own=OwnLimits(2**43, 2**43),
     )
     assert LONGEST_HEADER + len(notes.dumps(longest)) <= LISTED
 
@@ -107,6 +109,7 @@ _times = st.integers(0, 2**43)
         deleted=st.booleans(),
         client=st.tuples(*[st.text(max_size=60)] * 4) | st.just(()),
         endpoint=st.text(max_size=80),
+        own=st.builds(OwnLimits, _times, _times) | st.none(),
     )
 )
 def test_a_note_comes_back_as_it_was_and_has_its_place(note: Note) -> None:
@@ -121,6 +124,7 @@ def test_a_note_comes_back_as_it_was_and_has_its_place(note: Note) -> None:
         *(b"\xc1", b"\x01", b"\x81\xa1s\x01", b"\x81", b"\x90" * 2000, b"\x91" * 4000),
         *(b"\x81\xa1s\x94\xc4\x00\xc4\x00\xc4\x00\xa1x", b"\x81\xa1s\x93\xc4\x00\xc4\x00\xc4\x00"),
         *(b"\x81\xa1c\x91\xa1x", b"\x81\xa1t\xa1x", b"\x81\xa1f\xa1x"),
+        *(b"\x81\xa1o\x01", b"\x81\xa1o\x93\x01\x01\x01", b"\x81\xa1o\x91\xa1x"),
     ],
 )
 def test_foreign_bytes_are_not_a_note(raw: bytes) -> None:

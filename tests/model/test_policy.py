@@ -213,6 +213,15 @@ def test_a_tag_no_longer_configured_has_the_default_limits() -> None:
     assert policy.limits_by_tag(tier_tag("retired")) == USUAL
 
 
+def test_an_extended_session_has_the_most_of_its_tier_or_the_limits_of_its_tier() -> None:
+    longest = USUAL.lifetime * 2
+    most = USUAL._replace(idle=longest, lifetime=longest, longest=longest)
+    policy = Policy("tiered", USUAL._replace(longest=longest), {"admin": LONG})
+    assert policy.limits_by_tag(f"+{tier_tag(DEFAULT_TIER)}") == most
+    assert policy.limits_by_tag(f"+{tier_tag('admin')}") == LONG
+    assert policy.limits_by_tag(f"+{tier_tag('retired')}") == policy.default
+
+
 def test_every_tier_is_known_by_its_tag() -> None:
     policy = tiered("anonymous", "customer", "admin")
     for name in ("anonymous", "customer", "admin", "default"):

@@ -38,6 +38,7 @@ RECORDS = st.builds(
     payload=st.binary(),
     note=st.binary(max_size=MAX_NOTE),
     generation=st.integers(0, 0xFFFFF),
+    extended=st.booleans(),
 )
 NOW = 1_700_000_000_000
 

@@ -12,6 +12,7 @@ from flask import Flask
 from flask.sessions import SessionMixin
 
 from flask_safesession.errors import StoreUnavailable
+from flask_safesession.model.policy import Limits
 from flask_safesession.web.data import is_empty
 from flask_safesession.web.info import SessionInfo
 from flask_safesession.web.session import Session
@@ -32,6 +33,9 @@ class FakeHost:
 
     def describe(self, state: State) -> SessionInfo:
         return SessionInfo(None, "default", None, True, None, None, None)
+
+    def limits(self, state: State) -> Limits:
+        return Limits(1_800_000, 43_200_000, 30_000)
 
     def end_others(self, state: State) -> int:
         return 0
@@ -74,6 +78,7 @@ USES: dict[str, Callable[[Session], object]] = {
     "info": lambda s: s.info,
     "invalidate": lambda s: s.invalidate(),
     "regenerate": lambda s: s.regenerate(),
+    "expires_in": lambda s: s.expires_in("1h"),
     "modified = True": lambda s: setattr(s, "modified", True),
 }
 

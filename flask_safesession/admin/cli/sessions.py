@@ -209,6 +209,7 @@ def _described(info: SessionInfo, now: datetime) -> dict[str, Any]:
         "last_client": info.last_client and info.last_client._asdict(),
         "endpoint": info.endpoint,
         "used_again": info.used_again,
+        "own_lifetime_seconds": info.own_lifetime and info.own_lifetime.total_seconds(),
     }
 
 

@@ -18,6 +18,7 @@ _OWN = "own"
 @commands.command()
 @click.option("--idle-timeout", help="A duration, such as 20m; `own` restores each app's own.")
 @click.option("--lifetime", help="Likewise.")
+@click.option("--longest-lifetime", help="Likewise.")
 @click.option(
     "--tier",
     "tiers",

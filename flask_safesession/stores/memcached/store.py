@@ -147,8 +147,13 @@ class MemcachedStore:
             return Live(record, held.now)
         if record.stamps[0] != expected:
             return Conflict(record)
-        absolute = record.created + draft.lifetime
-        fresh = record._replace(tier=draft.tier, user=user, idle=draft.idle, absolute=absolute)
+        fresh = record._replace(
+            tier=draft.tier,
+            user=user,
+            idle=draft.idle,
+            absolute=record.created + draft.lifetime,
+            extended=draft.extended,
+        )
         if fresh.deadline <= held.now:
             return turn.over(held, fresh.end_reason)
         if user not in (NO_USER, record.user):

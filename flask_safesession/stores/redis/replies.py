@@ -146,13 +146,11 @@ def counted(now: int, rows: list[Any], rules: Rules) -> Counts:
 
 
 def limit_rows(rules: Rules) -> bytes:
-    """Returns the limits of each tier, as scripts take them."""
+    """Returns the limits by tag, as scripts take them; those of extended sessions begin with +."""
     policy = rules.policy
-    tags = [("    ", policy.limits(DEFAULT_TIER))] + [
-        (tier_tag(n), t) for n, t in policy.tiers.items()
-    ]
+    tags = [("    ", policy.limits(DEFAULT_TIER)), *policy.rows.items()]
     rows = (f"|{tag}{t.idle:012d}{t.lifetime:012d}{t.touch:012d}" for tag, t in tags)
-    return "".join(rows).encode("ascii")
+    return "".join(rows).replace("|+", "+").encode("ascii")
 
 
 def cap_arguments(rules: Rules) -> tuple[bytes | int, ...]:

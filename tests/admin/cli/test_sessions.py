@@ -95,6 +95,7 @@ def test_all_live_sessions_are_listed(deploy: Deploy) -> None:
         "last_client",
         "endpoint",
         "used_again",
+        "own_lifetime_seconds",
     ]
 
 

@@ -1,8 +1,8 @@
 -- Put before every script. Everything is local: a global would remain after the script.
 --
 -- A record is a string: magic and version 1-3, stamps 4-24, created 25-35, last active 36-46,
--- absolute deadline 47-57, idle allowance 58-67, generation 68-72, bytes of the note 73-75 (all of these
--- hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
+-- absolute deadline 47-57, idle allowance (plus EXTENDED) 58-67, generation 68-72, bytes of the note 73-75
+-- (all of these hexadecimal), tier tag 76-79, '+' or '-' 80, of users the user tag 81-96, note, payload.
 -- Keys, all in one slot:
 --   {P}:s:KEY          a record
 --   {P}:t:GROUP       deadline -> KEY + user tag; a group is 'anonymous' or the tier tag of users
@@ -14,6 +14,8 @@
 --   {P}:none           never exists
 local KEY, HEADER, USER_HEADER = 18, 80, 96
 local ANONYMOUS = 'anonymous'
+-- The bit of the idle allowance that marks an extended session.
+local EXTENDED = 2 ^ 39
 local TOMBSTONE_TTL = 60000
 local MAX_TOMBSTONES = 10000
 local MAX_TOMBSTONES_OF_USER = 100
@@ -78,6 +80,8 @@ local function parse(raw)
     user = kind == '+' and string.sub(raw, 81, USER_HEADER) or '',
   }
   r.group = kind == '-' and ANONYMOUS or r.tier
+  r.extended = r.idle >= EXTENDED
+  r.idle = r.idle % EXTENDED
   return r
 end
 
@@ -107,10 +111,17 @@ local function touched(r, now, touch)
   return r.last ~= before
 end
 
+-- Returns where the limits of a record begin in rows of limits (load.lua), or nil: the default's hold.
+local function row_of(limits, r)
+  local own = r.extended and string.find(limits, '+' .. r.tier, 1, true)
+  return own or string.find(limits, '|' .. r.tier, 1, true)
+end
+
 -- -- the bytes --------------------------------------------------------------------------------
 
 local function times(r)
-  return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, r.idle)
+  local idle = r.extended and r.idle + EXTENDED or r.idle
+  return string.format('%011x%011x%011x%010x', r.created, r.last, r.absolute, idle)
 end
 
 -- Returns what can be patched in place: the bytes before the length of the note.

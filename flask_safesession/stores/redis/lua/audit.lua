@@ -12,15 +12,16 @@ local now = clock()
 local fixed, limited = 0, 0
 go_on_at_maxmemory(p)
 
-local function times_in(limits, tag)
-  local at = string.find(limits, '|' .. tag, 1, true) or 1
+local function times_in(limits, r)
+  local at = row_of(limits, r) or 1
   return string.sub(limits, at + 5, at + 16), string.sub(limits, at + 17, at + 28)
 end
 
 local function shorter(mine, theirs)
-  for tag in string.gmatch(mine .. theirs, '|(....)') do
-    local idle, lifetime = times_in(mine, tag)
-    local other_idle, other_lifetime = times_in(theirs, tag)
+  for mark, tag in string.gmatch(mine .. theirs, '([|+])(....)') do
+    local r = {extended = mark == '+', tier = tag}
+    local idle, lifetime = times_in(mine, r)
+    local other_idle, other_lifetime = times_in(theirs, r)
     if idle < other_idle or lifetime < other_lifetime then return true end
   end
   return false
@@ -28,7 +29,7 @@ end
 
 -- Puts the session under the limits if they are shorter than its own.
 local function shorten(key, r)
-  local idle, lifetime = times_in(ARGV[3], r.tier)
+  local idle, lifetime = times_in(ARGV[3], r)
   local absolute = r.created + tonumber(lifetime)
   if r.idle <= tonumber(idle) and r.absolute <= absolute then return end
   limited = limited + 1

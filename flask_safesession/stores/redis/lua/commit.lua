@@ -10,7 +10,9 @@ then
   local filed = string.sub(raw, 76, 80 + #user)
   local created = tonumber(string.sub(raw, 25, 35), 16)
   local last = tonumber(string.sub(raw, 36, 46), 16)
-  local due = math.min(tonumber(string.sub(raw, 47, 57), 16), last + tonumber(string.sub(raw, 58, 67), 16))
+  -- 2 ^ 39 is EXTENDED of _common.lua.
+  local idle = tonumber(string.sub(raw, 58, 67), 16) % 2 ^ 39
+  local due = math.min(tonumber(string.sub(raw, 47, 57), 16), last + idle)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local p, key = string.sub(KEYS[1], 1, -22), string.sub(KEYS[1], -18)
@@ -22,7 +24,7 @@ then
     local used = touch and now > last and (last == created or now - last >= touch)
     if used then last = now end
     local absolute = created + tonumber(string.sub(ARGV[3], 47, 57), 16)
-    local deadline = math.min(absolute, last + tonumber(string.sub(ARGV[3], 58, 67), 16))
+    local deadline = math.min(absolute, last + tonumber(string.sub(ARGV[3], 58, 67), 16) % 2 ^ 39)
     local front = string.sub(ARGV[3], 1, 10) .. string.sub(raw, 4, 17) .. string.sub(raw, 25, 35)
       .. string.format('%011x%011x', last, absolute) .. string.sub(ARGV[3], 58, 67) .. generation
     local tier = string.sub(filed, 1, 4)

@@ -10,7 +10,7 @@ if r.stamp ~= ARGV[1] then return {CONFLICT, dated(now, raw)} end
 
 local rest = string.sub(raw, (r.user == '' and HEADER or USER_HEADER) + 1)
 local before = {group = r.group, user = r.user, tier = r.tier, generation = r.generation}
-r.tier, r.user, r.group, r.idle = to.tier, to.user, to.group, to.idle
+r.tier, r.user, r.group, r.idle, r.extended = to.tier, to.user, to.group, to.idle, to.extended
 r.absolute = r.created + to.absolute
 if deadline(r) <= now then
   unindex(p, key, before)

@@ -19,7 +19,7 @@ if writes then
 end
 if not r then return way == '-' and other or no_record(p, now, key, other) end
 
-local row = string.find(ARGV[1], '|' .. r.tier, 1, true) or 2
+local row = row_of(ARGV[1], r) or 2
 local idle = tonumber(string.sub(ARGV[1], row + 5, row + 16))
 local lifetime = tonumber(string.sub(ARGV[1], row + 17, row + 28))
 local touch = way == '1' and tonumber(string.sub(ARGV[1], row + 29, row + 40))
