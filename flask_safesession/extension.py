@@ -27,11 +27,12 @@ from .errors import ConfigError, NotFresh, StoreUnavailable
 from .events import Event, emit, logger
 from .model.policy import milliseconds
 from .model.text import name_of
-from .model.tokens import new_stamp
 from .stores.base import Store
 from .stores.deferred import DeferredStore
 from .stores.opening import Opened, open_store, place_of
 from .web import collisions, hooks
+from .web.adoption import Adoption, end_all
+from .web.adoption.opening import open_adoption
 from .web.client import label_of
 from .web.info import SessionInfo
 from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface
@@ -53,6 +54,8 @@ class State:
     takeover: Takeover
     #: Where the sessions are stored: apps of one process with equal places share them.
     place: Hashable = field(repr=False)  # a URL may hold a password
+    #: ``None`` without ``SAFESESSION_ADOPT``.
+    adoption: Adoption | None = None
 
     @property
     def settings(self) -> Settings:
@@ -112,17 +115,21 @@ class SafeSession:
         own = Own.read(app.config, {**self._overrides, **overrides})
         given, opened = _open(app, own.settings)
         current = Overrides(app, opened, own)
+        adoption = open_adoption(app, current)
         neighbours = Neighbours(app, current, own.settings)
         if not (_is_command() or isinstance(opened.store, DeferredStore)):
             _begin(opened, current, neighbours)
         report_lost_settings(app.config, own)
         place = place_of(opened, given, own.settings.key_prefix)
-        state = State(current, PurgeJob(app, current, neighbours), Takeover(app), place)
+        job = PurgeJob(app, current, neighbours)
+        state = State(current, job, Takeover(app), place, adoption)
         app.extensions[_EXTENSION] = state
         collisions.register(app, place)
         if own.settings.record_client:
             label_of("")  # loads the patterns, so that no visitor has to wait for that
-        app.session_interface = SafeSessionInterface(current, state.job.wake, directory.end_user)
+        app.session_interface = SafeSessionInterface(
+            current, state.job.wake, directory.end_user, adoption
+        )
         hooks.install(app)
         app.cli.add_command(cli.commands)
         self._apps[app] = None
@@ -314,7 +321,8 @@ class SafeSession:
 
         The purge removes them and sends ``session_ended`` for each.
         """
-        self._state()[1].store.end_all(new_stamp())
+        state = self._state()[1]
+        end_all(state.store, state.settings)
 
     def _state(self) -> tuple[Flask, State]:
         """Returns the app to act on, one of those of this extension, and its state.

@@ -262,8 +262,9 @@ def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_app() -> Callable[..., Flask]:
     """Makes an app with SafeSession; arguments are settings in lower case."""
 
-    def make(**settings: Any) -> Flask:
+    def make(*, config: dict[str, Any] | None = None, **settings: Any) -> Flask:
         app = Flask("tested")
+        app.config |= config or {}
         app.secret_key = "a key for tests that is long enough"
         settings.setdefault("check_interval", None)
         settings.setdefault("store_timeout", "10s")  # the machine may be busy

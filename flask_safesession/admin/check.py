@@ -15,7 +15,7 @@ from ..model.codec import items_in
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
 from ..model.text import name_of
-from ..stores.base import Finding, IndexedStore, Store
+from ..stores.base import Adoptions, Finding, IndexedStore, Store
 from ..stores.opening import Opened, is_uncounted
 from .lost_settings import lost_settings
 from .neighbours import conflicts
@@ -27,6 +27,7 @@ NAMES: tuple[str, ...] = (
     *("several-secret-keys", "several-user-keys", "user-elsewhere"),
     *("cookie-contradiction", "cookie-not-secure", "cookie-not-httponly", "cookie-samesite"),
     *("permanent-session-lifetime", "flask-session-settings", "overruled-setting"),
+    *("adoption-over",),
     *("second-session-extension", "debug-mode", "memory-of-several-processes", "no-purge-job"),
     *("store-unavailable", "store-layout", "server-unavailable", "server-version"),
     *("eviction-policy", "no-memory-limit", "no-persistence", "failed-save", "replica"),
@@ -72,6 +73,8 @@ _WELL_KNOWN_KEYS = frozenset(
         "thenewkeywhichislongenough",
     }
 )
+# Milliseconds after which the end of an adoption is due.
+_WEEK = 7 * 86_400_000
 # Anonymous sessions that are inspected.
 _SAMPLE = 50
 
@@ -169,9 +172,24 @@ def _worker_count() -> int:
 def _of_the_store(app: Flask, settings: Settings, opened: Opened) -> Iterator[Finding]:
     for name, text in opened.store.inspect():
         yield Finding(name if name in NAMES else "store", text)
+    if settings.adopt and opened.adopting is not None:
+        yield from _of_adoption(settings, opened.adopting.adoptions())
     if opened.index is not None:
         yield from conflicts(app, opened.index, settings)
         yield from _of_the_users(settings, opened.index)
+
+
+def _of_adoption(settings: Settings, found: Adoptions) -> Iterator[Finding]:
+    """Yields a finding if nothing more comes from older places."""
+    remove = "remove SAFESESSION_ADOPT and SAFESESSION_ADOPT_UNTIL"
+    if settings.adopt_until is not None and found.now >= settings.adopt_until:
+        yield Finding("adoption-over", f"the date of SAFESESSION_ADOPT_UNTIL has passed: {remove}")
+    elif found.last and found.now - found.last >= _WEEK:
+        yield Finding(
+            "adoption-over",
+            "no session has come from an older place for a week: when"
+            f" `flask safesession adopt` shows that few are left, {remove}",
+        )
 
 
 def _of_the_users(settings: Settings, store: IndexedStore) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from ..model.reason import Reason
 from ..model.tokens import NO_USER, is_handle, new_stamp
 from ..stores.base import Gone, Listed, Live, Store
 from ..stores.opening import Opened
+from ..web.adoption import close_adoption
 from ..web.info import SessionInfo, described
 
 
@@ -98,6 +99,7 @@ def end_user(app: Any, opened: Opened, settings: Settings, user: Any, keep: str 
     if keep is not None and not is_handle(keep):
         raise ValueError(f"keep is {keep!r}, which is not a handle: nothing was ended")
     tag = named_user(user)
+    close_adoption(opened.store, settings, tag)
     ended = opened.need_users().end_user(tag, new_stamp(), Reason.REVOKED, keep or "")
     _announce(app, settings, ended)
     return len(ended)

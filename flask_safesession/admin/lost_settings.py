@@ -14,6 +14,7 @@ from typing import Any
 from flask import Flask, request_started
 from flask.sessions import SecureCookieSessionInterface
 
+from ..config.adopting import FLASK_COOKIE, FLASK_SESSION
 from ..config.overrides import Own
 from ..config.reading import PREFIX
 from ..config.settings import SETTINGS, Settings
@@ -41,8 +42,12 @@ def lost_settings(config: Mapping[str, Any], own: Own) -> Iterator[Finding]:
 
     :param own: the app's settings in use.
     """
-    yield from _of_flask(config, own.settings)
-    if left := [name for name in _FLASK_SESSION if config.get(name) is not None]:
+    adopted = {place.kind for place in own.settings.adopt}
+    if FLASK_COOKIE not in adopted:
+        yield from _of_flask(config, own.settings)
+    if FLASK_SESSION not in adopted and (
+        left := [name for name in _FLASK_SESSION if config.get(name) is not None]
+    ):
         yield Finding(
             "flask-session-settings",
             f"{', '.join(left)}: settings of Flask-Session, without effect here; remove them and"

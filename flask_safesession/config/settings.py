@@ -19,6 +19,7 @@ from ..stores.opening import is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import MEMORY_URL, PER_PROCESS, SQL_SCHEMES
 from . import donor, reading
+from .adopting import OldPlace, check_places, moment, old_places
 from .limits import read_cap, read_policy
 from .reading import PREFIX, Keys, Setting, choice, none_or, only
 
@@ -46,6 +47,7 @@ class Settings:
     :param rules: the limits and caps that the store enforces.
     :param max_session_size: bytes of one session's data.
     :param check_interval: milliseconds, as the other intervals; ``None``: no purge job.
+    :param adopt_until: milliseconds since 1970; ``None``: without a date.
     :param store_timeout: seconds.
     """
 
@@ -66,6 +68,8 @@ class Settings:
     record_client: bool
     renew_interval: int | None
     renew_grace: int
+    adopt: tuple[OldPlace, ...] = field(repr=False)  # a URL may hold a password
+    adopt_until: int | None
 
     @property
     def per_process(self) -> bool:
@@ -87,6 +91,7 @@ def read_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Se
     policy = read_policy(keys)
     cap = read_cap(keys, 10_000 if in_memory else 1_000_000)
     _check_undivided(keys)
+    check_places(keys)
     _check_password(keys)
     if is_uncounted(keys["STORE"]):
         _check_uncounted(keys, cap)
@@ -244,4 +249,13 @@ SETTINGS: dict[str, Setting] = {
         None, "duration", none_or(milliseconds), f"{_DURATION}, or None for no renewals"
     ),
     "RENEW_GRACE": Setting("10s", "duration, or `0`", reading.milliseconds_or_zero, _DURATION),
+    "ADOPT": Setting(
+        None,
+        "a list of places",
+        none_or(old_places, ()),
+        "give a list of 'flask-cookie', 'flask-session+' and a URL, or a URL of SafeSession",
+    ),
+    "ADOPT_UNTIL": Setting(
+        None, "a date", none_or(moment), "give a date, such as '2030-12-31', or None"
+    ),
 }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..config.overrides import Overrides
 from ..errors import StoreFull, StoreUnavailable, TooManySessions
-from ..stores.base import Conflict, Gone, Store, Taken
+from ..stores.base import Conflict, Gone, Moved, Store, Taken
 from ..stores.opening import Opened
 
 
@@ -43,11 +43,12 @@ Hook: TypeAlias = Callable[[str], Ended]
 _OF_ONE = ("load", "create", "commit", "refile", "rotate", "end", "end_all")
 _OF_USERS = ("peek", "sessions_of", "end_user")
 _OF_ALL = ("page", "count", "purge", "audit", "lease", "document", "keep")
-OPERATIONS: tuple[str, ...] = (*_OF_ONE, *_OF_USERS, *_OF_ALL)
+_OF_OLD_PLACES = ("adopt", "follow", "close_adoption", "adoptions")
+OPERATIONS: tuple[str, ...] = (*_OF_ONE, *_OF_USERS, *_OF_ALL, *_OF_OLD_PLACES)
 
 #: All outcomes of an operation, as metrics and traces name them.
 OUTCOMES = ("ok", "gone", "conflict", "taken", "full", "unavailable", "error")
-_ANSWERS: dict[type, str] = {Gone: "gone", Conflict: "conflict", Taken: "taken"}
+_ANSWERS: dict[type, str] = {Gone: "gone", Conflict: "conflict", Taken: "taken", Moved: "taken"}
 
 
 def outcome_of(answer: object) -> str:
@@ -80,6 +81,8 @@ def observed(opened: Opened, hook: Hook, key: object) -> Opened:
         names += _OF_USERS
     if opened.index is not None:
         names += _OF_ALL
+    if opened.adopting is not None:
+        names += _OF_OLD_PLACES
     store: Any = ObservedStore(opened.store, names, hook)
     is_whole = opened.shards == (opened.store,)
     shards: Any = [ObservedStore(part, OPERATIONS, hook) for part in opened.shards]
@@ -88,6 +91,7 @@ def observed(opened: Opened, hook: Hook, key: object) -> Opened:
         store=store,
         users=store if opened.users else None,
         index=store if opened.index else None,
+        adopting=store if opened.adopting else None,
         shards=(store,) if is_whole else tuple(shards),
         hooks=(*opened.hooks, key),
     )

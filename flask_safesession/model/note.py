@@ -49,6 +49,7 @@ class Note(NamedTuple):
     :param owes_id: a new ID is due, because a response could not deliver its cookie.
     :param deleted: the browser's cookie was deleted because the session became empty.
     :param client: address and browser at the sign-in, and at the last use.
+    :param adopted: the session is from an older place, where its user signed in.
     :param endpoint: the endpoint at which the session was created; empty: none.
     :param own: the limits that the session asked for, before any cut.
     """
@@ -61,6 +62,7 @@ class Note(NamedTuple):
     permanent: bool = False
     owes_id: bool = False
     deleted: bool = False
+    adopted: bool = False
     client: tuple[str, ...] = ()
     endpoint: str = ""
     own: OwnLimits | None = None
@@ -148,7 +150,7 @@ def renewed(note: Note, by: bytes, digest: bytes, age: int) -> Note:
 _CLIENT_PARTS = (0, 4)
 # The only parts of nearly all notes.
 _USUAL = frozenset("se")
-_FLAGS = ("permanent", "owes_id", "deleted")
+_FLAGS = ("permanent", "owes_id", "deleted", "adopted")
 
 
 def dumps(note: Note) -> bytes:

@@ -66,6 +66,11 @@ class SessionID:
         """Returns the digest of the secret, as in a record."""
         return sha256(b"secret:" + self._text.encode("ascii")).digest()[:SECRET_DIGEST_LENGTH]
 
+    @property
+    def series(self) -> str:
+        """The part of the ID that names the session, and that a renewal does not change."""
+        return self._text[:_SERIES]
+
     def renewed(self) -> SessionID:
         """Returns an ID of the same session with a new secret."""
         return SessionID(self._text[:_SERIES] + secrets.token_urlsafe(32))
@@ -93,6 +98,25 @@ class SessionID:
 
     def __repr__(self) -> str:
         return f"<SessionID {self.key}>"
+
+
+def link_of(old: str) -> str:
+    """Returns the key of the link of an old ID, or of the value of an old cookie."""
+    return _digest("adopted", old, KEY_LENGTH)
+
+
+def adopted_id(old: str, bucket: str, key: str | bytes) -> SessionID:
+    """Returns the ID for the session that is adopted for an old ID, the same in each request.
+
+    So each response to the old ID can set the same cookie: none is lost with a response.
+
+    :param bucket: its first character.
+    :param key: the app's secret key, so that nobody else can derive the ID.
+    """
+    series = hmac.digest(_derived(key), f"adopted series {old}".encode(), "sha256")[:16]
+    secret = hmac.digest(_derived(key), f"adopted secret {old}".encode(), "sha256")
+    parts = (urlsafe_b64encode(part).decode("ascii").rstrip("=") for part in (series, secret))
+    return SessionID(bucket + "".join(parts))
 
 
 class Verified(NamedTuple):

@@ -4,8 +4,8 @@ A store never receives an ID (a *key* is its digest) and never reads a payload. 
 not ours" is an answer (:class:`Gone`), not an error. Every operation raises
 :class:`~flask_safesession.errors.StoreUnavailable` when the store does not answer.
 
-More abilities are in three other protocols: :class:`UserStore`, :class:`IndexedStore` and
-:class:`RemoteStore`. A store is complete when it passes
+More abilities are in four other protocols: :class:`UserStore`, :class:`IndexedStore`,
+:class:`AdoptingStore` and :class:`RemoteStore`. A store is complete when it passes
 :class:`flask_safesession.testing.StoreContract`.
 """
 
@@ -40,6 +40,14 @@ MAX_EVICTIONS = 100
 MAX_TOMBSTONES_OF_USER = 100
 #: Tombstones that are kept at most, of anonymous sessions and of users' sessions each.
 MAX_TOMBSTONES = 10_000
+
+#: How long links and closings of adoption are kept without a date of end, in milliseconds: browsers
+#: keep no cookie for longer (RFC 6265bis, 5.5).
+LINK_TTL = 400 * 86_400_000
+#: Links that a store keeps at most, and users for whom adoption is closed. At the limit nothing
+#: more is adopted; the last 5 % of the links are for users' sessions.
+MAX_LINKS = 1_000_000
+LINKS_OF_ANONYMOUS = MAX_LINKS * 95 // 100
 
 
 class Cap(NamedTuple):
@@ -150,6 +158,25 @@ class Conflict(NamedTuple):
     """Another request has written the session since it was loaded; its current record."""
 
     record: Record
+
+
+class Moved(NamedTuple):
+    """An old session was adopted before, under this key."""
+
+    key: str
+
+
+class Adoptions(NamedTuple):
+    """What a store knows of adoption.
+
+    :param total: sessions that were adopted, as far as their links are still kept.
+    :param last: when the last one was, to the minute, in milliseconds; 0: never.
+    :param now: the store's time.
+    """
+
+    total: int
+    last: int
+    now: int
 
 
 class Taken(NamedTuple):
@@ -464,6 +491,42 @@ class IndexedStore(UserStore, Protocol):
 
         So a call that is repeated after a lost reply also returns ``True``.
         """
+        ...
+
+
+class AdoptingStore(Store, Protocol):
+    """A store that adopts sessions from older places, each once.
+
+    A *link* is a digest of an old ID, in the form of a key. It leads to the session that was made
+    for that ID, and outlasts it: as long as there is a link, nothing is made again.
+    """
+
+    def adopt(
+        self, link: str, key: str, draft: Draft, rules: Rules, until: int
+    ) -> Live | Moved | Gone:
+        """Store an old session under *key*, with admission, and its link, in one step.
+
+        If there is a link, nothing changes, and the answer says where it leads. ``Gone``: adoption
+        is closed for the user or for all, or has ended, or the session has expired.
+
+        :param until: when adoption ends, by the store's clock in milliseconds; 0: without a date.
+        :raises StoreFull: and ``TooManySessions``, as in :meth:`Store.create`; nothing was changed.
+        """
+        ...
+
+    def follow(self, link: str) -> str:
+        """Returns the key to which *link* leads; empty: there is no link."""
+        ...
+
+    def close_adoption(self, user: str, until: int) -> None:
+        """Adopt no more sessions of the user with that tag; empty: of nobody.
+
+        :param until: as in :meth:`adopt`.
+        """
+        ...
+
+    def adoptions(self) -> Adoptions:
+        """Returns the number of adopted sessions. May count them one by one."""
         ...
 
 

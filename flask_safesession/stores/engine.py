@@ -9,9 +9,11 @@ from __future__ import annotations
 from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Draft, Record, record_from, touched
 from ..model.tokens import NO_USER, tier_tag
+from . import adoption
 from .admission import Leaving, over_the_cap
 from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
+    Adoptions,
     Answer,
     AuditStep,
     Conflict,
@@ -21,6 +23,7 @@ from .base import (
     Gone,
     Listed,
     Live,
+    Moved,
     Onward,
     Page,
     PurgeStep,
@@ -213,6 +216,40 @@ class Engine:
             for listed in ended:
                 finish(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended
+
+    # -- sessions from older places -------------------------------------------------------------
+
+    def adopt(
+        self, link: str, key: str, draft: Draft, rules: Rules, until: int
+    ) -> Live | Moved | Gone:
+        """See :meth:`.base.AdoptingStore.adopt`."""
+        t, keys = self._tables, (key, link, adoption.closing(draft.user))
+        with t.transaction(Scope(keys, draft.user, rules.cap), durable=draft.user != NO_USER):
+            return adoption.adopt(t, link, key, draft, rules, until)
+
+    def point(self, link: str, key: str, until: int) -> None:
+        """See :meth:`.sharded.Shard.point`."""
+        t = self._tables
+        with t.transaction(Scope((link,))):
+            adoption.point(t, link, key, until)
+
+    def follow(self, link: str) -> str:
+        """See :meth:`.base.AdoptingStore.follow`."""
+        t = self._tables
+        with t.transaction(Scope((link,)), writes=False):
+            return adoption.follow(t, link, t.now())
+
+    def close_adoption(self, user: str, until: int) -> None:
+        """See :meth:`.base.AdoptingStore.close_adoption`."""
+        t = self._tables
+        with t.transaction(Scope((adoption.closing(user),), user), durable=True):
+            adoption.close(t, user, until)
+
+    def adoptions(self) -> Adoptions:
+        """See :meth:`.base.AdoptingStore.adoptions`."""
+        t = self._tables
+        with t.transaction(Scope(), writes=False):
+            return adoption.count(t)
 
     # -- all sessions ---------------------------------------------------------------------------
 

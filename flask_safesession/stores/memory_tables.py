@@ -17,7 +17,7 @@ from ..model.reason import Reason
 from ..model.record import GENERATIONS, Record, dumps, loads, peek_fields
 from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import LISTED, Cap, Removed
-from .tables import KINDS, Ending, Entry, Scope, group_of
+from .tables import ALL_KINDS, Ending, Entry, Scope, group_of
 
 # Entries: deadline and key in one bytes object, which takes half the memory of a tuple and is not
 # tracked by the garbage collector.
@@ -42,7 +42,7 @@ class MemoryTables:
         self.clock: Callable[[], int] = clock
         self.lock: threading.Lock = threading.Lock()
         self.records: dict[str, bytes] = {}
-        self._endings: dict[str, _Endings] = {kind: _Endings() for kind in KINDS}
+        self._endings: dict[str, _Endings] = {kind: _Endings() for kind in ALL_KINDS}
         self._documents: dict[str, tuple[bytes, int]] = {}
         # The records of ended generations, and the stamp of the call that ended the last.
         self._aside: list[dict[str, bytes]] = []
@@ -228,6 +228,11 @@ class MemoryTables:
         """See :meth:`.tables.Tables.forget_endings`."""
         self._endings[kind].forget(now)
 
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """See :meth:`.tables.Tables.count_endings`."""
+        del exact
+        return len(self._endings[kind])
+
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`.tables.Tables.document`."""
         return self._documents.get(name, (b"", 0))
@@ -307,6 +312,9 @@ class _Endings:
         # Tuples of plain values, which the garbage collector does not track; it would a reason.
         self._rows: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._keys_of: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def put(self, key: str, owner: str, ending: Ending, until: int) -> None:
         self._remove(key)

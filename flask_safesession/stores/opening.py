@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..model.text import name_of
-from .base import IndexedStore, RemoteStore, Store, UserStore
+from .base import AdoptingStore, IndexedStore, RemoteStore, Store, UserStore
 from .memory import MemoryStore
 from .sharded import Sharded
 from .urls import (
@@ -46,6 +46,7 @@ class Opened:
     :param store: the store.
     :param users: the same, if it is a :class:`.UserStore`.
     :param index: the same, if it is an :class:`.IndexedStore`.
+    :param adopting: the same, if it is an :class:`.AdoptingStore`.
     :param remote: its servers, if it is on servers.
     :param shards: the shards, or the store itself, for the purge job.
     :param system: its name in traces.
@@ -56,6 +57,7 @@ class Opened:
     store: Store
     users: UserStore | None = None
     index: IndexedStore | None = None
+    adopting: AdoptingStore | None = None
     remote: RemoteStore | None = None
     shards: tuple[IndexedStore, ...] = ()
     system: str = ""
@@ -66,15 +68,18 @@ class Opened:
     def of(cls, given: Any) -> Opened:
         """Returns *given* with its protocols."""
         if isinstance(given, Sharded):
-            system = cls.of(given.shards[0]).system
-            return cls(given, given, given, given.remote, tuple(given.shards), system)
+            first = cls.of(given.shards[0])
+            adopting = given if first.adopting else None
+            shards = tuple(given.shards)
+            return cls(given, given, given, adopting, given.remote, shards, first.system)
         name = type(given).__name__.removesuffix("Store").lower()
         system = getattr(given, "system", name)
         users = None if _missing(given, UserStore) else given
         index = None if _missing(given, IndexedStore) else given
+        adopting = None if _missing(given, AdoptingStore) else given
         remote = None if _missing(given, RemoteStore) else given
         shards, why = (index,) if index else (), getattr(given, "no_index", "")
-        return cls(given, users, index, remote, shards, system, no_index=why)
+        return cls(given, users, index, adopting, remote, shards, system, no_index=why)
 
     def need_users(self) -> UserStore:
         """Returns the store as a :class:`.UserStore`.
@@ -93,6 +98,15 @@ class Opened:
         if self.index is None:
             raise self._cannot("has no index of its sessions", IndexedStore)
         return self.index
+
+    def need_adopting(self) -> AdoptingStore:
+        """Returns the store as an :class:`.AdoptingStore`.
+
+        :raises CannotDo: it is not one.
+        """
+        if self.adopting is None:
+            raise self._cannot("cannot adopt sessions from older places", AdoptingStore)
+        return self.adopting
 
     def states(self) -> Mapping[str, str]:
         """Returns the state of each server's circuit breaker; none if it is on no servers."""
@@ -280,7 +294,7 @@ def _open_memcached(url: str, folder: str, options: Any) -> Store:
 def _check_sql(url: str) -> None:
     from .sql.servers.url import read_url
 
-    _driver(url).check(read_url(url).url)
+    sql_driver(url).check(read_url(url).url)
 
 
 def _open_sql(url: str, folder: str, options: Any) -> Store:
@@ -290,10 +304,10 @@ def _open_sql(url: str, folder: str, options: Any) -> Store:
 
     access = Access(options.get("password"), options.get("connect"))
     bounds = {"prefix": options["prefix"], "timeout": options["timeout"]}
-    return SqlServerStore(url, _driver(url), access, **bounds)
+    return SqlServerStore(url, sql_driver(url), access, **bounds)
 
 
-def _driver(url: str) -> Any:
+def sql_driver(url: str) -> Any:
     """Returns how to connect to the SQL server of *url*.
 
     :raises ValueError: its driver is not installed.

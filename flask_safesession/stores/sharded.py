@@ -21,6 +21,8 @@ from ..model.reason import Reason
 from ..model.record import Draft, Record
 from ..model.tokens import NO_USER, new_stamp
 from .base import (
+    AdoptingStore,
+    Adoptions,
     Answer,
     AuditStep,
     Counts,
@@ -30,6 +32,7 @@ from .base import (
     IndexedStore,
     Listed,
     Live,
+    Moved,
     Onward,
     Page,
     PurgeStep,
@@ -59,13 +62,17 @@ def shard_of(key: str, shards: int) -> int:
     return LETTERS.find(key[:1]) % shards
 
 
-class Shard(IndexedStore, Protocol):
-    """What a store needs beside :class:`.base.IndexedStore` to be a shard."""
+class Shard(IndexedStore, AdoptingStore, Protocol):
+    """What a store needs beside the protocols in :mod:`.base` to be a shard."""
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
     ) -> Answer:
         """End the session; *onward*, for the tombstone: where it continues in another shard."""
+        ...
+
+    def point(self, link: str, key: str, until: int) -> None:
+        """Store that *link* leads to *key*, which is in another shard; unless there is a link."""
         ...
 
     def resolve(self, key: str) -> str:
@@ -166,16 +173,60 @@ class Sharded:
                 keep = kept.key  # it was rotated into the user's shard
             return shard.end_user(user, stamp, reason, keep)
 
+    # -- sessions from older places -------------------------------------------------------------
+
+    def adopt(
+        self, link: str, key: str, draft: Draft, rules: Rules, until: int
+    ) -> Live | Moved | Gone:
+        """See :meth:`.base.AdoptingStore.adopt`.
+
+        Link and session are in the shard of the session's user. If the link alone leads to another
+        shard, that one gets a pointer, after the step that decides: the old session is deleted only
+        then, and until then leads to the same user.
+        """
+        home, other = self._at(key), self._at(link)
+        with deadline(self._timeout):
+            if other is not home and (there := other.follow(link)):
+                return Moved(there)
+            answer = home.adopt(link, key, draft, self._share(rules), until)
+            if other is not home and not isinstance(answer, Gone):
+                other.point(link, answer.key if isinstance(answer, Moved) else key, until)
+        if isinstance(answer, Live):
+            return answer._replace(total=answer.total * len(self.shards))
+        return answer
+
+    def follow(self, link: str) -> str:
+        """See :meth:`.base.AdoptingStore.follow`."""
+        return self._at(link).follow(link)
+
+    def close_adoption(self, user: str, until: int) -> None:
+        """See :meth:`.base.AdoptingStore.close_adoption`."""
+        if user:
+            self._at(user).close_adoption(user, until)
+        else:
+            self._on_all(lambda shard: shard.close_adoption(user, until))
+
+    def adoptions(self) -> Adoptions:
+        """See :meth:`.base.AdoptingStore.adoptions`."""
+        with deadline(self._timeout):
+            found = [shard.adoptions() for shard in self.shards]
+        total, last = sum(one.total for one in found), max(one.last for one in found)
+        return Adoptions(total, last, found[0].now)
+
     # -- all sessions ---------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`."""
+        self._on_all(lambda shard: shard.end_all(stamp))
+
+    def _on_all(self, act: Callable[[Shard], None]) -> None:
+        """Act on all shards. If one does not answer, the others are done all the same."""
         failed: StoreUnavailable | None = None
         for shard in self.shards:
             try:
-                shard.end_all(stamp)
+                act(shard)
             except StoreUnavailable as error:
-                failed = error  # the other shards are ended all the same
+                failed = error
         if failed is not None:
             raise failed
 

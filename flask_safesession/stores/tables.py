@@ -19,7 +19,12 @@ from .base import Cap, Listed, Removed
 #: The kinds of endings: tombstones of anonymous sessions and of users' sessions, and the reasons
 #: that are shown to visitors.
 ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS = "anonymous", "users", "reasons"
+#: Links of adopted sessions, and those that only lead into another shard; users for whom adoption
+#: is closed.
+LINKS, POINTERS, CLOSED = "links", "pointers", "closed"
+#: Those of each operation, and all of them.
 KINDS: tuple[str, ...] = (ANONYMOUS_TOMBSTONES, USER_TOMBSTONES, REASONS)
+ALL_KINDS: tuple[str, ...] = (*KINDS, LINKS, POINTERS, CLOSED)
 
 
 class Ending(NamedTuple):
@@ -242,6 +247,13 @@ class Tables(Protocol):
 
     def forget_endings(self, kind: str, now: int) -> None:
         """Remove expired endings, or at least some of them."""
+        ...
+
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """Returns the number of endings of a kind, expired ones included.
+
+        :param exact: ``False``: an earlier result will do.
+        """
         ...
 
     def document(self, name: str) -> tuple[bytes, int]:

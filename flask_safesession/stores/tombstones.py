@@ -17,7 +17,7 @@ from .base import (
     VISITOR_REASONS,
     Gone,
 )
-from .tables import ANONYMOUS_TOMBSTONES, KINDS, REASONS, USER_TOMBSTONES, Ending, Tables
+from .tables import ALL_KINDS, ANONYMOUS_TOMBSTONES, REASONS, USER_TOMBSTONES, Ending, Tables
 
 
 def leave_tombstone(t: Tables, key: str, user: str, ending: Ending, now: int) -> None:
@@ -81,7 +81,7 @@ def finish_over(t: Tables, key: str, record: Record, reason: str, now: int) -> G
 
 def forget(t: Tables, now: int) -> None:
     """Remove expired tombstones and reasons."""
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         t.forget_endings(kind, now)
 
 

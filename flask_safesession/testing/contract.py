@@ -1,5 +1,6 @@
 """The contract of stores, put together from its parts."""
 
+from .adoption import AdoptionContract
 from .extended import ExtendedContract
 from .many import ManySessionsContract
 from .overrides import OverridesContract
@@ -15,6 +16,7 @@ class StoreContract(
     OverridesContract,
     ExtendedContract,
     RepeatedCallsContract,
+    AdoptionContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 

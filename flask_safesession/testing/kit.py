@@ -14,7 +14,7 @@ import pytest
 from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
 from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
-from ..stores.base import Cap, IndexedStore, Rules, Store, UserStore
+from ..stores.base import AdoptingStore, Cap, IndexedStore, Rules, Store, UserStore
 from ..stores.opening import Opened
 
 MINUTE = 60_000
@@ -114,6 +114,12 @@ class StoreKit:
         """Returns the store if it has an index of all sessions; otherwise skips the test."""
         index = Opened.of(self.store).index
         return index or pytest.skip("the store has no index of its sessions")
+
+    @property
+    def adopting(self) -> AdoptingStore:
+        """Returns the store if it adopts sessions from older places; otherwise skips the test."""
+        adopting = Opened.of(self.store).adopting
+        return adopting or pytest.skip("the store adopts no sessions")
 
     @property
     def tolerance(self) -> int:

@@ -191,6 +191,7 @@ class Change:
 
     def _has_just_signed_in(self, stored: Stored) -> bool:
         recent = stored.record.user != NO_USER and self.age(stored.record) < MINUTE
+        recent = recent and not stored.note.adopted  # its user signed in elsewhere
         if recent and decode(stored.record.payload).get(FRESH) is False:
             return False  # restored by a remember-me cookie: not a sign-in
         if recent:
@@ -298,7 +299,9 @@ class Change:
         permanent = sid is not None and is_permanent(self.data)
         endpoint = self.delivery.endpoint if before is None else before.endpoint
         note = notes.first_note(digest, permanent=permanent, endpoint=endpoint)
-        return note._replace(client=self._clients(before or note), own=self._own_limits(kept))
+        adopted = before is not None and before.adopted and not self.is_sign_in()
+        note = note._replace(client=self._clients(before or note), adopted=adopted)
+        return note._replace(own=self._own_limits(kept))
 
     def draft(self, payload: bytes, note: Note, filed: Record | None = None) -> Draft:
         """Returns what to write.

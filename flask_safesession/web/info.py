@@ -23,8 +23,8 @@ class SessionInfo(NamedTuple):
     :param created_at: when it was created; ``None`` while new, like the other times.
     :param last_active: its last recorded use (see ``SAFESESSION_TOUCH_INTERVAL``).
     :param expires_at: when it expires unless it is used before.
-    :param authenticated_at: when its user signed in. ``None`` for anonymous sessions,
-        in lists, and when a remember-me cookie restored the user.
+    :param authenticated_at: when its user signed in. ``None`` for anonymous sessions, in lists, for
+        adopted sessions, and when a remember-me cookie restored the user.
     :param now: the store's time at this request, to compute what is left; ``None`` while new.
     :param current: this is the session of this request.
     :param client: address and browser at the sign-in, with ``SAFESESSION_RECORD_CLIENT``.
@@ -66,7 +66,8 @@ def info_of(
     key: str, record: Record, note: Note, who: Identity, data: Mapping[Any, Any], now: int
 ) -> SessionInfo:
     """Returns the info of this request's session."""
-    signed_in = who.user is not None and record.user != NO_USER and data.get(FRESH) is not False
+    has_user = who.user is not None and record.user != NO_USER
+    signed_in = has_user and data.get(FRESH) is not False and not note.adopted
     return described(key, record, note, who.user, who.tier)._replace(
         authenticated_at=as_datetime(record.created) if signed_in else None,
         now=as_datetime(now),

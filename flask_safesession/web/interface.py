@@ -22,6 +22,7 @@ from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import Limits
 from . import hooks, transport
+from .adoption import Adoption
 from .change import Delivery, whose
 from .client import describe_client
 from .info import SessionInfo, info_of
@@ -45,17 +46,22 @@ class SafeSessionInterface(SessionInterface):
     :param overrides: holds the app's current settings and its store.
     :param wake: called at each request; starts the purge job in this process if it is not running.
     :param end_user: ends all sessions of a user except one, and returns how many it ended.
+    :param adoption: finds sessions in older places; ``None``: there are none.
     """
 
     def __init__(
-        self, overrides: Overrides, wake: Callable[[], None], end_user: Callable[..., int]
+        self,
+        overrides: Overrides,
+        wake: Callable[[], None],
+        end_user: Callable[..., int],
+        adoption: Adoption | None = None,
     ) -> None:
         self._overrides = overrides
         self._wake = wake
         self._end_user = end_user
         self._nearly_full = False
         self._say = Once()
-        self.loader: Loader = Loader(overrides, self._say)
+        self.loader: Loader = Loader(overrides, self._say, adoption)
 
     def open_session(self, app: Flask, request: Request) -> Session | None:
         """Returns a session, not yet loaded; ``None`` (a null session) without a secret key."""

@@ -24,6 +24,7 @@ from ..model.tokens import NO_USER, SessionID, Verified, new_stamp, tier_tag
 from ..stores import base
 from ..stores.urls import MEMORY_URL, PER_PROCESS, SQLITE_URL
 from . import collisions, transport
+from .adoption import Adoption
 from .change import whose
 from .outcome import end_stolen, report_due, report_end
 from .state import MAX_STAND_INS, Loaded, State, Stored, Suspect
@@ -43,10 +44,17 @@ class Loader:
 
     :param overrides: holds the app's current settings and its store.
     :param say: logs a message once; takes its name and its text.
+    :param adoption: finds sessions in older places; ``None``: there are none.
     """
 
-    def __init__(self, overrides: Overrides, say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        overrides: Overrides,
+        say: Callable[[str, str], None],
+        adoption: Adoption | None = None,
+    ) -> None:
         self._overrides = overrides
+        self._adoption = adoption
         self._say = say
         self._corrupt: OrderedDict[str, None] = OrderedDict()
 
@@ -58,22 +66,46 @@ class Loader:
         """
         self._check_processes(state)
         over, rules = Loaded({}, slide=slide), self._overrides.settings.rules
+        unknown: list[Verified] = []
         known = transport.verified(state.app, state.request, name)
         for verified in known:
             answer = self._overrides.store.load(verified.sid.key, rules, slide=slide)
             found = self._found(state, verified, answer, slide=slide)
             if found.stored is not None:
                 return found
+            if not found.is_known:
+                unknown.append(verified)
             ended, is_known = over.ended or found.ended, over.is_known or found.is_known
             suspect = over.suspect or found.suspect
             first = over if over.dead is not None else found
             over = first._replace(ended=ended, is_known=is_known, suspect=suspect)
+        if self._adoption is not None and over.suspect is None:
+            over = self._adopted(self._adoption, state, name, unknown, over)
+            if over.stored is not None:
+                return over
         if over.suspect is not None and self._judge(state, over.suspect):
             over = over._replace(ended=over.ended or Reason.REPLAYED)
         if not over.is_known:
             values = partial(transport.values, state.request, name)
             collisions.watch(state.app, state.request, values, verified=bool(known))
         return over if over.dead is None else self._stand_in(state, over, over.dead)
+
+    def _adopted(
+        self, adoption: Adoption, state: State, name: str, unknown: list[Verified], over: Loaded
+    ) -> Loaded:
+        """Returns the session for an old cookie; *over* if there is none.
+
+        An old cookie whose session has ended here is a dead ID, as a cookie of ours would be.
+        """
+        values, slide = transport.values(state.request, name), over.slide
+        found = adoption.find(state, values, unknown, slide=slide)
+        if found is None:
+            return over
+        loaded = self._found(state, *found, slide=slide)
+        if loaded.stored is not None:
+            state.forced = True  # the cookie is set with a commit
+            return loaded
+        return loaded if over.dead is None or not over.is_known else over
 
     def _check_processes(self, state: State) -> None:
         """Refuse memory as the store of a server with several processes, which do not share it."""

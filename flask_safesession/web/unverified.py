@@ -19,6 +19,11 @@ INTERVAL = 60.0
 _FORM = re.compile(r"[A-Za-z0-9_-]{44,100}\.[A-Za-z0-9_-]{43}", re.ASCII)
 
 
+def is_of_our_form(value: str) -> bool:
+    """Returns whether a cookie's value has the form of this extension's."""
+    return _FORM.fullmatch(value) is not None
+
+
 class Unverified:
     """Counts such cookies for one process, and reports them once a minute at most.
 
@@ -34,7 +39,7 @@ class Unverified:
 
     def report(self, values: Iterable[str]) -> None:
         """Count the cookies in this extension's form among *values*, none of which verified."""
-        found = sum(_FORM.fullmatch(value) is not None for value in values)
+        found = sum(map(is_of_our_form, values))
         if not found:
             return
         self.total += found

@@ -19,6 +19,7 @@ from ..model.tokens import SessionID, new_id, new_stamp
 from ..stores import base
 from ..stores.sharded import shard_of
 from . import races
+from .adoption import close_adoption
 from .change import MINUTE, Change
 from .data import PERMANENT, is_empty
 from .outcome import done, end_stolen, forget, report_due, report_end
@@ -207,6 +208,8 @@ def end(store: base.Store, change: Change, stored: Stored) -> Saved | None:
     """End a session that was cleared or lost its user, whatever is in flight."""
     if stored.stand_in and change.state.cleared and change.loaded.rotated:
         end_elsewhere(store, change)
+    if stored.record.user:
+        close_adoption(store, change.settings, stored.record.user)
     continues = change.delivery.deliverable and not is_empty(change.data)
     if continues and not (stored.stand_in and change.who.user is None):
         restart = change.state.cleared or change.who.user is not None
@@ -251,6 +254,8 @@ def end_elsewhere(store: base.Store, change: Change) -> bool:
         return False
     answer = store.end(dead.key, new_stamp(), Reason.LOGOUT, None)
     if isinstance(answer, base.Live):
+        if answer.record.user:
+            close_adoption(store, change.settings, answer.record.user)
         _report_logout(change, answer.key, answer.record)
     return isinstance(answer, base.Live) and is_empty(change.data)
 

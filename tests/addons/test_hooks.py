@@ -85,7 +85,8 @@ def overrides_of(app: Flask) -> Overrides:
 
 
 def test_every_operation_of_every_protocol_is_observed_or_has_a_reason_not_to_be() -> None:
-    assert {base.Store, base.UserStore, base.IndexedStore, base.RemoteStore} == PROTOCOLS
+    known = {base.Store, base.UserStore, base.IndexedStore, base.AdoptingStore, base.RemoteStore}
+    assert known == PROTOCOLS
     methods = {
         name
         for protocol in PROTOCOLS

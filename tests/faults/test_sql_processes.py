@@ -336,18 +336,14 @@ def test_fault_25_three_workers_share_sessions_and_no_connection(
     assert "Traceback" not in log
 
 
-TRIES = 5
-
-
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_fault_28_greenlets_that_are_cut_short_never_see_the_data_of_others(
     database: Database, when: str
 ) -> None:
-    for _ in range(TRIES):
-        seen = run_greenlets(database.url(), when, 20, 20)
-        assert seen["wrong"] == []
-        if seen["cut"]:  # on a busy machine all may be served before any is cut short
-            break
-    else:
-        pytest.fail("no greenlet was ever cut short")
+    seen = run_greenlets(database.url(), when, 20, 20)
+    assert seen["wrong"] == []
+    if when == "early" or database.scheme == "postgresql":
+        assert seen["cut"] > 0
+    else:  # PyMySQL's sockets were there before gevent patched, so that they let nobody else run
+        assert seen["cut"] == 0
     database.drop_tables("greenlets")

@@ -1,6 +1,6 @@
 """``flask safesession …``: manage the sessions of an app from a shell."""
 
-from . import diagnose, maintenance, sessions, tune
+from . import adopt, diagnose, maintenance, sessions, tune
 from .group import commands
 
-__all__ = ["commands", "diagnose", "maintenance", "sessions", "tune"]
+__all__ = ["adopt", "commands", "diagnose", "maintenance", "sessions", "tune"]

@@ -17,8 +17,9 @@ from ...config.overrides import DOCUMENT
 from ...model.codec import UndecodableError, decode
 from ...model.policy import milliseconds
 from ...model.text import printable, span
-from ...model.tokens import is_handle, new_stamp
+from ...model.tokens import is_handle
 from ...stores.base import Live
+from ...web.adoption import end_all
 from ...web.info import SessionInfo
 from .. import directory
 from .group import as_json_option, columns, commands, note_of_memory, on_store, say, settings_of
@@ -150,7 +151,7 @@ def _end_all(state: Any, *, sure: bool) -> int | None:
         number = "" if count is None else f"{count} "
         question = f"End all {number}sessions, of users and anonymous visitors?"
         click.confirm(question, abort=True, err=True)
-    state.store.end_all(new_stamp())
+    end_all(state.store, state.settings)
     return count
 
 

@@ -73,6 +73,7 @@ class MongoDBTables:
 
     def __init__(self, servers: Servers, clock: Clock) -> None:
         self.clock: Clock = clock
+        self._counted: dict[str, int] = {}
         self._servers = servers
         self._seen = _Seen()
         self._endings = count(1)
@@ -284,6 +285,15 @@ class MongoDBTables:
         if self._seen.tidies:
             expired = {"kind": kind, "until": {"$lt": now + 1}}
             self._in("endings").delete_many(expired, session=self._seen.session)
+
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """See :meth:`..tables.Tables.count_endings`. Counting walks, so it is done rarely."""
+        if exact or kind not in self._counted or next(self._endings) % _TIDY_EVERY == 0:
+            session = self._seen.session
+            self._counted[kind] = self._in("endings").count_documents(
+                {"kind": kind}, session=session
+            )
+        return self._counted[kind]
 
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`..tables.Tables.document`."""

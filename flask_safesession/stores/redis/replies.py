@@ -18,6 +18,7 @@ from ..base import (
     Gone,
     Listed,
     Live,
+    Moved,
     Onward,
     Removed,
     Rules,
@@ -40,6 +41,7 @@ class Status(IntEnum):
     ENDED = 9
     UNSURE = 10
     TOO_MANY = 11
+    MOVED = 12
 
 
 # Bytes of one removed session in the scripts' lists: key, and removal note.
@@ -107,6 +109,14 @@ def admitted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live |
     # Without a total it is a repetition, and *raw* has the current record.
     made = draft.note + draft.payload if total else None
     return dated(raw, made, removed=removals(removed), total=total)
+
+
+def adopted(status: int, rest: list[Any], draft: Draft, rules: Rules) -> Live | Moved | Gone:
+    """Returns the result of an adoption; raises as :func:`admitted`."""
+    if status == Status.MOVED:
+        return Moved(rest[0].decode())
+    made = Taken() if status == Status.UNKNOWN else admitted(status, rest, draft, rules)
+    return Gone(Reason.UNKNOWN) if isinstance(made, Taken) else made
 
 
 def theirs(answer: list[Any]) -> list[Listed]:

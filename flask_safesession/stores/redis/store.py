@@ -15,7 +15,10 @@ from ...model.reason import Reason
 from ...model.record import Draft, Record, dumps_draft
 from ...model.tokens import KEY_LENGTH, tier_tag
 from ..base import (
+    LINKS_OF_ANONYMOUS,
     LISTED,
+    MAX_LINKS,
+    Adoptions,
     Answer,
     AuditStep,
     Counts,
@@ -24,6 +27,7 @@ from ..base import (
     Gone,
     Listed,
     Live,
+    Moved,
     Onward,
     Page,
     PurgeStep,
@@ -37,6 +41,7 @@ from .check import check_shards, findings
 from .replies import (
     Status,
     admitted,
+    adopted,
     cap_arguments,
     counted,
     dated,
@@ -60,6 +65,8 @@ _REFILE = Script("_common", "refile")
 _END = Script("_common", "end")
 _CREATE = Script("_common", "_admission", "create")
 _ROTATE = Script("_common", "_admission", "rotate")
+_ADOPT = Script("_common", "_admission", "_adoption", "adopt")
+_ADOPTION = Script("_common", "_adoption", "adoption")
 _PURGE = Script("_common", "_admission", "purge")
 _COUNT = Script("_common", "count")
 _PEEK = Script("_common", "peek")
@@ -227,6 +234,39 @@ class RedisStore:
         args = (LISTED, stamp, reason, keep)
         ended = self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args)
         return newest_first(theirs(ended))
+
+    # -- from older places ----------------------------------------------------------------------
+
+    def adopt(
+        self, link: str, key: str, draft: Draft, rules: Rules, until: int
+    ) -> Live | Moved | Gone:
+        """See :meth:`..base.AdoptingStore.adopt`."""
+        most = MAX_LINKS if draft.user else LINKS_OF_ANONYMOUS
+        args = (link, until, most, dumps_draft(draft), *self._wire(rules)[2])
+        status, *rest = self._run(_ADOPT, (self._name(key),), args)
+        return adopted(status, rest, draft, rules)
+
+    def point(self, link: str, key: str, until: int) -> None:
+        """See :meth:`..sharded.Shard.point`."""
+        self._adoption("point", link, key, until)
+
+    def follow(self, link: str) -> str:
+        """See :meth:`..base.AdoptingStore.follow`."""
+        found: bytes = self._adoption("follow", link)[2]
+        return found.decode()
+
+    def close_adoption(self, user: str, until: int) -> None:
+        """See :meth:`..base.AdoptingStore.close_adoption`."""
+        names = (f"{self.slot}:adopted",)
+        self._confirmed(_ADOPTION, "end", names, ("close", user, until, MAX_LINKS))
+
+    def adoptions(self) -> Adoptions:
+        """See :meth:`..base.AdoptingStore.adoptions`."""
+        _, now, count, last = self._adoption("count")
+        return Adoptions(count, last, now)
+
+    def _adoption(self, *args: Any) -> Any:
+        return self._run(_ADOPTION, (f"{self.slot}:adopted",), args)
 
     # -- all of them ----------------------------------------------------------------------------
 

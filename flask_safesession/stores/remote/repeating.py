@@ -10,6 +10,7 @@ _Class = TypeVar("_Class", bound=type[Any])
 
 _OPERATIONS = (
     *("load", "create", "commit", "refile", "rotate", "end", "end_all", "resolve"),
+    *("adopt", "point", "follow", "close_adoption", "adoptions"),
     *("peek", "sessions_of", "end_user", "page", "count", "purge", "audit"),
     *("lease", "document", "keep"),
 )

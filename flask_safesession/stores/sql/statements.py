@@ -103,6 +103,7 @@ _STATEMENTS = {
     "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
     "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
     "drop": f"DELETE FROM {_ENDINGS} WHERE id = ?",
+    "count_endings": f"SELECT COUNT(*) FROM {_ENDINGS} WHERE kind = ?",
     "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
     "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
 }

@@ -15,7 +15,7 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import KINDS, Ending, Entry, Scope, taken
+from ..tables import ALL_KINDS, Ending, Entry, Scope, taken
 from .connections import Call, Connections, Place
 from .schema import PARTS
 from .statements import HEAD, Statements
@@ -39,7 +39,7 @@ class _Seen:
         self.place = place
         self.writes = writes
         #: The kinds of endings of which it has to remove the expired ones.
-        self.untidy = set(KINDS) if scope.task == "purge" else set()
+        self.untidy = set(ALL_KINDS) if scope.task == "purge" else set()
         self.walks = scope.task == "all"
         self.keys = tuple(sorted(set(scope.keys)))
         #: The generation, the stamp that began it, and the time.
@@ -69,6 +69,7 @@ class SqlTables:
         self._connections = connections
         self.statements: Statements = statements
         self._endings = count(1)
+        self._counted: dict[str, int] = {}
         self._trim_every = trim_every
         self._kept = Counter[tuple[str, str]]()  # since the last trim: of a kind and an owner
         self._groups = {""}  # those that are known to this process, to read ahead
@@ -111,7 +112,7 @@ class SqlTables:
         yield self.statements["newer"], (2 * limit, limit)
         for group in self._groups:
             yield self.statements["due"], (group, 2 * limit, group, limit)
-        for kind in KINDS:
+        for kind in ALL_KINDS:
             yield self.statements["expired"], (kind,)
 
     def now(self) -> int:
@@ -304,6 +305,12 @@ class SqlTables:
         if kind in self._seen.untidy or self._is_time(_TIDY_EVERY):
             self._seen.untidy.discard(kind)
             self._drop("expired", kind)
+
+    def count_endings(self, kind: str, *, exact: bool = True) -> int:
+        """See :meth:`..tables.Tables.count_endings`. Counting walks, so it is done rarely."""
+        if exact or kind not in self._counted or self._is_time(_TIDY_EVERY):
+            self._counted[kind] = self._rows("count_endings", kind)[0][0]
+        return self._counted[kind]
 
     def document(self, name: str) -> tuple[bytes, int]:
         """See :meth:`..tables.Tables.document`."""

@@ -1,0 +1,132 @@
+"""Decodes what Flask-Session 0.8 writes: msgpack and JSON, and plain values in a pickle.
+
+Nothing is unpickled. cachelib writes files as pickles; of these a reader of our own accepts the
+instructions for plain values only, and none that names, makes or calls an object.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import struct
+from typing import Any
+
+import msgpack
+
+_PICKLE_VERSIONS = range(2, 6)
+
+
+class Pickled(ValueError):
+    """The value is a pickle, or one that holds more than plain values."""
+
+
+def decode(raw: bytes) -> dict[str, Any] | None:
+    """Returns the session in *raw*, msgpack or JSON; ``None``: it is none.
+
+    :raises Pickled: it is a pickle.
+    """
+    found: object = None
+    try:
+        found = msgpack.unpackb(raw, timestamp=3, strict_map_key=False)
+    except Exception:  # noqa: BLE001  # whatever foreign bytes provoke
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError):
+            if is_pickle(raw):
+                raise Pickled from None
+    return _session(found)
+
+
+def is_pickle(raw: bytes) -> bool:
+    """Returns whether *raw* begins and ends as a pickle does."""
+    return len(raw) > 1 and raw[0] == 0x80 and raw[1] in _PICKLE_VERSIONS and raw[-1:] == b"."  # noqa: PLR2004  # the instruction PROTO
+
+
+def decode_plain(raw: bytes) -> dict[str, Any] | None:
+    """Returns the session in a pickle of plain values, or in JSON; ``None``: it is none.
+
+    :raises Pickled: it holds an object of some class.
+    """
+    if not is_pickle(raw):
+        return decode(raw)
+    try:
+        return _session(_Plain().run(raw))
+    except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise Pickled from error
+
+
+def _session(found: object) -> dict[str, Any] | None:
+    is_session = isinstance(found, dict) and all(isinstance(key, str) for key in found)
+    return dict(found) if is_session else None  # type: ignore[call-overload]
+
+
+_VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Instructions whose argument is the value.
+_LITERALS = frozenset(
+    {
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    }
+)
+
+
+class _Plain:
+    """A machine with the instructions for plain values. Any other one is a :exc:`ValueError`."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, raw: bytes) -> Any:
+        for code, argument, _ in pickletools.genops(raw):
+            name = code.name
+            if name in _LITERALS:
+                self._stack.append(argument)
+            elif name in _VALUES:
+                self._stack.append(_VALUES[name])
+            elif name in _EMPTY:
+                self._stack.append(_EMPTY[name]())
+            elif name in _TUPLES:
+                self._stack.append(tuple(self._take(len(self._stack) - _TUPLES[name])))
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                self._more(name, argument)
+        return self._stack.pop()
+
+    def _more(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name == "MARK":
+            self._marks.append(len(stack))
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        else:
+            self._collect(name)
+
+    def _collect(self, name: str) -> None:
+        """Move values from the end of the stack into a container."""
+        stack, is_one = self._stack, name in ("SETITEM", "APPEND")
+        begin = len(stack) - (2 if name == "SETITEM" else 1) if is_one else self._marks.pop()
+        values = self._take(begin)
+        if name in ("SETITEM", "SETITEMS"):
+            stack[-1].update(zip(values[::2], values[1::2], strict=True))
+        elif name in ("APPEND", "APPENDS"):
+            stack[-1].extend(values)
+        elif name == "ADDITEMS":
+            stack[-1].update(values)
+        elif name == "TUPLE":
+            stack.append(tuple(values))
+        elif name == "FROZENSET":
+            stack.append(frozenset(values))
+        else:
+            raise ValueError(f"the instruction {name} is not for plain values")
+
+    def _take(self, begin: int) -> list[Any]:
+        values, self._stack[begin:] = self._stack[begin:], []
+        return values
