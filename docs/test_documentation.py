@@ -29,8 +29,8 @@ SECTION = re.compile(r"^### `SAFESESSION_(\w+)`\n(.*?)(?=^##)", re.DOTALL | re.M
 SECTIONS = dict(SECTION.findall((DOCS / "configuration.md").read_text("utf-8")))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-# How a link of the README begins that leads to a file of this repository.
-OURS = f"]({PROJECT['urls']['Source']}/blob/main/"
+# Where a package index finds the files of this repository.
+OURS = f"{PROJECT['urls']['Source']}/blob/main/"
 ROW = re.compile(
     r"^\| \[`SAFESESSION_(\w+)`\]\(#safesession_\w+\) \| `(.+?)` \| (.+) \|$", re.MULTILINE
 )
@@ -121,21 +121,31 @@ def anchors(page: Path) -> set[str]:
 
 @every_page
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page).replace(OURS, f"]({ROOT}/")):
-        path, _, anchor = target.partition("#")
-        file = page.parent / path if path else page
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
+    for target in re.findall(r"\]\((?!https?:)(.+?)\)", prose(page)):
+        assert leads_somewhere(target, page), target
 
 
-def test_the_readme_has_no_links_that_a_package_index_cannot_follow() -> None:
-    page = prose(ROOT / "README.md")
-    assert OURS in page
-    assert not re.findall(r"\]\((?!https?:|#)(.+?)\)", page)
+def leads_somewhere(target: str, page: Path) -> bool:
+    path, _, anchor = target.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not anchor or anchor in anchors(file))
+
+
+def test_the_readme_has_links_that_a_package_index_can_follow() -> None:
+    page, text = ROOT / "README.md", prose(ROOT / "README.md")
+    assert not re.findall(r"\]\((?!https?:|#)(.+?)\)", text)
+    definition = re.compile(r"^\[(.+?)\]: (http.+)$", re.MULTILINE)
+    addresses = dict(definition.findall(text))
+    used = re.findall(r"\[([\w./-]+\.md(?:#[\w-]+)?)\]", definition.sub("", text))
+    assert addresses == {target: OURS + target for target in used}
+    for target in used:
+        assert leads_somewhere(target, page), target
+
+
+def test_the_addresses_of_the_project_are_its_own() -> None:
     for address in PROJECT["urls"].values():
-        file = f"]({address}".removeprefix(OURS)
         assert address.startswith(PROJECT["urls"]["Source"])
-        assert "/blob/" not in address or (ROOT / file).is_file()
+        assert OURS not in address or (ROOT / address.removeprefix(OURS)).is_file()
 
 
 def test_the_first_page_leads_to_every_other() -> None:

@@ -15,8 +15,11 @@ Start reading in ``sessions.py``: it is all that an application needs.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from flask import Flask
 
+from flask_safesession import SettingsDict
 from flask_safesession.heartbeat import heartbeat
 
 from . import (
@@ -34,7 +37,7 @@ from . import (
 )
 
 
-def create_app(**overrides: object) -> Flask:
+def create_app(**overrides: Unpack[SettingsDict]) -> Flask:
     """Returns the application. ``flask --app example`` finds this function by its name.
 
     :param overrides: settings of SafeSession as keyword arguments (``store=…``), for tests. They
@@ -55,6 +58,7 @@ def create_app(**overrides: object) -> Flask:
     return app
 
 
+@sessions.safe.exempt
 def health() -> tuple[str, dict[str, str]]:
-    """Respond to a load balancer. Uses no session, so it makes no store call and sets no cookie."""
+    """Respond to a load balancer. Exempt, so that an outage of the store restarts no process."""
     return "ok\n", {"Content-Type": "text/plain; charset=utf-8"}

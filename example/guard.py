@@ -47,7 +47,8 @@ def _is_foreign() -> bool:
 
 def set_headers(response: Response) -> Response:
     """Add the headers. Pages are not cached, so that "back" shows no account after sign-out."""
-    response.headers.extend(HEADERS)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)  # the dashboard sets its own
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -33,9 +33,9 @@ def _person(username: str, name: str, tier: str) -> Person:
 PEOPLE = {
     person.username: person
     for person in (
+        _person("carl", "Carl Usk", "customer"),
         _person("tess", "Tess Tiller", "teller"),
         _person("ada", "Ada Minh", "admin"),
-        _person("carl", "Carl Usk", "customer"),
     )
 }
 # Compared if the username is unknown, so that the time does not reveal which names exist.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from flask import Flask
 
-from flask_safesession import SafeSession
+from flask_safesession import SafeSession, SettingsDict
 
 safe = SafeSession()
 
@@ -16,7 +18,7 @@ TIERS = {  # in the order of eviction: anonymous sessions first
 }
 
 
-def configure(app: Flask, **overrides: object) -> None:
+def configure(app: Flask, **overrides: Unpack[SettingsDict]) -> None:
     """Give ``app`` server-side sessions. Settings of the environment stay."""
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     if app.config.setdefault("SAFESESSION_EXPIRY", "tiered") == "tiered":

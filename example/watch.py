@@ -43,7 +43,6 @@ def facts() -> dict[str, object] | None:
         "alive": True,
         "tier": info.tier,
         "user": info.user,
-        "handle": info.handle,
         "uses": session.get("uses", 0),
         "age": (now - info.created_at).total_seconds(),
         "idle": (now - info.last_active).total_seconds(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .config.arguments import SettingsDict
 from .errors import (
     ConfigError,
     NotFresh,
@@ -26,6 +27,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionTooLarge",
+    "SettingsDict",
     "StoreFull",
     "StoreUnavailable",
     "TooManySessions",

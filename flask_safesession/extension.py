@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import Any, TypeVar, cast
+from inspect import iscoroutinefunction
+from typing import Any, TypeVar, Unpack, cast
 
 import flask
 from flask import Flask, current_app, has_app_context, has_request_context
@@ -18,9 +19,11 @@ from .admin.directory import Page
 from .admin.job import PurgeJob
 from .admin.lost_settings import Takeover, report_lost_settings
 from .admin.neighbours import Neighbours
+from .admin.people import People
 from .admin.purge import PurgeReport, purge, total
 from .admin.stats import Stats, stats_of
 from .config import donor
+from .config.arguments import SettingsDict
 from .config.overrides import Overrides, Own, Tuned
 from .config.settings import Settings
 from .errors import ConfigError, NotFresh, StoreUnavailable
@@ -56,6 +59,8 @@ class State:
     place: Hashable = field(repr=False)  # a URL may hold a password
     #: ``None`` without ``SAFESESSION_ADOPT``.
     adoption: Adoption | None = None
+    #: What operators call users.
+    people: People = field(default_factory=People)
 
     @property
     def settings(self) -> Settings:
@@ -86,14 +91,14 @@ class SafeSession:
     :raises ConfigError: with every problem in the settings.
     """
 
-    def __init__(self, app: Flask | None = None, **overrides: Any) -> None:
+    def __init__(self, app: Flask | None = None, **overrides: Unpack[SettingsDict]) -> None:
         self._overrides = overrides
         # In the order of init_app, which a set would not keep. The values are unused.
         self._apps: weakref.WeakKeyDictionary[Flask, None] = weakref.WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask, **overrides: Any) -> None:
+    def init_app(self, app: Flask, **overrides: Unpack[SettingsDict]) -> None:
         """Install the session interface, the purge job and the commands on *app*.
 
         A shared store must have as many shards as the settings say. The app also starts while its
@@ -254,17 +259,15 @@ class SafeSession:
         def decorate(view: _View) -> _View:
             @wraps(view)
             def checked(*args: Any, **kwargs: Any) -> Any:
-                info = session.info
-                age = (
-                    (info.now - info.authenticated_at)
-                    if info.now and info.authenticated_at
-                    else None
-                )
-                if age is None or age.total_seconds() > longest:
-                    raise NotFresh(longest, _assigned_in_vain())
-                return current_app.ensure_sync(view)(*args, **kwargs)
+                _require_sign_in(longest)
+                return view(*args, **kwargs)
 
-            return cast(_View, checked)
+            @wraps(view)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                _require_sign_in(longest)
+                return await view(*args, **kwargs)
+
+            return cast(_View, awaited if iscoroutinefunction(view) else checked)
 
         return decorate
 
@@ -282,7 +285,9 @@ class SafeSession:
         return directory.sessions_of(state.opened, state.settings, user, _current_handle(state))
 
     def browse(self, tier: str | None = None, after: str | None = None, limit: int = 50) -> Page:
-        """Returns a page of all live sessions, tier by tier, those that end last first.
+        """Returns a page of all live sessions: tier by tier, anonymous ones last.
+
+        Of a tier, those that end last come first.
 
         :param tier: only sessions of that tier.
         :param after: the ``next`` of the previous page.
@@ -354,6 +359,14 @@ def _current_handle(state: State) -> str | None:
         return None
     is_ours = current_app.extensions[_EXTENSION].place == state.place
     return session.info.handle if is_ours and current_state() is not None else None
+
+
+def _require_sign_in(longest: float) -> None:
+    """Raise ``NotFresh`` unless the last sign-in is at most *longest* seconds ago."""
+    info = session.info
+    age = info.now - info.authenticated_at if info.now and info.authenticated_at else None
+    if age is None or age.total_seconds() > longest:
+        raise NotFresh(longest, _assigned_in_vain())
 
 
 def _assigned_in_vain() -> str:

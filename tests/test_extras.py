@@ -28,13 +28,13 @@ except ModuleNotFoundError as error:
         ("prometheus", "prometheus_client", "prometheus-client"),
     ],
 )
-def test_it_says_which_extra_to_install(part: str, module: str, package: str) -> None:
+def test_it_says_what_to_install(part: str, module: str, package: str) -> None:
     """In a process of its own: here the package is there, and imported."""
     command = [sys.executable, "-c", IMPORT, part, module]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"needs {package}" in done.stdout
-    assert f"pip install 'Flask-SafeSession[{part}]'" in done.stdout
+    assert done.stdout.rstrip().endswith(f"pip install {package}")
 
 
 def test_an_app_on_memory_pays_for_no_other_store() -> None:
@@ -62,4 +62,4 @@ def test_a_url_of_memcached_says_what_to_install() -> None:
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'Flask-SafeSession[memcached]'" in done.stdout
+    assert "pip install pymemcache" in done.stdout

@@ -48,7 +48,6 @@ function learn(answer) {
   show("tier", answer.tier);
   show("user", answer.user || "nobody yet");
   show("uses", String(answer.uses));
-  show("handle", answer.handle);
   show("expires_at", `${answer.expires_at.slice(11, 19)} UTC`);
   say(watching);
   tick();

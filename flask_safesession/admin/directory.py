@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..config.settings import Settings
 from ..events import SessionEnded, emit
 from ..model import note as notes
-from ..model.identity import named_user
+from ..model.codec import UndecodableError, decode
+from ..model.identity import identify, named_user
 from ..model.note import Note
 from ..model.policy import ANONYMOUS_TIER
 from ..model.reason import Reason
@@ -17,6 +18,7 @@ from ..stores.base import Gone, Listed, Live, Store
 from ..stores.opening import Opened
 from ..web.adoption import close_adoption
 from ..web.info import SessionInfo, described
+from .sampling import payload_of
 
 
 class Page(NamedTuple):
@@ -49,11 +51,11 @@ def sessions_of(
 def browse(
     opened: Opened, settings: Settings, tier: str | None, after: str | None, limit: int
 ) -> Page:
-    """Returns up to *limit* sessions, tier by tier, latest deadline first.
+    """Returns up to *limit* sessions, tier by tier, latest deadline first; anonymous ones last.
 
     :raises ValueError: *after* is not the ``next`` of a page, or *limit* is not positive.
     """
-    tiers = (tier,) if tier else settings.rules.policy.names
+    tiers = (tier,) if tier else (*settings.rules.policy.order, ANONYMOUS_TIER)
     begin, _, last = (after or f"{tiers[0]}|").partition("|")
     if begin not in tiers or limit < 1:
         raise ValueError(f"browse(): {after!r} is not the next of a page, or {limit} is below one")
@@ -70,6 +72,16 @@ def browse(
 def _after(tiers: Sequence[str], name: str) -> str | None:
     following = tiers[tiers.index(name) + 1 :]
     return f"{following[0]}|" if following else None
+
+
+def with_user(opened: Opened, settings: Settings, one: SessionInfo) -> SessionInfo:
+    """Returns *one* with its user, which is in the session's data alone. Makes one store call."""
+    try:
+        data = decode(payload_of(opened, settings.rules, one.handle or ""))
+    except UndecodableError:
+        return one
+    found = identify(data, settings.user_key, settings.tier_key, settings.rules.policy)
+    return one._replace(user=found.user)
 
 
 def find(opened: Opened, settings: Settings, handle: str) -> SessionInfo | None:

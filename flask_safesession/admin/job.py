@@ -51,6 +51,8 @@ class PurgeJob:
         self._overrides = overrides
         self._neighbours = neighbours
         self._id = f"flask-safesession-{id(self):x}"
+        #: Called after each turn of this process with the store, to keep figures of the fleet.
+        self.reports: list[Callable[[IndexedStore], object]] = []
         self._scheduler: Any = None
         self._leaving: Any = None
         self._failing = False
@@ -94,6 +96,20 @@ class PurgeJob:
         self.adopt()
         return None
 
+    def report(self) -> StoreUnavailable | None:
+        """Add what this process has counted to the figures of the fleet.
+
+        Returns the error if the store did not answer.
+        """
+        index = self._overrides.opened.index
+        try:
+            for report in self.reports:
+                if index is not None:  # else there is no place for figures
+                    report(index)
+        except StoreUnavailable as error:
+            return error
+        return None
+
     def run(self) -> PurgeReport | None:
         """Run the job once. ``None`` if it is another process's turn, or the store is down."""
         app = self._app()
@@ -117,6 +133,7 @@ class PurgeJob:
                     reports.append(purge(app, shard, settings))
             except StoreUnavailable as error:  # of one shard; others may work
                 failed = error
+        failed = self.report() or failed
         if failed is not None and not self._failing:  # once, not every minute
             emit(app, StoreFailed("purge", str(failed)))
         if failed is None and self._failing:

@@ -233,10 +233,15 @@ def _with_data(opened: Opened, rules: Rules, seen: list[Seen], most: int) -> lis
     chosen = cut[:: max(1, -(-len(cut) // most))]
     scale = sum(seen[at].weight for at in cut) / (sum(seen[at].weight for at in chosen) or 1)
     for at in chosen:
-        answer = opened.store.load(seen[at].handle, Rules(_READ_ONLY, rules.cap), slide=False)
-        if isinstance(answer, Live):
-            seen[at] = seen[at].with_data(answer.record.payload, scale)
+        if payload := payload_of(opened, rules, seen[at].handle):
+            seen[at] = seen[at].with_data(payload, scale)
     return seen
+
+
+def payload_of(opened: Opened, rules: Rules, handle: str) -> bytes:
+    """Returns the data of a session, without using or changing it; empty if there is none."""
+    answer = opened.store.load(handle, Rules(_READ_ONLY, rules.cap), slide=False)
+    return answer.record.payload if isinstance(answer, Live) else b""
 
 
 def _endpoint(record: Record) -> str:

@@ -27,7 +27,8 @@ class Stats(NamedTuple):
     :param cap: the most sessions that there may be.
     :param due: sessions past their deadline that are not removed yet.
     :param overdue_seconds: the seconds for which the oldest of these has been due.
-    :param by_tier: live sessions by tier; anonymous ones under ``anonymous``.
+    :param by_tier: live sessions by tier, in the configured order; anonymous ones under
+        ``anonymous``.
     :param servers: the state of this process's circuit breaker for each server of the store:
         ``closed`` (the server works), ``open`` (down), ``half-open`` (being tried again).
     """
@@ -47,12 +48,14 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
     :raises StoreUnavailable: the store did not answer.
     """
     counts = opened.need_index().count(settings.rules)
+    names = settings.rules.policy.names
+    configured = {name: counts.live[name] for name in names if name in counts.live}
     return Stats(
         counts.total,
         settings.rules.cap.total,
         counts.due,
         round(counts.overdue / 1000, 3),
-        dict(counts.live),
+        {**configured, **counts.live},
         dict(opened.states()),
     )
 

@@ -16,11 +16,11 @@ from typing import Any, cast
 from flask import Blueprint, Flask, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 
+from ..admin.people import People
 from ..errors import ConfigError
 from ..extension import SafeSession
 from . import views
-from .minutes import Minutes
-from .runs import Runs
+from .fleet import Fleet
 
 __all__ = ["dashboard"]
 
@@ -43,6 +43,9 @@ def dashboard(
     safe: SafeSession,
     *,
     allowed: Callable[[], Any] | None = None,
+    name_of: Callable[[str], Any] | None = None,
+    find_user: Callable[[str], Any] | None = None,
+    back: str | None = None,
     name: str = "safesession",
     url_prefix: str = "/safesession",
 ) -> Blueprint:
@@ -52,6 +55,12 @@ def dashboard(
     :param allowed: returns whether this request may use it: ``True``, or ``False`` for a 403. It
         can also end the request itself (``abort(redirect(…))``), and may be ``async``. It is called
         in the request, before every view.
+    :param name_of: returns the name of a user, who is given as text (``str`` of the value under the
+        user key), or ``None``. With it, lists show the users of sessions, for one more store call
+        each.
+    :param find_user: returns the user (the value under the user key) that a text means, such as a
+        name or an e-mail address, or ``None``. The commands use it, too.
+    :param back: the endpoint of the link back to the app; ``None``: the app's root.
     :param name: the blueprint's name; ``url_for("safesession.overview")`` is the page.
     :param url_prefix: where it is mounted.
     :raises ConfigError: *allowed* is missing or not callable.
@@ -60,21 +69,21 @@ def dashboard(
         problem = f"dashboard(allowed={allowed!r}): give a function that returns whether the user"
         raise ConfigError([problem + " may list and end all sessions"])
     pages = Blueprint(
-        name,
-        __name__,
-        url_prefix=url_prefix,
-        static_folder="static",
-        static_url_path="/assets",
+        name, __name__, url_prefix=url_prefix, static_folder="static", static_url_path="/assets"
     )
     pages.before_request(partial(_check, allowed))
     pages.after_request(_protect)
-    pages.record(partial(_listen, safe))
-    for rule, endpoint, view, method in views.ROUTES:
-        bound: Callable[..., Any] = partial(view, safe)
-        if method == "GET":  # watching must not keep the operator's own session alive
-            safe.passive(bound)
-        pages.add_url_rule(rule, endpoint, bound, methods=[method])
+    pages.record(partial(_listen, safe, People(name_of, find_user)))
+    _add_pages(pages, views.Desk(safe, back))
     return pages
+
+
+def _add_pages(pages: Blueprint, desk: views.Desk) -> None:
+    for rule, endpoint, view, method in views.ROUTES:
+        bound: Callable[..., Any] = partial(view, desk)
+        if method == "GET":  # watching must not keep the operator's own session alive
+            desk.safe.passive(bound)
+        pages.add_url_rule(rule, endpoint, bound, methods=[method])
 
 
 def _check(allowed: Callable[[], Any]) -> None:
@@ -100,8 +109,8 @@ def _is_file() -> bool:
     return (request.endpoint or "").rpartition(".")[2] == "static"
 
 
-def _listen(safe: SafeSession, state: BlueprintSetupState) -> None:
-    """Count the events of the app. Once, even if the blueprint is mounted twice."""
+def _listen(safe: SafeSession, people: People, state: BlueprintSetupState) -> None:
+    """Count the events of the app, and know its users. Once, even if it is mounted twice."""
     if "safesession" not in state.app.extensions:
         raise ConfigError(["the app has no SafeSession yet: call init_app before it is mounted"])
     try:
@@ -109,7 +118,10 @@ def _listen(safe: SafeSession, state: BlueprintSetupState) -> None:
     except RuntimeError as error:
         problem = f"dashboard(safe) is mounted on {state.app.name!r}, which is not one of its apps"
         raise ConfigError([f"{problem}: give it the SafeSession of that app"]) from error
+    known = app.extensions["safesession"]
+    known.people.name_of = people.name_of or known.people.name_of
+    known.people.find_user = people.find_user or known.people.find_user
     if views.WATCHED not in app.extensions:
-        watched = app.extensions[views.WATCHED] = views.Watched(Minutes(), Runs())
-        watched.minutes.listen(app)
-        watched.runs.listen(app)
+        fleet = app.extensions[views.WATCHED] = Fleet()
+        fleet.listen(app)
+        known.job.reports.append(fleet.report)

@@ -16,18 +16,15 @@ from ..admin.figures import ROWS
 from ..admin.stats import Stats
 from ..errors import StoreUnavailable
 from ..extension import SafeSession
-from ..stores.opening import CannotDo
-from ..web.info import SessionInfo
+from ..stores.opening import CannotDo, shown_place
+from . import table
 from .chart import chart_of
 from .csrf import is_token_of, new_token
-from .minutes import Minutes
+from .fleet import Fleet
 from .pages import render
-from .runs import Runs
 
-#: The key of an app's :class:`Watched` in ``app.extensions``.
+#: The key of an app's :class:`.Fleet` in ``app.extensions``.
 WATCHED = "safesession.dashboard"
-#: Sessions on one page of the table.
-PAGE = 25
 
 _NOTES = {
     "ended": "The session has ended.",
@@ -39,45 +36,32 @@ _NOTES = {
 }
 
 
-class Watched(NamedTuple):
-    """One app's events in this process."""
+class Desk(NamedTuple):
+    """The arguments of a dashboard. *back*: the endpoint of the link back to the app."""
 
-    minutes: Minutes
-    runs: Runs
-
-
-class Asked(NamedTuple):
-    """The sessions to list. *after*: the ``next`` of the page before."""
-
-    q: str = ""
-    tier: str = ""
-    after: str = ""
+    safe: SafeSession
+    back: str | None
 
 
-class Listed(NamedTuple):
-    """A page of sessions. *total*: the number of a user's sessions, ``None`` for other lists."""
-
-    sessions: list[SessionInfo]
-    next: str = ""
-    total: int | None = None
-
-
-def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
+def overview(desk: Desk, status: int = 200, note: str = "") -> tuple[str, int]:
     """Show the stats, and a page of the table of sessions."""
-    asked, listed = _asked(safe), None
+    safe = desk.safe
+    ask, listed = table.asked(safe), None
     can_list = safe._state()[1].opened.index is not None
     with suppress(StoreUnavailable):
-        if can_list:
-            asked, listed = _listed(safe, asked)
+        listed = table.listed(safe, ask) if can_list else None
     context = _figures(safe)
     if can_list and (context["stats"] is None or listed is None):
         status = 503
-    return render(
+    if not ask.q.strip() and (listed is None or listed.user is None):
+        ask = ask._replace(q="")
+    return _page(
+        desk,
         "overview.html",
-        asked=asked,
+        asked=ask,
         can_list=can_list,
         listed=listed,
-        tiers=_tiers(safe),
+        tiers=table.tiers(safe),
         own=_own_handle(),
         token=_token(),
         note=note or _note(),
@@ -85,18 +69,19 @@ def overview(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str,
     ), status
 
 
-def figures(safe: SafeSession) -> str:
+def figures(desk: Desk) -> str:
     """Show the stats alone, for the script that refreshes them."""
-    return render("figures.html", **_figures(safe))
+    return render("figures.html", **_figures(desk.safe))
 
 
-def diagnosis(safe: SafeSession) -> tuple[str, int]:
+def diagnosis(desk: Desk) -> tuple[str, int]:
     """Show what makes the sessions grow."""
-    app, state = safe._state()
+    app, state = desk.safe._state()
     can_list, found = state.opened.index is not None, None
     with suppress(StoreUnavailable):
         found = diagnose(app, state) if can_list else None
-    return render(
+    return _page(
+        desk,
         "diagnosis.html",
         can_list=can_list,
         found=found,
@@ -108,36 +93,36 @@ def diagnosis(safe: SafeSession) -> tuple[str, int]:
     ), 503 if can_list and found is None else 200
 
 
-def end(safe: SafeSession) -> Response | tuple[str, int]:
+def end(desk: Desk) -> Response | tuple[str, int]:
     """End the session with the handle in the form."""
     if not _is_meant():
-        return overview(safe, 403, _NOTES["stale"])
-    ended = safe.end(request.form.get("handle", ""))
-    back = {k: v for k, v in _asked(safe)._asdict().items() if v}
-    return _back(**back, note="ended" if ended else "gone")
+        return overview(desk, 403, _NOTES["stale"])
+    ended = desk.safe.end(request.form.get("handle", ""))
+    return _back(**table.asked(desk.safe).given, note="ended" if ended else "gone")
 
 
-def confirm(safe: SafeSession, status: int = 200, note: str = "") -> tuple[str, int]:
+def confirm(desk: Desk, status: int = 200, note: str = "") -> tuple[str, int]:
     """Ask whether to end all sessions of a user."""
     user = _user()
-    return render(
+    return _page(
+        desk,
         "confirm.html",
         user=user,
-        sessions=safe.sessions_of(user) if user else [],
+        sessions=desk.safe.sessions_of(user) if user else [],
         own=_own_handle(),
         token=_token(),
         note=note,
     ), status
 
 
-def end_user(safe: SafeSession) -> Response | tuple[str, int]:
+def end_user(desk: Desk) -> Response | tuple[str, int]:
     """End all sessions of the user in the form, except the operator's own if asked to keep it."""
     if not _is_meant():
-        return confirm(safe, 403, _NOTES["stale"])
+        return confirm(desk, 403, _NOTES["stale"])
     keep = _own_handle() if request.form.get("keep") else None
     user = _user()
-    count = safe.end_user(user, keep=keep) if user else 0
-    return _back(q=user, count=str(count))
+    count = desk.safe.end_user(user, keep=keep) if user else 0
+    return _back(user=user, count=str(count))
 
 
 #: Rule, endpoint, view and method of each page.
@@ -151,73 +136,50 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
 )
 
 
-# -- what is listed ---------------------------------------------------------------------------
+# -- what the pages show -----------------------------------------------------------------------
 
 
-def _asked(safe: SafeSession) -> Asked:
-    """Returns the query of address or form, not stripped: a user may be named ``" bob"``."""
-    q, tier, after = (request.values.get(name, "") for name in Asked._fields)
-    return Asked(q, tier if tier in _tiers(safe) else "", after)
-
-
-def _user() -> str:
-    """Returns the user to end, not stripped: a stripped name may be another user's."""
-    return request.values.get("user", "")
-
-
-def _listed(safe: SafeSession, asked: Asked) -> tuple[Asked, Listed]:
-    """Returns the page for *asked*, and the query that it shows: the name may be stripped."""
-    for q in dict.fromkeys((asked.q, asked.q.strip())):
-        if q and (found := safe.sessions_of(q)):
-            return asked._replace(q=q), _part(found, asked.after)
-    if handle := asked.q.strip():
-        one = safe.find(handle)
-        return asked, Listed([one] if one else [])
-    return asked._replace(q=""), _browsed(safe, asked)
-
-
-def _browsed(safe: SafeSession, asked: Asked) -> Listed:
-    if asked.after:
-        # A forged *after* raises: some stores find out only when the server refuses it.
-        with suppress(ValueError, StoreUnavailable):
-            page = safe.browse(tier=asked.tier or None, after=asked.after, limit=PAGE)
-            return Listed(page.sessions, page.next or "")
-    page = safe.browse(tier=asked.tier or None, limit=PAGE)
-    return Listed(page.sessions, page.next or "")
-
-
-def _part(found: list[SessionInfo], after: str) -> Listed:
-    """Returns a page of a user's sessions."""
-    start = int(after[:9]) if after.isdecimal() else 0
-    more = str(start + PAGE) if start + PAGE < len(found) else ""
-    return Listed(found[start : start + PAGE], more, len(found))
-
-
-def _tiers(safe: SafeSession) -> tuple[str, ...]:
-    return safe._state()[1].settings.rules.policy.names
-
-
-# -- stats ------------------------------------------------------------------------------------
+def _page(desk: Desk, template: str, **context: Any) -> str:
+    """Render a page in the frame that all have: the app, the operator, and the link back."""
+    app, names = desk.safe._state()[0], table.namer(desk.safe)
+    operator = None
+    with suppress(StoreUnavailable, AttributeError):  # Flask's null session has no info
+        operator = flask.session.info.user  # type: ignore[attr-defined]
+    home = url_for(desk.back) if desk.back else f"{request.script_root}/"
+    frame = {"app": app.name, "operator": operator, "home": home, "name": names}
+    return render(template, **frame, **context)
 
 
 def _figures(safe: SafeSession) -> dict[str, Any]:
     stats: Stats | None = None
+    fleet = None
+    app, state = safe._state()
     with suppress(StoreUnavailable, CannotDo):
         stats = safe.stats()
-    app, state = safe._state()
-    watched: Watched = app.extensions[WATCHED]
+        watched: Fleet = app.extensions[WATCHED]
+        fleet = watched.report(state.opened.need_index())
+    settings = state.settings
     return {
         "stats": stats,
         "can_count": state.opened.index is not None,
         "servers": safe.servers(),
         "shared": state.store.shared,
-        "interval": state.settings.check_interval,
-        "chart": chart_of(watched.minutes.last()),
-        "runs": watched.runs.newest_first(),
+        "place": shown_place(state.opened, settings.store),
+        "prefix": settings.key_prefix,
+        "shards": settings.shards,
+        "interval": settings.check_interval,
+        "chart": chart_of(fleet.last()) if fleet else None,
+        "runs": fleet.newest_runs() if fleet else [],
+        "fleet": fleet,
     }
 
 
 # -- forms ------------------------------------------------------------------------------------
+
+
+def _user() -> str:
+    """Returns the user to end, not stripped: a stripped name may be another user's."""
+    return request.values.get("user", "")
 
 
 def _own_handle() -> str | None:

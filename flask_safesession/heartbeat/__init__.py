@@ -39,13 +39,14 @@ HEADER = "X-Heartbeat"
 SHORTEST_WARNING = 20
 #: The shortest time between two requests of the script, in seconds.
 SHORTEST_EVERY = 1
-#: The texts for visitors: six of the warning, then the reasons why a session has ended.
+#: The texts for visitors: those of the two dialogs, then the reasons why a session has ended.
 TEXTS: Mapping[str, str] = {
-    "label": "Your session",
-    "soon": "Your session is about to end. Press any key, or click, to go on.",
-    "stay": "Go on",
-    "last": "Your session is about to end, and cannot be made longer. Save what you are doing.",
+    "head": "Your session is about to end",
+    "soon": "Press any key, or click, to stay signed in.",
+    "stay": "Stay signed in",
+    "last": "It cannot be made longer. Save what you are doing.",
     "seen": "OK",
+    "over": "Session ended",
     "again": "Sign in again",
     "ended": "Your session has ended.",
     "idle": "Your session has ended, because it was not used for a while.",
@@ -56,7 +57,7 @@ TEXTS: Mapping[str, str] = {
     "other": "Your session has ended, because another account signed in with this browser.",
 }
 
-_OF_THE_WARNING = ("label", "soon", "stay", "last", "seen", "again")
+_OF_THE_DIALOGS = ("head", "soon", "stay", "last", "seen", "over", "again")
 _A_YEAR = 365 * 86_400
 _SALT = b"flask-safesession.heartbeat"
 _PATH = re.compile(r"/[^/\\\s?#][^\\\s?#]*")
@@ -311,7 +312,7 @@ def _tag(setup: _Setup, **attributes: object) -> Markup:
         "warn": f"{setup.warn:g}",
         "every": f"{setup.every:g}",
         "next": setup.sign_in and _address_of(setup.sign_in),
-        **{name: setup.texts[name] for name in _OF_THE_WARNING},
+        **{name: setup.texts[name] for name in _OF_THE_DIALOGS},
     }
     written: dict[str, object] = {
         "src": url_for("heartbeat.script", name=setup.script.name),

@@ -1,7 +1,6 @@
 // Warns before the session ends, extends it while the page is used, and hides the page when the
 // server reports that the session has ended; see docs/heartbeat.md. Written to be small: it is served
 // without comments and spaces. Times are in seconds.
-"use strict";
 (() => {
   const doc = document, my = doc.currentScript.dataset, clock = performance, { url } = my, { locks } = navigator,
     every = +my.every || 60,
@@ -17,21 +16,20 @@
   // One clock stops while a laptop sleeps, the other can be set back.
   const now = () => Math.max(clock.now(), Date.now() - born) / 1e3;
 
-  const [dialog, text, timer, button] = ["dialog", "p", "p", "button"].map(tag => doc.createElement(tag));
-  dialog.append(text, timer, button);
+  // Each part gets its number as options, which are ignored.
+  const [dialog, ...parts] = ["dialog", "h2", "p", "p", "button"].map(doc.createElement, doc),
+    [, text, timer, button] = parts;
+  dialog.append(...parts);
   dialog.id = "heartbeat";
   dialog.role = "alertdialog";
-  dialog.ariaLabel = my.label;
   dialog.setAttribute("aria-describedby", text.id = "heartbeat-text");
   timer.role = "timer";
 
   const show = (...words) => {
+    dialog.ariaLabel = words[0];
     // Written only if it differs: a screen reader may be reading it.
-    [text, timer, button].map((part, i) => part.textContent === words[i] || (part.textContent = words[i]));
-    if (!dialog.open) {
-      doc.body.append(dialog);
-      dialog.showModal();
-    }
+    parts.map((part, i) => part.textContent === words[i] || (part.textContent = words[i]));
+    dialog.open || (doc.body.append(dialog), dialog.showModal());
   };
 
   const report = detail => doc.dispatchEvent(new CustomEvent("heartbeat", { detail, cancelable: 1 }));
@@ -49,7 +47,7 @@
       if (report({ ...news, left: null })) {
         // Hidden, not removed: a browser restores typed text when the page is loaded again.
         for (const part of doc.body.children) part.style.display = part === dialog ? "" : "none";
-        show(news.text, "", my.again);
+        show(my.over, news.text, "", my.again);
       } else dialog.remove();
     } else if (at >= heard) {
       heard = at;
@@ -105,7 +103,7 @@
     if (near <= 0) {
       const rest = Math.max(0, Math.ceil(left)),
         time = (rest / 60 | 0) + ":" + (rest % 60 + "").padStart(2, 0);
-      if (dialog.open || !(busy || seen)) show(can ? my.soon : my.last, time, can ? my.stay : my.seen);
+      if (dialog.open || !(busy || seen)) show(my.head, can ? my.soon : my.last, time, can ? my.stay : my.seen);
     } else {
       seen = 0;
       dialog.close();
@@ -123,7 +121,7 @@
     addEventListener(kind, event => {
       active ||= event.isTrusted;
       if (dialog.open && can && active) ask();
-    }, { capture: 1, passive: 1 });
+    }, { passive: 1, capture: 1 });
   }
   addEventListener("pageshow", event => {
     if (event.persisted) over ? location.reload() : doubt = 1;

@@ -26,7 +26,7 @@ try:
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "flask_safesession.instrumentation.opentelemetry needs opentelemetry-api:"
-        " pip install 'Flask-SafeSession[opentelemetry]'",
+        " pip install opentelemetry-api",
         name=_error.name,
     ) from _error
 

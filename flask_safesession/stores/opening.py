@@ -230,6 +230,21 @@ def place_of(opened: Opened, given: object, prefix: str) -> Hashable:
     return place if isinstance(place, (str, Path)) else id(given), prefix
 
 
+def shown_place(opened: Opened, given: object) -> str:
+    """Returns where a store is, for operators: without its password.
+
+    :param given: the store in the settings.
+    """
+    if isinstance(given, str):
+        path = getattr(opened.store, "path", None)  # a URL without one means the instance folder
+        scheme, separator, rest = given.partition("://")  # the scheme's colon precedes no password
+        return f"{SQLITE_URL}/{path}" if path else scheme + separator + hide_password(rest)
+    pool = getattr(given, "connection_pool", None)
+    where = getattr(pool, "connection_kwargs", {})
+    place = f" at {where['host']}:{where.get('port')}/{where.get('db')}" if "host" in where else ""
+    return name_of(type(given)) + place
+
+
 # -- the table of schemes -------------------------------------------------------------------------
 
 
@@ -279,8 +294,7 @@ def _check_memcached(url: str) -> None:
     try:
         import pymemcache  # noqa: F401  # is it installed?
     except ModuleNotFoundError as error:
-        needed = "pip install 'Flask-SafeSession[memcached]'"
-        raise ValueError(f"{error.name} is not installed: {needed}") from error
+        raise ValueError(f"{error.name} is not installed: pip install pymemcache") from error
     read_url(url)
 
 
@@ -318,9 +332,8 @@ def sql_driver(url: str) -> Any:
         else:
             from .sql.servers.mysql import DRIVER
     except ModuleNotFoundError as error:
-        extra = "postgresql" if url.startswith("postgres") else "mysql"
-        needed = f"pip install 'Flask-SafeSession[{extra}]'"
-        raise ValueError(f"{error.name} is not installed: {needed}") from error
+        package = "'psycopg[binary]'" if url.startswith("postgres") else "PyMySQL"
+        raise ValueError(f"{error.name} is not installed: pip install {package}") from error
     return DRIVER
 
 
@@ -328,8 +341,7 @@ def _check_mongodb(url: str) -> None:
     try:
         from .mongodb.url import check_url
     except ModuleNotFoundError as error:
-        needed = "pip install 'Flask-SafeSession[mongodb]'"
-        raise ValueError(f"{error.name} is not installed: {needed}") from error
+        raise ValueError(f"{error.name} is not installed: pip install pymongo") from error
     check_url(url)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-
-import pytest
+from unittest import SkipTest
 
 from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
@@ -106,14 +105,16 @@ class StoreKit:
     @property
     def users(self) -> UserStore:
         """Returns the store if it can list and end a user's sessions; otherwise skips the test."""
-        users = Opened.of(self.store).users
-        return users or pytest.skip("the store cannot list a user's sessions")
+        if (users := Opened.of(self.store).users) is None:
+            raise SkipTest("the store cannot list a user's sessions")
+        return users
 
     @property
     def index(self) -> IndexedStore:
         """Returns the store if it has an index of all sessions; otherwise skips the test."""
-        index = Opened.of(self.store).index
-        return index or pytest.skip("the store has no index of its sessions")
+        if (index := Opened.of(self.store).index) is None:
+            raise SkipTest("the store has no index of its sessions")
+        return index
 
     @property
     def adopting(self) -> AdoptingStore:

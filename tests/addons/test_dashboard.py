@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import doctest
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask, abort, redirect, session
 from flask.testing import FlaskClient
-from time_machine import travel
 
 from flask_safesession import ConfigError, SafeSession, StoreUnavailable
-from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, runs, views
-from flask_safesession.dashboard.minutes import Minute, Minutes
+from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, table, views
+from flask_safesession.dashboard.minutes import Figures, Minute
 from flask_safesession.events import SessionCreated, SessionEnded, StoreFailed, emit
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
@@ -131,7 +125,7 @@ def test_a_dashboard_shows_the_sessions_of_the_extension_that_it_was_given() -> 
     assert token is not None
     ada.post("/shop/end-user", data={"user": "carl", "token": token[1]})
     assert (safes[0].count(), safes[1].count()) == (1, 1)
-    ended = [sum(m.gone for m in a.extensions[views.WATCHED].minutes.last()) for a in apps]
+    ended = [sum(minute.gone for minute in figures_of(a).last()) for a in apps]
     assert ended == [1, 0]
 
 
@@ -143,6 +137,12 @@ def test_a_dashboard_of_other_apps_with_several_stores_is_refused() -> None:
     SafeSession(admin, check_interval=None)
     with pytest.raises(ConfigError, match="'admin', which is not one of its apps"):
         admin.register_blueprint(dashboard(safe, allowed=lambda: True))
+
+
+def figures_of(app: Flask) -> Figures:
+    found = app.extensions[views.WATCHED].report(app.extensions["safesession"].opened.index)
+    assert isinstance(found, Figures)
+    return found
 
 
 def handle_of(client: FlaskClient) -> str:
@@ -242,7 +242,7 @@ def test_one_app_can_mount_it_twice_and_counts_once(app: Flask) -> None:
     again = dashboard(safe, allowed=lambda: True, name="again", url_prefix="/again")
     app.register_blueprint(again)
     signed_in(app, "carl")
-    assert app.extensions[views.WATCHED].minutes.last()[-1].created == 2
+    assert figures_of(app).last()[-1].created == 2
     assert 'href="/again/' in app.test_client().get("/again/").text
 
 
@@ -428,7 +428,7 @@ def test_without_a_session_of_ones_own_nothing_can_be_ended(mount: Mount) -> Non
 def test_it_lists_all_sessions_in_pages(
     app: Flask, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 3)
+    monkeypatch.setattr(table, "PAGE", 3)
     made = {handle_of(ada), *(handle_of(signed_in(app, f"user{n}")) for n in range(7))}
     seen: list[str] = []
     path: str | None = "/watch/"
@@ -451,7 +451,7 @@ def test_it_lists_the_sessions_of_one_tier(app: Flask, ada: FlaskClient) -> None
 def test_a_users_sessions_are_found_newest_first_and_in_pages(
     app: Flask, ada: FlaskClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 2)
+    monkeypatch.setattr(table, "PAGE", 2)
     made = []
     for _ in range(3):
         clock.advance(1000)
@@ -551,7 +551,7 @@ def test_the_page_names_no_tier_that_it_does_not_list(ada: FlaskClient) -> None:
 
 
 def test_without_a_name_nobody_is_ended(app: Flask, ada: FlaskClient) -> None:
-    assert "There is none." in ada.get("/watch/end-user").text
+    assert "There is no session of this user." in ada.get("/watch/end-user").text
     token = token_on(ada)
     done = ada.post("/watch/end-user", data={"token": token}, follow_redirects=True)
     assert "Sessions ended: 0." in done.text
@@ -584,7 +584,8 @@ def test_a_page_makes_a_few_store_calls_whatever_the_store_holds(
         signed_in(app, "carl")
     many = cost()
     assert all(later <= before for later, before in zip(many, few, strict=True))
-    assert max(few) <= 2 + len(TIERS) + 1  # load and count, and each tier, which may be empty
+    # Load, count, the figures of the fleet, and each tier, which may be empty.
+    assert max(few) <= 4 + len(TIERS) + 1
 
 
 def counted(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -650,29 +651,32 @@ def test_a_store_that_is_nearly_full_is_told(mount: Mount, cap: int, kind: str, 
     assert f'<svg class="bar {kind}"' in page
 
 
-def test_what_happened_is_counted_by_the_minute(app: Flask, ada: FlaskClient) -> None:
-    with travel(datetime(2030, 1, 2, 3, 4, 30, tzinfo=UTC), tick=False):
-        carl = signed_in(app, "carl")
-        ada.post("/watch/end", data={"handle": handle_of(carl), "token": token_on(ada)})
-        page = ada.get("/watch/figures").text
-    assert "<title>03:04: 1 created, 1 revoked</title>" in page
-    assert "As this worker process saw it" in page
+def test_what_happened_is_counted_by_the_minute(
+    app: Flask, ada: FlaskClient, clock: FakeClock
+) -> None:
+    carl = signed_in(app, "carl")
+    clock.advance(MINUTE)
+    ada.post("/watch/end", data={"handle": handle_of(carl), "token": token_on(ada)})
+    page = ada.get("/watch/figures").text
+    minute = f"{as_datetime(clock()):%H:%M}"
+    assert f"<title>{minute}: 2 created, 1 revoked</title>" in page
+    assert "Of this process, in the last 60 minutes." in page
 
 
 def test_a_session_that_ended_for_a_reason_of_somebody_elses_counts_as_other(app: Flask) -> None:
     emit(app, SessionEnded("h", "a whim of the store's", "default"))
-    assert app.extensions[views.WATCHED].minutes.last()[-1].ended == {minutes.OTHER: 1}
+    assert figures_of(app).last()[-1].ended == {minutes.OTHER: 1}
 
 
 def test_another_apps_sessions_are_not_counted(app: Flask, mount: Mount) -> None:
     signed_in(mount(), "carl")
-    assert app.extensions[views.WATCHED].minutes.last()[-1].created == 0
+    assert figures_of(app).last()[-1].created == 0
 
 
 def test_the_last_purge_runs_are_shown(
     app: Flask, ada: FlaskClient, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "It has not run in this worker yet." in ada.get("/watch/").text
+    assert "It has not run yet." in ada.get("/watch/").text
     signed_in(app, "carl")
     clock.advance(11 * MINUTE)
     app.extensions["tested.safe"].purge()
@@ -685,11 +689,11 @@ def test_the_last_purge_runs_are_shown(
 
 
 def test_only_the_last_purge_runs_are_kept(app: Flask) -> None:
-    for _ in range(runs.KEPT + 5):
+    for _ in range(minutes.RUNS + 5):
         app.extensions["tested.safe"].purge()
     emit(app, StoreFailed("load", "of no purge"))
-    kept = app.extensions[views.WATCHED].runs.newest_first()
-    assert [run.did is None for run in kept] == [False] * runs.KEPT
+    kept = figures_of(app).newest_runs()
+    assert [run.did is None for run in kept] == [False] * minutes.RUNS
 
 
 def test_what_makes_sessions_grow_is_shown_with_cause_and_fix(
@@ -749,6 +753,7 @@ def test_while_the_store_is_down_the_page_says_so(
     assert page.status_code == 503
     assert "The store does not answer, so no session can be listed." in page.text
     assert '<p class="figure">unknown</p>' in page.text
+    assert "The store does not answer, so the figures are unknown." in page.text
     assert "Set-Cookie" not in page.headers
     assert "unknown" in client.get("/watch/figures").text
     diagnosis = client.get("/watch/diagnosis")
@@ -764,6 +769,7 @@ def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
     page = ada.get("/watch/?q=ada")
     assert page.status_code == 200
     assert "This store does not count its sessions." in page.text
+    assert "This store has no index, so it keeps no figures of its workers." in page.text
     assert "This store has no index of its sessions, so they cannot be listed." in page.text
     diagnosis = ada.get("/watch/diagnosis")
     assert diagnosis.status_code == 200
@@ -774,58 +780,109 @@ def out_of_order(*_: object, **__: object) -> None:
     raise StoreUnavailable("unplugged by a test")
 
 
-# -- minutes, as a ring -----------------------------------------------------------------------
+def test_figures_of_a_newer_version_are_not_shown(
+    app: Flask, ada: FlaskClient, store: MemoryStore
+) -> None:
+    store.keep("minutes", b'{"version": 2}', store.document("minutes").document)
+    page = ada.get("/watch/figures")
+    assert page.status_code == 200
+    assert "a newer version of Flask-SafeSession keeps them" in page.text
+    assert "Its runs are unknown." in page.text
 
 
-@contextmanager
-def at(seconds: float) -> Iterator[None]:
-    with travel(seconds, tick=False):
-        yield
+@pytest.mark.parametrize("command", [["purge"], ["end", "--user", "carl", "--yes"]])
+def test_what_a_command_ends_is_in_the_figures(
+    mount: Mount, store: MemoryStore, clock: FakeClock, command: list[str]
+) -> None:
+    app = mount(lambda: True)
+    signed_in(app, "carl")
+    clock.advance(11 * MINUTE if command == ["purge"] else 0)
+    other = mount()  # as in a process of its own
+    done = other.test_cli_runner().invoke(args=["safesession", *command])
+    assert done.exit_code == 0, done.output
+    figures = figures_of(app)
+    reason = "idle" if command == ["purge"] else "revoked"
+    assert figures.last()[-1].ended == {reason: 1}
+    assert [run.did and run.did.due for run in figures.newest_runs()] == (
+        [1] if command == ["purge"] else []
+    )
+
+
+# -- names of users ---------------------------------------------------------------------------
+
+
+NAMES = {"1": "Ada <Minh>", "2": "Carl", "3": "1"}
 
 
 @pytest.fixture
-def ring() -> tuple[Flask, Minutes]:
-    app, made = Flask("ring"), Minutes()
-    made.listen(app)
-    return app, made
+def named(store: MemoryStore) -> Flask:
+    """An app whose users are numbers, and whose operators know names."""
+    app = Flask("named")
+    app.secret_key = "a key for tests that is long enough"
+    safe = SafeSession(app, store=store, check_interval=None)
+
+    async def find_user(text: str) -> int | None:
+        return next((int(user) for user, name in NAMES.items() if name == text), None)
+
+    pages = dashboard(
+        safe, allowed=lambda: True, name_of=NAMES.get, find_user=find_user, back="home"
+    )
+    app.register_blueprint(pages, url_prefix="/watch")
+    app.add_url_rule("/home", "home", lambda: "")
+
+    @app.get("/in/<int:user>")
+    def sign_in(user: int) -> str:
+        session["user_id"] = user
+        return ""
+
+    @app.get("/stranger")
+    def stranger() -> str:
+        session["cart"] = 1
+        return ""
+
+    return app
 
 
-def test_an_hour_is_remembered_and_no_more(ring: tuple[Flask, Minutes]) -> None:
-    app, counted = ring
-    for minute in range(100):
-        with at(60 * minute):
-            emit(app, SessionCreated("h", "default"))
-    with at(60 * 99 + 59):
-        last = counted.last()
-    assert [minute.created for minute in last] == [1] * minutes.SPAN
-    assert [minute.start for minute in last] == [60 * m for m in range(40, 100)]
+def test_lists_have_the_names_of_users_and_users_come_first(named: Flask) -> None:
+    named.test_client().get("/stranger")
+    for user in (1, 2, 4):
+        named.test_client().get(f"/in/{user}")
+    page = named.test_client().get("/watch/").text
+    rows = re.findall(r'data-label="User">(.*?)</td>', page)
+    texts = [re.sub("<[^>]+>", "", row) for row in rows]
+    assert sorted(texts[:3]) == ["4", "Ada &lt;Minh&gt; (1)", "Carl (2)"]
+    assert texts[3] == "anonymous"
 
 
-def test_no_event_is_missed_when_threads_send_many(ring: tuple[Flask, Minutes]) -> None:
-    app, counted = ring
-
-    def send(number: int) -> None:
-        for _ in range(500):
-            emit(app, SessionEnded("h", minutes.REASONS[number], "default"))
-
-    with at(600), ThreadPoolExecutor(4) as threads:
-        list(threads.map(send, range(4)))
-        assert counted.last()[-1].ended == dict.fromkeys(minutes.REASONS[:4], 500)
+def test_a_link_to_a_user_means_that_user_and_not_one_of_that_name(named: Flask) -> None:
+    for user in (1, 3):
+        named.test_client().get(f"/in/{user}")
+    client = named.test_client()
+    typed, linked = client.get("/watch/?q=1").text, client.get("/watch/?user=1").text
+    assert "Sessions of “1 (3)”" in typed
+    assert "Sessions of “Ada &lt;Minh&gt; (1)”" in linked
+    assert "No session was found." in client.get("/watch/?user=7").text
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_child_counts_anew_even_if_the_parent_held_the_lock(
-    ring: tuple[Flask, Minutes],
-) -> None:
-    app, counted = ring
-    emit(app, SessionCreated("h", "default"))
-    with counted._ring()._lock:
-        child = os.fork()
-        if not child:
-            signal.alarm(20)  # else one that waits for the lock would wait for ever
-            emit(app, SessionCreated("h", "default"))
-            os._exit(sum(minute.created for minute in counted.last()))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+def test_the_frame_has_the_app_the_operator_and_a_link_back(named: Flask, ada: FlaskClient) -> None:
+    client = named.test_client()
+    assert "Signed in as" not in client.get("/watch/").text
+    client.get("/in/1")
+    for path in GET:
+        page = client.get(f"/watch{path}").text
+        if path != "/figures":
+            assert "Signed in as Ada &lt;Minh&gt; (1)" in page
+            assert 'href="/home">Back to the app</a>' in page
+            assert '<span class="soft">of named</span>' in page
+    assert 'href="/">Back to the app</a>' in ada.get("/watch/").text
+
+
+def test_a_user_that_cannot_be_one_is_an_error_of_the_app(mount: Mount) -> None:
+    app = mount(lambda: True)
+    app.testing = True
+    app.extensions["safesession"].people.find_user = lambda _: ["carl"]
+    with pytest.raises(TypeError, match=r"find_user\(…\) returned a .*list: return the value"):
+        app.test_client().get("/watch/?q=carl")
 
 
 # -- the chart --------------------------------------------------------------------------------

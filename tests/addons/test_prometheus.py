@@ -478,15 +478,33 @@ def test_workers_of_gunicorn_tell_the_same_story_and_count_nothing_twice(site: S
 
 def test_where_files_are_shared_a_registry_more_counts_nothing_twice(tmp_path: Path) -> None:
     """In a process of its own: the client library decides when it is imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_REGISTRIES],
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+    done = sharing_files(TWO_REGISTRIES, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1.0", "1.0", "None"]
+
+
+def sharing_files(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_directory_of_all_processes_is_made(tmp_path: Path) -> None:
+    done = sharing_files(TWO_REGISTRIES, tmp_path / "new" / "metrics")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["1.0", "1.0", "None"]
+    assert list((tmp_path / "new" / "metrics").glob("*.db"))
+
+
+def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = sharing_files(TWO_REGISTRIES, tmp_path / "file" / "metrics")
+    assert done.returncode == 1
+    assert "ConfigError: The metrics cannot be kept:" in done.stderr
+    assert "which cannot be used (Not a directory): give a directory that the app" in done.stderr
 
 
 TWO_REGISTRIES = """

@@ -216,7 +216,7 @@ def sign_in(shop_url: str) -> Callable[[Page, str], None]:
 
     def sign(page: Page, username: str) -> None:
         page.goto(f"{shop_url}/sign-in")
-        page.get_by_role("button", name=f"Be {username.capitalize()}").click()
+        page.get_by_role("button", name=f"Sign in as {username.capitalize()}").click()
         page.wait_for_url(f"{shop_url}/desk")
 
     return sign

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
+
+from ..support.looking import fits, same_visitor, violations
 
 pytestmark = pytest.mark.browser
 
@@ -51,3 +54,27 @@ def test_the_time_runs_down_on_screen_until_the_session_ends(
     expect(timer).to_have_text("3:59")
     later(240)
     expect(page.get_by_role("heading", name="This session has ended")).to_be_visible()
+
+
+def test_an_empty_cart_leads_to_the_shop(page: Page, shop_url: str) -> None:
+    page.goto(f"{shop_url}/cart")
+    expect(page.get_by_text("Your cart is empty.")).to_be_visible()
+    page.get_by_role("link", name="Browse the shop").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Goods for the harbour")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 1200])
+def test_no_page_scrolls_sideways_and_axe_finds_no_fault(
+    page: Page, sign_in: SignIn, browser: Browser, shop_url: str, scheme: Any, width: int
+) -> None:
+    page.goto(f"{shop_url}/sign-in")
+    first = page.get_by_role("button", name="Sign in as").first
+    expect(first).to_have_text("Sign in as Carl")
+    sign_in(page, "ada")
+    viewport: Any = {"width": width, "height": 800}
+    with same_visitor(browser, page.context, color_scheme=scheme, viewport=viewport) as seen:
+        for path in ("/", "/cart", "/sign-in", "/desk", "/session"):
+            seen.goto(f"{shop_url}{path}")
+            assert fits(seen), path
+            assert violations(seen) == [], path

@@ -743,7 +743,8 @@ def test_every_problem_stands_in_the_message_on_a_line_of_its_own() -> None:
 def test_what_fails_leaves_the_app_as_it_was() -> None:
     app = Flask("tested")
     before = app.session_interface
-    for wrong in ({"expiry": "x"}, {"store": "redis://h:abc"}):
+    settings: list[dict[str, Any]] = [{"expiry": "x"}, {"store": "redis://h:abc"}]
+    for wrong in settings:
         with pytest.raises(ConfigError):
             SafeSession(app, **wrong)
         assert app.session_interface is before

@@ -12,7 +12,9 @@ from werkzeug.test import TestResponse
 
 import example.watch
 from example import create_app
+from example.guard import HEADERS
 from example.people import DEMO_PASSWORDS
+from example.sessions import safe
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
@@ -157,8 +159,24 @@ def test_times_are_told_in_words(app: Flask, clock: FakeClock, seconds: int, wor
 
 
 def test_the_admin_alone_sees_everybodys_sessions(app: Flask) -> None:
-    assert app.test_client().get("/control/").status_code == 403
+    answer = app.test_client().get("/control/")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
     assert signed_in(app, "tess").get("/control/").status_code == 403
     ada = signed_in(app, "ada")
     assert 'href="/control/"' in ada.get("/desk").text
     assert ada.get("/control/").text.count('data-label="Handle"') == 2
+
+
+@pytest.mark.parametrize("path", ["/control/", "/desk", "/", "/control/assets/dashboard.css"])
+def test_security_headers_are_sent_once(app: Flask, path: str) -> None:
+    with signed_in(app, "ada").get(path) as answer:
+        for name in HEADERS:
+            assert len(answer.headers.getlist(name)) == 1, name
+
+
+def test_users_see_no_handles(app: Flask) -> None:
+    carl = signed_in(app, "carl")
+    with app.app_context():
+        [handle] = [one.handle or "" for one in safe.sessions_of("carl")]
+    for path in ("/desk", "/devices", "/session", "/session/watch"):
+        assert handle not in carl.get(path).text

@@ -76,13 +76,14 @@ def test_a_client_that_polls_every_half_idle_time_ends_exactly_at_the_absolute_d
 
 @pytest.mark.parametrize("value", [None, 0, -1, "", "never", False, True, float("inf"), "100y"])
 @pytest.mark.parametrize("key", ["idle_timeout", "lifetime"])
-def test_neither_limit_can_be_switched_off(key: str, value: object) -> None:
+def test_neither_limit_can_be_switched_off(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"SAFESESSION_{key.upper()}"):
         SafeSession(Flask("tested"), **{key: value})
 
 
 def test_a_tier_without_limits_is_refused() -> None:
-    for tier in ({}, {"lifetime": None}, {"idle_timeout": 0}):
+    tiers: list[dict[str, Any]] = [{}, {"lifetime": None}, {"idle_timeout": 0}]
+    for tier in tiers:
         with pytest.raises(ConfigError, match=r"SAFESESSION_TIERS\['admin'\]"):
             SafeSession(Flask("tested"), expiry="tiered", tiers={"admin": tier})
 

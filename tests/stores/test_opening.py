@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 
 from flask_safesession import ConfigError, session
 from flask_safesession.stores.memory import MemoryStore
-from flask_safesession.stores.opening import CannotDo, Opened
+from flask_safesession.stores.opening import CannotDo, Opened, open_store, shown_place
 from flask_safesession.stores.sharded import Sharded
 
 from ..support.counting import PlainStore
@@ -107,3 +109,30 @@ def test_a_ready_store_in_shards_is_used_with_their_number(make_app: MakeApp) ->
     assert app.extensions["tested.safe"].count() == 1
     with pytest.raises(ConfigError, match="SHARDS is 2, but the store is in memory: remove it"):
         make_app(store=MemoryStore(), shards=2)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/2", "redis://localhost:6379/2"),
+        ("rediss://ada:pa:ss@cache:6379/0", "rediss://ada:***@cache:6379/0"),
+        ("redis://:secret@cache/0", "redis://:***@cache/0"),
+        ("postgresql://ada@db:5432/shop", "postgresql://ada@db:5432/shop"),
+        ("postgresql://ada:se@cret@db/shop", "postgresql://ada:***@db/shop"),
+        (
+            "redis+sentinel://a:b@one:1,two:2/x?sentinel_password=c",
+            "redis+sentinel://a:***@one:1,two:2/x?sentinel_password=***",
+        ),
+    ],
+)
+def test_operators_see_where_a_store_is_but_no_password(url: str, shown: str) -> None:
+    assert shown_place(Opened.of(MemoryStore()), url) == shown
+
+
+def test_operators_see_where_a_file_and_a_client_are(tmp_path: Path) -> None:
+    opened = open_store("sqlite://", str(tmp_path), shards=1, prefix="p", timeout=1)
+    assert shown_place(opened, "sqlite://").startswith(f"sqlite:///{tmp_path}/")
+    client = redis.Redis(host="cache", port=1, db=3, password="secret")
+    assert shown_place(Opened.of(MemoryStore()), client) == "redis.client.Redis at cache:1/3"
+    store = MemoryStore()
+    assert "MemoryStore" in shown_place(Opened.of(store), store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from itertools import count
@@ -15,7 +17,7 @@ import pytest
 from flask import Flask, session
 from prometheus_client import CollectorRegistry
 
-from flask_safesession import StoreUnavailable
+from flask_safesession import StoreUnavailable, testing
 from flask_safesession.events import SessionCreated, SessionEnded, SessionRotated
 from flask_safesession.instrumentation import prometheus
 from flask_safesession.stores.memory import MemoryStore
@@ -450,3 +452,33 @@ def test_wrong_use_is_told(make_app: Callable[..., Flask]) -> None:
     app.secret_key = None
     with AppKit(app) as kit, pytest.raises(RuntimeError, match="secret_key"):
         kit.read(app.test_client())
+
+
+WITHOUT_PYTEST = """
+import sys
+
+for name in ("pytest", "_pytest"):
+    sys.modules[name] = None
+from flask import Flask
+from flask_safesession import SafeSession, testing
+
+app = Flask("bare")
+app.secret_key = "a key for tests that is long enough"
+SafeSession(app, check_interval=None)
+with testing.AppKit(app) as kit:
+    assert kit.read(kit.sign_in(7)) == {"user_id": 7}
+for name in testing.__all__:
+    try:
+        getattr(testing, name)
+    except ModuleNotFoundError:
+        print(name)
+"""
+
+
+def test_only_the_contract_of_stores_needs_pytest() -> None:
+    """In an interpreter of its own, which cannot import pytest."""
+    command = [sys.executable, "-c", WITHOUT_PYTEST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "StoreContract\n"), done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'StoreContrat'"):
+        testing.StoreContrat  # type: ignore[attr-defined]  # noqa: B018

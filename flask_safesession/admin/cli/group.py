@@ -23,6 +23,17 @@ as_json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object."
 )
 
+#: The option of the commands that may end several sessions.
+yes_option: Callable[[Any], Any] = click.option(
+    "--yes", is_flag=True, help="Do not ask before several sessions end."
+)
+
+
+def ask(question: str, *, sure: bool) -> None:
+    """Stop the command unless the operator agrees. Asks on stderr, so that JSON stays alone."""
+    if not sure:
+        click.confirm(question, abort=True, err=True)
+
 
 def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
     """Pass the app's state to *command*. Errors of the store become messages, not tracebacks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import click
 from flask import current_app
 
 from ...config.settings import MAX_BATCH
+from ...events import StorePurged, emit
 from ...model.text import printable
 from ...stores.sql.schema import SCHEMA_VERSION
 from ..check import NAMES, findings
@@ -44,15 +46,18 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     # The first audit may continue one that the job has begun; the second covers all sessions.
     # Between them, sessions are removed that are due under shorter limits, or over the cap.
     removed = trimmed = repaired = 0
+    start, app = time.monotonic(), current_app._get_current_object()  # type: ignore[attr-defined]
     for under in (due_only(settings), settings):
         with _progress(due, shown=due >= _LONG and not as_json) as advance:
             for step in purge_steps(store, under):
-                announce(current_app._get_current_object(), step, settings)  # type: ignore[attr-defined]
+                announce(app, step, settings)
                 removed, trimmed = removed + step.due, trimmed + step.trimmed
                 advance(step.due)
         repaired += audit(store, settings, _FULL_ROUND)
         due = store.count(settings.rules).due
     result = {"due": removed, "trimmed": trimmed, "repaired": repaired}
+    emit(app, StorePurged(**result, seconds=round(time.monotonic() - start, 6)))
+    state.job.report()
     text = f"Removed {removed} due sessions and {trimmed} over the cap; fixed {repaired} entries."
     say(as_json, result, text, note=note_of_memory(state))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import islice
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -22,10 +23,22 @@ from ...stores.base import Live
 from ...web.adoption import end_all
 from ...web.info import SessionInfo
 from .. import directory
-from .group import as_json_option, columns, commands, note_of_memory, on_store, say, settings_of
+from .group import (
+    as_json_option,
+    ask,
+    columns,
+    commands,
+    note_of_memory,
+    on_store,
+    say,
+    settings_of,
+    yes_option,
+)
+from .paging import part_of, walk
 
 # Sessions per store call.
 _PAGE = 200
+_NO_PLACE = "it is not the end of such a list: the last line of one has it"
 # A handle may begin with a dash.
 _DASHES = {"ignore_unknown_options": True}
 # Bits of the longest number that is shown in digits; Python prints at least 640 digits.
@@ -62,6 +75,7 @@ def _duration(context: Any, option: Any, value: str | None) -> int | None:
 @click.option("--tier", help="Only of this tier (`anonymous`: without a user).")
 @click.option("--idle-over", callback=_duration, help="Only those unused for at least 20m, 2h …")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+@click.option("--after", help="Continue a list: its last line has the value.")
 @as_json_option
 @on_store
 def list_sessions(
@@ -70,23 +84,31 @@ def list_sessions(
     tier: str | None,
     idle_over: int | None,
     limit: int,
+    after: str | None,
     as_json: bool,
 ) -> None:
-    """List live sessions: handle, tier, times and client."""
+    """List live sessions: handle, tier, times and client; those of users first."""
     settings, now = settings_of(state), _now(state)
     _check_tier(settings, tier)
-    found = _of_user(state, user, tier) if user is not None else _all(state, tier)
-    idle = (one for one in found if idle_over is None or _idle(one, now) * 1000 >= idle_over)
-    listed = list(islice(idle, limit + 1))
-    more, listed = len(listed) > limit, listed[:limit]
-    result = {"sessions": [_described(one, now) for one in listed], "more": more}
+
+    def is_idle(one: SessionInfo) -> bool:
+        return _idle(one, now) * 1000 >= (idle_over or 0)
+
+    try:
+        if user is not None:
+            found = [one for one in _of_user(state, user) if tier in (None, one.tier)]
+            listed, following = part_of(list(filter(is_idle, found)), after, limit)
+        else:
+            size = min(_PAGE, limit + 1) if idle_over is None else _PAGE
+            browse = partial(directory.browse, state.opened, settings, tier)
+            listed, following = walk(browse, is_idle, after, limit, size)
+    except ValueError as error:
+        raise click.BadParameter(_NO_PLACE, param_hint="--after") from error
+    result = {"sessions": [_described(one, now) for one in listed], "next": following}
     text = _table(listed, now) if listed else "No sessions."
-    say(
-        as_json,
-        result,
-        text + ("\nThere are more: --limit." if more else ""),
-        note_of_memory(state),
-    )
+    if following:
+        text += f"\nThere are more: --after {shlex.quote(following)}"
+    say(as_json, result, text, note_of_memory(state))
 
 
 @commands.command(context_settings=_DASHES)
@@ -112,7 +134,7 @@ def show(state: Any, handle: str, with_data: bool, as_json: bool) -> None:
 @click.option("--user", callback=_name, help="All sessions of this user.")
 @click.option("--keep", callback=_handle, help="With --user: except the session with this handle.")
 @click.option("--all", "everybody", is_flag=True, help="All sessions; asks first.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@yes_option
 @as_json_option
 @on_store
 def end(
@@ -124,20 +146,24 @@ def end(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """End one session, all sessions of a user, or all. Exits with 1 if there was none."""
+    """End one session, all sessions of a user, or all. Exits with 1 if there was none.
+
+    Asks before it ends all sessions of a user, or all.
+    """
     if (handle is not None) + (user is not None) + everybody != 1:
         raise click.UsageError("Give one of: a handle, --user, --all.")
-    if (keep and user is None) or (yes and not everybody):
-        raise click.UsageError("--keep requires --user, and --yes requires --all.")
+    if keep and user is None:
+        raise click.UsageError("--keep requires --user.")
     settings, app = settings_of(state), current_app._get_current_object()  # type: ignore[attr-defined]
     ended: int | None
     if everybody:
         ended = _end_all(state, sure=yes)
     elif user is not None:
-        ended = directory.end_user(app, state.opened, settings, user, keep)
+        ended = _end_user(app, state, user, keep, sure=yes)
     else:
         ended = int(directory.end(app, state.store, settings, str(handle)))
-    text = f"Ended {'all' if ended is None else ended} session{'' if ended == 1 else 's'}."
+    state.job.report()
+    text = f"Ended {_counted(ended)}."
     say(as_json, {"ended": ended}, text, note_of_memory(state))
     if ended == 0:
         raise click.exceptions.Exit(1)
@@ -147,34 +173,36 @@ def _end_all(state: Any, *, sure: bool) -> int | None:
     """Returns how many sessions there were; ``None``: the store cannot count them."""
     index = state.opened.index
     count = index.count(state.settings.rules).total if index else None
-    if not sure:
-        number = "" if count is None else f"{count} "
-        question = f"End all {number}sessions, of users and anonymous visitors?"
-        click.confirm(question, abort=True, err=True)
+    number = "" if count is None else f"{count} "
+    ask(f"End all {number}sessions, of users and anonymous visitors?", sure=sure)
     end_all(state.store, state.settings)
     return count
 
 
-def _of_user(state: Any, user: str, tier: str | None) -> Iterator[SessionInfo]:
+def _end_user(app: Any, state: Any, text: str, keep: str | None, *, sure: bool) -> int:
+    user = state.people.find(text)
+    found = directory.sessions_of(state.opened, state.settings, user, keep)
+    if count := sum(not one.current for one in found):
+        name = printable(state.people.name(user))
+        ask(f"End {_counted(count)} of user {name}?", sure=sure)
+    return directory.end_user(app, state.opened, state.settings, user, keep)
+
+
+def _counted(count: int | None) -> str:
+    return f"{'all' if count is None else count} session{'' if count == 1 else 's'}"
+
+
+def _of_user(state: Any, text: str) -> list[SessionInfo]:
+    user = state.people.find(text)
     found = directory.sessions_of(state.opened, state.settings, user, None)
-    return (one._replace(user=user) for one in found if tier in (None, one.tier))
-
-
-def _all(state: Any, tier: str | None) -> Iterator[SessionInfo]:
-    after: str | None = None
-    while True:
-        page = directory.browse(state.opened, state.settings, tier, after, _PAGE)
-        yield from page.sessions
-        after = page.next
-        if after is None:
-            return
+    return [one._replace(user=str(user)) for one in found]
 
 
 def _check_tier(settings: Any, tier: str | None) -> None:
     names = settings.rules.policy.names
     if tier is not None and tier not in names:
         raise click.BadParameter(
-            f"{printable(tier)!r} is not a tier; there are {', '.join(sorted(names))}",
+            f"{printable(tier)!r} is not a tier; there are {', '.join(names)}",
             param_hint="--tier",
         )
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import getpass
+from functools import partial
 from typing import Any
 
 import click
 
 from ...config.overrides import Tuned, shown
 from ...model.text import printable
-from .group import as_json_option, commands, note_of_memory, on_store, say, settings_of
+from .group import (
+    as_json_option,
+    ask,
+    commands,
+    note_of_memory,
+    on_store,
+    say,
+    settings_of,
+    yes_option,
+)
 
 # Restores each app's own value of a setting.
 _OWN = "own"
@@ -32,6 +42,7 @@ _OWN = "own"
 @click.option("--reset", is_flag=True, help="Restore all settings that are not named.")
 @click.option("--by", help="Who makes the change; by default the account that runs this command.")
 @click.option("--dry-run", is_flag=True, help="Change nothing, count the sessions that would end.")
+@yes_option
 @as_json_option
 @on_store
 def tune(
@@ -40,13 +51,14 @@ def tune(
     reset: bool,
     by: str | None,
     dry_run: bool,
+    yes: bool,
     as_json: bool,
     **asked: str | None,
 ) -> None:
     """Change settings of all processes on the store; without options, show the changes.
 
     Each process applies them within a check interval. Shorter limits also apply to sessions that
-    exist.
+    exist, so the command asks if any would end.
     """
     settings_of(state)
     changes: dict[str, Any] = {name: _value(text) for name, text in asked.items() if text}
@@ -54,7 +66,10 @@ def tune(
         changes["tiers"] = _tiers(tiers)
     if changes or reset:
         by = by or _account()
-        tuned = state.overrides.tune(changes, by=by, reset=reset, dry_run=dry_run)
+        change = partial(state.overrides.tune, changes, by=by, reset=reset)
+        if not dry_run and not yes and (would := change(dry_run=True)).would_end:
+            ask(f"{_text_of(would)} Change the settings?", sure=False)
+        tuned = change(dry_run=dry_run)
     else:
         tuned = state.overrides.tuned
     say(as_json, _described(tuned), _text_of(tuned), note_of_memory(state))
@@ -104,6 +119,7 @@ def _text_of(tuned: Tuned | None) -> str:
         return "Each app uses its own settings."
     settings = printable(shown(tuned.settings)) or "each app's own settings"
     if tuned.would_end is not None:
-        return f"With {settings} {tuned.would_end} sessions would end."
+        noun = "session" if tuned.would_end == 1 else "sessions"
+        return f"With {settings} {tuned.would_end} {noun} would end."
     who = f" by {printable(tuned.by)}" if tuned.by else ""
     return f"Revision {tuned.revision}{who}, {tuned.at:%Y-%m-%d %H:%M:%S} UTC: {settings}"

@@ -34,7 +34,7 @@ async function ask() {
     const text = await answer.text();
     if (answer.ok) draw(text);
     // A redirect is to a sign-in page.
-    else if ([0, 401, 403].includes(answer.status)) stop("These figures stand still: you may not see them any more. Please sign in again.");
+    else if ([0, 401, 403].includes(answer.status)) stop("Not updating: you are not signed in any more. Please sign in again.");
     else throw new Error(answer.statusText);
   } catch {
     say("No answer. Trying again.");
@@ -45,7 +45,7 @@ async function ask() {
 
 button.addEventListener("click", () => {
   paused = !paused;
-  button.textContent = paused ? "Go on" : "Pause";
+  button.textContent = paused ? "Resume" : "Pause";
   say(paused ? "Paused." : "");
   ask();
 });

@@ -11,6 +11,8 @@ the settings, and words that are listed here.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -23,7 +25,7 @@ try:
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "flask_safesession.instrumentation.prometheus needs prometheus-client:"
-        " pip install 'Flask-SafeSession[prometheus]'",
+        " pip install prometheus-client",
         name=_error.name,
     ) from _error
 
@@ -42,12 +44,14 @@ def instrument(safe: SafeSession, registry: CollectorRegistry | None = None) -> 
 
     :param registry: registers the metrics; ``None``: the client library's own. If processes share a
         directory (``PROMETHEUS_MULTIPROC_DIR``), the registry has only the live stats: the other
-        metrics are in that directory.
-    :raises ConfigError: *safe* has no app yet.
+        metrics are in that directory, which is created.
+    :raises ConfigError: *safe* has no app yet, or the directory cannot be used.
     """
     apps = sorted(safe._apps, key=lambda app: app.name)
     if not apps:
         raise ConfigError(["there is no app to measure: call init_app before instrument"])
+    if _shares_files():
+        _make_directory()
     metrics = Metrics(REGISTRY if registry is None else registry)
     for app in apps:
         metrics._add(app)
@@ -89,11 +93,26 @@ class Metrics:
         self.live.add(app, self._mine)
 
 
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 # One of each per registry. If processes share files, a process may have each metric only once: all
 # are in one registry, which is never collected.
 _counts: WeakKeyDictionary[CollectorRegistry, Counts] = WeakKeyDictionary()
 _live: WeakKeyDictionary[CollectorRegistry, LiveStats] = WeakKeyDictionary()
 _in_files = CollectorRegistry()
+
+
+def _make_directory() -> None:
+    """Create the directory of all processes, which the client library expects to exist."""
+    directory = os.environ.get(_DIRECTORY, "")
+    try:
+        if directory:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise PermissionError(None, "it may not be written")
+    except OSError as error:
+        problem = f"{_DIRECTORY} is {directory!r}, which cannot be used ({error.strerror})"
+        fix = "give a directory that the app may create and write, empty at the start"
+        raise ConfigError([f"{problem}: {fix}"], "The metrics cannot be kept") from error
 
 
 def _shares_files() -> bool:

@@ -122,7 +122,7 @@ def test_a_list_can_be_of_one_tier(deploy: Deploy) -> None:
     assert [one["tier"] for one in listed(there, "--user", "ada", "--tier", "admin")] == ["admin"]
     said = run(there.app, "list", "--tier", "admn")
     assert (said.code, said.out) == (2, "")
-    assert "'admn' is not a tier; there are admin, anonymous, default, guest" in said.err
+    assert "'admn' is not a tier; there are anonymous, default, guest, admin" in said.err
 
 
 def test_a_list_can_be_of_those_that_nobody_uses(deploy: Deploy) -> None:
@@ -142,9 +142,55 @@ def test_a_list_says_whether_there_are_more(deploy: Deploy, count: int) -> None:
     there = deploy()
     there.fill(count)
     said = run(there.app, "list", "--limit", "4", "--json")
-    assert (len(said.json["sessions"]), said.json["more"]) == (min(count, 4), count > 4)
+    assert len(said.json["sessions"]) == min(count, 4)
+    assert (said.json["next"] is not None) is (count > 4)
     text = run(there.app, "list", "--limit", "4").out
     assert ("There are more" in text) is (count > 4)
+
+
+@pytest.mark.every_store
+@pytest.mark.parametrize(
+    "options", [[], ["--user", "ada"], ["--tier", "default"], ["--idle-over", "9m"]], ids=" ".join
+)
+def test_pages_continue_where_the_last_one_ended(deploy: Deploy, options: list[str]) -> None:
+    there = deploy()
+    there.fill(5, user="ada")
+    there.fill(0 if "--user" in options or "--tier" in options else 3)
+    there.advance(10 * MINUTE)
+    there.fill(2 if "--idle-over" in options else 0)
+    everything = [one["handle"] for one in listed(there, *options)]
+    seen: list[str] = []
+    after: list[str] = []
+    while not seen or after:
+        said = run(there.app, "list", "--limit", "2", "--json", *options, *after).json
+        assert len(said["sessions"]) <= 2
+        seen += [one["handle"] for one in said["sessions"]]
+        after = ["--after", said["next"]] if said["next"] else []
+    assert seen == everything
+    assert len(seen) == (5 if "--user" in options or "--tier" in options else 8)
+
+
+def test_users_come_before_anonymous_sessions(deploy: Deploy) -> None:
+    there = deploy(expiry="tiered", tiers={"anonymous": {"idle_timeout": "5m"}})
+    there.fill(1, user="ada")
+    there.fill(1)
+    assert [one["tier"] for one in listed(there)] == ["default", "anonymous"]
+
+
+@pytest.mark.parametrize("after", ["x", "default|x", "nobody|"])
+def test_an_end_of_a_page_that_is_none_is_a_usage_error(deploy: Deploy, after: str) -> None:
+    said = run(deploy().app, "list", "--after", after)
+    assert (said.code, said.out) == (2, "")
+    assert "it is not the end of such a list" in said.err
+
+
+def test_a_user_is_found_by_what_the_app_knows(deploy: Deploy) -> None:
+    there = deploy()
+    there.app.extensions["safesession"].people.find_user = {"Ada Minh": "ada"}.get
+    sign_in(there, "ada")
+    assert [one["user"] for one in listed(there, "--user", "Ada Minh")] == ["ada"]
+    assert [one["user"] for one in listed(there, "--user", "ada")] == ["ada"]
+    assert listed(there, "--user", "Carl") == []
 
 
 def test_a_list_goes_on_over_pages(deploy: Deploy) -> None:
@@ -279,7 +325,9 @@ def test_a_session_that_is_not_there_is_a_message(deploy: Deploy, command: list[
 
 
 @pytest.mark.parametrize("handle", ["-" + "A" * 17, "--" + "x" * 16, "-" * 18])
-@pytest.mark.parametrize("command", [["show"], ["end"], ["end", "--user", "ada", "--keep"]])
+@pytest.mark.parametrize(
+    "command", [["show"], ["end"], ["end", "--yes", "--user", "ada", "--keep"]]
+)
 def test_a_handle_may_begin_with_a_dash(deploy: Deploy, command: list[str], handle: str) -> None:
     there = deploy()
     draft = make_draft(rules=there.rules, user="ada")
@@ -312,8 +360,8 @@ def test_all_sessions_of_a_user_are_ended(deploy: Deploy) -> None:
     there = deploy()
     adas = [sign_in(there, "ada") for _ in range(3)]
     bob = sign_in(there, "bob")
-    said = run(there.app, "end", "--user", "ada", "--json")
-    assert (said.code, said.json["ended"]) == (0, 3)
+    said = run(there.app, "end", "--user", "ada", "--yes", "--json")
+    assert (said.code, said.json["ended"], said.err) == (0, 3, "")
     assert {client.get("/who").text for client in adas} == {"None"}
     assert bob.get("/who").text == "bob"
     assert run(there.app, "end", "--user", "ada").code == 1
@@ -325,7 +373,7 @@ def test_one_of_a_users_can_be_kept(deploy: Deploy) -> None:
     there.advance(MINUTE)
     new = sign_in(there, "ada")
     newest = listed(there, "--user", "ada")[0]["handle"]
-    said = run(there.app, "end", "--user", "ada", "--keep", newest)
+    said = run(there.app, "end", "--user", "ada", "--keep", newest, "--yes")
     assert said.out == "Ended 1 session.\n"
     assert (old.get("/who").text, new.get("/who").text) == ("None", "ada")
 
@@ -355,6 +403,19 @@ def test_who_is_not_sure_is_asked(deploy: Deploy, answer: str, left: int) -> Non
     assert (result.stdout == "") is (left == 2)
 
 
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 1), ("n\n", 3), ("", 3)])
+def test_before_all_sessions_of_a_user_end_it_asks(deploy: Deploy, answer: str, left: int) -> None:
+    there = deploy()
+    there.app.extensions["safesession"].people.find_user = {"Ada Minh": "ada"}.get
+    there.app.extensions["safesession"].people.name_of = {"ada": "Ada Minh"}.get
+    for user in ("ada", "ada", "bob"):
+        sign_in(there, user)
+    command = ["safesession", "end", "--user", "Ada Minh"]
+    result = there.app.test_cli_runner().invoke(args=command, input=answer)
+    assert "End 2 sessions of user Ada Minh (ada)?" in result.stderr
+    assert (result.exit_code, len(listed(there))) == (0 if left == 1 else 1, left)
+
+
 WRONG = [
     [],
     [NOBODY, "--all"],
@@ -362,7 +423,6 @@ WRONG = [
     ["--user", "ada", "--all"],
     ["--keep", NOBODY],
     ["--all", "--yes", "--keep", NOBODY],
-    [NOBODY, "--yes"],
     ["--user", "ada", "--keep", "x"],
 ]
 
@@ -386,7 +446,7 @@ def test_an_event_tells_of_each(deploy: Deploy) -> None:
         heard.append((sender, event.reason))
 
     with session_ended.connected_to(hear, there.app):
-        run(there.app, "end", "--user", "ada")
+        run(there.app, "end", "--user", "ada", "--yes")
         run(there.app, "end", listed(there)[0]["handle"])
     assert heard == [(there.app, "revoked")] * 2
 

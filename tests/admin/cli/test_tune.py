@@ -113,10 +113,23 @@ def test_a_dry_run_counts_what_would_end_and_changes_nothing(deploy: Deploy) -> 
     text = run(there.app, "tune", *options, "--dry-run").out
     assert text == 'With idle_timeout="10m" max_sessions="3" 6 sessions would end.\n'
     assert (idle_of(there), there.store.count(there.rules).total) == (30, 9)
-    run(there.app, "tune", *options)
+    run(there.app, "tune", *options, "--yes")
     purged = run(there.app, "purge", "--json").json
     assert purged["due"] + purged["trimmed"] == 6
     assert there.store.count(there.rules).total == 3
+
+
+@pytest.mark.parametrize(("answer", "idle"), [("y\n", 10), ("n\n", 30), ("", 30)])
+def test_a_change_that_ends_sessions_is_asked_for(deploy: Deploy, answer: str, idle: int) -> None:
+    there = deploy()
+    there.fill(1)
+    there.advance(11 * MINUTE)
+    command = ["safesession", "tune", "--idle-timeout", "10m", "--json"]
+    result = there.app.test_cli_runner().invoke(args=command, input=answer)
+    question = 'With idle_timeout="10m" 1 session would end. Change the settings? [y/N]: '
+    assert result.stderr.startswith(question)
+    assert (result.exit_code, idle_of(there)) == (0 if idle == 10 else 1, idle)
+    assert (result.stdout == "") is (idle == 30)
 
 
 def test_a_command_goes_by_what_was_tuned(deploy: Deploy) -> None:

@@ -154,7 +154,7 @@ def test_what_needs_a_list_of_all_sessions_says_so(app: Flask) -> None:
     handle = safe.sessions_of("ann")[0].handle
     assert handle in run(args=["safesession", "list", "--user", "ann"]).output
     assert "tier: default" in run(args=["safesession", "show", handle]).output
-    assert run(args=["safesession", "end", "--user", "ann"]).output == "Ended 1 session.\n"
+    assert run(args=["safesession", "end", "--user", "ann", "--yes"]).output == "Ended 1 session.\n"
     assert run(args=["safesession", "end", "--all", "--yes"]).output == "Ended all sessions.\n"
 
 
@@ -200,8 +200,13 @@ def sign_in_to(app: Flask, name: str) -> FlaskClient:
 def test_the_pages_of_the_example_metrics_and_the_plugin_work(
     server: memcached.Server, prefix: str
 ) -> None:
-    settings = {"check_interval": None, "max_sessions": None, "store_timeout": "10s"}
-    app = create_app(store=server.url, key_prefix=prefix, **settings)
+    app = create_app(
+        store=server.url,
+        key_prefix=prefix,
+        check_interval=None,
+        max_sessions=None,
+        store_timeout="10s",
+    )
     app.config["TESTING"] = True
     registry = CollectorRegistry()
     instrument(safe, registry)
