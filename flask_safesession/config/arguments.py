@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Literal, TypeAlias, TypedDict
 
 #: Seconds, a ``timedelta``, or text such as ``"30m"``.
@@ -25,6 +25,7 @@ class SettingsDict(TypedDict, total=False):
     expiry: Literal["sliding", "fixed", "tiered"]
     idle_timeout: Duration
     lifetime: Duration
+    longest_lifetime: Duration | None
     tiers: Mapping[str, Mapping[str, Duration]]
     tier_key: str
     user_key: str | Iterable[str] | Callable[[Any], Any]
@@ -45,3 +46,5 @@ class SettingsDict(TypedDict, total=False):
     record_client: bool
     renew_interval: Duration | None
     renew_grace: Duration
+    adopt: Any  # a URL, a store, or a list of them
+    adopt_until: date | str | None

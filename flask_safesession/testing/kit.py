@@ -119,8 +119,9 @@ class StoreKit:
     @property
     def adopting(self) -> AdoptingStore:
         """Returns the store if it adopts sessions from older places; otherwise skips the test."""
-        adopting = Opened.of(self.store).adopting
-        return adopting or pytest.skip("the store adopts no sessions")
+        if (adopting := Opened.of(self.store).adopting) is None:
+            raise SkipTest("the store adopts no sessions")
+        return adopting
 
     @property
     def tolerance(self) -> int:
