@@ -55,7 +55,7 @@ def draft(number: int, *, users: bool, idle: int = IDLE) -> Draft:
 
 def who(*, users: bool) -> str:
     """How the table calls them."""
-    return "users" if users else "strangers"
+    return "users" if users else "anonymous"
 
 
 def mean_payload(*, users: bool) -> float:

@@ -7,7 +7,7 @@ copyright = "the Flask-SafeSession maintainers"
 author = "the Flask-SafeSession maintainers"
 release = version = installed_version("Flask-SafeSession")
 
-extensions = ["myst_parser", "pallets_sphinx_themes", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
@@ -20,12 +20,23 @@ python_use_unqualified_type_names = True
 
 toc_object_entries = False
 
-html_theme = "flask"
-html_theme_options = {"globaltoc_maxdepth": "1"}  # the 404 page cannot be drawn without a number
-html_title = f"Flask-SafeSession {release}"
-html_short_title = "Flask-SafeSession"
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "github-dark"
+
+html_theme = "furo"
+html_title = "Flask-SafeSession"
 html_static_path = ["_static"]
-html_css_files = ["names.css"]
+html_css_files = ["pages.css"]
 html_show_sourcelink = False
-version_banner = False  # it would ask a server which release is the newest
-html_sidebars = {"**": ["globaltoc.html", "localtoc.html", "searchbox.html"]}
+html_theme_options = {
+    # the colours of the dashboard
+    "light_css_variables": {
+        "color-brand-primary": "#1d4f91",
+        "color-brand-content": "#1d4f91",
+        "color-brand-visited": "#1d4f91",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#8ab8f2",
+        "color-brand-content": "#8ab8f2",
+        "color-brand-visited": "#8ab8f2",
+    },
+}

@@ -31,14 +31,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Where a package index finds the files of this repository.
 OURS = f"{PROJECT['urls']['Source']}/blob/main/"
-README_ROWS = {
-    name: cells
-    for name, *cells in re.findall(
-        r"^\| `SAFESESSION_(\w+)` \| `(.+?)` \| (.+) \|$",
-        (ROOT / "README.md").read_text("utf-8"),
-        re.MULTILINE,
-    )
-}
+ROW = re.compile(
+    r"^\| \[`SAFESESSION_(\w+)`\]\(#safesession_\w+\) \| `(.+?)` \| (.+) \|$", re.MULTILINE
+)
+ROWS = {name: cells for name, *cells in ROW.findall((DOCS / "configuration.md").read_text("utf-8"))}
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def field(key: str, name: str) -> str:
@@ -59,14 +56,14 @@ def test_every_key_has_a_section_and_no_other_has() -> None:
     assert sorted(SECTIONS) == sorted(SETTINGS)
 
 
-def test_the_readme_lists_every_key_and_no_other() -> None:
-    assert list(README_ROWS) == list(SETTINGS)
+def test_the_table_lists_every_key_and_no_other() -> None:
+    assert list(ROWS) == list(SETTINGS)
 
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_the_stated_default_is_true(key: str) -> None:
     assert ast.literal_eval(first_code(field(key, "Default"))) == SETTINGS[key].default
-    assert ast.literal_eval(README_ROWS[key][0]) == SETTINGS[key].default
+    assert ast.literal_eval(ROWS[key][0]) == SETTINGS[key].default
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -92,10 +89,10 @@ def test_what_none_means_is_true() -> None:
         limits = read_settings({}, {"idle_timeout": settings}).rules.policy.default
         assert timedelta(milliseconds=limits.idle) == timedelta(minutes=idle)
         assert timedelta(milliseconds=limits.touch) == timedelta(minutes=touch)
-    for text in (field("MAX_SESSIONS", "Default"), README_ROWS["MAX_SESSIONS"][1]):
+    for text in (field("MAX_SESSIONS", "Default"), ROWS["MAX_SESSIONS"][1]):
         assert "10,000 in memory, 1,000,000 on a shared store" in text
     assert "65,536 in memory, 262,144" in field("MAX_SESSION_SIZE", "Default")
-    assert "64 KiB in memory, 256 KiB" in README_ROWS["MAX_SESSION_SIZE"][1]
+    assert "64 KiB in memory, 256 KiB" in ROWS["MAX_SESSION_SIZE"][1]
 
 
 def test_the_idle_timeout_follows_a_shorter_lifetime() -> None:
@@ -151,9 +148,24 @@ def test_the_addresses_of_the_project_are_its_own() -> None:
         assert OURS not in address or (ROOT / address.removeprefix(OURS)).is_file()
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = re.findall(
+        r"^\| \[.+?\]\(([\w-]+)\.md\)", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert sorted([*linked, "index"]) == sorted(page.stem for page in DOCS.glob("*.md"))
+
+
 @every_page
 def test_comments_and_labels_that_only_sphinx_knows_are_not_there(page: Path) -> None:
     assert not re.findall(r"^%.*|^\([\w-]+\)=$", prose(page), re.MULTILINE)
+
+
+def test_the_times_in_which_store_are_those_of_the_benchmarks() -> None:
+    measured = (DOCS / "benchmarks.md").read_text("utf-8")
+    [read] = re.findall(r"^\| read \| (.+) \|$", measured, re.MULTILINE)
+    redis, memory, sqlite = (cell.split(" / ")[-1] for cell in read.split(" | ")[-3:])
+    told = re.findall(r"(\d+) µs more", (DOCS / "which-store.md").read_text("utf-8"))
+    assert told == [memory, sqlite, redis]
 
 
 # -- the API ----------------------------------------------------------------------------------
@@ -244,9 +256,8 @@ def test_the_code_in_the_readme_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_readme_has_the_two_commands() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
     for command in (
         "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/flask --app example run",
         "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest",
     ):
-        assert f"    {command}\n" in readme
+        assert f"    {command}\n" in README

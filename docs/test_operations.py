@@ -1,7 +1,8 @@
 # ruff: noqa: PLR2004  # as in tests/**
-"""The figures of operations.md follow from each other, and from those that were measured.
+"""The figures of planning.md follow from each other, and from those that were measured.
 
-What the page says to paste, and its lines of the log, are tried in tests/faults/test_operations.py.
+What operations.md says to paste, and the lines of the log in incidents.md, are tried in
+tests/faults/test_operations.py and test_operations_log.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from flask_safesession.stores.remote import breaker
 from flask_safesession.stores.sharded import MAX_SHARDS
 
 DOCS = Path(__file__).parent
-PAGE = (DOCS / "operations.md").read_text("utf-8")
+PAGES = ("operations", "incidents", "planning")
+PAGE = "\n".join((DOCS / f"{name}.md").read_text("utf-8") for name in PAGES)
 FLAT = " ".join(PAGE.split())
 BENCHMARKS = (DOCS / "benchmarks.md").read_text("utf-8")
 TEN_MILLION, BILLION = 10**7, 10**9
@@ -67,11 +69,11 @@ def test_the_formula_uses_what_was_measured(page: Any) -> None:
 
 
 def test_what_the_benchmarks_say_is_quoted_as_they_do(page: Any) -> None:
-    for server, (stranger, user) in rows("| | stranger | user,").items():
+    for server, (anonymous, user) in rows("| | anonymous | user,").items():
         measured = re.findall(
             rf"^\| {server} \| [\d,]+ \| (\d+) \| (\d+) \|", BENCHMARKS, re.MULTILINE
         )
-        assert (stranger, user) == measured[-1]
+        assert (anonymous, user) == measured[-1]
     assert "53,000 to 59,000" in BENCHMARKS
     assert f"{1e6 / 53_000:.0f} µs a session ([53,000 a second]" in FLAT
     assert round(1e6 / 53_000) == page.PURGE

@@ -110,8 +110,9 @@ PICTURES = {
     ),
     "tiered": Picture(
         "Tiered: the same six requests in four tiers",
-        "The teller's session ends after 5 minutes, the admin's when a pause is longer than 10"
-        " minutes, the stranger's 15 and the customer's 30 minutes after the last request.",
+        "The teller's session ends after 5 minutes, the admin's when a pause is longer"
+        " than 10 minutes, the anonymous visitor's 15 and the customer's 30 minutes after the last"
+        " request.",
         80,
         10,
         (

@@ -1,4 +1,4 @@
-"""What docs/operations.md says to paste works, pasted as it is.
+"""What docs/operations.md and docs/planning.md say to paste works, pasted as it is.
 
 Machines are addresses of the loopback network: 10.0.0.1 is 127.0.0.2, and so on; ports are free
 ones, ``/var/lib/redis`` is a folder of the test's. Nothing else is changed.
@@ -27,7 +27,8 @@ from ..support.faults_kit import ANN, OpenSite, Site, good, read
 
 pytestmark = pytest.mark.faults
 
-PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "\n".join((DOCS / name).read_text("utf-8") for name in ("operations.md", "planning.md"))
 CLI = "redis-cli"
 # A cluster's nodes also listen 10,000 above, where no outgoing connection should be.
 HIGHEST = 20_000

@@ -1,4 +1,4 @@
-"""The tables of faults in docs/operations.md: real faults write these lines to the log.
+"""The tables of faults in docs/incidents.md: real faults write these lines to the log.
 
 A row's second cell names the fault; what stands in its first, and the statuses that visitors get,
 are what happens here. Addresses and numbers are others, and Valkey says Valkey for Redis.
@@ -27,7 +27,7 @@ from ..support.faults_kit import Site, good, outage, read, unavailable
 
 pytestmark = pytest.mark.faults
 
-PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/incidents.md").read_text("utf-8")
 ROW = re.compile(r"^\| `(.+?)` \| (.+?)(?:;.*?|, .*?)? \| (\d+) \| (\d+) \| (\d+) \|", re.MULTILINE)
 PATHS = ("/read", "/add/fig", "/logout")
 
@@ -243,7 +243,7 @@ def too_many_connections(scene: Scene) -> None:
     scene.strangers(server.url)
 
 
-def no_connection_came_free(scene: Scene) -> None:
+def none_came_free(scene: Scene) -> None:
     server = scene.server()
     scene.members(f"{server.url}?max_connections=1", store_timeout="200ms")
     [pool] = scene.site.store._caller.topology.servers()
@@ -301,13 +301,13 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "the Sentinels name no master": no_master,
     "it cannot save": cannot_save,
     "fewer replicas follow it than `min-replicas-to-write`": too_few_replicas,
-    "somebody's script runs for longer than `busy-reply-threshold`": busy,
+    "a script of another program runs for longer than `busy-reply-threshold`": busy,
     "the URL has no password": no_password,
     "the password": wrong_password,
     "the ACL user": forbidden,
     "more connections than `maxclients`": too_many_connections,
-    "`?max_connections=` in the URL is lower than the threads that wait": no_connection_came_free,
-    "the [slot is being moved](#moving-a-slot) key by key": slot_is_moving,
+    "`?max_connections=` in the URL is lower than the number of threads that wait": none_came_free,
+    "the [slot is being moved](planning.md#moving-a-slot) key by key": slot_is_moving,
     "the slot has no node": slot_without_node,
     "old and new workers on one store": newer_records,
 }

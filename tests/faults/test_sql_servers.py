@@ -43,7 +43,7 @@ from ..support.servers import poll
 pytestmark = pytest.mark.faults
 RULES = make_rules()
 PATHS = ("/read", "/add/fig", "/logout")
-PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/incidents.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module", params=databases.STARTS)

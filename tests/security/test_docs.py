@@ -26,6 +26,7 @@ FILES = (
     "security/test_*.py",
     "web/test_sign_in.py",
     "web/test_dead_ids.py",
+    "config/test_donor.py",
     "browser/test_*.py",
 )
 
