@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from typing import Any, TypeVar
 
 import pymongo
@@ -92,8 +91,9 @@ class Servers:
             # To close a copy of the parent's connections would end its transactions.
             leak([self._client])
             self._begin()
+        longest = _WAIT
         with deadline(self._timeout), pymongo.timeout(self._timeout):
-            for tries in count():
+            while True:
                 try:
                     with watching(self.breaker, late=is_late()):
                         self._check()
@@ -101,9 +101,9 @@ class Servers:
                 except PyMongoError as error:
                     if not error.has_error_label("TransientTransactionError"):
                         raise StoreUnavailable(f"{self.name}: {error}") from error
-                longest = min(_WAIT * _GROWTH**tries, _LONGEST_WAIT, remaining(StoreUnavailable))
-                time.sleep(random.uniform(0, longest))  # noqa: S311  # nosec B311  # no secret
-        raise AssertionError  # pragma: no cover  # the loop has no end
+                patience = min(longest, remaining(StoreUnavailable))
+                time.sleep(random.uniform(0, patience))  # noqa: S311  # nosec B311  # no secret
+                longest = min(longest * _GROWTH, _LONGEST_WAIT)
 
     @contextmanager
     def transaction(self) -> Iterator[ClientSession]:
