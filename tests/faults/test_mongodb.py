@@ -284,6 +284,10 @@ def test_nothing_is_lost_and_no_cap_is_passed_while_processes_hammer_one_server(
     assert_sound(server)
 
 
+@pytest.mark.skipif(
+    mongodb.VARIABLE not in os.environ,
+    reason="SecantusDB may keep what killed writers have locked for many minutes",
+)
 def test_writers_that_are_killed_leave_everything_or_nothing(
     server: mongodb.Server, tmp_path: Path
 ) -> None:
