@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ from . import servers
 #: Names the URL of a replica set, whose databases ``safesession_test*`` are the tests' own.
 VARIABLE = "SAFESESSION_TEST_MONGODB"
 _DATABASE = "safesession_test"
-_PROGRAM = shutil.which("secantusd-py")
+# Beside the interpreter: README's command does not activate its environment.
+_PROGRAM = shutil.which("secantusd-py", path=str(Path(sys.executable).parent))
 
 
 @dataclass(eq=False)
