@@ -43,7 +43,15 @@ from .rules import (
     used,
 )
 from .tables import Ending, Entry, Scope, Tables, read_heads
-from .tombstones import finish, finish_over, forget, keep_reason, leave_tombstone, resolve
+from .tombstones import (
+    finish,
+    finish_over,
+    forget,
+    keep_end,
+    keep_reason,
+    leave_tombstone,
+    resolve,
+)
 
 
 class Engine:
@@ -214,7 +222,7 @@ class Engine:
             ended = [listed for listed in ours if listed.key != kept]
             t.remove(*(listed.key for listed in ended))  # at once: each may cost a round trip
             for listed in ended:
-                finish(t, listed.key, listed.record, Ending(reason, stamp), now)
+                keep_end(t, listed.key, listed.record, Ending(reason, stamp), now)
             return ended
 
     # -- sessions from older places -------------------------------------------------------------

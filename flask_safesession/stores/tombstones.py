@@ -64,6 +64,11 @@ def absent(t: Tables, key: str, now: int, stamp: str) -> Gone:
 def finish(t: Tables, key: str, record: Record, ending: Ending, now: int) -> None:
     """Remove a session and leave a tombstone."""
     t.remove(key)
+    keep_end(t, key, record, ending, now)
+
+
+def keep_end(t: Tables, key: str, record: Record, ending: Ending, now: int) -> None:
+    """Leave a tombstone of a session that was removed, and keep the reason for its visitor."""
     keep_reason(t, key, record.user, ending.reason, now)
     if record.user == NO_USER and ending.reason in VISITOR_REASONS:
         # Reasons are not shown to visitors of anonymous sessions.
