@@ -6,10 +6,11 @@ once, since MongoDB queues no transactions. The seat has the number of sessions 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -46,8 +47,9 @@ def server_clock() -> object:
     return {"$toLong": "$$NOW"}
 
 
-class _Seen(threading.local):
-    """What the transaction of a thread has read.
+@dataclass
+class _Seen:
+    """What a transaction has read, and will write at its end.
 
     :param tidies: it removes expired endings.
     :param seat: generation, sessions by group, time.
@@ -56,12 +58,16 @@ class _Seen(threading.local):
     :param trims: the most endings, by kind and owner.
     """
 
-    session: ClientSession | None = None
+    session: ClientSession
     tidies: bool
     seat: _Document
     found: dict[str, _Document | None]
-    endings: list[ReplaceOne[_Document]]
-    trims: dict[tuple[str, str], int]
+    endings: list[ReplaceOne[_Document]] = field(default_factory=list)
+    trims: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+# Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
+_current: ContextVar[_Seen] = ContextVar("seen")
 
 
 class MongoDBTables:
@@ -75,7 +81,6 @@ class MongoDBTables:
         self.clock: Clock = clock
         self._counted: dict[str, int] = {}
         self._servers = servers
-        self._seen = _Seen()
         self._endings = count(1)
         # The server's time, and the monotonic time after its answer.
         self._time: tuple[int, float] | None = None
@@ -126,14 +131,14 @@ class MongoDBTables:
     ) -> Iterator[None]:
         """See :meth:`..tables.Tables.transaction`. The majority of servers has what it wrote."""
         del durable
-        seats, seen = self._in("seats"), self._seen
+        seats = self._in("seats")
         with self._servers.transaction() as session:
             if writes:
                 # The turn makes it a change: a write that changes nothing would not conflict.
                 seats.update_one({"_id": SEAT}, {"$inc": {"turn": 1}}, session=session)
-            before, seen.found = self._read(scope.keys, session)
-            seen.session, seen.seat, seen.tidies = session, {**before}, scope.task == "purge"
-            seen.endings, seen.trims = [], {}
+            before, found = self._read(scope.keys, session)
+            seen = _Seen(session, scope.task == "purge", {**before}, found)
+            _current.set(seen)
             yield
             self._store_endings()
             if seen.seat != before:
@@ -306,6 +311,10 @@ class MongoDBTables:
         self._in("documents").replace_one({"_id": name}, made, upsert=True, session=session)
 
     # -- help -----------------------------------------------------------------------------------
+
+    @property
+    def _seen(self) -> _Seen:
+        return _current.get()
 
     def _in(self, name: str) -> Collection[_Document]:
         return self._servers.collection(name)

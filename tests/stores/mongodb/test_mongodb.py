@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.mongodb import servers
 from flask_safesession.stores.mongodb.store import MongoDBStore
 from flask_safesession.stores.opening import Opened, check_store
+from flask_safesession.stores.tables import Scope
 from flask_safesession.testing import make_draft, make_rules, new_key
 from flask_safesession.testing.kit import MINUTE, together
 from flask_safesession.testing.tampering import clock_of
@@ -156,3 +158,22 @@ def test_the_plugin_moves_the_clock(store: MongoDBStore) -> None:
     assert store.load(key, RULES, slide=False) == Gone("idle", tier=tier_tag("default"))
     clock.restore()
     assert is_live(store, add(store))
+
+
+def test_a_greenlet_keeps_its_transaction_while_another_one_has_its_own(
+    store: MongoDBStore,
+) -> None:
+    """Greenlets share their thread, also where gevent patches after the store was imported."""
+    key, tables = add(store, payload=b"mine"), store.tables
+
+    def another() -> None:
+        with tables.transaction(Scope((add(store),)), writes=False):
+            assert tables.read(key) is not None
+
+    with tables.transaction(Scope((key,)), writes=False):
+        copy_context().run(another)
+        found = tables.read(key)
+        session = tables._seen.session
+    assert found is not None
+    assert found.payload == b"mine"
+    assert session.has_ended
