@@ -18,9 +18,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from ...errors import ConfigError, StoreUnavailable
+from ..forks import leak
 from ..remote.breaker import Breaker, Notify, watching
 from ..remote.deadline import deadline, is_late, remaining
-from ..sql.forks import leak
 from .url import server_of
 
 _T = TypeVar("_T")

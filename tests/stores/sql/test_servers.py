@@ -13,8 +13,8 @@ import pytest
 from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
+from flask_safesession.stores import forks
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.sql import forks
 from flask_safesession.stores.sql.schema import PARTS
 from flask_safesession.stores.sql.servers import locks, pool, store
 from flask_safesession.stores.sql.servers.lines import Lost, Refused

@@ -28,10 +28,10 @@ from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.record import Draft
 from flask_safesession.model.tokens import user_tag
-from flask_safesession.stores import admission, audit, engine, rules, tombstones
+from flask_safesession.stores import admission, audit, engine, forks, rules, tombstones
 from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
-from flask_safesession.stores.sql import forks, tables
 from flask_safesession.stores.sql import store as sql_store
+from flask_safesession.stores.sql import tables
 from flask_safesession.stores.sql.sqlite import connections, file, inspecting, steps
 from flask_safesession.stores.sql.sqlite import store as sqlite
 from flask_safesession.stores.sql.sqlite.store import SqliteStore

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ....errors import StoreUnavailable
+from ... import forks
 from ...remote.breaker import Breaker, Notify
 from ...remote.deadline import is_late, remaining
-from .. import forks
 from .lines import Line, Lost, Refused, TimedOut
 
 # Seconds after which a thread that waits looks again by itself.

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import StoreUnavailable
+from ... import forks
 from ...base import Cap
 from ...tables import Scope
-from .. import forks
 from ..connections import Call, Place
 from ..statements import Statements
 from .file import File, wall_clock

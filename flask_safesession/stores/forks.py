@@ -1,4 +1,4 @@
-"""Tells connections to a file that the process forks."""
+"""What connections do when the process forks: those to a file before it, others after it."""
 
 from __future__ import annotations
 
