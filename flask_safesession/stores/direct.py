@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..model.reason import Reason
 from ..model.record import Draft, Record, loads, touched
-from .base import Answer, Gone, Live, Rules
+from .base import Answer, Gone, Live, PurgeStep, Rules
 from .engine import Engine
 from .rules import is_filed, successor, used
 from .tables import Scope, Tables
 from .tombstones import absent
+
+#: Milliseconds by which a guessed time may differ from the database's.
+ABOUT = 1000
+# The pause after a step of a purge, as a multiple of its time: writers wait for each other, and the
+# purge is not to be the one that they wait for.
+_PAUSE = 4
 
 
 class Rows(Tables, Protocol):
@@ -57,14 +65,10 @@ class DirectStore(Engine):
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`. One query; a use is recorded by a second statement."""
-        row = self._single.look_up(key)
-        if row is None:
-            return self._absent(key)
-        raw, generation, now = row
-        try:
-            record = loads(raw)
-        except ValueError:
-            return Gone(Reason.CORRUPT)
+        found = self._look_up(key)
+        if isinstance(found, Gone):
+            return found
+        record, generation, now = found
         if record.generation == generation and record.deadline > now:
             fresh = used(record, rules, now, slide=slide)
             if fresh is record or (fresh.deadline > now and self._replace(key, fresh, record, now)):
@@ -73,14 +77,10 @@ class DirectStore(Engine):
 
     def read(self, key: str, rules: Rules) -> Live | Gone:
         """Returns the session under *key*, and writes nothing: its use is not recorded."""
-        row = self._single.look_up(key)
-        if row is None:
-            return self._absent(key)
-        raw, generation, now = row
-        try:
-            record = loads(raw)
-        except ValueError:
-            return Gone(Reason.CORRUPT)
+        found = self._look_up(key)
+        if isinstance(found, Gone):
+            return found
+        record, generation, now = found
         if record.generation != generation:
             return Gone(Reason.REVOKED)
         limited = used(record, rules, now, slide=False)
@@ -106,6 +106,16 @@ class DirectStore(Engine):
                 return Live(fresh, now)
         return super().commit(key, draft, expected, touch=touch)
 
+    def _look_up(self, key: str) -> tuple[Record, int, int] | Gone:
+        """Returns the record under *key*, the current generation and the time."""
+        row = self._single.look_up(key)
+        if row is None:
+            return self._absent(key)
+        try:
+            return loads(row[0]), *row[1:]
+        except ValueError:
+            return Gone(Reason.CORRUPT)
+
     def _replace(self, key: str, fresh: Record, old: Record, now: int) -> bool:
         return self._single.change(self._rows.replacement(key, fresh, old, now))
 
@@ -117,3 +127,12 @@ class DirectStore(Engine):
         t = self._rows
         with t.transaction(Scope((key,)), writes=False):
             return absent(t, key, t.now(), "")
+
+
+def paced(purge: Callable[[], PurgeStep]) -> PurgeStep:
+    """Run a step of a purge, then give others time to write if there is more to do."""
+    before = time.monotonic()
+    step = purge()
+    if step.more:
+        time.sleep(_PAUSE * (time.monotonic() - before))
+    return step

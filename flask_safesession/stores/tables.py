@@ -81,6 +81,16 @@ class TooNarrow(Exception):
         self.keys: Collection[str] | None = keys
 
 
+# Used since it was made; 2 to this power is over every time in milliseconds.
+_USED = 1 << 52
+
+
+def place_of(record: Record) -> int:
+    """Returns the place of *record* among its user's sessions as one number."""
+    used, at = record.place
+    return _USED * used + at
+
+
 def group_of(record: Record) -> str:
     """Returns the group of *record*."""
     return ANONYMOUS_TIER if record.user == NO_USER else record.tier

@@ -255,10 +255,10 @@ import sys, time
 from flask_safesession.stores.sql.servers.connections import Transaction
 from flask_safesession.testing import make_draft, make_rules, new_key
 from tests.support.hammering_servers import open_store
-def stop(self, statement):
+def stop(self):
     print("in a transaction", flush=True)
     time.sleep(60)
-Transaction.end = stop
+Transaction.commit = stop
 store = open_store(sys.argv[1], sys.argv[2], timeout=float(sys.argv[3]))
 store.create(new_key(), make_draft(), make_rules(total=50))
 """

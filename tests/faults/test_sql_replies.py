@@ -84,7 +84,7 @@ def cut(request: pytest.FixtureRequest, way: Way, monkeypatch: pytest.MonkeyPatc
             return change(self, call)
         return bool(lose(change, self, call))
 
-    monkeypatch.setattr(connections.Transaction, "end", once(connections.Transaction.end))
+    monkeypatch.setattr(connections.Transaction, "commit", once(connections.Transaction.commit))
     monkeypatch.setattr(connections.Connections, "change", changing)
     return done
 

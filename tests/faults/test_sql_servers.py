@@ -116,14 +116,14 @@ def test_fault_05_a_server_that_stops_between_two_batches_costs_one_timeout(
 ) -> None:
     site = opened(open_site, server, prefix, store_timeout=TIMEOUT)
     member = site.member()
-    end = Transaction.end
+    commit = Transaction.commit
 
-    def stopping(self: Transaction, statement: str) -> None:
-        monkeypatch.setattr(Transaction, "end", end)
+    def stopping(self: Transaction) -> None:
+        monkeypatch.setattr(Transaction, "commit", commit)
         server.pause()
-        end(self, statement)
+        commit(self)
 
-    monkeypatch.setattr(Transaction, "end", stopping)
+    monkeypatch.setattr(Transaction, "commit", stopping)
     try:
         outage(member, path, BOUND)
     finally:

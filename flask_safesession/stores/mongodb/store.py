@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TypeVar
 from ...errors import StoreUnavailable
 from ...events import Event
 from ..base import AuditStep, PurgeStep, Rules
-from ..direct import DirectStore
+from ..direct import DirectStore, paced
 from ..remote.breaker import Listener
 from ..remote.repeating import repeating
 from .servers import Servers
@@ -21,8 +20,6 @@ _T = TypeVar("_T")
 
 #: Sessions that one step of the purge or the audit changes at most: others cannot write meanwhile.
 STEP = 100
-# The pause after a step, as a multiple of its time.
-_PAUSE = 4
 
 
 @repeating
@@ -51,11 +48,8 @@ class MongoDBStore(DirectStore):
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`..base.IndexedStore.purge`. Between two steps others have time to write."""
-        before = time.monotonic()
-        step = self._call(partial(super().purge, rules, min(limit, STEP)))
-        if step.more:
-            time.sleep(_PAUSE * (time.monotonic() - before))
-        return step
+        step = partial(super().purge, rules, min(limit, STEP))
+        return paced(partial(self._call, step))
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`..base.IndexedStore.audit`."""

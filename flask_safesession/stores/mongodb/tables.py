@@ -6,7 +6,6 @@ once, since MongoDB queues no transactions. The seat has the number of sessions 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,19 +22,17 @@ from ...model.reason import Reason
 from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..base import LISTED, Cap, Removed
-from ..tables import KINDS, Ending, Entry, Scope, group_of, read_heads, taken
+from ..direct import ABOUT
+from ..remote.time import ServerTime
+from ..tables import KINDS, Ending, Entry, Scope, group_of, place_of, read_heads, taken
 from .servers import SEAT, Servers
 
 _Document: TypeAlias = "dict[str, Any]"
 #: Returns MongoDB's expression for the time in milliseconds.
 Clock: TypeAlias = Callable[[], object]
 
-# Used since it was made; 2 to this power is over every time in milliseconds.
-_USED = 1 << 52
 # At each so-manieth ending, those over the limit are removed.
 _TIDY_EVERY = 100
-# Milliseconds by which a guessed time may differ from the server's.
-_ABOUT = 1000
 # As the index has it.
 _BY_DEADLINE = {"generation": 1, "group": 1, "deadline": 1, "_id": 1}
 _LATEST_FIRST = dict.fromkeys(_BY_DEADLINE, -1)
@@ -82,15 +79,16 @@ class MongoDBTables:
         self._counted: dict[str, int] = {}
         self._servers = servers
         self._endings = count(1)
-        # The server's time, and the monotonic time after its answer.
-        self._time: tuple[int, float] | None = None
+        self._time = ServerTime()
+        #: See :meth:`..direct.Single.guess`.
+        self.guess: Callable[[], int | None] = self._time.guess
 
     # -- one statement --------------------------------------------------------------------------
 
     def look_up(self, key: str) -> tuple[bytes, int, int] | None:
         """See :meth:`..direct.Single.look_up`."""
         seat, found = self._read([key], None)
-        self._time = seat["now"], time.monotonic()
+        self._time.note(seat["now"])
         if (session := found[key]) is None:
             return None
         return session["head"] + session["rest"], seat["generation"], seat["now"]
@@ -107,20 +105,13 @@ class MongoDBTables:
         seat = self._in("seats").find_one(SEAT)
         return seat is not None and seat["generation"] == fields["generation"]
 
-    def guess(self) -> int | None:
-        """See :meth:`..direct.Single.guess`."""
-        if self._time is None:
-            return None
-        then, after = self._time
-        return then + int((time.monotonic() - after) * 1000)
-
     def replacement(
         self, key: str, fresh: Record, old: Record, now: int
     ) -> tuple[_Document, _Document]:
         """See :meth:`..direct.Rows.replacement`. Returns the condition and the new fields."""
         clock, head = self.clock(), _fields(old)["head"]
         is_live = {"$gt": ["$deadline", clock]}
-        is_now = {"$lte": [{"$abs": {"$subtract": [clock, now]}}, _ABOUT]}
+        is_now = {"$lte": [{"$abs": {"$subtract": [clock, now]}}, ABOUT]}
         return {"_id": key, "head": head, "$expr": {"$and": [is_live, is_now]}}, _fields(fresh)
 
     # -- transactions ---------------------------------------------------------------------------
@@ -373,13 +364,13 @@ class MongoDBTables:
 
 
 def _fields(record: Record) -> _Document:
-    raw, (used, at) = dumps(record), record.place
+    raw = dumps(record)
     return {
         "generation": record.generation,
         "group": group_of(record),
         "deadline": record.deadline,
         "owner": record.user,
-        "place": _USED * used + at,
+        "place": place_of(record),
         "head": raw[:LISTED],
         "rest": raw[LISTED:],
     }

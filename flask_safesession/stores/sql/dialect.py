@@ -19,7 +19,7 @@ class Dialect(NamedTuple):
     :param cast: the same type in a ``CAST``.
     :param text: a column of up to 40 ASCII characters, compared by bytes.
     :param blob: a column of bytes.
-    :param clock: the microseconds since 1970, by the database.
+    :param clock: the milliseconds since 1970, by the database.
     :param lock: after a query: its rows stay locked until the end of the transaction.
     :param skip: the same for the rows of ``taken``, without those that others have locked.
     :param join: joins two tables, of which the first one is read first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..direct import DirectStore, Single
+from ..direct import DirectStore
 from .tables import SqlTables
 
 
@@ -14,9 +14,6 @@ class SqlStore(DirectStore):
     """
 
     _rows: SqlTables
-
-    def __init__(self, tables: SqlTables, connections: Single) -> None:
-        super().__init__(tables, connections)
 
     def schema(self) -> list[str]:
         """Returns the statements that make the tables. Needs no connection."""

@@ -15,21 +15,18 @@ from ...model.record import GENERATIONS, Record, dumps, loads
 from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
-from ..tables import ALL_KINDS, Ending, Entry, Scope, taken
+from ..direct import ABOUT
+from ..tables import ALL_KINDS, Ending, Entry, Scope, place_of, taken
 from .connections import Call, Connections, Place
 from .schema import PARTS
 from .statements import HEAD, Statements
 
-# Used since it was made; 2 to this power is over every time in milliseconds.
-_USED = 1 << 52
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
 # Owners whose endings are counted.
 _COUNTED = 1000
 # As a limit: more than any user has.
 _ALL = 1 << 30
-# Milliseconds by which a guessed time may differ from the database's.
-_ABOUT = 1000
 
 
 class _Seen:
@@ -168,7 +165,7 @@ class SqlTables:
         if the time is not about *now*.
         """
         columns, raw = _columns(fresh), dumps(fresh)
-        same = (key, dumps(old)[:HEAD], now - _ABOUT, now + _ABOUT)
+        same = (key, dumps(old)[:HEAD], now - ABOUT, now + ABOUT)
         if columns == _columns(old):
             return self.statements["replace_same"], (raw, *same)
         return self.statements["move_same"], (*columns, raw, *same)
@@ -396,8 +393,7 @@ def _columns(record: Record) -> tuple[int, str, int, str | None, int | None]:
     """Returns what the indexes know of a record."""
     if record.user == NO_USER:
         return record.generation, "", record.deadline, None, None
-    used, at = record.place
-    return record.generation, record.tier, record.deadline, record.user, _USED * used + at
+    return record.generation, record.tier, record.deadline, record.user, place_of(record)
 
 
 def _column_of(group: str) -> str:

@@ -297,15 +297,15 @@ def connections_end(monkeypatch: pytest.MonkeyPatch, between: Callable[[], objec
     """Do something once, between the first and the second round trip of a transaction."""
     from flask_safesession.stores.sql.servers.connections import Transaction
 
-    end, done = Transaction.end, list[str]()
+    commit, done = Transaction.commit, list[str]()
 
-    def stop(self: Transaction, statement: str) -> None:
+    def stop(self: Transaction) -> None:
         if not done:
             done.append("once")
             thread = threading.Thread(target=between)
             thread.start()
             thread.join()
-        end(self, statement)
+        commit(self)
 
-    monkeypatch.setattr(Transaction, "end", stop)
+    monkeypatch.setattr(Transaction, "commit", stop)
     return done

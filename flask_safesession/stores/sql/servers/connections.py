@@ -16,6 +16,7 @@ from typing import Any
 
 from ....errors import StoreFull, TooManySessions
 from ...base import Cap
+from ...remote.time import ServerTime
 from ...tables import Scope, TooNarrow
 from ..connections import Call, Place
 from ..schema import PARTS
@@ -60,9 +61,9 @@ class Transaction:
         for read in stale:
             del self._answers[read]
 
-    def end(self, statement: str) -> None:
+    def commit(self) -> None:
         """Send the writes that are left, and the end."""
-        self._line.run([*self._writes, (statement, ())])
+        self._line.run([*self._writes, ("COMMIT", ())])
 
 
 _TABLE = re.compile('"[^"]*"')
@@ -87,7 +88,7 @@ class Connections:
     """See :class:`..connections.Connections`.
 
     :param begin: the statements that begin a transaction.
-    :param elapsed: returns seconds, by a clock that runs as the database's does.
+    :param elapsed: see :class:`...remote.time.ServerTime`.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class Connections:
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
-        self._elapsed = elapsed
-        # The database's time, and ours after its answer.
-        self._time: tuple[int, float] | None = None
+        self._time = ServerTime(elapsed)
+        #: See :meth:`...direct.Single.guess`.
+        self.guess: Callable[[], int | None] = self._time.guess
 
     @property
     def local(self) -> Attempts:
@@ -121,24 +122,16 @@ class Connections:
         """Returns the record under *key*, the current generation and the time, by one query."""
         with self._pool.line() as line:
             [answer] = line.run([(self.statements["load"], (key,))])
-        after = self._elapsed()
         if not answer.rows:
             return None
         found: tuple[bytes, int, int] = answer.rows[0]
-        self._time = found[2], after
+        self._time.note(found[2])
         return found
 
     def change(self, call: Call) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it changed a row."""
         with self._pool.line() as line, self._uncertain():
             return line.run([call])[0].changed > 0
-
-    def guess(self) -> int | None:
-        """See :meth:`..store.Single.guess`."""
-        if self._time is None:
-            return None
-        then, after = self._time
-        return then + int((self._elapsed() - after) * 1000)
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -165,7 +158,7 @@ class Connections:
                 yield
                 if writes:
                     with self._uncertain():
-                        current.end("COMMIT")
+                        current.commit()
             except _HARMLESS as error:
                 line.run([("ROLLBACK", ())])
                 failure = error

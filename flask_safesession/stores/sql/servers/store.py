@@ -20,7 +20,8 @@ from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
 from ...admission import SWEEP
-from ...base import Answer, Conflict, Finding, Gone, Live, PurgeStep, Rules, Taken
+from ...base import Answer, Conflict, Gone, Live, PurgeStep, Rules, Taken
+from ...direct import paced
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...remote.repeating import repeating
@@ -42,8 +43,6 @@ PURGE_STEP = 500
 SWEEP_EVERY = 32
 #: Each so-manieth ending of a user trims the user's: this costs a round trip.
 TRIM_EVERY = 20
-# The pause after a step, as a multiple of its time.
-_PAUSE = 4
 # Longer names of tables would be cut.
 _PREFIX = re.compile(r"[^\0\s?%{}]{1,40}")
 _PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%' and braces"
@@ -141,15 +140,8 @@ class SqlServerStore(SqlStore):
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`...base.IndexedStore.purge`. Between two steps others have time to write."""
-        before = time.monotonic()
-        step = self._call(partial(super().purge, rules, min(limit, PURGE_STEP)))
-        if step.more:
-            time.sleep(_PAUSE * (time.monotonic() - before))
-        return step
-
-    def inspect(self) -> list[Finding]:
-        """See :meth:`...base.Store.inspect`."""
-        return []
+        step = partial(super().purge, rules, min(limit, PURGE_STEP))
+        return paced(partial(self._call, step))
 
     def close(self) -> None:
         """See :meth:`...base.Store.close`."""

@@ -6,12 +6,13 @@ The clock is the machine's, since all processes are on one machine.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ....errors import ConfigError
 from ...base import Finding, PurgeStep, Rules
+from ...direct import paced
 from ..store import SqlStore
 from ..tables import SqlTables
 from .connections import Connections
@@ -19,9 +20,6 @@ from .inspecting import findings
 
 #: Sessions that one step of the purge removes at most.
 PURGE_STEP = 100
-# The pause after a step, as a multiple of its time: writers wait for each other, and the purge is
-# not to be the one that they wait for.
-_PAUSE = 4
 
 
 class SqliteStore(SqlStore):
@@ -53,11 +51,8 @@ class SqliteStore(SqlStore):
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`...base.IndexedStore.purge`. Between two steps others have time to write."""
-        before = time.monotonic()
-        step = super().purge(rules, min(limit, PURGE_STEP))
-        if step.more:
-            time.sleep(_PAUSE * (time.monotonic() - before))
-        else:
+        step = paced(partial(super().purge, rules, min(limit, PURGE_STEP)))
+        if not step.more:
             self._connections.checkpoint()
         return step
 
