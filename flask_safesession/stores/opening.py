@@ -294,7 +294,7 @@ def _check_memcached(url: str) -> None:
     try:
         import pymemcache  # noqa: F401  # is it installed?
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed: pip install pymemcache") from error
+        raise _not_installed(error, "pymemcache") from error
     read_url(url)
 
 
@@ -333,7 +333,7 @@ def sql_driver(url: str) -> Any:
             from .sql.servers.mysql import DRIVER
     except ModuleNotFoundError as error:
         package = "'psycopg[binary]'" if url.startswith("postgres") else "PyMySQL"
-        raise ValueError(f"{error.name} is not installed: pip install {package}") from error
+        raise _not_installed(error, package) from error
     return DRIVER
 
 
@@ -341,7 +341,7 @@ def _check_mongodb(url: str) -> None:
     try:
         from .mongodb.url import check_url
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed: pip install pymongo") from error
+        raise _not_installed(error, "pymongo") from error
     check_url(url)
 
 
@@ -350,6 +350,10 @@ def _open_mongodb(url: str, folder: str, options: Any) -> Store:
     from .mongodb.store import MongoDBStore
 
     return MongoDBStore(url, prefix=options["prefix"], timeout=options["timeout"])
+
+
+def _not_installed(error: ModuleNotFoundError, package: str) -> ValueError:
+    return ValueError(f"{error.name} is not installed: pip install {package}")
 
 
 def _check_redis(url: str) -> None:

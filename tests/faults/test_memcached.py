@@ -27,9 +27,10 @@ from ..support import proxy as proxies
 from ..support.concurrency import in_child
 from ..support.hammering import PER_USER, USERS, new_key
 from ..support.memcached import needs_memcached, url_of
+from ..support.said import WELL, Said, file_of, find_wrong, heard, read
 from ..support.servers import poll
 from ..support.sites.running import browse, gunicorn, share_one_session
-from .test_sqlite_processes import PROCESSES, ROOT, Said, find_wrong
+from .test_sqlite_processes import PROCESSES, ROOT
 
 pytestmark = [pytest.mark.faults, needs_memcached]
 RULES = make_rules()
@@ -54,28 +55,15 @@ def store(server: memcached.Server) -> Iterator[MemcachedStore]:
 def hammer(folder: Path, url: str, number: int, seconds: float, patch: str = "") -> Any:
     code = f"{patch}\nfrom tests.support.hammering import main\nimport sys\nmain(*sys.argv[1:])"
     command = [sys.executable, "-c", code, url, str(number), str(seconds)]
-    with (folder / f"said{number}").open("w") as said:
+    with file_of(folder, number).open("w") as said:
         return subprocess.Popen(command, stdout=said, cwd=ROOT)
-
-
-def heard(folder: Path, number: int) -> list[Said]:
-    text = (folder / f"said{number}").read_text()
-    # The last line of a killed process may be torn.
-    lines = text.splitlines()[: None if text.endswith("\n") else -1]
-    words = (line.split(" ") for line in lines)
-    return [(int(when), what, of) for when, what, of in words]
 
 
 def run_hammer(folder: Path, url: str, seconds: float, patch: str = "") -> tuple[list[Said], int]:
     """What all processes said, and how often the caps were looked at meanwhile."""
     processes = [hammer(folder, url, n, seconds, patch) for n in range(PROCESSES)]
     looks = watch(url, lambda: any(one.poll() is not None for one in processes))
-    said = list[Said]()
-    for number, process in enumerate(processes):
-        if process.wait(120) != 0:
-            said.append((0, "failed", f"process {number}"))
-        said += heard(folder, number)
-    return sorted(said), looks
+    return heard(folder, dict(enumerate(processes)), ends=WELL), looks
 
 
 def watch(url: str, done: Callable[[], bool]) -> int:
@@ -155,7 +143,7 @@ def test_processes_that_are_killed_bring_nothing_back(
         for number, victim in victims.items():
             victim.kill()
             victim.wait()
-            said += heard(tmp_path, number)
+            said += read(tmp_path, number)
     assert len(said) > 500
     assert find_wrong(sorted(said)) == []
     with contextlib.closing(MemcachedStore(server.url, timeout=5)) as store:
@@ -165,7 +153,7 @@ def test_processes_that_are_killed_bring_nothing_back(
 
 
 def _has_said(folder: Path, number: int) -> bool:
-    return (folder / f"said{number}").stat().st_size > 5000
+    return file_of(folder, number).stat().st_size > 5000
 
 
 @pytest.mark.parametrize("refuse", [True, False])

@@ -25,6 +25,7 @@ from ..support import mongodb
 from ..support.hammering import PER_USER, TOTAL, USERS
 from ..support.hammering import RULES as HAMMERED
 from ..support.proxy import Proxy
+from ..support.said import file_of, find_wrong, heard
 from ..support.servers import poll
 from ..support.sites.running import browse, gunicorn, share_one_session
 
@@ -217,43 +218,10 @@ def test_a_write_whose_reply_is_lost_is_done_once(
     assert isinstance(late, Conflict)
 
 
-# What a process says: when, what, and of which session or stamp.
-Said = tuple[int, str, str]
-
-
 def hammer(url: str, folder: Path, number: int, seconds: float) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.support.hammering", url, str(number)]
-    with (folder / f"said{number}").open("w") as said:
+    with file_of(folder, number).open("w") as said:
         return subprocess.Popen([*command, str(seconds)], stdout=said, cwd=ROOT)
-
-
-def heard(folder: Path, processes: dict[int, subprocess.Popen[bytes]]) -> list[Said]:
-    said: list[Said] = []
-    for number, process in processes.items():
-        assert process.wait(120) in (0, -signal.SIGKILL)
-        text = (folder / f"said{number}").read_text()
-        # The last line of a killed one may be torn.
-        for line in text.splitlines()[: None if text.endswith("\n") else -1]:
-            when, what, of = line.split(" ")
-            said.append((int(when), what, of))
-    return sorted(said)
-
-
-def find_wrong(said: list[Said]) -> list[str]:
-    """What must not be: a session that was seen after its end, a stamp that two have won."""
-    ended, won, wrong = set(), set(), []
-    for _, what, of in said:
-        if what == "seen" and of in ended:
-            wrong.append(f"{of} came back")
-        if what == "won" and of in won:
-            wrong.append(f"{of} was won twice")
-        if what == "failed":
-            wrong.append(of)
-        if what == "ended":
-            ended.add(of)
-        if what == "won":
-            won.add(of)
-    return wrong
 
 
 def assert_sound(server: mongodb.Server) -> None:
@@ -308,7 +276,7 @@ def test_writers_that_are_killed_leave_everything_or_nothing(
 
 
 def _has_said(folder: Path, number: int) -> bool:
-    return (folder / f"said{number}").stat().st_size > 2000
+    return file_of(folder, number).stat().st_size > 2000
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])

@@ -6,7 +6,6 @@ are what happens here. Addresses and numbers are others, and Valkey says Valkey 
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.stores.remote.deadline import deadline
 
 from ..support import fleets, servers
-from ..support.faults_kit import Site, good, outage, read, unavailable
+from ..support.faults_kit import Site, good, logged_to, outage, read, unavailable
 
 pytestmark = pytest.mark.faults
 
@@ -90,17 +89,8 @@ def scene(
     kind: str, tmp_path: Path, open_site: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> Iterator[Scene]:
     made = Scene(kind, tmp_path, open_site)
-
-    class Note(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            made.lines.append(record.getMessage())
-
-    note = Note()
-    logger = logging.getLogger("flask_safesession")
-    logger.addHandler(note)
-    with made.stack:
+    with logged_to(made.lines), made.stack:
         yield made
-    logger.removeHandler(note)
 
 
 # -- faults, by their names on the page -----------------------------------------------------------

@@ -22,6 +22,7 @@ from ..support.databases import Database
 from ..support.hammering import PER_USER, USERS
 from ..support.hammering_servers import CAPS, open_store
 from ..support.kits import sql_kit
+from ..support.said import WELL, Said, file_of, find_wrong, heard
 from ..support.servers import poll
 from ..support.sites.running import (
     assert_each_process_has_its_own,
@@ -35,9 +36,6 @@ pytestmark = pytest.mark.faults
 PROCESSES, ACTS = 8, 400
 ROOT = Path(__file__).parents[2]
 EVERY = 0.01  # seconds
-
-# What a process said: when, what, and of which session or stamp.
-Said = tuple[int, str, str]
 
 
 class Hammering:
@@ -57,7 +55,7 @@ class Hammering:
         code += "import sys\nmain(*sys.argv[1:])"
         for number in range(PROCESSES):
             words = (self.url, self.prefix, str(number), str(acts), self.caps)
-            with (self.folder / f"said{number}").open("w") as said:  # a pipe would be full
+            with file_of(self.folder, number).open("w") as said:
                 command = [sys.executable, "-c", code, *words]
                 self.processes.append(subprocess.Popen(command, stdout=said, cwd=ROOT))
 
@@ -83,42 +81,14 @@ class Hammering:
 
     def said(self) -> list[Said]:
         """What all of them said, in the order in which it was."""
-        said: list[Said] = []
-        for number, process in enumerate(self.processes):
-            if process.wait(300):
-                said.append((0, "failed", f"process {number}"))
-            for line in (self.folder / f"said{number}").read_text().splitlines():
-                when, what, of = line.split(" ", 2)
-                said.append((int(when), what, of))
+        said = heard(self.folder, dict(enumerate(self.processes)), ends=WELL, patience=300)
         self.processes.clear()
-        return sorted(said)
+        return said
 
     def audit(self) -> int:
         """Returns the differences between counters and rows."""
         with closing(open_store(self.url, self.prefix)) as store:
             return store.audit(CAPS[self.caps].rules, 1000).repaired
-
-
-def find_wrong(said: list[Said]) -> list[str]:
-    """What must not be: a session that was seen after its end, a stamp that two have won."""
-    made: dict[str, int] = {}
-    ended, won, wrong, ended_before = set(), set(), [], 0
-    for when, what, of in said:
-        if what == "failed":
-            wrong.append(of)
-        elif what == "created":
-            made[of] = when
-        elif what == "all":
-            ended_before = max(ended_before, int(of))
-        elif what == "ended":
-            ended.add(of)
-        elif what == "seen" and (of in ended or made.get(of, when) < ended_before):
-            wrong.append(f"{of} came back")
-        elif what == "won" and of in won:
-            wrong.append(f"{of} was won twice")
-        elif what == "won":
-            won.add(of)
-    return wrong
 
 
 def deadlocks(database: Database) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import subprocess
@@ -33,6 +32,7 @@ from ..support.faults_kit import (
     OpenSite,
     Site,
     good,
+    logged_to,
     outage,
     read,
     unavailable,
@@ -305,17 +305,8 @@ def scene(
     server: Database, prefix: str, open_site: OpenSite, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Scene]:
     made = Scene(server, prefix, open_site)
-
-    class Note(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            made.lines.append(record.getMessage())
-
-    note = Note()
-    logger = logging.getLogger("flask_safesession")
-    logger.addHandler(note)
-    with made.stack:
+    with logged_to(made.lines), made.stack:
         yield made
-    logger.removeHandler(note)
     server.drop_tables(prefix)
 
 

@@ -25,15 +25,13 @@ from flask_safesession.testing import make_draft, make_rules, new_key
 
 from ..stores.sql.test_sqlite import add, assert_sound, is_live
 from ..support.hammering import PER_USER, RULES, TOTAL, USERS
+from ..support.said import Said, file_of, find_wrong, heard
 from ..support.servers import poll
 from ..support.sites.running import browse, gunicorn, share_one_session
 
 pytestmark = pytest.mark.faults
 PROCESSES = 4
 ROOT = Path(__file__).parents[2]
-
-# What a process says: when, what, and of which session or stamp.
-Said = tuple[int, str, str]
 
 
 @pytest.fixture
@@ -57,22 +55,8 @@ def hammer(path: Path, number: int, seconds: float, patch: str = "") -> subproce
     """One process of the hammer; *patch* is run before it begins."""
     code = f"{patch}\nfrom tests.support.hammering import main\nimport sys\nmain(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(path), str(number), str(seconds)]
-    with path.with_name(f"said{number}").open("w") as said:  # a pipe would be full
+    with file_of(path.parent, number).open("w") as said:
         return subprocess.Popen(command, stdout=said, cwd=ROOT)
-
-
-def heard(path: Path, processes: dict[int, subprocess.Popen[bytes]]) -> list[Said]:
-    """What all of them said, in the order in which it was."""
-    said: list[Said] = []
-    for number, process in processes.items():
-        if process.wait(120) not in (0, -signal.SIGKILL):
-            said.append((0, "failed", f"process {number}"))
-        text = path.with_name(f"said{number}").read_text()
-        # The last line of a killed one may be torn.
-        for line in text.splitlines()[: None if text.endswith("\n") else -1]:
-            when, what, of = line.split(" ")
-            said.append((int(when), what, of))
-    return sorted(said)
 
 
 def watch(path: Path, done: Callable[[], bool]) -> int:
@@ -87,27 +71,10 @@ def watch(path: Path, done: Callable[[], bool]) -> int:
     return looks
 
 
-def find_wrong(said: list[Said]) -> list[str]:
-    """What must not be: a session that was seen after its end, a stamp that two have won."""
-    ended, won, wrong = set(), set(), []
-    for _, what, of in said:
-        if what == "seen" and of in ended:
-            wrong.append(f"{of} came back")
-        if what == "won" and of in won:
-            wrong.append(f"{of} was won twice")
-        if what == "failed":
-            wrong.append(of)
-        if what == "ended":
-            ended.add(of)
-        if what == "won":
-            won.add(of)
-    return wrong
-
-
 def test_nothing_is_lost_and_no_cap_is_passed_while_processes_hammer_one_file(path: Path) -> None:
     processes = {number: hammer(path, number, 8) for number in range(PROCESSES)}
     looks = watch(path, lambda: any(one.poll() is not None for one in processes.values()))
-    said = heard(path, processes)
+    said = heard(path.parent, processes)
     assert looks > 10
     assert find_wrong(said) == []
     assert {"created", "seen", "won", "ended"} <= {what for _, what, _ in said}
@@ -165,7 +132,7 @@ def test_the_hammer_notices_a_store_that_is_wrong(path: Path, mutant: str) -> No
         watch(path, lambda: any(one.poll() is not None for one in processes.values()))
     except AssertionError as error:
         wrong.append(str(error))
-    wrong += find_wrong(heard(path, processes))
+    wrong += find_wrong(heard(path.parent, processes))
     try:
         assert_sound(path)
     except AssertionError as error:
@@ -183,7 +150,7 @@ def test_writers_that_are_killed_leave_everything_or_nothing(path: Path) -> None
         time.sleep(dice.uniform(0, 0.1))
         for victim in victims.values():
             victim.send_signal(signal.SIGKILL)
-        said += heard(path, victims)
+        said += heard(path.parent, victims)
         assert_sound(path)
     assert len(said) > 500
     assert find_wrong(said) == []
@@ -194,7 +161,7 @@ def test_writers_that_are_killed_leave_everything_or_nothing(path: Path) -> None
 
 
 def _has_said(path: Path, number: int) -> bool:
-    return path.with_name(f"said{number}").stat().st_size > 5000
+    return file_of(path.parent, number).stat().st_size > 5000
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 import time
@@ -365,3 +366,19 @@ def age(server: servers.Server, milliseconds: int) -> None:
     """Let time pass for all sessions, in all shards."""
     with server.client() as client:
         age_redis(client, milliseconds)
+
+
+@contextmanager
+def logged_to(lines: list[str]) -> Iterator[None]:
+    """Append what the package logs to *lines*, also where the test's own capture is off."""
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    note, logger = Note(), logging.getLogger("flask_safesession")
+    logger.addHandler(note)
+    try:
+        yield
+    finally:
+        logger.removeHandler(note)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ needs_memcached = pytest.mark.skipif(not BINARY, reason="memcached is not on thi
 
 
 @dataclass(eq=False)
-class Server:
+class Server(servers.Pausable):
     """One process; ``restart`` keeps the object and its port, and is empty."""
 
     port: int
@@ -66,22 +65,6 @@ class Server:
     def flush(self) -> None:
         with self.client() as client:
             client.flush_all(noreply=False)
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
 
     def kill(self) -> None:
         servers.end(self.process)

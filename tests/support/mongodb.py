@@ -10,7 +10,6 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ _PROGRAM = shutil.which("secantusd-py", path=str(Path(sys.executable).parent))
 
 
 @dataclass(eq=False)
-class Server:
+class Server(servers.Pausable):
     """One server; ``restart`` keeps the object, its port and its data.
 
     Without a process it is a server that somebody else runs: a test that stops it is skipped.
@@ -83,22 +82,6 @@ class Server:
                 client.admin.command("ping")
                 return True
         return False
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
 
     def kill(self) -> None:
         servers.end(self.process)

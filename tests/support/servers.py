@@ -136,8 +136,30 @@ def make_url(
     return f"redis{'s' if tls else ''}{topology}://{person}{hosts}{path}{query}"
 
 
+class Pausable:
+    """A server that can be stopped for as long as a ``with`` block lasts."""
+
+    process: Any
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # the signal has arrived
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+
 @dataclass(eq=False)
-class Server:
+class Server(Pausable):
     """One Redis or Valkey process. ``restart`` keeps the object, its port and its folder."""
 
     name: str
@@ -203,22 +225,6 @@ class Server:
         if int(self.ask("INFO", "server")["process_id"]) != self.process.pid:
             raise ChildProcessError(f"port {self.port} is another server's")
         return True
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # the signal has arrived
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
 
     def kill(self) -> None:
         """SIGKILL, also of a paused one; ``restart`` brings it back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +16,14 @@ import psycopg
 import pymysql
 import pytest
 
-from ..servers import end, forget, poll, spawn, watch
+from ..servers import Pausable, end, forget, poll, spawn, watch
 
 #: What the drivers raise when a server does not answer, or not this user.
 REFUSED = (psycopg.OperationalError, pymysql.err.OperationalError)
 
 
 @dataclass(eq=False)
-class Database:
+class Database(Pausable):
     """One PostgreSQL, MariaDB or pgbouncer. ``restart`` keeps the object, its port and its folder.
 
     Without a process it is a server that somebody else runs: a test that stops it is skipped.
@@ -137,14 +137,6 @@ class Database:
             child.resume()
             forget(child.pid)
         first.resume()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
 
     def kill(self) -> None:
         """SIGKILL each process of it, paused or not; ``restart`` brings it back."""
