@@ -1,4 +1,4 @@
-"""The contract, part five: extended sessions, whose own limits are longer than their tier's."""
+"""The contract: extended sessions, whose own limits are longer than their tier's."""
 
 from __future__ import annotations
 
