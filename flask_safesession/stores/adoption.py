@@ -7,7 +7,7 @@ limit, at which nothing more is adopted: a link that was removed early would bri
 from __future__ import annotations
 
 from ..model.reason import Reason
-from ..model.record import Draft, Record, record_from
+from ..model.record import Draft, Record
 from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import (
     LINK_TTL,
@@ -20,7 +20,7 @@ from .base import (
     Rules,
     Taken,
 )
-from .rules import admit, make_way
+from .rules import admit, begun, make_way
 from .tables import CLOSED, LINKS, POINTERS, Ending, Tables
 
 # Documents: the time at which the last session was adopted; until when all adoption is closed.
@@ -85,13 +85,8 @@ def count(t: Tables) -> Adoptions:
 def _record(t: Tables, draft: Draft, now: int) -> Record:
     """Returns the record of *draft*. Old places have other clocks: nothing is from the future."""
     created = min(draft.created or now, now)
-    return record_from(
-        draft,
-        created=created,
-        last_active=max(created, min(draft.last_active or now, now)),
-        stamps=(),
-        generation=t.generation(),
-    )
+    last_active = max(created, min(draft.last_active or now, now))
+    return begun(draft._replace(created=created, last_active=last_active), now, t.generation())
 
 
 def _is_closed(t: Tables, user: str, now: int) -> bool:

@@ -7,7 +7,7 @@ rules in Lua; the contract and the model test that both agree.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import Draft, Record, record_from, touched
+from ..model.record import Draft, Record, touched
 from ..model.tokens import NO_USER, tier_tag
 from . import adoption
 from .admission import Leaving, over_the_cap
@@ -33,12 +33,14 @@ from .base import (
 )
 from .rules import (
     admit,
+    begun,
     dismiss,
     find,
     is_filed,
     live_ones,
     make_way,
     moved,
+    refiled,
     successor,
     used,
 )
@@ -88,14 +90,7 @@ class Engine:
             there = make_way(t, key, draft, now)
             if isinstance(there, (Live, Taken)):
                 return there
-            fresh = record_from(
-                draft,
-                created=draft.created or now,
-                last_active=draft.last_active or now,
-                stamps=(),
-                generation=t.generation(),
-            )
-            return admit(t, key, fresh, rules, now, there)
+            return admit(t, key, begun(draft, now, t.generation()), rules, now, there)
 
     def commit(
         self,
@@ -134,13 +129,7 @@ class Engine:
                 return Live(record, now)
             if record.stamps[0] != expected:
                 return Conflict(record)
-            fresh = record._replace(
-                tier=draft.tier,
-                user=draft.user,
-                idle=draft.idle,
-                absolute=record.created + draft.lifetime,
-                extended=draft.extended,
-            )
+            fresh = refiled(record, draft)
             if fresh.deadline <= now:
                 return finish_over(t, key, fresh, fresh.end_reason, now)
             t.put(key, fresh, record)

@@ -87,6 +87,28 @@ def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
     return tuple(removed)
 
 
+def begun(draft: Draft, now: int, generation: int) -> Record:
+    """Returns the first record of a session; one from another place has times of its own."""
+    return record_from(
+        draft,
+        created=draft.created or now,
+        last_active=draft.last_active or now,
+        stamps=(),
+        generation=generation,
+    )
+
+
+def refiled(record: Record, draft: Draft) -> Record:
+    """Returns *record* with the tier, user and limits of *draft*."""
+    return record._replace(
+        tier=draft.tier,
+        user=draft.user,
+        idle=draft.idle,
+        absolute=record.created + draft.lifetime,
+        extended=draft.extended,
+    )
+
+
 def moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
     """Returns *record* after a rotation."""
     fresh = successor(record, draft)
