@@ -86,7 +86,7 @@ def _record(t: Tables, draft: Draft, now: int) -> Record:
     """Returns the record of *draft*. Old places have other clocks: nothing is from the future."""
     created = min(draft.created or now, now)
     last_active = max(created, min(draft.last_active or now, now))
-    return begun(draft._replace(created=created, last_active=last_active), now, t.generation())
+    return begun(draft._replace(created=created, last_active=last_active), t.generation(), now)
 
 
 def _is_closed(t: Tables, user: str, now: int) -> bool:

@@ -90,7 +90,7 @@ class Engine:
             there = make_way(t, key, draft, now)
             if isinstance(there, (Live, Taken)):
                 return there
-            return admit(t, key, begun(draft, now, t.generation()), rules, now, there)
+            return admit(t, key, begun(draft, t.generation(), now), rules, now, there)
 
     def commit(
         self,

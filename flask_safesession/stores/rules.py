@@ -38,6 +38,17 @@ def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
     return record
 
 
+def begun(draft: Draft, generation: int, now: int) -> Record:
+    """Returns the record of a new session."""
+    return record_from(
+        draft,
+        created=draft.created or now,
+        last_active=draft.last_active or now,
+        stamps=(),
+        generation=generation,
+    )
+
+
 def make_way(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
     """Returns what is under the *key* of a new session: itself if the call is repeated.
 
@@ -85,17 +96,6 @@ def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
         keep_reason(t, key, record.user, why, now)
         removed.append(Removed(key, record.tier, why))
     return tuple(removed)
-
-
-def begun(draft: Draft, now: int, generation: int) -> Record:
-    """Returns the first record of a session; one from another place has times of its own."""
-    return record_from(
-        draft,
-        created=draft.created or now,
-        last_active=draft.last_active or now,
-        stamps=(),
-        generation=generation,
-    )
 
 
 def refiled(record: Record, draft: Draft) -> Record:

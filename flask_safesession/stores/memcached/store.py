@@ -91,7 +91,7 @@ class MemcachedStore:
     def create(self, turn: Turn, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`..base.Store.create`."""
         epoch, now, _ = turn.epoch(key)
-        record = begun(draft, now, epoch.generation)
+        record = begun(draft, epoch.generation, now)
         session = Session(epoch.name, record)
         if not turn.add(key, session, now):
             there = _in_the_way(turn.find(key), draft)
