@@ -66,7 +66,30 @@ def test_a_place_that_is_down_is_an_error_without_a_traceback(
     there = deploy(adopt=["flask-session+redis://127.0.0.1:1/0"])
     said = run(there.app, "adopt")
     assert said.code == 1
-    assert "the old place of sessions: ConnectionError" in said.err
+    assert "redis://127.0.0.1:1/0 in SAFESESSION_ADOPT: ConnectionError" in said.err
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["redis://127.0.0.1:1/0", "memcached://127.0.0.1:1", "file:///not/there", "sqlite:////not/it"],
+)
+def test_check_reports_a_place_that_does_not_answer(make_app: MakeApp, place: str) -> None:
+    app = make_app(adopt=[f"flask-session+{place}"])
+    said = findings(app)["older-place"]
+    assert said.startswith(f"flask-session+{place} in SAFESESSION_ADOPT: ")
+    assert said.endswith("each request with an old cookie gets a 503")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_what_is_wrong_in_a_database_is_not_said_of_the_store(
+    request: pytest.FixtureRequest, make_app: MakeApp, kind: str
+) -> None:
+    url = request.getfixturevalue(kind).url()
+    said = findings(make_app(adopt=[f"flask-session+{url}"]))["older-place"]
+    assert "check SESSION_SQLALCHEMY_TABLE" in said
+    assert "flask safesession schema" not in said
+    said = findings(make_app(adopt=[f"flask-session+{url}_not_there"]))["older-place"]
+    assert "SAFESESSION_STORE" not in said
 
 
 def findings(app: Any) -> dict[str, str]:
