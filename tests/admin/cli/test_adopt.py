@@ -71,12 +71,16 @@ def test_a_place_that_is_down_is_an_error_without_a_traceback(
 
 @pytest.mark.parametrize(
     "place",
-    ["redis://127.0.0.1:1/0", "memcached://127.0.0.1:1", "file:///not/there", "sqlite:////not/it"],
+    [
+        *("flask-session+redis://127.0.0.1:1/0", "flask-session+memcached://127.0.0.1:1"),
+        *("flask-session+file:///not/there", "flask-session+sqlite:////not/it"),
+        "redis://127.0.0.1:1/0",
+    ],
 )
 def test_check_reports_a_place_that_does_not_answer(make_app: MakeApp, place: str) -> None:
-    app = make_app(adopt=[f"flask-session+{place}"])
+    app = make_app(adopt=[place])
     said = findings(app)["older-place"]
-    assert said.startswith(f"flask-session+{place} in SAFESESSION_ADOPT: ")
+    assert said.startswith(f"{place} in SAFESESSION_ADOPT: ")
     assert said.endswith("each request with an old cookie gets a 503")
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from flask import Flask
 from itsdangerous import BadSignature, Signer
 
-from ....errors import StoreUnavailable
 from ....model.tokens import Verified
-from .base import Credential, Old
+from .base import Credential, Old, named
 from .formats import Pickled, decode
 
 _SID = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
@@ -20,9 +18,6 @@ _SID = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 _UUID = 36
 # What it keeps in each session, unless SESSION_PERMANENT is off.
 _PERMANENT = "_permanent"
-# Stores' advice about their own tables.
-_OF_OUR_TABLES = re.compile("(the tables are missing|let the user read, write and make the).*")
-_OF_ITS_TABLE = "check SESSION_SQLALCHEMY_TABLE, and that the user may read and delete its rows"
 
 
 class Backend(Protocol):
@@ -81,7 +76,7 @@ class FlaskSession:
 
     def read(self, credential: Credential) -> Old | None:
         """See :meth:`.base.Place.read`."""
-        with self._named():
+        with named(self.name):
             raw = self._backend.get(self._prefix + credential.text)
         if raw is None:
             return None
@@ -98,22 +93,13 @@ class FlaskSession:
     def delete(self, credential: Credential, old: Old) -> None:
         """See :meth:`.base.Place.delete`."""
         del old
-        with self._named():
+        with named(self.name):
             self._backend.delete(self._prefix + credential.text)
 
     def count(self, most: int) -> int | None:
         """See :meth:`.base.Place.count`."""
-        with self._named():
+        with named(self.name):
             return self._backend.count(self._prefix, most, self._accepts)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the place and its setting in errors, which are otherwise those of stores."""
-        try:
-            yield
-        except StoreUnavailable as error:
-            text = _OF_OUR_TABLES.sub(_OF_ITS_TABLE, str(error)).replace("_STORE", "_ADOPT")
-            raise StoreUnavailable(f"{self.name} in SAFESESSION_ADOPT: {text}") from error
 
     def _accepts(self, sid: str) -> bool:
         """Returns whether *sid* can be an ID. Without a prefix it could be the name of anything."""

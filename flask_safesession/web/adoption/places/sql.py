@@ -19,6 +19,9 @@ from ....stores.sql.servers.pool import CircuitOpen, Pool
 from ....stores.sql.servers.url import read_url
 
 _NAME = re.compile(r"[\w$ -]{1,64}")
+# Stores' advice about their own tables.
+_OF_OUR_TABLES = re.compile("(the tables are missing|let the user read, write and make the).*")
+_OF_ITS_TABLE = "check SESSION_SQLALCHEMY_TABLE, and that the user may read and delete its rows"
 #: Runs a statement that is a transaction of its own, and returns its rows.
 Run: TypeAlias = Callable[[Call], list[Any]]
 
@@ -84,7 +87,7 @@ def on_server(url: str, config: Mapping[str, Any], timeout: float) -> SqlBackend
                         raise
                     return _run_on(pool, (statement, call[1]))  # an idle connection was cut
         except (Lost, Refused) as error:
-            raise StoreUnavailable(str(error)) from error
+            raise StoreUnavailable(_OF_OUR_TABLES.sub(_OF_ITS_TABLE, str(error))) from error
 
     if driver.dialect.name == "PostgreSQL":
         return SqlBackend(run, config, "(now() AT TIME ZONE 'utc')")
