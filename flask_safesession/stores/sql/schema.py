@@ -24,7 +24,8 @@ class _Table(NamedTuple):
 
 
 # A user's sessions are evicted by place, then id: those whose cookie never came back first.
-# Anonymous sessions have no owner and are in the group ''.
+# Anonymous sessions have no owner and are in the group ''. No two indexes of a table begin with the
+# same column: without statistics, PostgreSQL would take either of them.
 _TABLES = (
     _Table(
         "sessions",
@@ -59,7 +60,7 @@ _TABLES = (
             "sign_in {integer} NOT NULL",
             'UNIQUE ("key", kind)',
         ),
-        (("expiry", "kind, expires", ""), ("owner", "kind, owner, id", "")),
+        (("expiry", "kind, expires", ""), ("owner", "owner, kind, id", "")),
     ),
     _Table(
         "counts",
