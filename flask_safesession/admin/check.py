@@ -15,9 +15,11 @@ from ..model.codec import items_in
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
 from ..model.text import name_of
+from ..model.tokens import new_id
 from ..stores.base import Adoptions, Finding, IndexedStore, Store
 from ..stores.opening import Opened, is_uncounted
 from ..web.adoption import Adoption
+from ..web.adoption.places.base import Credential
 from .lost_settings import lost_settings
 from .neighbours import conflicts
 
@@ -195,10 +197,11 @@ def _of_adoption(settings: Settings, found: Adoptions) -> Iterator[Finding]:
 
 
 def _of_older_places(adoption: Adoption | None) -> Iterator[Finding]:
-    """Yields a finding for each older place that does not answer."""
+    """Yields a finding for each older place that does not answer a request's question."""
+    nobody = new_id()
     for place in adoption.places if adoption else ():
         try:
-            place.count(1)
+            place.read(Credential(nobody.series, nobody))
         except StoreUnavailable as error:
             yield Finding(
                 "older-place",

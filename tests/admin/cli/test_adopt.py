@@ -60,13 +60,17 @@ def test_without_the_setting_it_is_an_error(deploy: Deploy) -> None:
     assert said.err == "Error: SAFESESSION_ADOPT is not set: no sessions are adopted\n"
 
 
-def test_a_place_that_is_down_is_an_error_without_a_traceback(
-    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = deploy(adopt=["flask-session+redis://127.0.0.1:1/0"])
+def test_a_place_that_is_down_is_an_error_and_hides_no_other_figure(deploy: Deploy) -> None:
+    there = deploy(adopt=["flask-session+redis://127.0.0.1:1/0", old_store(3)])
     said = run(there.app, "adopt")
     assert said.code == 1
-    assert "redis://127.0.0.1:1/0 in SAFESESSION_ADOPT: ConnectionError" in said.err
+    down, other, came, _ = said.out.splitlines()
+    assert "redis://127.0.0.1:1/0 in SAFESESSION_ADOPT: ConnectionError" in down
+    assert other == "MemoryStore: 3 sessions are left"
+    assert came == "Adopted until now: 0 sessions."
+    found = run(there.app, "adopt", "--json").json["places"][0]
+    assert found["left"] is None
+    assert "ConnectionError" in found["error"]
 
 
 @pytest.mark.parametrize(
