@@ -411,6 +411,15 @@ def test_nothing_comes_after_the_date(
     assert old.left is None or old.left() == 1
 
 
+def test_after_the_date_the_old_place_may_be_gone(site: Site) -> None:
+    old, past = (
+        Old(Flask("old"), "flask-session+redis://127.0.0.1:1/0"),
+        datetime(2020, 1, 1, tzinfo=UTC),
+    )
+    assert browser(site(old), "A" * 43).get("/read").status_code == 503
+    assert browser(site(old, adopt_until=past), "A" * 43).get("/read").status_code == 200
+
+
 def test_a_visitor_without_a_user_keeps_the_cart(old: Old, site: Site) -> None:
     client = browser(site(old), cookie_of(old.browser("set=cart:pen")))
     assert read(client) == {"cart": "pen"}
