@@ -41,14 +41,14 @@ def adopt(
     now = t.now()
     if there := follow(t, link, now):
         return Moved(there)
-    until, fresh = until or now + LINK_TTL, _record(t, draft, now)
-    if fresh.deadline <= now or until <= now or _is_closed(t, draft.user, now):
+    fresh, is_over = _record(t, draft, now), until and until <= now
+    if fresh.deadline <= now or is_over or _is_closed(t, draft.user, now):
         return Gone(Reason.UNKNOWN)
     over = make_way(t, key, draft, now)
     if isinstance(over, (Live, Taken)):
         return Gone(Reason.UNKNOWN)
     live = admit(t, key, fresh, rules, now, over)
-    t.put_ending(LINKS, link, NO_USER, Ending("adopted", successor=key), until)
+    t.put_ending(LINKS, link, NO_USER, Ending("adopted", successor=key), _kept(until, now))
     if now - t.document(_LAST)[1] >= _MINUTE:
         t.put_document(_LAST, b"1", now)
     return live
@@ -59,7 +59,7 @@ def point(t: Tables, link: str, key: str, until: int) -> None:
     now = t.now()
     if not follow(t, link, now):
         ending = Ending("adopted", successor=key)
-        t.put_ending(POINTERS, link, NO_USER, ending, until or now + LINK_TTL)
+        t.put_ending(POINTERS, link, NO_USER, ending, _kept(until, now))
 
 
 def follow(t: Tables, link: str, now: int) -> str:
@@ -70,7 +70,7 @@ def follow(t: Tables, link: str, now: int) -> str:
 
 def close(t: Tables, user: str, until: int) -> None:
     """Close adoption for a user; for all if there is no user, or if too many were closed."""
-    until = until or t.now() + LINK_TTL
+    until = _kept(until, t.now())
     if user == NO_USER or t.count_endings(CLOSED, exact=False) >= MAX_LINKS:
         t.put_document(_CLOSED, b"1", until)
     else:
@@ -80,6 +80,11 @@ def close(t: Tables, user: str, until: int) -> None:
 def count(t: Tables) -> Adoptions:
     """See :meth:`.base.AdoptingStore.adoptions`."""
     return Adoptions(t.count_endings(LINKS), t.document(_LAST)[1], t.now())
+
+
+def _kept(until: int, now: int) -> int:
+    """Returns until when a link or a closing is kept: the date of the end may be moved later."""
+    return max(until, now + LINK_TTL)
 
 
 def _record(t: Tables, draft: Draft, now: int) -> Record:

@@ -84,7 +84,17 @@ class AdoptionContract(ContractBase):
         # Where a test ages records in place of moving a clock, the date is as long ago.
         until = min(until, self._now(kit) - 1)
         assert isinstance(store.adopt(new_key(), new_key(), draft, RULES, until), Gone)
-        assert store.follow(link) == ""
+
+    def test_a_later_date_brings_nothing_back(self, kit: StoreKit) -> None:
+        store, link, key = kit.adopting, new_key(), new_key()
+        until = self._now(kit) + 10 * MINUTE
+        store.adopt(link, key, make_draft(), RULES, until)
+        store.close_adoption(user_tag("ada"), until)
+        kit.advance(2 * DAY)
+        kit.index.purge(RULES, 100)
+        later = self._now(kit) + DAY
+        assert store.adopt(link, new_key(), make_draft(), RULES, later) == Moved(key)
+        assert isinstance(self._adopt(kit, "ada", until=later), Gone)
 
     def test_it_is_closed_for_a_user_and_for_nobody_else(self, kit: StoreKit) -> None:
         store = kit.adopting
@@ -127,10 +137,10 @@ class AdoptionContract(ContractBase):
         assert found.total == 3
         assert 0 <= found.now - found.last < MINUTE
 
-    def _adopt(self, kit: StoreKit, user: object) -> object:
+    def _adopt(self, kit: StoreKit, user: object, *, until: int = 0) -> object:
         key = new_key() if user is None else self.key_of(user)
         draft: Draft = make_draft(user=user)
-        return kit.adopting.adopt(new_id().key, key, draft, RULES, 0)
+        return kit.adopting.adopt(new_id().key, key, draft, RULES, until)
 
     def _now(self, kit: StoreKit) -> int:
         return kit.adopting.adoptions().now
