@@ -263,6 +263,25 @@ def test_fault_10_a_creation_is_repeated_on_a_new_connection(way: Way) -> None:
     assert way.other.count(RULES).total == 2
 
 
+def test_fault_10_a_creation_is_repeated_if_a_firewall_has_forgotten_its_connection(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is noticed of that until something is sent, which is answered by a reset."""
+    forgotten, take = set(way.proxy._pairs), way.proxy.take
+
+    def answer(connection: Any, data: bytes) -> None:
+        if connection.pair in forgotten:
+            connection.pair.cut()
+        else:
+            take(connection, data)
+
+    way.proxy.reset = True
+    monkeypatch.setattr(way.proxy, "take", answer)
+    monkeypatch.setattr(connections, "TRUSTED", -1.0)
+    assert isinstance(way.store.create(new_id().key, make_draft(rules=RULES), RULES), Live)
+    assert way.other.count(RULES).total == 2
+
+
 def test_fault_07_the_breaker_opens_probes_and_closes(way: Way) -> None:
     way.proxy.refuse = True
     way.proxy.cut_all()
