@@ -29,8 +29,6 @@ _NEWER = f"generation > {_GENERATION} LIMIT ?"
 _DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
 _EXPIRED = "expires <= {clock}"
 _OVER = " LIMIT 1000 OFFSET ?"
-_KEPT = "reason, stamp, successor, successor_user, sign_in"
-_ENDING = f"owner, expires, {_KEPT}"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
 _SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
@@ -86,7 +84,8 @@ _STATEMENTS = {
     "count_of_tier": f"SELECT COUNT(*) FROM {_OWNED} AND tier_group = ?",
     "belongs": f'SELECT COUNT(*) FROM {_OWNED} AND "key" = ?',
     "belongs_tier": f'SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND "key" = ?',
-    # -- counts
+    # -- counts, and the caps of parts
+    "lock": 'SELECT part FROM "{p}_seats" WHERE part = ?{limit}{lock}',
     "counts": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM {_ALL_COUNTS}
         GROUP BY tier_group HAVING SUM(held) <> 0""",
     "held": 'SELECT tier_group, held FROM "{p}_counts" WHERE part = ? AND held <> 0',
@@ -117,13 +116,17 @@ _INSERT_WITHIN = f"""INSERT INTO {_SESSIONS} ({_INSERTED})
     AND NOT EXISTS (SELECT 1 FROM {_ENDINGS} WHERE "key" = ?)
     AND NOT EXISTS (SELECT 1 FROM {_SESSIONS} WHERE "key" = ?)"""
 _ADDED = 'held = "{p}_counts".held + <held>'
+_PUT_ENDING = (
+    '"key", kind, owner, expires, ending',
+    '"key", kind',
+    "owner = <owner>, expires = <expires>, ending = <ending>",
+)
 _REPLACED = "document = <document>, written = <written>"
 # Rows are locked in the order of their keys, so that no two transactions wait for each other.
 _FOR_KEYS = {
     "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}{{by_key}}
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
-    "endings": f"""SELECT "key", kind, expires, {_KEPT} FROM {_ENDINGS}
-        WHERE "key" IN ({{keys}})""",
+    "endings": f'SELECT "key", kind, expires, ending FROM {_ENDINGS} WHERE "key" IN ({{keys}})',
     "seats": """SELECT part, cap, users_cap, total, users FROM "{p}_seats"
         WHERE part IN ({keys}){limit} ORDER BY part{lock}""",
 }
@@ -133,14 +136,13 @@ class Statements(dict[str, str]):
     """The statements for tables under *prefix*, by name."""
 
     def __init__(self, dialect: Dialect, prefix: str) -> None:
-        ending = ", ".join(f"{name} = <{name}>" for name in _ENDING.split(", "))
         counts = "counts", "part, tier_group, held", "part, tier_group", _ADDED
         count = dialect.put(*counts, f"SELECT ?, ?, 1 {dialect.inserted}")
         insert = dialect.then.replace("<insert>", _INSERT_WITHIN).replace("<count>", count)
         put = {
             "insert_within": insert,
             "add": dialect.put(*counts),
-            "put_ending": dialect.put("endings", f'"key", kind, {_ENDING}', '"key", kind', ending),
+            "put_ending": dialect.put("endings", *_PUT_ENDING),
             "put_document": dialect.put("documents", "name, document, written", "name", _REPLACED),
         }
         texts = {**_STATEMENTS, **put}

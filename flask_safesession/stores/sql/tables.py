@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -43,7 +44,7 @@ class _Seen:
         self.meta: tuple[int, str, int] | None = None
         #: Record, generation and group; ``None``: there is no such session.
         self.records: dict[str, tuple[bytes, int, str] | None] = {}
-        #: Of each ending: the kind, when it expires, and the rest.
+        #: Of each ending: the kind, when it expires, and itself.
         self.endings: dict[str, list[Any]] = {}
 
 
@@ -288,16 +289,15 @@ class SqlTables:
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`..tables.Tables.ending`."""
-        for found, expires, reason, stamp, successor, user, sign_in in self._endings_of(key):
+        for found, expires, ending in self._endings_of(key):
             if found == kind and expires > now:
-                return Ending(reason, stamp, successor, user, bool(sign_in))
+                return Ending(*json.loads(ending))
         return None
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
         """See :meth:`..tables.Tables.put_ending`."""
-        *text, sign_in = ending
         self._seen.endings.pop(key, None)
-        self._write("put_ending", key, kind, owner, until, *text, int(sign_in))
+        self._write("put_ending", key, kind, owner, until, json.dumps(ending).encode())
 
     def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
         """See :meth:`..tables.Tables.trim_endings`."""

@@ -147,13 +147,13 @@ class Connections:
             that is lost, only a query can be repeated.
         :raises Lost: it is not known whether that was done, unless the connection had ended before.
         """
-        seats = self._seats(frozenset({part}))
+        lock: Call = self.statements["lock"], (part,)
         with self._pool.line() as line:
             if time.monotonic() - line.idle_since > TRUSTED:
                 return False
             line.check()
             with self._uncertain():
-                results = line.run([self._begin, seats, call, ("COMMIT", ())])
+                results = line.run([self._begin, lock, call, ("COMMIT", ())])
         return results[-2].changed > 0
 
     # -- transactions ---------------------------------------------------------------------------
@@ -177,8 +177,7 @@ class Connections:
         with self._pool.line() as line:
             local.current = current = Transaction(line, place)
             try:
-                seats = self._seats(place.parts)
-                current.fetch([self._begin, seats, *ahead] if writes else ahead)
+                current.fetch([self._begin, self._seats(), *ahead] if writes else ahead)
                 yield
                 if writes:
                     with self._uncertain():
@@ -224,7 +223,7 @@ class Connections:
         place = self._current.place
         if place.part >= PARTS and not place.whole:
             return cap._replace()  # a copy: all are counted, but others may add some
-        rows = {part: tuple(seat) for part, *seat in self.read(*self._seats(place.parts))}
+        rows = {part: tuple(seat) for part, *seat in self.read(*self._seats())}
         dealt, dealt_for_users, total, users = rows[place.part]
         is_dealt = (dealt, dealt_for_users) == (cap.total, cap.users)
         if place.whole:
@@ -255,8 +254,8 @@ class Connections:
         yield
         self.local.may_be_done = False
 
-    def _seats(self, which: Collection[int]) -> Call:
-        parts = tuple(sorted(which))
+    def _seats(self) -> Call:
+        parts = tuple(sorted(self._current.place.parts))
         return self.statements.for_keys("seats", len(parts)), parts
 
     @property
