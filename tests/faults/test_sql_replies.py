@@ -217,12 +217,12 @@ def test_fault_08_a_creation_in_one_round_trip_is_sent_again_only_if_it_was_neve
     if request.node.callspec.params["cut"] == "before":
         assert isinstance(way.store.create(key, make_draft(rules=RULES), RULES), Live)
         assert way.live(key) is not None
-    else:  # MariaDB may not have come to the COMMIT when it notices that the connection has ended
+    else:  # MariaDB may come to the COMMIT later, or notice before that the connection has ended
         with pytest.raises(StoreUnavailable):
             way.store.create(key, make_draft(rules=RULES), RULES)
     assert len(cut) == 1
-    assert way.other.count(RULES).total == 1 + (way.live(key) is not None)
     assert way.other.audit(RULES, 100).repaired == 0
+    assert way.other.count(RULES).total in (1, 2)
 
 
 def test_fault_40_a_commit_of_which_nothing_tells_whether_it_was_done_is_an_outage(
@@ -259,6 +259,25 @@ def test_fault_10_idle_connections_that_the_server_has_closed_are_not_noticed(wa
 
 def test_fault_10_a_creation_is_repeated_on_a_new_connection(way: Way) -> None:
     way.proxy.cut_all()
+    assert isinstance(way.store.create(new_id().key, make_draft(rules=RULES), RULES), Live)
+    assert way.other.count(RULES).total == 2
+
+
+def test_fault_10_a_creation_is_repeated_if_a_firewall_has_forgotten_its_connection(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is noticed of that until something is sent, which is answered by a reset."""
+    forgotten, take = set(way.proxy._pairs), way.proxy.take
+
+    def answer(connection: Any, data: bytes) -> None:
+        if connection.pair in forgotten:
+            connection.pair.cut()
+        else:
+            take(connection, data)
+
+    way.proxy.reset = True
+    monkeypatch.setattr(way.proxy, "take", answer)
+    monkeypatch.setattr(connections, "TRUSTED", -1.0)
     assert isinstance(way.store.create(new_id().key, make_draft(rules=RULES), RULES), Live)
     assert way.other.count(RULES).total == 2
 

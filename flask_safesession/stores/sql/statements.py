@@ -24,9 +24,10 @@ _BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
 _LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
 _INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
-_OLDER = f"generation < {_GENERATION}"
-_NEWER = f"generation > {_GENERATION}"
+_OLDER = f"generation < {_GENERATION} LIMIT ?"
+_NEWER = f"generation > {_GENERATION} LIMIT ?"
 _DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
+_EXPIRED = "expires <= {clock}"
 _OVER = " LIMIT 1000 OFFSET ?"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
@@ -40,15 +41,14 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
     They are chosen without a lock, then locked by their key, as all others do it: InnoDB locks the
     entry of the index by which it finds a row, too, and so two could wait for each other.
 
-    :param still: must be true of a row also when it is locked; then more are chosen than locked,
-        since others may have locked some. Empty: nothing must.
+    :param still: must be true of a row also when it is locked, since others may have changed it.
+        With a limit, more are chosen than locked, since others may have locked some.
     :param chosen: which ones.
     """
     key, table = columns.partition(",")[0], f'"{{p}}_{table}"'
     by_key, where = ("{by_key}" if key == '"key"' else ""), (f" WHERE {still}" if still else "")
-    most = " LIMIT ?" if still else ""
     return f"""SELECT {columns} FROM (SELECT {key} AS it FROM {table} WHERE {chosen}) AS chosen
-        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{most}{{skip}}"""
+        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{{skip}}"""
 
 
 _STATEMENTS = {
@@ -64,9 +64,11 @@ _STATEMENTS = {
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
     "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
     "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
-    "older": _take("sessions", f'"key", {_HEAD}', _OLDER, f"{_OLDER} LIMIT ?"),
-    "newer": _take("sessions", f'"key", {_HEAD}', _NEWER, f"{_NEWER} LIMIT ?"),
-    "due": _take("sessions", f'"key", {_HEAD}', _DUE, f"{_DUE} ORDER BY deadline LIMIT ?"),
+    "older": _take("sessions", f'"key", {_HEAD}', _OLDER, _OLDER),
+    "newer": _take("sessions", f'"key", {_HEAD}', _NEWER, _NEWER),
+    "due": _take(
+        "sessions", f'"key", {_HEAD}', f"{_DUE} LIMIT ?", f"{_DUE} ORDER BY deadline LIMIT ?"
+    ),
     # -- their index
     "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
     "nearest": f'SELECT deadline, "key" FROM {_GROUP} {_BY_DEADLINE}',
@@ -97,7 +99,7 @@ _STATEMENTS = {
         WHERE part = ?""",
     "undeal": 'UPDATE "{p}_seats" SET cap = 0 WHERE part >= 0',
     # -- what is kept of sessions that are over, and documents
-    "expired": _take("endings", "id", "", "kind = ? AND expires <= {clock} LIMIT 100"),
+    "expired": _take("endings", "id", _EXPIRED, f"kind = ? AND {_EXPIRED} LIMIT 100"),
     "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
     "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
     "drop": f"DELETE FROM {_ENDINGS} WHERE id = ?",

@@ -28,6 +28,7 @@ from flask_safesession.testing import make_draft, make_rules, new_key
 
 from ...support.databases import Database
 from ...support.kits import sql_store
+from ...support.servers import poll
 
 RULES = make_rules(total=1_000_000)
 SMALL = make_rules(total=10, per_user=3)
@@ -195,6 +196,32 @@ def test_the_purge_leaves_what_others_have_locked_for_the_next_time(
     assert made.audit(RULES, 100).repaired == 0
 
 
+def test_the_purge_leaves_an_ending_that_is_renewed_after_it_was_seen_expired(
+    postgresql: Database, prefix: str
+) -> None:
+    """The statement waits at its clock, between its snapshot and its locks."""
+    link, clock = key_for(), f"{prefix}_clock()"
+    postgresql.ask(
+        f"CREATE FUNCTION {clock} RETURNS BIGINT LANGUAGE sql AS 'SELECT pg_advisory_xact_lock(7);"
+        " SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)'"
+    )
+    waiting = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with (
+        closing(sql_store(postgresql, prefix)) as made,
+        closing(sql_store(postgresql, prefix, clock=clock)) as slow,
+    ):
+        made.point(link, "old", 1)
+        purge = threading.Thread(target=slow.purge, args=(RULES, 100))
+        with closing(postgresql.connect()) as other:
+            other.execute("SELECT pg_advisory_lock(7)")
+            purge.start()
+            poll("the purge", lambda: bool(postgresql.ask(waiting)[0][0]))
+            made.point(link, "new", 0)
+        purge.join(20)
+        assert made.follow(link) == "new"
+    postgresql.ask(f"DROP FUNCTION {clock}")
+
+
 # -- creations in one round trip ----------------------------------------------------------------
 
 
@@ -353,6 +380,8 @@ def test_wrong_counts_are_fixed_and_their_quotas_are_not_used_any_more(
 
 class FakeLine:
     """A connection that goes nowhere."""
+
+    idle_since = 0.0
 
     def run(self, calls: Any) -> list[Any]:
         return []

@@ -30,6 +30,8 @@ from .pool import Pool
 
 # Seconds for which a full store is taken for full: creations lock everything at once.
 _FULL = 1.0
+#: Seconds of idleness after which a connection may be lost unnoticed: firewalls drop it silently.
+TRUSTED = 10.0
 # After these the transaction is undone, and its connection is as good as before.
 _HARMLESS = (TooNarrow, StoreFull, TooManySessions)
 
@@ -141,11 +143,14 @@ class Connections:
     def insert(self, part: int, call: Call) -> bool:
         """Run a statement that adds a session to a part, in one round trip.
 
-        :returns: whether it changed a row.
+        :returns: whether it changed a row. It is not run on a connection that was idle for long: if
+            that is lost, only a query can be repeated.
         :raises Lost: it is not known whether that was done, unless the connection had ended before.
         """
         lock: Call = self.statements["lock"], (part,)
         with self._pool.line() as line:
+            if time.monotonic() - line.idle_since > TRUSTED:
+                return False
             line.check()
             with self._uncertain():
                 results = line.run([self._begin, lock, call, ("COMMIT", ())])

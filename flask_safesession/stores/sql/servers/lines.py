@@ -22,7 +22,12 @@ class Result(NamedTuple):
 
 
 class Line(Protocol):
-    """A connection. After an exception it is closed, and cannot be used again."""
+    """A connection. After an exception it is closed, and cannot be used again.
+
+    :ivar idle_since: when it was last used, by the monotonic clock; ``inf``: it is new.
+    """
+
+    idle_since: float
 
     def run(self, calls: Sequence[Call]) -> list[Result]:
         """Run statements one by one, in one round trip, and return their answers.

@@ -6,6 +6,7 @@ to what is left of the call.
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ _FIXES = {
     ER.TABLEACCESS_DENIED_ERROR: "let the user read, write and make the tables, or make them with"
     " the statements that 'flask safesession schema' prints",
     **dict.fromkeys(_FULL, "make room on the server's disk"),
+    1665: "let the server's binlog_format be MIXED or ROW",
     3159: "add ssl=true to SAFESESSION_STORE, with ssl_ca= if the authority is your own",
     ER.OPTION_PREVENTS_STATEMENT: "the server is read-only: name the primary in SAFESESSION_STORE",
 }
@@ -83,6 +85,8 @@ class MySQLLine:
     :param connect: returns a connection.
     :param seconds: for which a statement may wait for a lock.
     """
+
+    idle_since: float = math.inf
 
     def __init__(self, connect: Callable[[], Any], seconds: float) -> None:
         with _translated():

@@ -80,6 +80,7 @@ class Pool:
         if line is None:
             self._places.appendleft(None)
         else:
+            line.idle_since = time.monotonic()
             self._places.append(line)
         if self._waiting:
             with self._freed:

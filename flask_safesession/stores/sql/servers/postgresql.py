@@ -6,6 +6,7 @@ to the server (pgbouncer before 1.21) does not know them there: then they are se
 
 from __future__ import annotations
 
+import math
 import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ class PostgresLine:
     :param access: what the app gives for this connection.
     :param modes: of all connections of a store.
     """
+
+    idle_since: float = math.inf
 
     def __init__(self, conninfo: str, access: Access, modes: _Modes) -> None:
         self._names: dict[str, bytes] = {}
