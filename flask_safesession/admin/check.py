@@ -15,8 +15,11 @@ from ..model.codec import items_in
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import ANONYMOUS_TIER
 from ..model.text import name_of
+from ..model.tokens import new_id
 from ..stores.base import Adoptions, Finding, IndexedStore, Store
 from ..stores.opening import Opened, is_uncounted
+from ..web.adoption import Adoption
+from ..web.adoption.places.base import Credential
 from .lost_settings import lost_settings
 from .neighbours import conflicts
 
@@ -27,7 +30,7 @@ NAMES: tuple[str, ...] = (
     *("several-secret-keys", "several-user-keys", "user-elsewhere"),
     *("cookie-contradiction", "cookie-not-secure", "cookie-not-httponly", "cookie-samesite"),
     *("permanent-session-lifetime", "flask-session-settings", "overruled-setting"),
-    *("adoption-over",),
+    *("adoption-over", "older-place"),
     *("second-session-extension", "debug-mode", "memory-of-several-processes", "no-purge-job"),
     *("store-unavailable", "store-layout", "server-unavailable", "server-version"),
     *("eviction-policy", "no-memory-limit", "no-persistence", "failed-save", "replica"),
@@ -89,6 +92,7 @@ def findings(app: Flask, state: Any) -> list[Finding]:
     found += [*lost_settings(app.config, state.overrides.own), *state.takeover.findings(app)]
     try:
         found.extend(_of_the_store(app, settings, opened))
+        found.extend(_of_older_places(state.adoption))
     except StoreUnavailable as error:
         found.append(Finding("store-unavailable", f"the session store cannot be used: {error}"))
     except ConfigError as error:
@@ -190,6 +194,19 @@ def _of_adoption(settings: Settings, found: Adoptions) -> Iterator[Finding]:
             "no session has come from an older place for a week: when"
             f" `flask safesession adopt` shows that few are left, {remove}",
         )
+
+
+def _of_older_places(adoption: Adoption | None) -> Iterator[Finding]:
+    """Yields a finding for each older place that does not answer a request's question."""
+    nobody = new_id()
+    for place in adoption.places if adoption else ():
+        try:
+            place.read(Credential(nobody.series, nobody))
+        except StoreUnavailable as error:
+            yield Finding(
+                "older-place",
+                f"{error}. Until that is corrected, each request with an old cookie gets a 503",
+            )
 
 
 def _of_the_users(settings: Settings, store: IndexedStore) -> Iterator[Finding]:

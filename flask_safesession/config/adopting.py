@@ -86,8 +86,9 @@ def _place(given: object) -> OldPlace:
         scheme, separator, rest = url.partition("://")
         if not separator or not rest or scheme not in SCHEMES:
             fix = f"after {FLASK_SESSION} give a URL that begins with {', '.join(SCHEMES)} and ://"
+            fix += ", without SQLAlchemy's driver" if "+" in scheme else ""
             raise ConfigError([f"{PREFIX}ADOPT has {hide_password(given)!r}: {fix}"])
-        return OldPlace(FLASK_SESSION, url)
+        return OldPlace(FLASK_SESSION, check_store(url) if scheme in _SINGLE else url)
     head, _, query = given.partition("?")
     parts = [part.partition("=") for part in query.split("&") if part]
     own = {name: value for name, _, value in parts if name in _OWN}

@@ -7,7 +7,7 @@ limit, at which nothing more is adopted: a link that was removed early would bri
 from __future__ import annotations
 
 from ..model.reason import Reason
-from ..model.record import Draft, Record, record_from
+from ..model.record import Draft, Record
 from ..model.tokens import KEY_LENGTH, NO_USER
 from .base import (
     LINK_TTL,
@@ -20,7 +20,7 @@ from .base import (
     Rules,
     Taken,
 )
-from .rules import admit, make_way
+from .rules import admit, begun, make_way
 from .tables import CLOSED, LINKS, POINTERS, Ending, Tables
 
 # Documents: the time at which the last session was adopted; until when all adoption is closed.
@@ -41,14 +41,14 @@ def adopt(
     now = t.now()
     if there := follow(t, link, now):
         return Moved(there)
-    until, fresh = until or now + LINK_TTL, _record(t, draft, now)
-    if fresh.deadline <= now or until <= now or _is_closed(t, draft.user, now):
+    fresh, is_over = _record(t, draft, now), until and until <= now
+    if fresh.deadline <= now or is_over or _is_closed(t, draft.user, now):
         return Gone(Reason.UNKNOWN)
     over = make_way(t, key, draft, now)
     if isinstance(over, (Live, Taken)):
         return Gone(Reason.UNKNOWN)
     live = admit(t, key, fresh, rules, now, over)
-    t.put_ending(LINKS, link, NO_USER, Ending("adopted", successor=key), until)
+    t.put_ending(LINKS, link, NO_USER, Ending("adopted", successor=key), _kept(until, now))
     if now - t.document(_LAST)[1] >= _MINUTE:
         t.put_document(_LAST, b"1", now)
     return live
@@ -59,7 +59,7 @@ def point(t: Tables, link: str, key: str, until: int) -> None:
     now = t.now()
     if not follow(t, link, now):
         ending = Ending("adopted", successor=key)
-        t.put_ending(POINTERS, link, NO_USER, ending, until or now + LINK_TTL)
+        t.put_ending(POINTERS, link, NO_USER, ending, _kept(until, now))
 
 
 def follow(t: Tables, link: str, now: int) -> str:
@@ -70,7 +70,7 @@ def follow(t: Tables, link: str, now: int) -> str:
 
 def close(t: Tables, user: str, until: int) -> None:
     """Close adoption for a user; for all if there is no user, or if too many were closed."""
-    until = until or t.now() + LINK_TTL
+    until = _kept(until, t.now())
     if user == NO_USER or t.count_endings(CLOSED, exact=False) >= MAX_LINKS:
         t.put_document(_CLOSED, b"1", until)
     else:
@@ -82,16 +82,16 @@ def count(t: Tables) -> Adoptions:
     return Adoptions(t.count_endings(LINKS), t.document(_LAST)[1], t.now())
 
 
+def _kept(until: int, now: int) -> int:
+    """Returns until when a link or a closing is kept: the date of the end may be moved later."""
+    return max(until, now + LINK_TTL)
+
+
 def _record(t: Tables, draft: Draft, now: int) -> Record:
     """Returns the record of *draft*. Old places have other clocks: nothing is from the future."""
     created = min(draft.created or now, now)
-    return record_from(
-        draft,
-        created=created,
-        last_active=max(created, min(draft.last_active or now, now)),
-        stamps=(),
-        generation=t.generation(),
-    )
+    last_active = max(created, min(draft.last_active or now, now))
+    return begun(draft._replace(created=created, last_active=last_active), t.generation(), now)
 
 
 def _is_closed(t: Tables, user: str, now: int) -> bool:

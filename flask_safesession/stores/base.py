@@ -41,8 +41,8 @@ MAX_TOMBSTONES_OF_USER = 100
 #: Tombstones that are kept at most, of anonymous sessions and of users' sessions each.
 MAX_TOMBSTONES = 10_000
 
-#: How long links and closings of adoption are kept without a date of end, in milliseconds: browsers
-#: keep no cookie for longer (RFC 6265bis, 5.5).
+#: How long links and closings of adoption are kept at least, in milliseconds: browsers keep no
+#: cookie for longer (RFC 6265bis, 5.5). An earlier date of end may still be moved.
 LINK_TTL = 400 * 86_400_000
 #: Links that a store keeps at most, and users for whom adoption is closed. At the limit nothing
 #: more is adopted; the last 5 % of the links are for users' sessions.

@@ -40,6 +40,7 @@ from .rules import (
     live_ones,
     make_way,
     moved,
+    refiled,
     successor,
     used,
 )
@@ -128,13 +129,7 @@ class Engine:
                 return Live(record, now)
             if record.stamps[0] != expected:
                 return Conflict(record)
-            fresh = record._replace(
-                tier=draft.tier,
-                user=draft.user,
-                idle=draft.idle,
-                absolute=record.created + draft.lifetime,
-                extended=draft.extended,
-            )
+            fresh = refiled(record, draft)
             if fresh.deadline <= now:
                 return finish_over(t, key, fresh, fresh.end_reason, now)
             t.put(key, fresh, record)

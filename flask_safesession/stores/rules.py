@@ -98,6 +98,17 @@ def dismiss(t: Tables, victims: Victims, now: int) -> tuple[Removed, ...]:
     return tuple(removed)
 
 
+def refiled(record: Record, draft: Draft) -> Record:
+    """Returns *record* with the tier, user and limits of *draft*."""
+    return record._replace(
+        tier=draft.tier,
+        user=draft.user,
+        idle=draft.idle,
+        absolute=record.created + draft.lifetime,
+        extended=draft.extended,
+    )
+
+
 def moved(record: Record, draft: Draft, terms: Terms, now: int) -> Record:
     """Returns *record* after a rotation."""
     fresh = successor(record, draft)

@@ -10,7 +10,7 @@ that fails, the session expires by its idle timeout.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Protocol, TypeVar
@@ -60,6 +60,18 @@ def shard_of(key: str, shards: int) -> int:
     :param shards: the number of shards.
     """
     return LETTERS.find(key[:1]) % shards
+
+
+def on_each(places: Iterable[_T], act: Callable[[_T], None]) -> None:
+    """Act on each of several places. If one does not answer, the others are done all the same."""
+    failed: StoreUnavailable | None = None
+    for place in places:
+        try:
+            act(place)
+        except StoreUnavailable as error:
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 class Shard(IndexedStore, AdoptingStore, Protocol):
@@ -204,7 +216,7 @@ class Sharded:
         if user:
             self._at(user).close_adoption(user, until)
         else:
-            self._on_all(lambda shard: shard.close_adoption(user, until))
+            on_each(self.shards, lambda shard: shard.close_adoption(user, until))
 
     def adoptions(self) -> Adoptions:
         """See :meth:`.base.AdoptingStore.adoptions`."""
@@ -217,18 +229,7 @@ class Sharded:
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`."""
-        self._on_all(lambda shard: shard.end_all(stamp))
-
-    def _on_all(self, act: Callable[[Shard], None]) -> None:
-        """Act on all shards. If one does not answer, the others are done all the same."""
-        failed: StoreUnavailable | None = None
-        for shard in self.shards:
-            try:
-                act(shard)
-            except StoreUnavailable as error:
-                failed = error
-        if failed is not None:
-            raise failed
+        on_each(self.shards, lambda shard: shard.end_all(stamp))
 
     def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`; shard by shard."""

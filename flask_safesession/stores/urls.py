@@ -49,7 +49,7 @@ _ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNOR
 
 def hide_password(url: str) -> str:
     """Returns *url*, which may be malformed, without its password: for messages and logs."""
-    hidden = re.sub(r"^((?:.*?://)?[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    hidden = re.sub(r"^((?:[\w.+-]+://)?+[^:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
     # Without a host after it, anything but a port is a password.
     hidden = re.sub(r"^(\w[\w+.-]*://[^:@/?\[]*):(?!\d+(?:[/?,]|$))[^@]*$", r"\1:***", hidden)
     return re.sub(r"(password=)[^&;\s]*", r"\1***", hidden, flags=re.IGNORECASE)

@@ -1,9 +1,12 @@
 """The contract of stores, put together from its parts."""
 
 from .adoption import AdoptionContract
+from .end_all import EndAllContract
 from .extended import ExtendedContract
 from .many import ManySessionsContract
+from .moves import MovesContract
 from .overrides import OverridesContract
+from .removal import RemovalContract
 from .repeating import RepeatedCallsContract
 from .single import SingleSessionContract
 from .users import UsersContract
@@ -11,8 +14,11 @@ from .users import UsersContract
 
 class StoreContract(
     SingleSessionContract,
+    MovesContract,
     ManySessionsContract,
+    RemovalContract,
     UsersContract,
+    EndAllContract,
     OverridesContract,
     ExtendedContract,
     RepeatedCallsContract,

@@ -1,4 +1,4 @@
-"""The contract, part five: extended sessions, whose own limits are longer than their tier's."""
+"""The contract: extended sessions, whose own limits are longer than their tier's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExtendedContract(ContractBase):
     def test_an_extended_session_outlives_its_tier(self, kit: StoreKit) -> None:
         key = self.extended(kit)
         kit.advance(130 * MINUTE)
-        found = self.live(kit.store.load(key, RULES, slide=True)).record
+        found = self.slide(kit, key, RULES)
         assert limits_of(found) == (300 * MINUTE, 600 * MINUTE, True)
         assert limits_of(self.record(kit, key, RULES)) == (300 * MINUTE, 600 * MINUTE, True)
         kit.advance(310 * MINUTE)
@@ -55,7 +55,7 @@ class ExtendedContract(ContractBase):
         after = self.live(kit.store.commit(key, draft, stamp, touch=0)).record
         assert limits_of(after) == (300 * MINUTE, 600 * MINUTE, True)
         kit.advance(40 * MINUTE)
-        self.live(kit.store.load(key, RULES, slide=True))
+        self.slide(kit, key, RULES)
         usual = make_draft(rules=RULES, user="ann")
         after = self.live(kit.store.commit(key, usual, draft.stamp, touch=0)).record
         assert limits_of(after) == (30 * MINUTE, 120 * MINUTE, False)

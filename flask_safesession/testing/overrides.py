@@ -1,4 +1,4 @@
-"""The contract, part four: settings for a whole fleet, and limits that become shorter."""
+"""The contract: settings for a whole fleet, and limits that become shorter."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ class OverridesContract(ContractBase):
     # -- shorter limits -------------------------------------------------------------------------
 
     def test_a_shorter_idle_timeout_holds_for_an_unused_session(self, kit: StoreKit) -> None:
-        key = self.add(kit, make_rules(), user="ann")
+        key = self.add(kit, user="ann")
         kit.advance(11 * MINUTE)
-        self.audit(kit, make_rules())
-        assert self.read(kit, key, make_rules()) is not None
+        self.audit(kit)
+        assert self.read(kit, key) is not None
         shorter = make_rules(idle=10 * MINUTE)
         self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
         assert kit.index.count(shorter).total == 0
 
     def test_a_shorter_lifetime_holds_for_a_session_in_use(self, kit: StoreKit) -> None:
-        key = self.add(kit, make_rules())
+        key = self.add(kit)
         for _ in range(3):
             kit.advance(20 * MINUTE)
-            self.live(kit.store.load(key, make_rules(), slide=True))
+            self.slide(kit, key)
         shorter = make_rules(lifetime=60 * MINUTE)
         self.audit(kit, shorter)
         assert self.purged(kit, shorter) == 1
 
     def test_longer_limits_bring_nothing_back_and_move_nothing(self, kit: StoreKit) -> None:
-        key = self.add(kit, make_rules())
-        self.audit(kit, make_rules())
+        key = self.add(kit)
+        self.audit(kit)
         longer = make_rules(idle=120 * MINUTE, lifetime=2000 * MINUTE)
         self.audit(kit, longer)
         kit.advance(30 * MINUTE)
@@ -99,10 +99,9 @@ class OverridesContract(ContractBase):
         assert self.read(kit, user, shorter) is not None
 
     def test_many_sessions_are_seen_in_small_steps_each_once(self, kit: StoreKit) -> None:
-        rules = make_rules()
         for number in range(25):
-            self.add(kit, rules, user="ann" if number % 2 else None)
-        self.audit(kit, rules)
+            self.add(kit, user="ann" if number % 2 else None)
+        self.audit(kit)
         kit.advance(11 * MINUTE)
         shorter = make_rules(idle=10 * MINUTE)
         assert self.audit(kit, shorter, limit=4) == 25

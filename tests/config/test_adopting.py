@@ -142,7 +142,24 @@ def test_the_name_of_a_table_is_no_sql() -> None:
     said = refusal(
         "flask-session+postgresql://h/db", config={"SESSION_SQLALCHEMY_TABLE": 'x"; DROP'}
     )
-    assert said == "SESSION_SQLALCHEMY_TABLE: 'x\"; DROP' is no table's name"
+    assert said == (
+        "SESSION_SQLALCHEMY_TABLE: 'x\"; DROP' has more than letters, digits, spaces and _ - $"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "fix"),
+    [
+        ("redis://h/0?foo=1", "SAFESESSION_ADOPT is a URL that cannot be used: ?foo= is unknown"),
+        ("redis://h/zero", "the path should be the number of a database"),
+        ("memcached://a,b", "sessions can be adopted from one Memcached server: name only one"),
+        ("memcached://a:b", "write memcached://host:port"),
+        ("file://folder", "give the absolute path of the folder, as in file:///"),
+        ("postgresql+psycopg2://h/db", "memcached, file and ://, without SQLAlchemy's driver"),
+    ],
+)
+def test_a_url_of_flask_session_is_refused_with_its_fix(place: str, fix: str) -> None:
+    assert fix in refusal(f"flask-session+{place}")
 
 
 def test_settings_that_adoption_uses_are_not_left_over(caplog: pytest.LogCaptureFixture) -> None:

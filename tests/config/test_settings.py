@@ -598,6 +598,7 @@ def test_what_is_not_secret_stays_readable() -> None:
         "redis+cluster://a:1,b:2",
         "redis://[::1]:6379",
         "redis://h",
+        "postgresql://shop@h:5432/db",
     ):
         assert hide_password(url) == url
 

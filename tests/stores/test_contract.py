@@ -12,6 +12,8 @@ from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.sharded import Shard, Sharded, shard_of
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import FakeClock, StoreContract, StoreKit, make_draft, make_rules
+from flask_safesession.testing.end_all import EndAllContract
+from flask_safesession.testing.moves import MovesContract
 from flask_safesession.testing.overrides import OverridesContract
 from flask_safesession.testing.repeating import RepeatedCallsContract
 from flask_safesession.testing.single import SingleSessionContract
@@ -30,7 +32,12 @@ def ignore(event: object) -> None:
 
 
 class TestShardsInMemory(
-    SingleSessionContract, UsersContract, OverridesContract, RepeatedCallsContract
+    SingleSessionContract,
+    MovesContract,
+    UsersContract,
+    EndAllContract,
+    OverridesContract,
+    RepeatedCallsContract,
 ):
     """A store in shards keeps the contract, but for the caps: each shard has a share of them."""
 

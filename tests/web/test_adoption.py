@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from cachelib import FileSystemCache
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_session import Session as FlaskSession
+from markupsafe import Markup
 from pymemcache.client.base import PooledClient
 from time_machine import travel
 
@@ -173,28 +175,29 @@ def old(
     elif kind == "cookie":
         yield with_cookies()
     elif kind == "sqlite":
-        yield from _with_sqlalchemy(f"sqlite:///{tmp_path / 'old.db'}")
+        yield from _with_sqlalchemy(f"sqlite:///{tmp_path / 'old #1.db'}")
     else:
         yield with_safesession(make_app)
 
 
 def _with_sqlalchemy(url: str, scheme: str = "") -> Iterator[Old]:
     from flask_sqlalchemy import SQLAlchemy
-    from sqlalchemy import text
+    from sqlalchemy import func, select
 
     app = Flask("old")
     app.secret_key = KEY
     app.config |= {"SQLALCHEMY_DATABASE_URI": url, "SESSION_TYPE": "sqlalchemy"}
-    app.config["SESSION_SQLALCHEMY_TABLE"] = "old_sessions"
+    app.config["SESSION_SQLALCHEMY_TABLE"] = "old-sessions"
     db = app.config["SESSION_SQLALCHEMY"] = SQLAlchemy(app)
     FlaskSession(app)
 
     def left() -> int:
         with app.app_context():
-            return int(db.session.execute(text("SELECT COUNT(*) FROM old_sessions")).scalar_one())
+            table = db.metadata.tables["old-sessions"]
+            return int(db.session.execute(select(func.count()).select_from(table)).scalar_one())
 
     place = Old(app, f"flask-session+{scheme or url}", left=left)
-    place.config["SESSION_SQLALCHEMY_TABLE"] = "old_sessions"
+    place.config["SESSION_SQLALCHEMY_TABLE"] = "old-sessions"
     yield place
     with app.app_context():
         db.drop_all()
@@ -259,6 +262,20 @@ def test_so_it_is_on_other_servers(on_server: Old, site: Site, kit: StoreKit) ->
 
 def test_there_an_old_worker_revives_nothing(on_server: Old, site: Site) -> None:
     test_an_old_worker_that_writes_its_record_back_revives_nothing(on_server, site, "clear=1")
+
+
+def test_there_an_id_in_another_case_is_another_id(on_server: Old, site: Site) -> None:
+    cookie, app = cookie_of(on_server.browser()), site(on_server)
+    assert read(browser(app, cookie.swapcase())) == {}
+    assert read(browser(app, cookie)) == {"user_id": "7", "cart": "book"}
+
+
+def test_there_sessions_are_counted(on_server: Old, site: Site) -> None:
+    on_server.browser()
+    found = [_place(site(on_server)).count(9)]
+    on_server.config["SESSION_KEY_PREFIX"] = "another app:"
+    found.append(_place(site(on_server)).count(9))
+    assert found in ([1, 0], [None, None])
 
 
 def test_a_response_that_nobody_receives_loses_nothing(old: Old, site: Site) -> None:
@@ -392,6 +409,15 @@ def test_nothing_comes_after_the_date(
     app = site(old, store=MemoryStore(clock), adopt_until=datetime.fromtimestamp(10, UTC))
     assert read(browser(app, cookie_of(old.browser()))) == {}
     assert old.left is None or old.left() == 1
+
+
+def test_after_the_date_the_old_place_may_be_gone(site: Site) -> None:
+    old, past = (
+        Old(Flask("old"), "flask-session+redis://127.0.0.1:1/0"),
+        datetime(2020, 1, 1, tzinfo=UTC),
+    )
+    assert browser(site(old), "A" * 43).get("/read").status_code == 503
+    assert browser(site(old, adopt_until=past), "A" * 43).get("/read").status_code == 200
 
 
 def test_a_visitor_without_a_user_keeps_the_cart(old: Old, site: Site) -> None:
@@ -631,6 +657,31 @@ def test_without_a_prefix_only_ids_of_its_length_are_looked_up(
     client.close()
 
 
+def test_without_a_prefix_other_data_under_such_a_name_is_no_session(
+    redis_place: Callable[..., Old], site: Site, any_server: Server
+) -> None:
+    old, client = redis_place(SESSION_KEY_PREFIX=""), any_server.client()
+    names = ("A" * 43, "0f8fad5b-d9cb-469f-a165-70867728950e")
+    for name in names:
+        client.set(name, json.dumps({"user_id": "7"}))
+        assert read(browser(site(old), name)) == {}
+    assert client.exists(*names) == 2
+    client.close()
+
+
+def test_what_is_left_is_counted_without_other_keys(
+    redis_place: Callable[..., Old], site: Site, any_server: Server
+) -> None:
+    old, client = redis_place(SESSION_KEY_PREFIX=""), any_server.client()
+    client.set("settings", "{}")
+    client.set("a:b" + "c" * 40, "{}")
+    app = site(old, store=f"redis://127.0.0.1:{any_server.port}/0")
+    browser(app, cookie_of(old.browser())).post("/do?set=cart:pen")
+    old.browser()
+    assert _place(app).count(9) == 1
+    client.close()
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return (pytest.fail, ("unpickled",))
@@ -662,13 +713,23 @@ def test_a_file_with_more_than_plain_values_is_refused(
         f"flask-session+file://{tmp_path}", SESSION_TYPE="cachelib", SESSION_CACHELIB=cache
     )
     cache.set("session:" + "A" * 43, {"user_id": Bomb()})
-    cache.set("session:" + "B" * 43, {"user_id": "8", "seen": {1, 2}, "at": (1.5, None, -7, b"")})
+    values: dict[str, Any] = {"user_id": "8", "seen": {1, 2}, "at": (1.5, None, -7, b"")}
+    values |= {"day": TOMORROW, "sum": Decimal("1.10"), "told": Markup("<b>"), "no": [TOMORROW]}
+    cache.set("session:" + "B" * 43, values)
     app = site(old)
     app.add_url_rule("/values", "values", lambda: repr(sorted(session.items())))
     assert read(browser(app, "A" * 43)) == {}
-    assert "is a pickle, which is never read" in caplog.text
+    assert "(an object of _pytest.outcomes._Fail), which is never read" in caplog.text
+    assert "let the app store text or numbers in their place before you move" in caplog.text
     found = browser(app, "B" * 43).get("/values").text
-    assert found == repr([("at", (1.5, None, -7, b"")), ("seen", {1, 2}), ("user_id", "8")])
+    assert found == repr(sorted(values.items()))
+
+
+def test_of_files_only_the_live_ones_are_counted(tmp_path: Path, site: Site) -> None:
+    cache = FileSystemCache(str(tmp_path))
+    cache.set("session:" + "A" * 43, {"user_id": "7"}, timeout=60)
+    cache.set("session:" + "B" * 43, {"user_id": "8"}, timeout=-60)
+    assert _place(site(Old(Flask("old"), f"flask-session+file://{tmp_path}"))).count(9) == 1
 
 
 def test_a_folder_that_is_missing_is_an_outage(tmp_path: Path, site: Site) -> None:

@@ -10,13 +10,13 @@ from pymemcache.exceptions import MemcacheServerError
 from ...errors import ConfigError, StoreUnavailable, TooManySessions
 from ...events import Event, Once
 from ...model.reason import Reason
-from ...model.record import GENERATIONS, Draft, Record, dumps, loads, record_from, touched
+from ...model.record import GENERATIONS, Draft, Record, dumps, loads, touched
 from ...model.tokens import NO_USER
 from .. import base
 from ..base import Conflict, Gone, Listed, Live, Rules, Taken, Terms
 from ..remote.breaker import Listener
-from ..rules import is_filed, moved, successor, used
-from ..sharded import LETTERS, shard_of
+from ..rules import begun, is_filed, moved, refiled, successor, used
+from ..sharded import LETTERS, on_each, shard_of
 from ..tables import Ending
 from .items import Held, Session
 from .lines import Server
@@ -91,13 +91,7 @@ class MemcachedStore:
     def create(self, turn: Turn, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`..base.Store.create`."""
         epoch, now, _ = turn.epoch(key)
-        record = record_from(
-            draft,
-            created=draft.created or now,
-            last_active=draft.last_active or now,
-            stamps=(),
-            generation=epoch.generation,
-        )
+        record = begun(draft, epoch.generation, now)
         session = Session(epoch.name, record)
         if not turn.add(key, session, now):
             there = _in_the_way(turn.find(key), draft)
@@ -147,13 +141,7 @@ class MemcachedStore:
             return Live(record, held.now)
         if record.stamps[0] != expected:
             return Conflict(record)
-        fresh = record._replace(
-            tier=draft.tier,
-            user=user,
-            idle=draft.idle,
-            absolute=record.created + draft.lifetime,
-            extended=draft.extended,
-        )
+        fresh = refiled(record, draft)
         if fresh.deadline <= held.now:
             return turn.over(held, fresh.end_reason)
         if user not in (NO_USER, record.user):
@@ -246,14 +234,7 @@ class MemcachedStore:
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`..base.Store.end_all`."""
-        failed = None
-        for letter in self.letters:
-            try:
-                self._end_all(letter, stamp)
-            except StoreUnavailable as error:
-                failed = error  # those on the other servers are ended all the same
-        if failed is not None:
-            raise failed
+        on_each(self.letters, lambda letter: self._end_all(letter, stamp))
 
     @operation
     def _end_all(self, turn: Turn, letter: str, stamp: str) -> None:

@@ -48,6 +48,16 @@ def check_shards(topology: Topology, name: str, shards: int) -> bool:
     raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
 
 
+def inspect(caller: Caller, replicas: int) -> list[Finding]:
+    """Returns what is wrong with the number of shards, and :func:`findings`."""
+    found: list[Finding] = []
+    try:
+        caller.check()
+    except ConfigError as error:
+        found += [Finding("store-layout", problem) for problem in error.problems]
+    return found + findings(Caller(caller.topology, caller.timeout), replicas)
+
+
 def findings(caller: Caller, replicas: int) -> list[Finding]:
     """Returns a finding for each setting that should be changed, server by server.
 

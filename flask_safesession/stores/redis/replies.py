@@ -13,6 +13,7 @@ from ...model.reason import Reason
 from ...model.record import Draft, loads
 from ...model.tokens import KEY_LENGTH, TIER_TAG_LENGTH, tier_tag
 from ..base import (
+    Answer,
     Conflict,
     Counts,
     Gone,
@@ -20,6 +21,7 @@ from ..base import (
     Live,
     Moved,
     Onward,
+    Page,
     Removed,
     Rules,
     Taken,
@@ -83,8 +85,10 @@ def gone(status: int, rest: list[Any]) -> Gone:
     return Gone(Reason.UNKNOWN)
 
 
-def refused(status: int, rest: list[Any]) -> Gone | Conflict:
-    """Returns why a write did nothing."""
+def written(status: int, rest: list[Any]) -> Answer:
+    """Returns the result of a write to a session."""
+    if status == Status.LIVE:
+        return dated(rest[0])
     if status != Status.CONFLICT:
         return gone(status, rest)
     try:
@@ -131,6 +135,14 @@ def listed(pairs: Iterable[tuple[bytes, bytes]]) -> list[Listed]:
         with suppress(ValueError):
             found.append(Listed(key.decode(), loads(raw)))
     return found
+
+
+def paged(rows: list[bytes], limit: int) -> Page:
+    """Returns the sessions in *rows* of three: place in the index, entry there, first bytes."""
+    keys = (entry[:KEY_LENGTH] for entry in rows[1::3])
+    found = tuple(listed(zip(keys, rows[2::3], strict=True)))
+    more = len(rows) == 3 * limit
+    return Page(found, f"{rows[-3].decode()}:{rows[-2].decode()}" if more else "")
 
 
 def removals(packed: bytes) -> tuple[Removed, ...]:

@@ -1,8 +1,5 @@
 """Runs Lua scripts on the server responsible for a key, in time, with store errors for redis-py's.
 
-The scripts are files in ``lua/``, each with its protocol in a comment at the top. All that a script
-touches is in one slot.
-
 After a lost reply, a script that recognises its own repetition is sent again on a fresh connection
 while there is time; others are sent once. When the server answers that it has done nothing (it is
 loading, or is no longer a master), every script is sent again.
@@ -10,11 +7,9 @@ loading, or is no longer a master), every script is sent again.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
-from importlib import resources
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis.exceptions import (
@@ -29,6 +24,7 @@ from redis.exceptions import (
 
 from ...errors import StoreUnavailable
 from ..remote.deadline import deadline
+from .lua import Script
 from .servers.connections import CircuitOpenError, Command, remaining, was_sent
 from .servers.standalone import Topology
 
@@ -55,25 +51,6 @@ _FIXES = {
     "the server requires more replicas than it has: see min-replicas-to-write": ("NOREPLICAS",),
     "another program's script keeps the server busy: SCRIPT KILL ends it": ("BUSY",),
 }  # fmt: skip
-
-
-class Script:
-    """A Lua script and the digest that the server stores it under.
-
-    :param parts: files in ``lua/``, concatenated.
-    """
-
-    def __init__(self, *parts: str) -> None:
-        folder = resources.files(__package__) / "lua"
-        self.text: str = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
-        self.sha: str = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-class Confirmed(NamedTuple):
-    """A script's answer, and the number of replicas that have what it wrote."""
-
-    answer: Any
-    replicas: int
 
 
 class Caller:
@@ -145,8 +122,8 @@ class Caller:
 
     def confirm(
         self, script: Script, keys: tuple[str, ...], args: tuple[Any, ...], replicas: int
-    ) -> Confirmed:
-        """Returns the answer of a repeatable *script*, after a wait for so many *replicas*.
+    ) -> tuple[Any, int]:
+        """Returns the answer of a repeatable *script*, and how many of so many *replicas* have it.
 
         WAIT follows the script: inside it would not wait. It confirms the
         connection's last write, so such a script writes also when it is repeated.
@@ -157,7 +134,8 @@ class Caller:
         with _Call(self.timeout):
             while True:
                 with tries:
-                    return Confirmed(*self._send(script, keys, args, replicas=replicas))
+                    answer, confirmed = self._send(script, keys, args, replicas=replicas)
+                    return answer, confirmed
 
     def call(self, send: Callable[[], _T], *, repeatable: bool = True) -> _T:
         """Returns what *send* returns, within the time-out.

@@ -8,7 +8,7 @@ from copy import copy
 from functools import partial
 from typing import Any, TypeAlias
 
-from ...errors import ConfigError, StoreUnavailable
+from ...errors import StoreUnavailable
 from ...events import Event, ReplicasMissing
 from ...model.policy import ANONYMOUS_TIER
 from ...model.reason import Reason
@@ -37,7 +37,8 @@ from ..base import (
     newest_first,
 )
 from ..remote.breaker import Listener
-from .check import check_shards, findings
+from . import lua
+from .check import check_shards, inspect
 from .replies import (
     Status,
     admitted,
@@ -48,34 +49,17 @@ from .replies import (
     gone,
     limit_rows,
     listed,
-    refused,
+    paged,
     removals,
     theirs,
     wire_onward,
+    written,
 )
-from .scripts import Caller, Script
+from .scripts import Caller
 from .url import topology_of
 
 # Rules; limits for a load without a slide, with one, and without any write; caps and tiers.
 _Wired: TypeAlias = tuple[Rules | None, tuple[bytes, bytes, bytes], tuple[bytes | int, ...]]
-
-_LOAD = Script("load", "_common", "slide")
-_COMMIT = Script("commit", "_common", "recommit")
-_REFILE = Script("_common", "refile")
-_END = Script("_common", "end")
-_CREATE = Script("_common", "_admission", "create")
-_ROTATE = Script("_common", "_admission", "rotate")
-_ADOPT = Script("_common", "_admission", "_adoption", "adopt")
-_ADOPTION = Script("_common", "_adoption", "adoption")
-_PURGE = Script("_common", "_admission", "purge")
-_COUNT = Script("_common", "count")
-_PEEK = Script("_common", "peek")
-_USER = Script("_common", "user")
-_PAGE = Script("_common", "page")
-_END_ALL = Script("_common", "end_all")
-_AUDIT = Script("_common", "audit")
-_DOCUMENT = Script("_common", "document")
-_LEASE = Script("_common", "lease")
 
 
 class RedisStore:
@@ -128,7 +112,7 @@ class RedisStore:
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`..base.Store.load`."""
         limits = self._wire(rules)[1]
-        answer = self._run(_LOAD, (self._name(key),), (limits[slide],), reading=(limits[2],))
+        answer = self._run(lua.LOAD, (self._name(key),), (limits[slide],), reading=(limits[2],))
         try:
             if isinstance(answer, bytes):
                 return dated(answer)
@@ -149,7 +133,7 @@ class RedisStore:
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`..base.Store.create`."""
         args = (dumps_draft(draft), *self._wire(rules)[2])
-        status, *rest = self._run(_CREATE, (self._name(key),), args, repeatable=False)
+        status, *rest = self._run(lua.CREATE, (self._name(key),), args, repeatable=False)
         return admitted(status, rest, draft, rules)
 
     def commit(
@@ -164,24 +148,20 @@ class RedisStore:
         """See :meth:`..base.Store.commit`."""
         del loaded  # the script reads it
         args = (expected, "" if touch is None else touch, dumps_draft(draft))
-        answer, may_be_done = self._caller.settle(_COMMIT, (self._name(key),), args)
+        answer, may_be_done = self._caller.settle(lua.COMMIT, (self._name(key),), args)
         if isinstance(answer, bytes):
             return dated(answer, draft.note + draft.payload)
         status, *rest = answer
-        if status == Status.LIVE:
-            return dated(rest[0])
         if status == Status.CONFLICT and may_be_done and not rest[1]:
             # Later writes may have pushed its stamp out of the record.
             raise StoreUnavailable("a reply was lost: whether the call was done is unknown")
-        return refused(status, rest)
+        return written(status, rest)
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer:
         """See :meth:`..base.Store.refile`. Every user's sessions are here: never ``None``."""
         head = dumps_draft(draft._replace(note=b"", payload=b""))
-        status, *rest = self._run(_REFILE, (self._name(key),), (expected, head))
-        if status == Status.LIVE:
-            return dated(rest[0])
-        return refused(status, rest)
+        status, *rest = self._run(lua.REFILE, (self._name(key),), (expected, head))
+        return written(status, rest)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
@@ -192,20 +172,20 @@ class RedisStore:
         head = (terms.expected or "", pace, terms.reason, onward, dumps_draft(draft))
         args = (*head, *self._wire(rules)[2])
         names = (self._name(key), self._name(new))
-        status, *rest = self._confirmed(_ROTATE, "rotate", names, args)
+        status, *rest = self._confirmed(lua.ROTATE, "rotate", names, args)
         if status in (Status.LIVE, Status.TAKEN, Status.FULL, Status.TOO_MANY):
             return admitted(status, rest, draft, rules)
-        return refused(status, rest)
+        return written(status, rest)
 
     def end(
         self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
     ) -> Answer:
         """See :meth:`..base.Store.end`, and :meth:`..sharded.Shard.end` for *onward*."""
         args = (stamp, reason, expected or "", wire_onward(onward))
-        status, *rest = self._confirmed(_END, "end", (self._name(key),), args)
+        status, *rest = self._confirmed(lua.END, "end", (self._name(key),), args)
         if status == Status.LIVE:
             return dated(rest[0], key=rest[1].decode())
-        return refused(status, rest)
+        return written(status, rest)
 
     def resolve(self, key: str) -> str:
         """See :meth:`..sharded.Shard.resolve`."""
@@ -219,7 +199,7 @@ class RedisStore:
 
     def _peek(self, key: str) -> tuple[bytes, bytes]:
         """Returns the key under which the session goes on, and its first bytes if it is live."""
-        status, *rest = self._run(_PEEK, (self._name(key),), (LISTED,))
+        status, *rest = self._run(lua.PEEK, (self._name(key),), (LISTED,))
         if status != Status.LIVE:
             gone(status, rest)  # raises if a newer version wrote it
             return key.encode(), b""
@@ -227,12 +207,12 @@ class RedisStore:
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`..base.UserStore.sessions_of`."""
-        return newest_first(theirs(self._run(_USER, (f"{self.slot}:u:{user}",), (LISTED,))))
+        return newest_first(theirs(self._run(lua.USER, (f"{self.slot}:u:{user}",), (LISTED,))))
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`..base.UserStore.end_user`."""
         args = (LISTED, stamp, reason, keep)
-        ended = self._confirmed(_USER, "end", (f"{self.slot}:u:{user}",), args)
+        ended = self._confirmed(lua.USER, "end", (f"{self.slot}:u:{user}",), args)
         return newest_first(theirs(ended))
 
     # -- from older places ----------------------------------------------------------------------
@@ -243,7 +223,7 @@ class RedisStore:
         """See :meth:`..base.AdoptingStore.adopt`."""
         most = MAX_LINKS if draft.user else LINKS_OF_ANONYMOUS
         args = (link, until, most, dumps_draft(draft), *self._wire(rules)[2])
-        status, *rest = self._run(_ADOPT, (self._name(key),), args)
+        status, *rest = self._run(lua.ADOPT, (self._name(key),), args)
         return adopted(status, rest, draft, rules)
 
     def point(self, link: str, key: str, until: int) -> None:
@@ -258,7 +238,7 @@ class RedisStore:
     def close_adoption(self, user: str, until: int) -> None:
         """See :meth:`..base.AdoptingStore.close_adoption`."""
         names = (f"{self.slot}:adopted",)
-        self._confirmed(_ADOPTION, "end", names, ("close", user, until, MAX_LINKS))
+        self._confirmed(lua.ADOPTION, "end", names, ("close", user, until, MAX_LINKS))
 
     def adoptions(self) -> Adoptions:
         """See :meth:`..base.AdoptingStore.adoptions`."""
@@ -266,13 +246,13 @@ class RedisStore:
         return Adoptions(count, last, now)
 
     def _adoption(self, *args: Any) -> Any:
-        return self._run(_ADOPTION, (f"{self.slot}:adopted",), args)
+        return self._run(lua.ADOPTION, (f"{self.slot}:adopted",), args)
 
     # -- all of them ----------------------------------------------------------------------------
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`..base.Store.end_all`."""
-        self._confirmed(_END_ALL, "end", (f"{self.slot}:tiers",), (stamp,))
+        self._confirmed(lua.END_ALL, "end", (f"{self.slot}:tiers",), (stamp,))
 
     def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`..base.IndexedStore.page`."""
@@ -281,28 +261,23 @@ class RedisStore:
         if score:
             float(score)  # raises ValueError if it is not the end of a page
         args = (group, score, entry, limit, LISTED)
-        answer: list[bytes] = self._run(_PAGE, (f"{self.slot}:tiers",), args)[2:]
-        entries = answer[1::3]
-        keys = (entry[:KEY_LENGTH] for entry in entries)
-        found = tuple(listed(zip(keys, answer[2::3], strict=True)))
-        more = len(entries) == limit
-        return Page(found, f"{answer[-3].decode()}:{answer[-2].decode()}" if more else "")
+        return paged(self._run(lua.PAGE, (f"{self.slot}:tiers",), args)[2:], limit)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`..base.IndexedStore.purge`."""
         args = (limit, *self._wire(rules)[2])
-        _, due, trimmed, more, removed = self._run(_PURGE, (f"{self.slot}:tiers",), args)
+        _, due, trimmed, more, removed = self._run(lua.PURGE, (f"{self.slot}:tiers",), args)
         return PurgeStep(due, trimmed, bool(more), removals(removed))
 
     def count(self, rules: Rules) -> Counts:
         """See :meth:`..base.IndexedStore.count`."""
-        _, now, *rest = self._run(_COUNT, (f"{self.slot}:tiers",), ())
+        _, now, *rest = self._run(lua.COUNT, (f"{self.slot}:tiers",), ())
         return counted(now, rest, rules)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`..base.IndexedStore.audit`."""
         args = (limit, self._pattern(":[sue]:*"), self._wire(rules)[1][0][1:])
-        _, fixed, limited, behind, done = self._run(_AUDIT, (f"{self.slot}:audit",), args)
+        _, fixed, limited, behind, done = self._run(lua.AUDIT, (f"{self.slot}:audit",), args)
         return AuditStep(fixed, bool(done), limited, bool(behind))
 
     def document(self, name: str) -> Document:
@@ -315,13 +290,13 @@ class RedisStore:
 
     def _document(self, name: str, document: bytes = b"", expected: bytes = b"") -> Document:
         """Replace *expected* by *document*, if given; returns what is stored then."""
-        _, now, raw = self._run(_DOCUMENT, (f"{self.slot}:doc:{name}",), (document, expected))
+        _, now, raw = self._run(lua.DOCUMENT, (f"{self.slot}:doc:{name}",), (document, expected))
         return Document(raw[11:], int(raw[:11] or b"0", 16), now)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`..base.IndexedStore.lease`."""
         name = f"{self.slot}:lease:{task}"
-        return bool(self._run(_LEASE, (name,), (milliseconds,), repeatable=False))
+        return bool(self._run(lua.LEASE, (name,), (milliseconds,), repeatable=False))
 
     # -- the servers ----------------------------------------------------------------------------
 
@@ -341,13 +316,7 @@ class RedisStore:
 
     def inspect(self) -> list[Finding]:
         """See :meth:`..base.Store.inspect`."""
-        found: list[Finding] = []
-        try:
-            self._caller.check()
-        except ConfigError as error:
-            found += [Finding("store-layout", problem) for problem in error.problems]
-        unchecked = Caller(self._caller.topology, self._caller.timeout)
-        return found + findings(unchecked, self._replicas)
+        return inspect(self._caller, self._replicas)
 
     def close(self) -> None:
         """See :meth:`..base.Store.close`."""
@@ -372,7 +341,7 @@ class RedisStore:
         return wired
 
     def _confirmed(
-        self, script: Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
+        self, script: lua.Script, operation: str, names: tuple[str, ...], args: tuple[Any, ...]
     ) -> Any:
         """Returns the answer of a script that ends a session; reports too few replicas."""
         if not self._replicas:

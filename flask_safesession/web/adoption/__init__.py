@@ -28,6 +28,7 @@ shards see :meth:`..stores.sharded.Sharded.adopt`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -96,6 +97,9 @@ class Adoption:
         :param unknown: the IDs of ours among them that the store does not know.
         :raises StoreUnavailable: the store or an old place did not answer.
         """
+        until = self._overrides.settings.adopt_until
+        if until is not None and until <= time.time() * 1000:
+            return None  # the store would refuse, and the old place may be gone
         foreign = [value for value in dict.fromkeys(values) if not is_of_our_form(value)]
         for place in self.places:
             for credential in place.credentials(state.app, foreign[:_MOST], unknown):

@@ -79,7 +79,7 @@ def _backend(place: OldPlace, app: Flask, timeout: float) -> Backend:
         if scheme == "memcached":
             from .places.memcached import MemcachedBackend
 
-            return MemcachedBackend(rest, timeout)
+            return MemcachedBackend(url, timeout)
         if scheme == "sqlite":
             from .places.sql import in_file
 

@@ -60,13 +60,44 @@ def test_without_the_setting_it_is_an_error(deploy: Deploy) -> None:
     assert said.err == "Error: SAFESESSION_ADOPT is not set: no sessions are adopted\n"
 
 
-def test_a_place_that_is_down_is_an_error_without_a_traceback(
-    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = deploy(adopt=["flask-session+redis://127.0.0.1:1/0"])
+def test_a_place_that_is_down_is_an_error_and_hides_no_other_figure(deploy: Deploy) -> None:
+    there = deploy(adopt=["flask-session+redis://127.0.0.1:1/0", old_store(3)])
     said = run(there.app, "adopt")
     assert said.code == 1
-    assert "the old place of sessions: ConnectionError" in said.err
+    down, other, came, _ = said.out.splitlines()
+    assert "redis://127.0.0.1:1/0 in SAFESESSION_ADOPT: ConnectionError" in down
+    assert other == "MemoryStore: 3 sessions are left"
+    assert came == "Adopted until now: 0 sessions."
+    found = run(there.app, "adopt", "--json").json["places"][0]
+    assert found["left"] is None
+    assert "ConnectionError" in found["error"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("flask-session+redis://127.0.0.1:1/0", "flask-session+memcached://127.0.0.1:1"),
+        *("flask-session+file:///not/there", "flask-session+sqlite:////not/it"),
+        "redis://127.0.0.1:1/0",
+    ],
+)
+def test_check_reports_a_place_that_does_not_answer(make_app: MakeApp, place: str) -> None:
+    app = make_app(adopt=[place])
+    said = findings(app)["older-place"]
+    assert said.startswith(f"{place} in SAFESESSION_ADOPT: ")
+    assert said.endswith("each request with an old cookie gets a 503")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_what_is_wrong_in_a_database_is_not_said_of_the_store(
+    request: pytest.FixtureRequest, make_app: MakeApp, kind: str
+) -> None:
+    url = request.getfixturevalue(kind).url()
+    said = findings(make_app(adopt=[f"flask-session+{url}"]))["older-place"]
+    assert "check SESSION_SQLALCHEMY_TABLE" in said
+    assert "flask safesession schema" not in said
+    said = findings(make_app(adopt=[f"flask-session+{url}_not_there"]))["older-place"]
+    assert "SAFESESSION_STORE" not in said
 
 
 def findings(app: Any) -> dict[str, str]:

@@ -14,9 +14,7 @@ import redis
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import base
 from flask_safesession.stores.base import Gone, Live, Terms
-from flask_safesession.stores.redis import RedisStore
-from flask_safesession.stores.redis import store as scripts_of
-from flask_safesession.stores.redis.scripts import Script
+from flask_safesession.stores.redis import RedisStore, lua
 from flask_safesession.testing import age_redis, make_draft, make_rules
 
 from ...support import servers
@@ -44,13 +42,13 @@ def store(
     client: redis.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisStore]:
     """A store whose limits are small."""
-    for name, script in vars(scripts_of).items():
-        if isinstance(script, Script):
+    for name, script in vars(lua).items():
+        if isinstance(script, lua.Script):
             small = copy(script)
             for limit, number in (("MAX_TOMBSTONES", OF_ALL), ("MAX_TOMBSTONES_OF_USER", OF_USER)):
                 small.text = small.text.replace(constant(limit), f"local {limit} = {number}\n")
             small.sha = hashlib.sha1(small.text.encode(), usedforsecurity=False).hexdigest()
-            monkeypatch.setattr(scripts_of, name, small)
+            monkeypatch.setattr(lua, name, small)
     made = RedisStore(client, prefix=prefix, timeout=5)
     yield made
     made.close()
@@ -79,7 +77,7 @@ def load(store: RedisStore, key: str) -> object:
 
 
 def test_the_scripts_have_the_limits_of_all_stores() -> None:
-    folder = resources.files("flask_safesession.stores.redis") / "lua"
+    folder = resources.files(lua)
     text = "".join((folder / f"_{part}.lua").read_text() for part in ("common", "admission"))
     for name in ("MAX_TOMBSTONES", "MAX_TOMBSTONES_OF_USER", "MAX_EVICTIONS", "TOMBSTONE_TTL"):
         assert constant(name) in text

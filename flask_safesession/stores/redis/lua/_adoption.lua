@@ -2,9 +2,14 @@
 --   {P}:a:LINK        the key of the session that was adopted
 --   {P}:c:USER        adoption is closed for this user; {P}:c:all: for all
 --   {P}:adopted       how many links and closings were made, when the last link was, and until when this is kept
--- All of them expire with adoption.
+-- They are kept for LINK_TTL at least, since the date of the end may be moved later.
 local MOVED = 12
 local LINK_TTL = 34560000000
+
+-- Returns until when a link or a closing is kept. UNTIL: when adoption ends; '0': without a date.
+local function kept(until_, now)
+  return math.max(tonumber(until_), now + LINK_TTL)
+end
 
 local function is_closed(p, user)
   return redis.call('EXISTS', p .. ':c:all') == 1 or (user ~= '' and redis.call('EXISTS', p .. ':c:' .. user) == 1)

@@ -6,10 +6,10 @@ local link, made, now = p .. ':a:' .. ARGV[1], p .. ':adopted', clock()
 local there = redis.call('GET', link)
 if there then return {MOVED, there} end
 
-local ends = ARGV[2] == '0' and now + LINK_TTL or tonumber(ARGV[2])
+local ends, is_over = kept(ARGV[2], now), ARGV[2] ~= '0' and tonumber(ARGV[2]) <= now
 local r = parse(string.sub(ARGV[4], 1, USER_HEADER))
 local links = tonumber(redis.call('HGET', made, 'links') or 0)
-if ends <= now or links >= tonumber(ARGV[3]) or is_closed(p, r.user) then return {UNKNOWN} end
+if is_over or links >= tonumber(ARGV[3]) or is_closed(p, r.user) then return {UNKNOWN} end
 if already(p, now, key, r.stamp) then return {UNKNOWN} end
 
 -- Old places have other clocks: nothing is from the future.

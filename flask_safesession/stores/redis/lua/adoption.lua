@@ -4,8 +4,6 @@
 --   'close', user or '', when adoption ends, limit of closings: nothing more
 --   'count': the links that were made, and when the last one was
 local p, now = string.sub(KEYS[1], 1, -9), clock()
-local ends = ARGV[1] == 'point' and ARGV[4] or ARGV[3]
-ends = (ends == nil or ends == '0') and now + LINK_TTL or tonumber(ends)
 if ARGV[1] == 'follow' then
   return {LIVE, now, redis.call('GET', p .. ':a:' .. ARGV[2]) or ''}
 elseif ARGV[1] == 'count' then
@@ -13,7 +11,7 @@ elseif ARGV[1] == 'count' then
 end
 
 go_on_at_maxmemory(p)
-if ends <= now then return {LIVE, now} end
+local ends = kept(ARGV[1] == 'point' and ARGV[4] or ARGV[3], now)
 if ARGV[1] == 'point' then
   redis.call('SET', p .. ':a:' .. ARGV[2], ARGV[3], 'NX', 'PX', ends - now)
 else

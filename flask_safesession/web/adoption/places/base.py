@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from flask import Flask
 
+from ....errors import StoreUnavailable
 from ....model.policy import OwnLimits
 from ....model.tokens import SessionID, Verified
 
@@ -41,6 +43,16 @@ class Credential(NamedTuple):
     def __repr__(self) -> str:
         """Hides the text."""
         return "<Credential>"
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Name a place and its setting in errors, which are otherwise those of stores."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        text = str(error).replace("SAFESESSION_STORE", "SAFESESSION_ADOPT")
+        raise StoreUnavailable(f"{name} in SAFESESSION_ADOPT: {text}") from error
 
 
 class Place(Protocol):

@@ -10,12 +10,14 @@ from flask import Flask
 from itsdangerous import BadSignature, Signer
 
 from ....model.tokens import Verified
-from .base import Credential, Old
+from .base import Credential, Old, named
 from .formats import Pickled, decode
 
 _SID = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 # Characters of a UUID, which Flask-Session made before 0.6.
 _UUID = 36
+# What it keeps in each session, unless SESSION_PERMANENT is off.
+_PERMANENT = "_permanent"
 
 
 class Backend(Protocol):
@@ -29,8 +31,11 @@ class Backend(Protocol):
         """Delete a value."""
         ...
 
-    def count(self, prefix: str, most: int) -> int | None:
-        """Returns how many keys have the prefix, *most* at most; ``None``: unknown."""
+    def count(self, prefix: str, most: int, accepts: Callable[[str], bool]) -> int | None:
+        """Returns how many keys have the prefix, *most* at most; ``None``: unknown.
+
+        :param accepts: returns whether the rest of a key can be an ID.
+        """
         ...
 
 
@@ -55,6 +60,7 @@ class FlaskSession:
         self._signed: bool = config.get("SESSION_USE_SIGNER", False)
         entropy = int(config.get("SESSION_ID_LENGTH", 32))
         self._lengths = {_UUID, -(-entropy * 4 // 3)}
+        self._marks: bool = config.get("SESSION_PERMANENT", True)
         self._say = say
         self._decode = read
 
@@ -65,36 +71,40 @@ class FlaskSession:
         del ours
         for value in foreign:
             sid = self._unsigned(app, value) if self._signed else value
-            # Without a prefix, an ID could be the name of anything.
-            is_whole = self._prefix or len(sid) in self._lengths
-            if _SID.fullmatch(sid) and is_whole:
+            if self._accepts(sid):
                 yield Credential(sid)
 
     def read(self, credential: Credential) -> Old | None:
         """See :meth:`.base.Place.read`."""
-        raw = self._backend.get(self._prefix + credential.text)
+        with named(self.name):
+            raw = self._backend.get(self._prefix + credential.text)
         if raw is None:
             return None
         try:
             data = self._decode(raw)
-        except Pickled:
-            self._say(
-                "pickled-session",
-                f"a session of {self.name} is a pickle, which is never read, since that could run"
-                " code: let Flask-Session 0.8 run for a while before you move, since it writes each"
-                " session that is used as msgpack; or let these users sign in again",
-            )
+        except Pickled as error:
+            fix = "or let these users sign in again"
+            self._say("pickled-session", f"a session of {self.name} {error}; {fix}")
             return None
-        return None if data is None else Old(data)
+        # Without a prefix, other data of the app may be under a name of this form.
+        is_foreign = not self._prefix and self._marks and _PERMANENT not in (data or ())
+        return None if data is None or is_foreign else Old(data)
 
     def delete(self, credential: Credential, old: Old) -> None:
         """See :meth:`.base.Place.delete`."""
         del old
-        self._backend.delete(self._prefix + credential.text)
+        with named(self.name):
+            self._backend.delete(self._prefix + credential.text)
 
     def count(self, most: int) -> int | None:
         """See :meth:`.base.Place.count`."""
-        return self._backend.count(self._prefix, most)
+        with named(self.name):
+            return self._backend.count(self._prefix, most, self._accepts)
+
+    def _accepts(self, sid: str) -> bool:
+        """Returns whether *sid* can be an ID. Without a prefix it could be the name of anything."""
+        is_whole = bool(self._prefix) or len(sid) in self._lengths
+        return is_whole and _SID.fullmatch(sid) is not None
 
     def _unsigned(self, app: Flask, value: str) -> str:
         """Returns the ID in a signed cookie; empty: the signature is wrong."""

@@ -1,7 +1,7 @@
 """Decodes what Flask-Session 0.8 writes: msgpack and JSON, and plain values in a pickle.
 
 Nothing is unpickled. cachelib writes files as pickles; of these a reader of our own accepts the
-instructions for plain values only, and none that names, makes or calls an object.
+instructions for plain values only, and of those that make objects only some classes of values.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import pickletools  # nosec B403  # it lists opcodes, and makes no objects
 import struct
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import msgpack
+from markupsafe import Markup
 
 _PICKLE_VERSIONS = range(2, 6)
 
 
 class Pickled(ValueError):
-    """The value is a pickle, or one that holds more than plain values."""
+    """The value is a pickle, or one that holds more than plain values. The text has the fix."""
 
 
 def decode(raw: bytes) -> dict[str, Any] | None:
@@ -33,7 +36,11 @@ def decode(raw: bytes) -> dict[str, Any] | None:
             found = json.loads(raw)
         except (ValueError, RecursionError):
             if is_pickle(raw):
-                raise Pickled from None
+                raise Pickled(
+                    "is a pickle, which is never read, since that could run code: let Flask-Session"
+                    " 0.8 run for a while before you move, since it writes each session that is"
+                    " used as msgpack"
+                ) from None
     return _session(found)
 
 
@@ -45,14 +52,17 @@ def is_pickle(raw: bytes) -> bool:
 def decode_plain(raw: bytes) -> dict[str, Any] | None:
     """Returns the session in a pickle of plain values, or in JSON; ``None``: it is none.
 
-    :raises Pickled: it holds an object of some class.
+    :raises Pickled: it holds an object of another class than those of values.
     """
     if not is_pickle(raw):
         return decode(raw)
     try:
         return _session(_Plain().run(raw))
-    except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise Pickled from error
+    except (ValueError, ArithmeticError, LookupError, TypeError, struct.error) as error:
+        raise Pickled(
+            f"is a pickle with more than plain values ({error}), which is never read, since that"
+            " could run code: let the app store text or numbers in their place before you move"
+        ) from error
 
 
 def _session(found: object) -> dict[str, Any] | None:
@@ -63,6 +73,11 @@ def _session(found: object) -> dict[str, Any] | None:
 _VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Classes whose objects are made, with plain values.
+_CLASSES = {
+    f"{known.__module__}.{known.__name__}": known
+    for known in (date, datetime, timedelta, timezone, Decimal, Markup)
+}
 # Instructions whose argument is the value.
 _LITERALS = frozenset(
     {
@@ -106,8 +121,21 @@ class _Plain:
             self._memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self._memo[argument])
+        elif name in ("STACK_GLOBAL", "REDUCE", "NEWOBJ"):
+            self._make(name, *self._take(len(stack) - 2))
         else:
             self._collect(name)
+
+    def _make(self, name: str, one: Any, two: Any) -> None:
+        """Push a class, by its module and name; or an object, by its class and arguments."""
+        if name != "STACK_GLOBAL":
+            if one not in _CLASSES.values():
+                raise ValueError(f"the instruction {name} is not for plain values")
+            self._stack.append(one(*two))
+        elif (known := _CLASSES.get(f"{one}.{two}")) is not None:
+            self._stack.append(known)
+        else:
+            raise ValueError(f"an object of {one}.{two}")
 
     def _collect(self, name: str) -> None:
         """Move values from the end of the stack into a container."""

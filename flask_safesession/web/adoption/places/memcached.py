@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from ....errors import StoreUnavailable
-
-_PORT = "11211"
+from ....stores.memcached.url import read_url
 
 
 class MemcachedBackend:
     """Items of one server; each call takes *timeout* seconds at most, and one connection.
 
-    :param server: ``host:port``; the port may be missing.
+    :raises ValueError: *url* names none, or several: which has an item, only the old client says.
     """
 
-    def __init__(self, server: str, timeout: float) -> None:
-        host, _, port = server.rstrip("/").partition(":")
-        self._server = (host, int(port or _PORT))
+    def __init__(self, url: str, timeout: float) -> None:
+        self._server, *others = read_url(url)
+        if others:
+            raise ValueError("sessions can be adopted from one Memcached server: name only one")
         self._timeout = timeout
 
     def get(self, key: str) -> bytes | None:
@@ -32,17 +33,17 @@ class MemcachedBackend:
         """See :meth:`.flask_session.Backend.delete`."""
         self._call("delete", key, noreply=False)
 
-    def count(self, prefix: str, most: int) -> int | None:
+    def count(self, prefix: str, most: int, accepts: Callable[[str], bool]) -> int | None:
         """See :meth:`.flask_session.Backend.count`: its server has no list of its items."""
-        del prefix, most
+        del prefix, most, accepts
+        self._call("version")  # so that one that is down is reported
         return None
 
-    def _call(self, name: str, key: str, **options: Any) -> Any:
+    def _call(self, name: str, *key: str, **options: Any) -> Any:
         client = Client(self._server, connect_timeout=self._timeout, timeout=self._timeout)
         try:
-            return getattr(client, name)(key, **options)
+            return getattr(client, name)(*key, **options)
         except (MemcacheError, OSError) as error:
-            text = f"the old place of sessions: {type(error).__name__}: {error}"
-            raise StoreUnavailable(text) from error
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
         finally:
             client.close()

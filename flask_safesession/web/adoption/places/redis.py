@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -47,15 +48,16 @@ class RedisBackend:
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def count(self, prefix: str, most: int) -> int | None:
+    def count(self, prefix: str, most: int, accepts: Callable[[str], bool]) -> int | None:
         """See :meth:`.flask_session.Backend.count`. Walks the keys of the database."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
         try:
             found = self._client.scan_iter(match=pattern, count=1000, _type="STRING")
-            return sum(1 for _ in islice(found, most))
+            names = (key.decode(errors="replace")[len(prefix) :] for key in found)
+            return sum(1 for _ in islice(filter(accepts, names), most))
         except RedisError as error:
             raise _unavailable(error) from error
 
 
 def _unavailable(error: RedisError) -> StoreUnavailable:
-    return StoreUnavailable(f"the old place of sessions: {type(error).__name__}: {error}")
+    return StoreUnavailable(f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from ....model.reason import Reason
 from ....model.tokens import Verified, new_stamp
 from ....stores.base import Gone
 from ....stores.opening import Opened
-from .base import Credential, Old
+from .base import Credential, Old, named
 
 
 class SafeSessionPlace:
@@ -41,7 +41,8 @@ class SafeSessionPlace:
         if (sid := credential.sid) is None:
             return None
         settings = self._settings()
-        answer = self._opened.store.load(sid.key, settings.rules, slide=False)
+        with named(self.name):
+            answer = self._opened.store.load(sid.key, settings.rules, slide=False)
         if isinstance(answer, Gone):
             return None
         record = answer.record
@@ -60,4 +61,5 @@ class SafeSessionPlace:
     def count(self, most: int) -> int | None:
         """See :meth:`.base.Place.count`."""
         index = self._opened.index
-        return None if index is None else min(most, index.count(self._settings().rules).total)
+        with named(self.name):
+            return None if index is None else min(most, index.count(self._settings().rules).total)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from ....errors import ConfigError, StoreUnavailable
 from ....stores.opening import sql_driver
@@ -17,7 +18,10 @@ from ....stores.sql.servers.lines import Access, Lost, Refused, TimedOut
 from ....stores.sql.servers.pool import CircuitOpen, Pool
 from ....stores.sql.servers.url import read_url
 
-_NAME = re.compile(r"[^\W\d]\w{0,62}")
+_NAME = re.compile(r"[\w$ -]{1,64}")
+# Stores' advice about their own tables.
+_OF_OUR_TABLES = re.compile("(the tables are missing|let the user read, write and make the).*")
+_OF_ITS_TABLE = "check SESSION_SQLALCHEMY_TABLE, and that the user may read and delete its rows"
 #: Runs a statement that is a transaction of its own, and returns its rows.
 Run: TypeAlias = Callable[[Call], list[Any]]
 
@@ -36,26 +40,30 @@ class SqlBackend:
         names = [config.get("SESSION_SQLALCHEMY_SCHEMA"), table]
         parts = [str(name) for name in names if name is not None]
         if not all(map(_NAME.fullmatch, parts)):
-            raise ConfigError([f"SESSION_SQLALCHEMY_TABLE: {'.'.join(parts)!r} is no table's name"])
+            named = f"SESSION_SQLALCHEMY_TABLE: {'.'.join(parts)!r}"
+            raise ConfigError([f"{named} has more than letters, digits, spaces and _ - $"])
         self._run = run
         self._table = ".".join(f"{quote}{part}{quote}" for part in parts)
         self._live = f"expiry > {now}"
 
     def get(self, key: str) -> bytes | None:
         """See :meth:`.flask_session.Backend.get`."""
-        query = f"SELECT data FROM {self._table} WHERE session_id = ? AND {self._live}"
+        query = f"SELECT session_id, data FROM {self._table} WHERE session_id = ? AND {self._live}"
         rows = self._run((query, (key,)))
-        return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
+        # MySQL finds other cases, too: each would be an ID of its own, with a link of its own.
+        found = [data for name, data in rows if name == key and data is not None]
+        return bytes(found[0]) if found else None
 
     def delete(self, key: str) -> None:
         """See :meth:`.flask_session.Backend.delete`."""
         self._run((f"DELETE FROM {self._table} WHERE session_id = ?", (key,)))
 
-    def count(self, prefix: str, most: int) -> int | None:
-        """See :meth:`.flask_session.Backend.count`: of all live rows, whatever their prefix."""
-        del prefix
-        some = f"SELECT 1 FROM {self._table} WHERE {self._live} LIMIT {most:d}"
-        return int(self._run((f"SELECT COUNT(*) FROM ({some}) AS live", ()))[0][0])
+    def count(self, prefix: str, most: int, accepts: Callable[[str], bool]) -> int | None:
+        """See :meth:`.flask_session.Backend.count`: of the live rows."""
+        del accepts
+        ours = f"{self._live} AND SUBSTR(session_id, 1, {len(prefix):d}) = ?"
+        some = f"SELECT 1 FROM {self._table} WHERE {ours} LIMIT {most:d}"
+        return int(self._run((f"SELECT COUNT(*) FROM ({some}) AS live", (prefix,)))[0][0])
 
 
 def on_server(url: str, config: Mapping[str, Any], timeout: float) -> SqlBackend:
@@ -79,7 +87,7 @@ def on_server(url: str, config: Mapping[str, Any], timeout: float) -> SqlBackend
                         raise
                     return _run_on(pool, (statement, call[1]))  # an idle connection was cut
         except (Lost, Refused) as error:
-            raise StoreUnavailable(f"the old sessions on {place.server}: {error}") from error
+            raise StoreUnavailable(_OF_OUR_TABLES.sub(_OF_ITS_TABLE, str(error))) from error
 
     if driver.dialect.name == "PostgreSQL":
         return SqlBackend(run, config, "(now() AT TIME ZONE 'utc')")
@@ -95,13 +103,15 @@ def in_file(path: str, config: Mapping[str, Any], timeout: float) -> SqlBackend:
     """Returns the place in a SQLite file, which must exist: a new one would sign everybody out."""
     import sqlite3
 
+    url = f"file:{quote(path)}?mode=rw"
+
     def run(call: Call) -> list[Any]:
         try:
-            with closing(sqlite3.connect(f"file:{path}?mode=rw", timeout=timeout, uri=True)) as one:
+            with closing(sqlite3.connect(url, timeout=timeout, uri=True)) as one:
                 rows = one.execute(*call).fetchall()
                 one.commit()
                 return rows
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the old sessions in {path}: {error}") from error
+            raise StoreUnavailable(f"{path}: {error}") from error
 
     return SqlBackend(run, config, "strftime('%Y-%m-%d %H:%M:%f', 'now')")
