@@ -210,7 +210,8 @@ def test_the_purge_leaves_an_ending_that_is_renewed_after_it_was_seen_expired(
         closing(sql_store(postgresql, prefix)) as made,
         closing(sql_store(postgresql, prefix, clock=clock)) as slow,
     ):
-        made.point(link, "old", 1)
+        made.point(link, "old", 0)
+        postgresql.ask(f"UPDATE {prefix}_endings SET expires = 1")
         purge = threading.Thread(target=slow.purge, args=(RULES, 100))
         with closing(postgresql.connect()) as other:
             other.execute("SELECT pg_advisory_lock(7)")
