@@ -41,8 +41,9 @@ DIALECT = Dialect(
     partial=False,
     upsert="ON DUPLICATE KEY UPDATE",
     new="VALUES({column})",
-    then="<insert>; <count>",
-    inserted="FROM DUAL WHERE ROW_COUNT() > 0",
+    # Not ROW_COUNT(), which is wrong after an answer that could not be sent.
+    then="DO LAST_INSERT_ID(0); <insert>; <count>",
+    inserted="FROM DUAL WHERE LAST_INSERT_ID() > 0",
     parameter="%s",
     quote="`",
 )
