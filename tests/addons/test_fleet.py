@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,31 @@ def test_events_count_in_the_minute_of_the_stores_clock_in_which_they_happened(
     last = worker.report(store).last()
     assert [minute.created for minute in last[-3:]] == [1, 0, 2]
     assert last[-1].start == 602 * 60
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.3, 0.95])
+def test_events_at_either_end_of_a_minute_count_in_it_whenever_the_process_began(
+    store: MemoryStore,
+    clock: FakeClock,
+    workers: list[Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: float,
+) -> None:
+    passing = SimpleNamespace(time=lambda: clock() / 1000, monotonic=lambda: clock() / 1000 + ahead)
+    monkeypatch.setattr(fleet, "time", passing)
+    worker = workers[0]
+    worker.fleet = Fleet()
+    worker.fleet.listen(worker.app)
+    clock.now = 600 * MINUTE + 100
+    worker.create()
+    clock.advance(MINUTE - 200)
+    worker.create()
+    clock.advance(200)
+    worker.create()
+    for moment in (0, 500, 30_000):
+        clock.advance(moment)
+        last = worker.report(store).last()
+        assert [minute.created for minute in last[-2:]] == [2, 1]
 
 
 def test_what_was_reported_is_not_reported_again(store: MemoryStore, workers: list[Worker]) -> None:
