@@ -514,6 +514,29 @@ def sharing_files(code: str, directory: Path) -> subprocess.CompletedProcess[str
     )
 
 
+def test_a_process_that_ends_takes_its_circuits_along_and_leaves_its_counts(tmp_path: Path) -> None:
+    done = sharing_files(f"SERVER = '127.0.0.1:{free_port()}'\n{GIVES_UP}", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "open\n"), done.stderr
+    left = {path.name.partition("_")[0] for path in tmp_path.iterdir()}
+    assert left == {"counter", "histogram"}
+
+
+GIVES_UP = """
+from contextlib import suppress
+from flask import Flask
+from flask_safesession import SafeSession, StoreUnavailable
+from flask_safesession.instrumentation.prometheus import instrument
+
+app = Flask("one")
+safe = SafeSession(app, store=f"redis://{SERVER}", store_timeout="200ms", check_interval=None)
+instrument(safe)
+for _ in range(6):
+    with suppress(StoreUnavailable):
+        safe.count()
+print(safe.servers()[SERVER])
+"""
+
+
 def test_the_directory_of_all_processes_is_made(tmp_path: Path) -> None:
     done = sharing_files(TWO_REGISTRIES, tmp_path / "new" / "metrics")
     assert done.returncode == 0, done.stderr
