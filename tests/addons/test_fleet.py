@@ -248,6 +248,44 @@ def test_a_worker_that_never_wins_keeps_its_counts(
     assert created(workers[0].report(store)) == 1
 
 
+ENDS = """
+import sys
+from flask import Flask, session
+from flask_safesession import SafeSession
+from flask_safesession.dashboard import dashboard
+
+app = Flask("worker")
+app.secret_key = "a key for tests that is long enough"
+safe = SafeSession(app, store=sys.argv[1], check_interval="1h")
+app.register_blueprint(dashboard(safe, allowed=lambda: True))
+app.add_url_rule("/", "write", lambda: str(session.setdefault("cart", 3)))
+for _ in range(int(sys.argv[2])):
+    app.test_client().get("/")
+"""
+
+
+def test_a_worker_that_ends_by_itself_leaves_all_that_it_has_counted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.sqlite3"
+    for count in (3, 0, 4):
+        subprocess.run([sys.executable, "-c", ENDS, url, str(count)], check=True)
+    app = Flask("reader")
+    safe = SafeSession(app, store=url, check_interval=None)
+    store = safe._state()[1].opened.index
+    assert created(Worker().report(store)) == safe.count() == 7
+    app.extensions["safesession"].store.close()
+
+
+def test_a_process_without_a_job_reports_nothing_when_it_ends(store: MemoryStore) -> None:
+    app, reported = Flask("command"), list[object]()
+    SafeSession(app, store=store)
+    job = app.extensions["safesession"].job
+    job.reports.append(reported.append)
+    job.leave()
+    assert reported == []
+    assert job.run() is not None
+    assert reported == [store]
+
+
 # -- clocks and limits ------------------------------------------------------------------------
 
 
