@@ -35,6 +35,8 @@ FLOORS = {LOAD: "SELECT", COMMIT: "UPDATE", CREATE: "INSERT", LOGIN: "DELETE and
 OPERATIONS = tuple(FLOORS)
 CALLS = 300
 """Calls of each kind in a round, for each process."""
+WARM = 20
+"""Calls before these that are not timed: a connection knows its statements and plans after some."""
 ROUNDS = 7
 PROCESSES = (1, 4)
 DUE = 100_000
@@ -134,8 +136,8 @@ def timed(url: str, prefix: str, seed: int, start: float) -> dict[str, tuple[flo
     :param start: by the monotonic clock: all processes begin then.
     """
     bench = Bench(url, prefix)
-    names = [new_id().key for _ in range(CALLS)]
-    drafts = [draft(number, users=False) for number in range(CALLS)]
+    names = [new_id().key for _ in range(WARM + CALLS)]
+    drafts = [draft(number, users=False) for number in range(WARM + CALLS)]
     mine, floor = _ours(bench, names, drafts, seed), _floor(bench, names, drafts)
     time.sleep(max(0.0, start - time.monotonic()))
     found = {}
@@ -149,10 +151,12 @@ def timed(url: str, prefix: str, seed: int, start: float) -> dict[str, tuple[flo
 
 
 def _time(calls: Sequence[Callable[[], object]]) -> float:
-    begun = time.perf_counter()
-    for call in calls:
+    for call in calls[:WARM]:
         call()
-    return (time.perf_counter() - begun) / len(calls) * 1e6
+    begun = time.perf_counter()
+    for call in calls[WARM:]:
+        call()
+    return (time.perf_counter() - begun) / (len(calls) - WARM) * 1e6
 
 
 def _ours(
@@ -160,7 +164,7 @@ def _ours(
 ) -> dict[str, list[Callable[[], object]]]:
     """A commit follows a load, as in a request; a login is that of an anonymous visitor."""
     store, rules, loaded = bench.store, ROOMY.rules, dict[str, Record]()
-    users = count(seed * CALLS)
+    users = count(seed * (WARM + CALLS))
 
     def load(name: str) -> None:
         answer = store.load(name, rules, slide=True)
@@ -298,9 +302,10 @@ def weights(url: str, sizes: Sequence[int]) -> Iterator[Weight]:
             bench = Bench(place, prefix)
             fill(bench, range(sessions), users=users)
             overhead = _bytes(bench, place) / sessions - mean_payload(users=users)
-            store, some = bench.store, [key(random.randrange(sessions)) for _ in range(CALLS)]
+            calls, store = WARM + CALLS, bench.store
+            some = [key(random.randrange(sessions)) for _ in range(calls)]
             load = _time([partial(store.load, k, ROOMY.rules, slide=False) for k in some])
-            more = [draft(sessions + number, users=users) for number in range(CALLS)]
+            more = [draft(sessions + number, users=users) for number in range(calls)]
             names = [new_id(made.user[:1]).key for made in more]
             create = _time(
                 [

@@ -122,3 +122,9 @@ def test_what_is_refused_has_something_that_can_be_stored(code: str, instead: st
     with pytest.raises(TypeError, match=r'^session\["value"\] cannot be stored'):
         encode({"value": evaluated(code)})
     encode({"value": evaluated(instead)})
+
+
+def test_the_message_on_the_page_is_that_of_the_error() -> None:
+    with pytest.raises(TypeError) as refused:
+        encode({"cart": [1, 2, {"file": Path("/tea")}]})
+    assert f"```text\n{refused.value}\n```" in PAGE

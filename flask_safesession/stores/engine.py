@@ -7,7 +7,7 @@ rules in Lua; the contract and the model test that both agree.
 from __future__ import annotations
 
 from ..model.policy import ANONYMOUS_TIER
-from ..model.record import Draft, Record, record_from, touched
+from ..model.record import Draft, Record, touched
 from ..model.tokens import NO_USER, tier_tag
 from . import adoption
 from .admission import Leaving, over_the_cap
@@ -33,6 +33,7 @@ from .base import (
 )
 from .rules import (
     admit,
+    begun,
     dismiss,
     find,
     is_filed,
@@ -88,14 +89,7 @@ class Engine:
             there = make_way(t, key, draft, now)
             if isinstance(there, (Live, Taken)):
                 return there
-            fresh = record_from(
-                draft,
-                created=draft.created or now,
-                last_active=draft.last_active or now,
-                stamps=(),
-                generation=t.generation(),
-            )
-            return admit(t, key, fresh, rules, now, there)
+            return admit(t, key, begun(draft, t.generation(), now), rules, now, there)
 
     def commit(
         self,

@@ -38,6 +38,17 @@ def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
     return record
 
 
+def begun(draft: Draft, generation: int, now: int) -> Record:
+    """Returns the record of a new session."""
+    return record_from(
+        draft,
+        created=draft.created or now,
+        last_active=draft.last_active or now,
+        stamps=(),
+        generation=generation,
+    )
+
+
 def make_way(t: Tables, key: str, draft: Draft, now: int) -> Live | Taken | tuple[Removed, ...]:
     """Returns what is under the *key* of a new session: itself if the call is repeated.
 

@@ -83,14 +83,25 @@ def serve() -> Iterator[Callable[[Flask], str]]:
 
 
 @pytest.fixture
-def shop(store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Flask:
+def check_interval() -> str | None:
+    """No purge job runs in the example, unless a module says otherwise."""
+    return None
+
+
+@pytest.fixture
+def shop(
+    store: MemoryStore,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    check_interval: str | None,
+) -> Flask:
     """The example, with its sessions in ``store``."""
     for name in list(os.environ):
         if name.startswith(("SAFESESSION_", "FLASK_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SECRET_KEY", "a secret that only these tests know")
     monkeypatch.setattr(example.watch, "clock", lambda: as_datetime(clock()))
-    return create_app(store=store, check_interval=None)
+    return create_app(store=store, check_interval=check_interval)
 
 
 @pytest.fixture

@@ -54,6 +54,10 @@ class Connections(Protocol):
         """Run a statement in the transaction of this thread, before its next query or its end."""
         ...
 
+    def note(self, generation: int, now: int) -> None:
+        """Take these for the current generation and the time, which were just read."""
+        ...
+
     def share(self, cap: Cap) -> Cap:
         """See :meth:`..tables.Tables.share`."""
         ...

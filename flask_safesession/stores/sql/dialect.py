@@ -24,12 +24,15 @@ class Dialect(NamedTuple):
     :param skip: the same for the rows of ``taken``, without those that others have locked.
     :param join: joins two tables, of which the first one is read first.
     :param by_key: after a table, from which rows are locked: they are found by the index "key".
-    :param limit: a condition that is true, and limits the wait for a lock in an ``UPDATE`` that is
-        a transaction of its own to ``{wait}`` milliseconds.
+    :param limit: a condition that is true, and limits for this transaction how long it may last, to
+        ``{milliseconds}``, and wait for a lock, to ``{wait}``: a little less, so that the server
+        says what it waited for.
     :param table: after the columns of a table.
     :param partial: an index may leave out rows.
     :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
     :param new: the value for a column in that part.
+    :param then: runs the statement ``<insert>``, then ``<count>``.
+    :param inserted: in the latter, after a ``SELECT``: it returns a row if one was inserted.
     :param parameter: stands for a value; ``{n}``: its number.
     :param quote: around names, in the database's own tools.
     """
@@ -50,6 +53,8 @@ class Dialect(NamedTuple):
     partial: bool = True
     upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"
     new: str = "excluded.{column}"
+    then: str = "WITH inserted AS (<insert> RETURNING 1) <count>"
+    inserted: str = "FROM inserted"
     parameter: str = "?"
     quote: str = '"'
 
@@ -61,13 +66,15 @@ class Dialect(NamedTuple):
         numbered = (self.parameter.format(n=n) + part for n, part in enumerate(rest, 1))
         return "".join((head, *numbered)).replace("{p}", prefix.replace('"', '""'))
 
-    def put(self, table: str, columns: str, key: str, changes: str) -> str:
+    def put(self, table: str, columns: str, key: str, changes: str, values: str = "") -> str:
         """Returns a statement that inserts a row, or changes the one with the same *key*.
 
         :param changes: ``column = <column>`` for the value that was given.
+        :param values: a query for the values; by default, they are parameters.
         """
         for column in columns.split(", "):
             changes = changes.replace(f"<{column}>", self.new.format(column=column))
         marks = ", ".join("?" * (columns.count(",") + 1))
         update = f"{self.upsert.format(key=key)} {changes}"
-        return f'INSERT INTO "{{p}}_{table}" ({columns}) VALUES ({marks}) {update}'  # noqa: S608
+        values = values or f"VALUES ({marks})"
+        return f'INSERT INTO "{{p}}_{table}" ({columns}) {values} {update}'

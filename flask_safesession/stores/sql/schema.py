@@ -24,7 +24,8 @@ class _Table(NamedTuple):
 
 
 # A user's sessions are evicted by place, then id: those whose cookie never came back first.
-# Anonymous sessions have no owner and are in the group ''.
+# Anonymous sessions have no owner and are in the group ''. No two indexes of a table begin with the
+# same column: without statistics, PostgreSQL would take either of them.
 _TABLES = (
     _Table(
         "sessions",
@@ -52,14 +53,10 @@ _TABLES = (
             "kind {text} NOT NULL",
             "owner {text} NOT NULL",
             "expires {integer} NOT NULL",
-            "reason {text} NOT NULL",
-            "stamp {text} NOT NULL",
-            "successor {text} NOT NULL",
-            "successor_user {text} NOT NULL",
-            "sign_in {integer} NOT NULL",
+            "ending {blob} NOT NULL",
             'UNIQUE ("key", kind)',
         ),
-        (("expiry", "kind, expires", ""), ("owner", "kind, owner, id", "")),
+        (("expiry", "kind, expires", ""), ("owner", "owner, kind, id", "")),
     ),
     _Table(
         "counts",

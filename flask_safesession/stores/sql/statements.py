@@ -14,18 +14,20 @@ _HEAD = f"substr(record, 1, {HEAD})"
 # All that lists read.
 _LISTED = f"substr(record, 1, {LISTED})"
 _SESSIONS, _ENDINGS = '"{p}_sessions"', '"{p}_endings"'
-_GENERATION = '(SELECT generation FROM "{p}_meta")'
+_META = '"{p}_meta" WHERE one = 1'  # by its index: see the settings of PostgreSQL's transactions
+_GENERATION = f"(SELECT generation FROM {_META})"
+_ALL_COUNTS = '"{p}_counts" WHERE part >= 0'
 _CURRENT = f"generation = {_GENERATION}"
 _GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
 _OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
 _BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
 _LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
+_INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
 _OLDER = f"generation < {_GENERATION}"
 _NEWER = f"generation > {_GENERATION}"
 _DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
 _OVER = " LIMIT 1000 OFFSET ?"
-_KEPT = "reason, stamp, successor, successor_user, sign_in"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
 _SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
@@ -50,15 +52,13 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
 
 
 _STATEMENTS = {
-    "version": 'SELECT version FROM "{p}_meta"',
-    "meta": 'SELECT generation, ended_by, {clock} FROM "{p}_meta"',
-    "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ?',
+    "version": f"SELECT version FROM {_META}",
+    "meta": f"SELECT generation, ended_by, {{clock}} FROM {_META}",
+    "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ? WHERE one = 1',
     # -- sessions
     "load": f"""SELECT record, {_GENERATION}, {{clock}}
         FROM {_SESSIONS} WHERE "key" = ?""",
-    "insert": f"""INSERT INTO {_SESSIONS}
-        (generation, tier_group, deadline, owner, place, record, "key")
-        VALUES (?, ?, ?, ?, ?, ?, ?)""",
+    "insert": f"INSERT INTO {_SESSIONS} ({_INSERTED}) VALUES (?, ?, ?, ?, ?, ?, ?)",
     "replace": f'UPDATE {_SESSIONS} SET record = ? WHERE "key" = ?',
     "move": f'UPDATE {_SESSIONS} SET {_COLUMNS} WHERE "key" = ?',
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
@@ -82,23 +82,21 @@ _STATEMENTS = {
     "count_of_tier": f"SELECT COUNT(*) FROM {_OWNED} AND tier_group = ?",
     "belongs": f'SELECT COUNT(*) FROM {_OWNED} AND "key" = ?',
     "belongs_tier": f'SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND "key" = ?',
-    # -- counts
-    "counts": """SELECT tier_group, CAST(SUM(held) AS {cast}) FROM "{p}_counts"
+    # -- counts, and the caps of parts
+    "lock": 'SELECT part FROM "{p}_seats" WHERE part = ?{limit}{lock}',
+    "counts": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM {_ALL_COUNTS}
         GROUP BY tier_group HAVING SUM(held) <> 0""",
     "held": 'SELECT tier_group, held FROM "{p}_counts" WHERE part = ? AND held <> 0',
-    "parts": 'SELECT part, tier_group, held FROM "{p}_counts"',
-    "uncount": 'UPDATE "{p}_counts" SET held = 0',
+    "parts": f"SELECT part, tier_group, held FROM {_ALL_COUNTS}",
+    "uncount": 'UPDATE "{p}_counts" SET held = 0 WHERE part >= 0',
     "differ": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM (
         SELECT tier_group, COUNT(*) AS held FROM {_SESSIONS} WHERE {_CURRENT} GROUP BY tier_group
-        UNION ALL SELECT tier_group, -held FROM "{{p}}_counts") AS both_ways
+        UNION ALL SELECT tier_group, -held FROM {_ALL_COUNTS}) AS both_ways
         GROUP BY tier_group HAVING SUM(held) <> 0""",
     "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?
         WHERE part = ?""",
-    "undeal": 'UPDATE "{p}_seats" SET cap = 0',
+    "undeal": 'UPDATE "{p}_seats" SET cap = 0 WHERE part >= 0',
     # -- what is kept of sessions that are over, and documents
-    "drop_ending": f'DELETE FROM {_ENDINGS} WHERE "key" = ? AND kind = ?',
-    "put_ending": f"""INSERT INTO {_ENDINGS} ("key", kind, owner, expires, {_KEPT})
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
     "expired": _take("endings", "id", "", "kind = ? AND expires <= {clock} LIMIT 100"),
     "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
     "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
@@ -107,16 +105,28 @@ _STATEMENTS = {
     "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
     "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
 }
+# A new session in a part that is locked: the quota has room, the generation is the current one, the
+# time is about what the caller has taken it for, and the key was never used.
+_INSERT_WITHIN = f"""INSERT INTO {_SESSIONS} ({_INSERTED})
+    SELECT ?, ?, ?, ?, ?, ?, ? FROM "{{p}}_seats", {_META} AND generation = ?
+    AND part = ? AND cap = ? AND users_cap = ? AND {{clock}} BETWEEN ? AND ?
+    AND total > (SELECT COALESCE(SUM(held), 0) FROM "{{p}}_counts" WHERE part = ?)
+    AND NOT EXISTS (SELECT 1 FROM {_ENDINGS} WHERE "key" = ?)
+    AND NOT EXISTS (SELECT 1 FROM {_SESSIONS} WHERE "key" = ?)"""
 _ADDED = 'held = "{p}_counts".held + <held>'
+_PUT_ENDING = (
+    '"key", kind, owner, expires, ending',
+    '"key", kind',
+    "owner = <owner>, expires = <expires>, ending = <ending>",
+)
 _REPLACED = "document = <document>, written = <written>"
 # Rows are locked in the order of their keys, so that no two transactions wait for each other.
 _FOR_KEYS = {
     "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}{{by_key}}
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
-    "endings": f"""SELECT "key", kind, expires, {_KEPT} FROM {_ENDINGS}
-        WHERE "key" IN ({{keys}})""",
+    "endings": f'SELECT "key", kind, expires, ending FROM {_ENDINGS} WHERE "key" IN ({{keys}})',
     "seats": """SELECT part, cap, users_cap, total, users FROM "{p}_seats"
-        WHERE part IN ({keys}) ORDER BY part{lock}""",
+        WHERE part IN ({keys}){limit} ORDER BY part{lock}""",
 }
 
 
@@ -124,11 +134,16 @@ class Statements(dict[str, str]):
     """The statements for tables under *prefix*, by name."""
 
     def __init__(self, dialect: Dialect, prefix: str) -> None:
-        put_count, put_document = (
-            dialect.put("counts", "part, tier_group, held", "part, tier_group", _ADDED),
-            dialect.put("documents", "name, document, written", "name", _REPLACED),
-        )
-        texts = {**_STATEMENTS, "add": put_count, "put_document": put_document}
+        counts = "counts", "part, tier_group, held", "part, tier_group", _ADDED
+        count = dialect.put(*counts, f"SELECT ?, ?, 1 {dialect.inserted}")
+        insert = dialect.then.replace("<insert>", _INSERT_WITHIN).replace("<count>", count)
+        put = {
+            "insert_within": insert,
+            "add": dialect.put(*counts),
+            "put_ending": dialect.put("endings", *_PUT_ENDING),
+            "put_document": dialect.put("documents", "name, document, written", "name", _REPLACED),
+        }
+        texts = {**_STATEMENTS, **put}
         super().__init__({name: dialect.render(text, prefix) for name, text in texts.items()})
         #: The time in milliseconds.
         self.clock: str = dialect.clock

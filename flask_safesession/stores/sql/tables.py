@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -43,7 +44,7 @@ class _Seen:
         self.meta: tuple[int, str, int] | None = None
         #: Record, generation and group; ``None``: there is no such session.
         self.records: dict[str, tuple[bytes, int, str] | None] = {}
-        #: Of each ending: the kind, when it expires, and the rest.
+        #: Of each ending: the kind, when it expires, and itself.
         self.endings: dict[str, list[Any]] = {}
 
 
@@ -170,6 +171,18 @@ class SqlTables:
             return self.statements["replace_same"], (raw, *same)
         return self.statements["move_same"], (*columns, raw, *same)
 
+    def insertion(self, key: str, fresh: Record, cap: Cap, part: int, now: int) -> Call:
+        """Returns the statement that stores a new anonymous session in a part that is locked.
+
+        It changes nothing if the part's quota has no room, if *key* was ever used, if *fresh* is
+        not of the current generation, or if the time is not about *now*.
+        """
+        columns = _columns(fresh)
+        quota, time = (part, cap.total, cap.users), (now - ABOUT, now + ABOUT)
+        valid = (columns[0], *quota, *time, part, key, key)
+        counted = part, columns[1]
+        return self.statements["insert_within"], (*columns, dumps(fresh), key, *valid, *counted)
+
     def remove(self, *keys: str) -> list[tuple[str, Record]]:
         """See :meth:`..tables.Tables.remove`."""
         unseen = sorted(key for key in keys if key not in self._seen.records)
@@ -276,17 +289,15 @@ class SqlTables:
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`..tables.Tables.ending`."""
-        for found, expires, reason, stamp, successor, user, sign_in in self._endings_of(key):
+        for found, expires, ending in self._endings_of(key):
             if found == kind and expires > now:
-                return Ending(reason, stamp, successor, user, bool(sign_in))
+                return Ending(*json.loads(ending))
         return None
 
     def put_ending(self, kind: str, key: str, owner: str, ending: Ending, until: int) -> None:
         """See :meth:`..tables.Tables.put_ending`."""
-        *text, sign_in = ending
         self._seen.endings.pop(key, None)
-        self._write("drop_ending", key, kind)
-        self._write("put_ending", key, kind, owner, until, *text, int(sign_in))
+        self._write("put_ending", key, kind, owner, until, json.dumps(ending).encode())
 
     def trim_endings(self, kind: str, most: int, owner: str = NO_USER) -> None:
         """See :meth:`..tables.Tables.trim_endings`."""
@@ -323,6 +334,7 @@ class SqlTables:
     def _meta(self) -> tuple[int, str, int]:
         if (meta := self._seen.meta) is None:
             meta = self._seen.meta = self._rows("meta")[0]
+            self._connections.note(meta[0], meta[2])
         return meta
 
     def _rows(self, name: str, *parameters: Any) -> list[Any]:

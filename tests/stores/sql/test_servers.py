@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,15 +15,16 @@ from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import forks
-from flask_safesession.stores.base import Gone, Live, Terms
+from flask_safesession.stores.base import Gone, Live, Taken, Terms
 from flask_safesession.stores.sql.schema import PARTS
 from flask_safesession.stores.sql.servers import locks, pool, store
+from flask_safesession.stores.sql.servers.connections import Connections
 from flask_safesession.stores.sql.servers.lines import Lost, Refused
 from flask_safesession.stores.sql.servers.mysql import MySQLLine
 from flask_safesession.stores.sql.servers.pool import Pool
 from flask_safesession.stores.sql.servers.postgresql import PostgresLine
 from flask_safesession.stores.sql.servers.store import SqlServerStore
-from flask_safesession.testing import make_draft, make_rules
+from flask_safesession.testing import make_draft, make_rules, new_key
 
 from ...support.databases import Database
 from ...support.kits import sql_store
@@ -87,18 +89,18 @@ def test_what_each_operation_costs(made: SqlServerStore, trips: list[int]) -> No
         "load": cost(lambda: made.load(key, make_rules(touch=60_000), slide=True)),
         "commit": cost(lambda: made.commit(key, draft, stamp, touch=60_000, loaded=record)),
         "create": cost(lambda: add(made)),
+        "create, of a user": cost(lambda: add(made, "bob")),
         "login": cost(lambda: made.rotate(key, new, sign_in, RULES, terms)),
-        "create at the cap of the user": 0,
         "end": cost(lambda: made.end(new, new_stamp(), "logout", None)),
         "purge": cost(lambda: made.purge(RULES, 1000)),
         "lease": cost(lambda: made.lease("purge", 1000)),
         "a key that is unknown": cost(lambda: made.load(key_for(), RULES, slide=True)),
     }
-    del costs["create at the cap of the user"]
     assert costs == {
         "load": 1,
         "commit": 1,
-        "create": 2,
+        "create": 1,
+        "create, of a user": 2,
         "login": 2,
         "end": 2,
         "purge": 2,
@@ -193,6 +195,127 @@ def test_the_purge_leaves_what_others_have_locked_for_the_next_time(
     assert made.audit(RULES, 100).repaired == 0
 
 
+# -- creations in one round trip ----------------------------------------------------------------
+
+
+def end_all(other: SqlServerStore, key: str) -> None:
+    del key
+    other.end_all(new_stamp())
+
+
+def take(other: SqlServerStore, key: str) -> None:
+    assert isinstance(other.create(key, make_draft(b"theirs"), RULES), Live)
+
+
+def take_and_end(other: SqlServerStore, key: str) -> None:
+    take(other, key)
+    other.end(key, new_stamp(), "logout", None)
+
+
+def change_the_cap(other: SqlServerStore, key: str) -> None:
+    assert isinstance(other.create(new_key(), make_draft(), make_rules(total=5000)), Live)
+
+
+MEANWHILE: dict[Callable[[SqlServerStore, str], None], type] = {
+    end_all: Live,  # of the new generation
+    take: Taken,
+    take_and_end: Taken,
+    change_the_cap: Live,
+}
+
+
+@pytest.mark.parametrize("other_does", MEANWHILE)
+def test_a_creation_in_one_round_trip_sees_what_others_have_done_meanwhile(
+    database: Database,
+    prefix: str,
+    made: SqlServerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    other_does: Callable[[SqlServerStore, str], None],
+) -> None:
+    """Also what they do after the store has looked, up to the lock of the part."""
+    add(made)  # deals out the quotas
+    key, draft = key_for(), make_draft(b"mine")
+    insert = Connections.insert
+
+    def late(self: Connections, *args: Any) -> bool:
+        monkeypatch.setattr(Connections, "insert", insert)
+        with closing(sql_store(database, prefix)) as other:
+            other_does(other, key)
+        return insert(self, *args)
+
+    monkeypatch.setattr(Connections, "insert", late)
+    answer = made.create(key, draft, RULES)
+    assert isinstance(answer, MEANWHILE[other_does])
+    assert Connections.insert is insert, "it was not tried"
+    found = made.load(key, RULES, slide=False)
+    is_mine = isinstance(found, Live) and found.record.payload == b"mine"
+    assert is_mine == isinstance(answer, Live)
+    assert made.audit(RULES, 100).repaired == 0
+
+
+def test_a_quota_without_room_is_not_passed_in_one_round_trip(
+    database: Database, prefix: str, made: SqlServerStore, trips: list[int]
+) -> None:
+    add(made)  # deals out the quotas
+    database.ask(f"UPDATE {prefix}_seats SET total = 0")
+    trips.clear()
+    add(made)
+    assert len(trips) > 1
+    [(least,)] = database.ask(f"SELECT MIN(total) FROM {prefix}_seats WHERE part < {PARTS}")
+    assert least > 0, "they were dealt out anew"
+    assert made.audit(RULES, 100).repaired == 0
+
+
+def test_a_creation_in_one_round_trip_that_is_repeated_is_counted_once(
+    made: SqlServerStore,
+) -> None:
+    add(made)
+    key, draft = key_for(), make_draft()
+    assert isinstance(made.create(key, draft, RULES), Live)
+    assert isinstance(made.create(key, draft, RULES), Live)
+    assert made.count(RULES).total == 2
+    assert made.audit(RULES, 100).repaired == 0
+
+
+def test_a_time_that_was_guessed_wrong_is_not_used(
+    made: SqlServerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was asleep has clocks that have stood still."""
+    _, record = add(made)
+    monkeypatch.setattr(made._connections, "guess", lambda: record.created - 3_600_000)
+    _, late = add(made)
+    assert late.created >= record.created
+
+
+# -- plans --------------------------------------------------------------------------------------
+
+
+def test_no_statement_reads_a_whole_table_because_the_table_was_once_empty(
+    postgresql: Database, prefix: str
+) -> None:
+    """A prepared statement keeps its plan while the table grows."""
+    with closing(sql_store(postgresql, prefix)) as made:
+        made.prepare()
+        statements = made._rows.statements
+        for name in ("records", "endings", "seats"):
+            for number in (1, 2, 18):
+                statements.for_keys(name, number)
+    with closing(postgresql.connect()) as line, line.cursor() as cursor:
+        for table in ("sessions", "endings", "counts", "seats", "documents", "meta"):
+            cursor.execute(f"VACUUM ANALYZE {prefix}_{table}")
+        cursor.execute("BEGIN")
+        cursor.execute(statements.for_keys("seats", 1).replace("$1", "0"))  # as each transaction
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        for statement in statements.values():
+            cursor.execute(f"PREPARE it AS {statement}")
+            nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
+            cursor.execute(f"EXPLAIN EXECUTE it{f'({nulls})' if nulls else ''}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+            assert "Seq Scan" not in plan, f"{statement}\n{plan}"
+            cursor.execute("DEALLOCATE it")
+        cursor.execute("ROLLBACK")
+
+
 # -- what else may go wrong ---------------------------------------------------------------------
 
 
@@ -233,6 +356,9 @@ class FakeLine:
 
     def run(self, calls: Any) -> list[Any]:
         return []
+
+    def check(self) -> None:
+        """It cannot end."""
 
     def close(self) -> None:
         """Nothing is open."""

@@ -3,6 +3,9 @@
 The first one begins the transaction, locks what it is about, and reads all that the engine will
 probably ask for. The engine's writes are collected. The second one sends them, with the COMMIT. A
 question whose answer was not read ahead, or may have changed by a write since, costs another.
+
+The creation of an anonymous session is one round trip, where its part has room: it needs to know
+nothing that a condition of its ``INSERT`` cannot check once the part is locked.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from ..connections import Call, Place
 from ..schema import PARTS
 from ..statements import Statements
 from .lines import Line
-from .locks import part_of, place_of, quotas
+from .locks import has_quotas, part_of, place_of, quotas
 from .pool import Pool
 
 # Seconds for which a full store is taken for full: creations lock everything at once.
@@ -87,7 +90,7 @@ attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
 class Connections:
     """See :class:`..connections.Connections`.
 
-    :param begin: the statements that begin a transaction.
+    :param begin: the statement that begins a transaction.
     :param elapsed: see :class:`...remote.time.ServerTime`.
     """
 
@@ -95,13 +98,15 @@ class Connections:
         self,
         pool: Pool,
         statements: Statements,
-        begin: Sequence[str],
+        begin: str,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.statements: Statements = statements
         self._pool = pool
-        self._begin: list[Call] = [(statement, ()) for statement in begin]
+        self._begin: Call = begin, ()
         self._full_until = 0.0
+        #: What it was in the last answer; ``None``: it is not known yet.
+        self.generation: int | None = None
         self._time = ServerTime(elapsed)
         #: See :meth:`...direct.Single.guess`.
         self.guess: Callable[[], int | None] = self._time.guess
@@ -125,13 +130,26 @@ class Connections:
         if not answer.rows:
             return None
         found: tuple[bytes, int, int] = answer.rows[0]
-        self._time.note(found[2])
+        self.note(*found[1:])
         return found
 
     def change(self, call: Call) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it changed a row."""
         with self._pool.line() as line, self._uncertain():
             return line.run([call])[0].changed > 0
+
+    def insert(self, part: int, call: Call) -> bool:
+        """Run a statement that adds a session to a part, in one round trip.
+
+        :returns: whether it changed a row.
+        :raises Lost: it is not known whether that was done, unless the connection had ended before.
+        """
+        lock: Call = self.statements["lock"], (part,)
+        with self._pool.line() as line:
+            line.check()
+            with self._uncertain():
+                results = line.run([self._begin, lock, call, ("COMMIT", ())])
+        return results[-2].changed > 0
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -154,7 +172,7 @@ class Connections:
         with self._pool.line() as line:
             local.current = current = Transaction(line, place)
             try:
-                current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
+                current.fetch([self._begin, self._seats(), *ahead] if writes else ahead)
                 yield
                 if writes:
                     with self._uncertain():
@@ -184,6 +202,16 @@ class Connections:
         locked = self._current.place.parts
         if locked and not locked.issuperset(map(part_of, keys)):
             raise TooNarrow(keys)
+
+    def note(self, generation: int, now: int) -> None:
+        """See :meth:`..connections.Connections.note`."""
+        self.generation = generation
+        self._time.note(now)
+
+    def may_have_room(self, cap: Cap) -> bool:
+        """Returns whether nothing speaks against an attempt within the quota of one part."""
+        is_full = time.monotonic() < self._full_until
+        return has_quotas(cap) and self.local.wider == set() and not is_full
 
     def share(self, cap: Cap) -> Cap:
         """See :meth:`..tables.Tables.share`: the quota of one part, where only this is locked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,13 @@ class Line(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Check, without waiting, that the server has not ended the connection.
+
+        :raises Lost: it has, or it has sent what nobody asked for.
+        """
+        ...
+
     def close(self) -> None:
         """Close the connection, without waiting for the server."""
         ...
@@ -61,6 +69,17 @@ class Refused(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code: str = code
+
+
+def check_idle(connection: Any) -> None:
+    """See :meth:`Line.check`.
+
+    :param connection: a socket, or its number.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if poll.poll(0):
+        raise Lost("the server has ended the connection")
 
 
 class Access(NamedTuple):
@@ -109,8 +128,7 @@ class Driver(NamedTuple):
     :param check: raises :exc:`ValueError` for a URL that cannot be used, with the problem.
     :param open: returns a function that opens connections to a URL, with what the app gives for
         them. The number is that of the seconds for which a statement may wait.
-    :param begin: the statements that begin a transaction; ``{milliseconds}``: its time-out;
-        ``{wait}``: that of a lock, a little less, so that the server says what it waited for.
+    :param begin: the statement that begins a transaction.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
     :param read_only: codes of errors of a server that takes no writes, and can be read.
@@ -121,7 +139,7 @@ class Driver(NamedTuple):
     dialect: Dialect
     check: Callable[[str], None]
     open: Callable[[str, float, Access], Callable[[], Line]]
-    begin: tuple[str, ...]
+    begin: str
     again: tuple[str, ...]
     missing: str
     read_only: tuple[str, ...]

@@ -39,6 +39,11 @@ def part_of(key: str) -> int:
     return _LETTERS.find(key[:1]) % PARTS
 
 
+def has_quotas(cap: Cap) -> bool:
+    """Returns whether creations lock one part, as long as its quota has room."""
+    return cap.total >= SMALL
+
+
 def place_of(scope: Scope, wider: Collection[str] | None) -> Place:
     """Returns the rows to lock for a transaction that writes, and the one in which it counts.
 
@@ -46,7 +51,7 @@ def place_of(scope: Scope, wider: Collection[str] | None) -> Place:
     """
     names = [*scope.keys, *([scope.user] if scope.user else [])]
     own = _TASKS.get(scope.task, part_of(names[0]) if names else 0)
-    is_small = scope.cap is not None and scope.cap.total < SMALL
+    is_small = scope.cap is not None and not has_quotas(scope.cap)
     if wider is None or scope.task == "all" or is_small:
         return Place(EVERYTHING | {own}, own, whole=True)
     parts = {part_of(name) for name in (*names, *wider)}
@@ -60,7 +65,7 @@ def quotas(cap: Cap, held: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int
     """
     total, users = (sum(counted) for counted in zip((0, 0), *held.values(), strict=True))
     room, room_for_users = (cap.total - total) // PARTS, (cap.users - users) // PARTS
-    if cap.total < SMALL or min(room, room_for_users) < LEAST:
+    if not has_quotas(cap) or min(room, room_for_users) < LEAST:
         return {}
     rows = {part: held.get(part, (0, 0)) for part in EVERYTHING}
     return {part: (all_ + room, of + room_for_users) for part, (all_, of) in rows.items()}

@@ -22,7 +22,7 @@ from ...remote.deadline import remaining
 from ...remote.names import addresses
 from ..connections import Call
 from ..dialect import Dialect
-from .lines import Access, Driver, Lost, Refused, Result, TimedOut
+from .lines import Access, Driver, Lost, Refused, Result, TimedOut, check_idle
 
 DIALECT = Dialect(
     "MySQL or MariaDB",
@@ -40,6 +40,8 @@ DIALECT = Dialect(
     partial=False,
     upsert="ON DUPLICATE KEY UPDATE",
     new="VALUES({column})",
+    then="<insert>; <count>",
+    inserted="FROM DUAL WHERE ROW_COUNT() > 0",
     parameter="%s",
     quote="`",
 )
@@ -105,6 +107,10 @@ class MySQLLine:
         except BaseException:
             self.close()
             raise
+
+    def check(self) -> None:
+        """See :meth:`.lines.Line.check`."""
+        check_idle(self._connection._sock)
 
     def close(self) -> None:
         """See :meth:`.lines.Line.close`."""
@@ -289,7 +295,7 @@ DRIVER = Driver(
     DIALECT,
     _check,
     _open,
-    begin=("START TRANSACTION",),
+    begin="START TRANSACTION",
     again=(str(ER.LOCK_DEADLOCK), str(ER.LOCK_WAIT_TIMEOUT)),
     missing=str(ER.NO_SUCH_TABLE),
     read_only=tuple(map(str, (ER.OPTION_PREVENTS_STATEMENT, *_FULL, 1792, 1836))),

@@ -20,18 +20,28 @@ from psycopg.conninfo import make_conninfo
 from ...remote.deadline import remaining
 from ..connections import Call
 from ..dialect import Dialect
-from .lines import Access, Driver, Lost, Refused, Result, TimedOut
+from .lines import Access, Driver, Lost, Refused, Result, TimedOut, check_idle
 
 DIALECT = Dialect(
     "PostgreSQL",
-    identity="BIGINT GENERATED ALWAYS AS IDENTITY",
+    identity="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     integer="BIGINT",
     cast="BIGINT",
     text='TEXT COLLATE "C"',
     blob="BYTEA",
     clock="CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
-    # Not a setting of the connection, which may be a pooler's.
-    limit=" AND set_config('lock_timeout', '{wait}ms', true) <> ''",
+    # Not settings of the connection, which may be a pooler's.
+    limit="".join(
+        f" AND set_config('{name}', '{value}', true) <> ''"
+        for name, value in (
+            ("lock_timeout", "{wait}ms"),
+            # A worker that stands still, or is cut off, does not keep its locks.
+            ("idle_in_transaction_session_timeout", "{milliseconds}ms"),
+            # Every statement has an index. A plan that was made while a table was empty would read
+            # the whole table, also later: a prepared statement keeps it.
+            ("enable_seqscan", "off"),
+        )
+    ),
     parameter="${n}",
 )
 # The pooler has given another connection to the server, with other prepared statements.
@@ -104,6 +114,10 @@ class PostgresLine:
         except BaseException:
             self.close()
             raise
+
+    def check(self) -> None:
+        """See :meth:`.lines.Line.check`."""
+        check_idle(self._pg.socket)
 
     def close(self) -> None:
         """See :meth:`.lines.Line.close`."""
@@ -202,6 +216,8 @@ def _text(value: Any) -> bytes | None:
 
 
 def _result(answer: Any) -> Result:
+    if not answer.ntuples:
+        return Result([], answer.command_tuples or 0)
     columns = range(answer.nfields)
     kinds = [answer.ftype(column) for column in columns]
     rows = [
@@ -242,12 +258,7 @@ DRIVER = Driver(
     DIALECT,
     _check,
     _open,
-    begin=(
-        "BEGIN ISOLATION LEVEL READ COMMITTED",
-        "SET LOCAL lock_timeout = '{wait}ms'",
-        # A worker that stands still, or is cut off, does not keep its locks.
-        "SET LOCAL idle_in_transaction_session_timeout = '{milliseconds}ms'",
-    ),
+    begin="BEGIN ISOLATION LEVEL READ COMMITTED",
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
     read_only=("25006", "53100"),

@@ -19,12 +19,14 @@ from typing import TypeVar
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
+from ....model.tokens import NO_USER
 from ...admission import SWEEP
 from ...base import Answer, Conflict, Gone, Live, PurgeStep, Rules, Taken
 from ...direct import paced
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...remote.repeating import repeating
+from ...rules import begun
 from ...tables import TooNarrow
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -32,6 +34,7 @@ from ..store import SqlStore
 from ..tables import SqlTables
 from .connections import Attempts, Connections, attempts_of_call
 from .lines import Access, Driver, Lost, Refused, TimedOut
+from .locks import part_of
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
@@ -92,10 +95,9 @@ class SqlServerStore(SqlStore):
         self._server = place.server
         connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
-        begin = [text.format(**times) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
-        self._connections = Connections(self._pool, statements, begin, elapsed)
+        self._connections = Connections(self._pool, statements, driver.begin, elapsed)
         tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
         super().__init__(tables, self._connections)
 
@@ -112,7 +114,7 @@ class SqlServerStore(SqlStore):
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`...base.Store.create`. One in many also removes due sessions, and counts."""
         with deadline(self._timeout):
-            live = self._call(partial(super().create, key, draft, rules), repeatable=False)
+            live = self._call(partial(self._create, key, draft, rules), repeatable=False)
             if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
                 with suppress(StoreUnavailable):  # the session is stored all the same
                     step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
@@ -146,6 +148,21 @@ class SqlServerStore(SqlStore):
     def close(self) -> None:
         """See :meth:`...base.Store.close`."""
         self._pool.close()
+
+    def _create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+        """Store an anonymous session in one round trip, if its part has room for one more.
+
+        Whatever else may be the case is for the engine. The statement checks, once the part is
+        locked, all that was known before: the generation, the quota, the time.
+        """
+        now, generation = self._single.guess(), self._connections.generation
+        is_plain = draft.user == NO_USER and self._connections.may_have_room(rules.cap)
+        if is_plain and now is not None and generation is not None:
+            fresh, part = begun(draft, generation, now), part_of(key)
+            call = self._rows.insertion(key, fresh, rules.cap, part, now)
+            if self._connections.insert(part, call):
+                return Live(fresh, now)
+        return super().create(key, draft, rules)
 
     # -- servers --------------------------------------------------------------------------------
 

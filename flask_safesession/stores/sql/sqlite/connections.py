@@ -82,6 +82,9 @@ class Connections:
         """See :meth:`..connections.Connections.write`."""
         self._local.connection.execute(statement, parameters)
 
+    def note(self, generation: int, now: int) -> None:
+        """See :meth:`..connections.Connections.note`: both are near."""
+
     def share(self, cap: Cap) -> Cap:
         """See :meth:`...tables.Tables.share`: all sessions are counted."""
         return cap
