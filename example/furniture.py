@@ -25,16 +25,16 @@ def furnish(app: Flask) -> None:
 def store() -> dict[str, object]:
     """Returns the kind of store, the number of live sessions, and the cap.
 
-    While the store is down, or if it cannot count (Memcached), ``live`` is ``None``.
+    While the store is down ``live`` is ``None``. If it cannot count (Memcached), so is ``cap``.
     """
     settings = _settings()
     where = settings.store
     kind = where.partition("://")[0] if isinstance(where, str) else type(where).__name__
+    cap = settings.rules.cap.total
     try:
-        live = safe.count()
-    except (StoreUnavailable, CannotDo):
-        live = None
-    return {"kind": kind, "live": live, "cap": settings.rules.cap.total}
+        return {"kind": kind, "live": safe.count(), "cap": cap}
+    except (StoreUnavailable, CannotDo) as error:
+        return {"kind": kind, "live": None, "cap": None if isinstance(error, CannotDo) else cap}
 
 
 def limits(tier: str) -> tuple[timedelta, timedelta]:

@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial, wraps
-from inspect import iscoroutinefunction
+from functools import partial, update_wrapper, wraps
+from inspect import iscoroutinefunction, ismethod
 from typing import Any, TypeVar, Unpack, cast
 
 import flask
@@ -228,8 +228,7 @@ class SafeSession:
 
         For polling: a page that polls every minute would otherwise keep a session alive for ever.
         """
-        setattr(view, PASSIVE, True)
-        return view
+        return _marked(view, PASSIVE)
 
     @staticmethod
     def exempt(view: _View) -> _View:
@@ -238,8 +237,7 @@ class SafeSession:
         For health checks and webhooks. No cookie is set or deleted, and the idle time continues.
         A write to the session is not stored, and logs a warning.
         """
-        setattr(view, EXEMPT, True)
-        return view
+        return _marked(view, EXEMPT)
 
     @staticmethod
     def fresh(within: Any = "10m") -> Callable[[_View], _View]:
@@ -359,6 +357,14 @@ def _current_handle(state: State) -> str | None:
         return None
     is_ours = current_app.extensions[_EXTENSION].place == state.place
     return session.info.handle if is_ours and current_state() is not None else None
+
+
+def _marked(view: _View, mark: str) -> _View:
+    """Returns *view* with a mark. A bound method takes none, so a function stands in for it."""
+    if ismethod(view):
+        view = cast(_View, update_wrapper(partial(view), view))
+    setattr(view, mark, True)
+    return view
 
 
 def _require_sign_in(longest: float) -> None:

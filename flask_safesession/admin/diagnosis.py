@@ -216,7 +216,8 @@ def _many_of_one_user(found: Diagnosis, settings: Settings) -> Iterator[Problem]
                 f"one user has {user.sessions:,} sessions; the newest is {user.handle}",
                 "a script signs in anew instead of keeping its cookie, or an account is shared",
                 "let the script keep its cookie, or lower SAFESESSION_MAX_SESSIONS_PER_USER (it is"
-                f" {settings.rules.cap.per_user:,}); `flask safesession show` shows whose it is",
+                f" {settings.rules.cap.per_user:,}); `flask safesession show HANDLE --data` shows"
+                " whose it is",
             )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..model.tokens import NO_USER
 from ..web.data import FLASHES
 from .sampling import Part, Sample, Seen
-from .stats import full_in
+from .stats import TREND_OVER, full_in
 
 #: Seconds after which a session that was not used again probably never will be.
 SETTLED = 60.0
@@ -243,12 +243,12 @@ def users_of(sample: Sample) -> list[User]:
 
 def growth_of(sample: Sample, cap: int) -> Growth | None:
     """Returns the growth since the last count; ``None``: there is none, or it is too recent."""
-    if sample.before is None:
+    if sample.before is None or sample.before[1] < TREND_OVER[0]:
         return None
     count, seconds = sample.before
     total = sample.counts.total
     left = full_in([(0.0, count), (seconds, total)], cap)
-    if left is None or not seconds:
+    if left is None:
         return None
     return Growth((total - count) * 3600 / seconds, seconds, left if isfinite(left) else None)
 

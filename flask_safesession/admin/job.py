@@ -6,6 +6,7 @@ threads do not survive.
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import sys
@@ -109,6 +110,14 @@ class PurgeJob:
         except StoreUnavailable as error:
             return error
         return None
+
+    def leave(self) -> None:
+        """Add what this process has counted since its last turn, when it ends.
+
+        Waits a second for a turn. A process in which no job began reports nothing.
+        """
+        if self.reports and self._scheduler is not None and self._running.acquire(timeout=1):
+            self.report()
 
     def run(self) -> PurgeReport | None:
         """Run the job once. ``None`` if it is another process's turn, or the store is down."""
@@ -275,6 +284,13 @@ def _start_scheduler() -> None:
     finally:
         if made.running:  # also after a greenlet's time-out while the thread started
             _scheduler = made
+
+
+@atexit.register
+def _leave() -> None:
+    """Let a worker that is replaced, after so many requests or by a deployment, lose no counts."""
+    for job in list(_jobs):
+        job.leave()
 
 
 _process = os.getpid()

@@ -27,8 +27,8 @@ class Stats(NamedTuple):
     :param cap: the most sessions that there may be.
     :param due: sessions past their deadline that are not removed yet.
     :param overdue_seconds: the seconds for which the oldest of these has been due.
-    :param by_tier: live sessions by tier, in the configured order; anonymous ones under
-        ``anonymous``.
+    :param by_tier: live sessions by tier, in the configured order, also where there are none;
+        anonymous ones under ``anonymous``.
     :param servers: the state of this process's circuit breaker for each server of the store:
         ``closed`` (the server works), ``open`` (down), ``half-open`` (being tried again).
     """
@@ -48,14 +48,12 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
     :raises StoreUnavailable: the store did not answer.
     """
     counts = opened.need_index().count(settings.rules)
-    names = settings.rules.policy.names
-    configured = {name: counts.live[name] for name in names if name in counts.live}
     return Stats(
         counts.total,
         settings.rules.cap.total,
         counts.due,
         round(counts.overdue / 1000, 3),
-        {**configured, **counts.live},
+        {**dict.fromkeys(settings.rules.policy.names, 0), **counts.live},
         dict(opened.states()),
     )
 
@@ -63,11 +61,14 @@ def stats_of(opened: Opened, settings: Settings) -> Stats:
 class Snapshot(NamedTuple):
     """The stats of one moment.
 
-    :param stats: ``None``: the store did not answer, or was not called yet.
+    :param is_up: whether the store answered. A store without an index is not called: whether no
+        circuit breaker of this process is open.
+    :param stats: ``None``: the store did not answer, was not called yet, or has no index.
     :param full_in: seconds until the cap is reached at the present growth; infinite without
         growth, ``None`` while too little is known.
     """
 
+    is_up: bool = False
     stats: Stats | None = None
     full_in: float | None = None
 
@@ -106,6 +107,8 @@ class Snapshots:
 
     def _take(self, app: Any, now: float) -> Snapshot:
         state = app.extensions["safesession"]
+        if state.opened.index is None:
+            return Snapshot(state.opened.is_up)
         try:
             stats = stats_of(state.opened, state.settings)
         except Exception as error:  # noqa: BLE001  # metrics without these stats are still served
@@ -118,7 +121,7 @@ class Snapshots:
         self._totals.append((now, stats.sessions))
         while now - self._totals[0][0] > TREND_OVER[1]:
             self._totals.popleft()
-        return Snapshot(stats, full_in(self._totals, stats.cap))
+        return Snapshot(True, stats, full_in(self._totals, stats.cap))
 
 
 def full_in(totals: Sequence[tuple[float, int]], cap: int) -> float | None:

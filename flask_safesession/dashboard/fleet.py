@@ -29,11 +29,11 @@ class Fleet:
 
     Keeps no reference to the app.
 
-    :param clock: returns seconds, by a monotonic clock.
+    :param clock: returns seconds, by a monotonic clock whose seconds begin with those of the store.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or _clock_in_step()
         self._tallies: dict[int, _Tally] = {}
 
     def listen(self, app: Any) -> None:
@@ -97,6 +97,12 @@ class Fleet:
         return tally if tally is not None else self._tallies.setdefault(process, _Tally())
 
 
+def _clock_in_step() -> Callable[[], float]:
+    """Returns a monotonic clock whose seconds begin with those of the wall clock."""
+    ahead = time.time() % 1 - time.monotonic() % 1
+    return lambda: time.monotonic() + ahead
+
+
 class _Tally:
     """What one process has counted and the store does not have yet."""
 
@@ -126,7 +132,8 @@ class _Tally:
                 return None
             self._number += 1
             self._sent = counts, runs
-        ages = {(now - second, kind): count for (second, kind), count in counts.items()}
+        # In the middle of its second an event is in its minute, also if clocks differ a little.
+        ages = {(now - second - 0.5, kind): count for (second, kind), count in counts.items()}
         return Batch(self.name, self._number, ages, tuple((now - at, did) for at, did in runs))
 
     def settle(self, number: int) -> None:

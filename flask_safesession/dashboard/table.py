@@ -12,6 +12,7 @@ from ..admin.directory import with_user
 from ..errors import StoreUnavailable
 from ..extension import SafeSession
 from ..model.policy import ANONYMOUS_TIER
+from ..model.text import printable
 from ..web.info import SessionInfo
 
 #: Sessions on one page of the table.
@@ -54,6 +55,12 @@ def asked(safe: SafeSession) -> Asked:
     """Returns the query of address or form, not stripped: a user may be named ``" bob"``."""
     q, user, tier, after = (request.values.get(name, "") for name in Asked._fields)
     return Asked(q, user, tier if tier in tiers(safe) else "", after)
+
+
+def can_list(safe: SafeSession, ask: Asked) -> bool:
+    """Returns whether the store has the list of *ask*: without an index only those of users."""
+    opened, of_user = safe._state()[1].opened, bool(ask.user or ask.q.strip())
+    return opened.index is not None or (of_user and opened.users is not None)
 
 
 def listed(safe: SafeSession, ask: Asked) -> Listed:
@@ -117,7 +124,7 @@ def namer(safe: SafeSession) -> Callable[[Any], str]:
     def name(user: Any) -> str:
         text = str(user)
         if text not in known:
-            known[text] = people.name(text)
+            known[text] = printable(people.name(text))
         return known[text]
 
     return name

@@ -47,11 +47,11 @@ def overview(desk: Desk, status: int = 200, note: str = "") -> tuple[str, int]:
     """Show the stats, and a page of the table of sessions."""
     safe = desk.safe
     ask, listed = table.asked(safe), None
-    can_list = safe._state()[1].opened.index is not None
+    can_list = table.can_list(safe, ask)
     with suppress(StoreUnavailable):
         listed = table.listed(safe, ask) if can_list else None
     context = _figures(safe)
-    if can_list and (context["stats"] is None or listed is None):
+    if (can_list and listed is None) or (context["can_count"] and context["stats"] is None):
         status = 503
     if not ask.q.strip() and (listed is None or listed.user is None):
         ask = ask._replace(q="")
@@ -60,6 +60,7 @@ def overview(desk: Desk, status: int = 200, note: str = "") -> tuple[str, int]:
         "overview.html",
         asked=ask,
         can_list=can_list,
+        can_search=safe._state()[1].opened.users is not None,
         listed=listed,
         tiers=table.tiers(safe),
         own=_own_handle(),
@@ -154,6 +155,7 @@ def _figures(safe: SafeSession) -> dict[str, Any]:
     stats: Stats | None = None
     fleet = None
     app, state = safe._state()
+    can_count = state.opened.index is not None
     with suppress(StoreUnavailable, CannotDo):
         stats = safe.stats()
         watched: Fleet = app.extensions[WATCHED]
@@ -161,7 +163,8 @@ def _figures(safe: SafeSession) -> dict[str, Any]:
     settings = state.settings
     return {
         "stats": stats,
-        "can_count": state.opened.index is not None,
+        "is_up": stats is not None if can_count else state.opened.is_up,
+        "can_count": can_count,
         "servers": safe.servers(),
         "shared": state.store.shared,
         "place": shown_place(state.opened, settings.store),

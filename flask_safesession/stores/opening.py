@@ -112,6 +112,11 @@ class Opened:
         """Returns the state of each server's circuit breaker; none if it is on no servers."""
         return self.remote.states() if self.remote else {}
 
+    @property
+    def is_up(self) -> bool:
+        """Whether this process uses all servers. Makes no store call."""
+        return all(state == "closed" for state in self.states().values())
+
     def _cannot(self, what: str, protocol: type) -> CannotDo:
         if self.no_index:
             return CannotDo(self.no_index)

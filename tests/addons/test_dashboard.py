@@ -17,6 +17,7 @@ from flask_safesession.dashboard import chart, csrf, dashboard, minutes, pages, 
 from flask_safesession.dashboard.minutes import Figures, Minute
 from flask_safesession.events import SessionCreated, SessionEnded, StoreFailed, emit
 from flask_safesession.model.policy import as_datetime
+from flask_safesession.stores.base import UserStore
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
@@ -771,9 +772,35 @@ def test_a_store_without_an_index_is_not_counted_and_the_page_says_so(
     assert "This store does not count its sessions." in page.text
     assert "This store has no index, so it keeps no figures of its workers." in page.text
     assert "This store has no index of its sessions, so they cannot be listed." in page.text
+    assert "<dt>Answers</dt><dd>yes</dd>" in page.text
+    assert "There is none: the store removes expired sessions by itself." in page.text
+    assert 'role="search"' not in page.text
     diagnosis = ada.get("/watch/diagnosis")
     assert diagnosis.status_code == 200
     assert "This store has no index of its sessions" in diagnosis.text
+
+
+def test_without_an_index_the_sessions_of_a_user_are_listed(
+    mount: Mount, store: MemoryStore
+) -> None:
+    app = mount(store=PlainStore(store, UserStore), check_interval="1m")
+    ada, carl = signed_in(app, "ada"), signed_in(app, "carl")
+    page = ada.get("/watch/").text
+    assert "Search for a user to see their sessions." in page
+    for wrong in ('data-label="Handle"', '<select id="tier"', "Every 1 min"):
+        assert wrong not in page
+    for query in ("q=carl", "user=carl", f"q={handle_of(carl)}"):
+        found = ada.get(f"/watch/?{query}")
+        assert (found.status_code, handles_on(found.text)) == (200, [handle_of(carl)])
+
+
+def test_names_of_users_cannot_change_how_the_page_is_read(app: Flask, ada: FlaskClient) -> None:
+    signed_in(app, "carl\u202eada")
+    for path in ("?user=", "?q=", "end-user?user="):
+        page = ada.get(f"/watch/{path}carl%E2%80%AEada").text
+        heading = re.search(r"<h[12] id=\"(?:listed|ask)\">(.*?)</h", page, re.DOTALL)
+        assert heading
+        assert "carl\\u202eada" in heading[1]
 
 
 def out_of_order(*_: object, **__: object) -> None:

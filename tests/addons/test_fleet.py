@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,31 @@ def test_events_count_in_the_minute_of_the_stores_clock_in_which_they_happened(
     last = worker.report(store).last()
     assert [minute.created for minute in last[-3:]] == [1, 0, 2]
     assert last[-1].start == 602 * 60
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.3, 0.95])
+def test_events_at_either_end_of_a_minute_count_in_it_whenever_the_process_began(
+    store: MemoryStore,
+    clock: FakeClock,
+    workers: list[Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: float,
+) -> None:
+    passing = SimpleNamespace(time=lambda: clock() / 1000, monotonic=lambda: clock() / 1000 + ahead)
+    monkeypatch.setattr(fleet, "time", passing)
+    worker = workers[0]
+    worker.fleet = Fleet()
+    worker.fleet.listen(worker.app)
+    clock.now = 600 * MINUTE + 100
+    worker.create()
+    clock.advance(MINUTE - 200)
+    worker.create()
+    clock.advance(200)
+    worker.create()
+    for moment in (0, 500, 30_000):
+        clock.advance(moment)
+        last = worker.report(store).last()
+        assert [minute.created for minute in last[-2:]] == [2, 1]
 
 
 def test_what_was_reported_is_not_reported_again(store: MemoryStore, workers: list[Worker]) -> None:
@@ -220,6 +246,44 @@ def test_a_worker_that_never_wins_keeps_its_counts(
         workers[0].report(store)
     assert created(workers[1].report(store)) == 0
     assert created(workers[0].report(store)) == 1
+
+
+ENDS = """
+import sys
+from flask import Flask, session
+from flask_safesession import SafeSession
+from flask_safesession.dashboard import dashboard
+
+app = Flask("worker")
+app.secret_key = "a key for tests that is long enough"
+safe = SafeSession(app, store=sys.argv[1], check_interval="1h")
+app.register_blueprint(dashboard(safe, allowed=lambda: True))
+app.add_url_rule("/", "write", lambda: str(session.setdefault("cart", 3)))
+for _ in range(int(sys.argv[2])):
+    app.test_client().get("/")
+"""
+
+
+def test_a_worker_that_ends_by_itself_leaves_all_that_it_has_counted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.sqlite3"
+    for count in (3, 0, 4):
+        subprocess.run([sys.executable, "-c", ENDS, url, str(count)], check=True)
+    app = Flask("reader")
+    safe = SafeSession(app, store=url, check_interval=None)
+    store = safe._state()[1].opened.index
+    assert created(Worker().report(store)) == safe.count() == 7
+    app.extensions["safesession"].store.close()
+
+
+def test_a_process_without_a_job_reports_nothing_when_it_ends(store: MemoryStore) -> None:
+    app, reported = Flask("command"), list[object]()
+    SafeSession(app, store=store)
+    job = app.extensions["safesession"].job
+    job.reports.append(reported.append)
+    job.leave()
+    assert reported == []
+    assert job.run() is not None
+    assert reported == [store]
 
 
 # -- clocks and limits ------------------------------------------------------------------------

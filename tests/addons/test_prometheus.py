@@ -28,6 +28,7 @@ from flask_safesession.instrumentation.prometheus.counts import CALL_BUCKETS, _T
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
+from ..support.counting import PlainStore
 from ..support.servers import Server, free_port, poll
 from ..support.sites.running import Site, gunicorn
 
@@ -256,6 +257,26 @@ def test_a_store_that_fails_breaks_no_scrape(
     assert "safesession_creations_total{" in text
     assert "safesession_sessions{" not in text  # old figures would be a lie
     assert "safesession_due_sessions{" not in text
+
+
+def test_without_an_index_only_that_the_store_is_up_is_known(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = Measured(make_app(store=PlainStore(), check_interval="1m"))
+    assert measured.value("store_up") == 1
+    for name in ("sessions_cap", "user_sessions_cap", "purge_interval_seconds", "full_seconds"):
+        assert measured.value(name) is None, name
+    assert caplog.messages == []
+
+
+def test_without_an_index_a_server_that_was_given_up_is_down(make_app: MakeApp) -> None:
+    server = f"127.0.0.1:{free_port()}"
+    app = make_app(store=f"memcached://{server}", store_timeout="200ms")
+    measured = Measured(app)
+    for _ in range(6):
+        with contextlib.suppress(StoreUnavailable):
+            measured.safe.sessions_of("ada")
+    assert measured.value("store_up") == 0
 
 
 def test_registering_asks_the_store_for_nothing(make_app: MakeApp) -> None:
@@ -491,6 +512,29 @@ def sharing_files(code: str, directory: Path) -> subprocess.CompletedProcess[str
         text=True,
         check=False,
     )
+
+
+def test_a_process_that_ends_takes_its_circuits_along_and_leaves_its_counts(tmp_path: Path) -> None:
+    done = sharing_files(f"SERVER = '127.0.0.1:{free_port()}'\n{GIVES_UP}", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "open\n"), done.stderr
+    left = {path.name.partition("_")[0] for path in tmp_path.iterdir()}
+    assert left == {"counter", "histogram"}
+
+
+GIVES_UP = """
+from contextlib import suppress
+from flask import Flask
+from flask_safesession import SafeSession, StoreUnavailable
+from flask_safesession.instrumentation.prometheus import instrument
+
+app = Flask("one")
+safe = SafeSession(app, store=f"redis://{SERVER}", store_timeout="200ms", check_interval=None)
+instrument(safe)
+for _ in range(6):
+    with suppress(StoreUnavailable):
+        safe.count()
+print(safe.servers()[SERVER])
+"""
 
 
 def test_the_directory_of_all_processes_is_made(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_user_with_many_sessions_is_found_by_a_handle() -> None:
     found = found_in(sample(*healthy(), users=[("first", 19), ("second", 20)]))
     assert names(found) == ["many-of-one-user"]
     assert found.findings[0].seen == "one user has 20 sessions; the newest is second"
+    assert "`flask safesession show HANDLE --data` shows whose it is" in found.findings[0].fix
     assert [user.handle for user in found.users] == ["second", "first"]
 
 
@@ -228,6 +229,7 @@ def test_a_store_that_is_full_soon_is_found() -> None:
 
 def test_the_growth_is_not_known_from_counts_that_are_too_close() -> None:
     assert found_in(sample(*healthy(), before=(1, 59.0))).growth is None
+    assert found_in(sample(*healthy(), total=1000, before=(999, 3.0))).growth is None  # at the cap
     found = found_in(sample(*healthy(), before=(100, 60.0)))
     assert found.growth == figures.Growth(0.0, 60.0, None)
 

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from flask_safesession.dashboard import pages
+from flask_safesession.events import StorePurged, emit
 from flask_safesession.model.policy import as_datetime
 from flask_safesession.testing import FakeClock
 
-from ..support.looking import DESKTOP, PHONE, fits, note_hosts, same_visitor, violations
+from ..support.looking import DESKTOP, PHONE, cards_fit, fits, note_hosts, same_visitor, violations
 
 pytestmark = pytest.mark.browser
 
@@ -174,6 +176,23 @@ def test_axe_finds_no_fault(
             for width in (380, 1200):
                 page.set_viewport_size({"width": width, "height": 800})
                 assert fits(page), (path, width)
+
+
+@pytest.mark.parametrize("width", [1200, 380, 320])
+def test_no_table_leaves_its_card(
+    ada: Page, shop: Flask, shop_url: str, clock: FakeClock, width: int
+) -> None:
+    ada.set_viewport_size({"width": width, "height": 800})
+    for event in (StorePurged(1_234_567, 54_321, 12, 123.456), StorePurged(0, 0, 0, 0.001)):
+        emit(shop, event)
+    ada.reload()
+    clock.advance(599_000)
+    ada.reload()
+    expect(ada.get_by_text("9 min 59 s ago").first).to_be_visible()
+    assert cards_fit(ada)
+    assert fits(ada)
+    ada.goto(f"{shop_url}/control/diagnosis")
+    assert cards_fit(ada)
 
 
 def test_it_says_whose_sessions_they_are_and_leads_back(ada: Page, carl: Page) -> None:

@@ -102,6 +102,7 @@ def test_the_image_is_built_of_files_that_are_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
     assert {project["readme"], *project["license-files"]} <= set(copied)
+    assert "'gunicorn[gevent]'" in text_of("Dockerfile")  # its worker needs more than gevent
     [command] = [json.loads(line[4:]) for line in lines if line.startswith("CMD")]
     assert (ROOT / command[command.index("--config") + 1]).is_file()
 

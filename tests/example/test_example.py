@@ -32,10 +32,12 @@ from example.sessions import safe
 from flask_safesession import StoreUnavailable
 from flask_safesession.heartbeat import TEXTS
 from flask_safesession.model.policy import as_datetime
+from flask_safesession.stores.base import UserStore
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
 
 from ..support import servers
+from ..support.counting import PlainStore
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 Wait = Callable[[int], None]
@@ -354,6 +356,17 @@ def test_strangers_look_around_while_the_store_is_away(visitor: FlaskClient, out
         response = visitor.get(page)
         assert response.status_code == 200
         assert "live count unknown, 5,000 at most" in response.text
+
+
+def test_what_a_store_cannot_do_without_an_index_is_not_offered(store: MemoryStore) -> None:
+    app = create_app(store=PlainStore(store, UserStore), check_interval=None)
+    ada = app.test_client()
+    form = {"username": "ada", "password": DEMO_PASSWORDS["ada"]}
+    desk = ada.post("/sign-in", data=form, follow_redirects=True).text
+    assert "live count unknown" in desk
+    for wrong in ("at most", "At most", "Remove what is due", "A job removes"):
+        assert wrong not in desk
+    assert ada.get("/control/?q=Ada+Minh").status_code == 200
 
 
 def test_health_check_styles_and_unknown_pages_do_not_need_the_store(

@@ -51,12 +51,12 @@ class CountingStore:
 
 
 class PlainStore:
-    """A store with no more than a store must have: it passes that on to *store*."""
+    """A store with no more than *protocol* demands: it passes that on to *store*."""
 
     shared = False
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, protocol: type = Store) -> None:
         inner = store or MemoryStore()
-        for name in dir(Store):
+        for name in dir(protocol):
             if name[0] != "_":
                 setattr(self, name, getattr(inner, name))

@@ -26,6 +26,15 @@ def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
+def cards_fit(page: Page) -> bool:
+    """Whether each table is inside the padding of the card that it is in."""
+    script = """[...document.querySelectorAll('.card table')].every(table => {
+        const card = table.closest('.card').getBoundingClientRect()
+        return card.right - table.getBoundingClientRect().right >= 10
+    })"""
+    return bool(page.evaluate(script))
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core finds at *page*; it needs a context whose time passes."""
     found: Any = Axe().run(page)

@@ -26,6 +26,7 @@ from flask_safesession.config.settings import read_settings
 from flask_safesession.events import StoreFailed, store_failed
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.testing import FakeClock
+from flask_safesession.web.interface import EXEMPT
 
 from ..support.counting import CountingStore
 
@@ -477,6 +478,26 @@ def test_an_exempt_view_reads_an_empty_session_and_asks_nobody(
         assert_left_alone(browser.get("/use"))
     assert store.take() == []
     assert warnings(caplog) == []
+
+
+class Page:
+    """A view that is a method, as those of other libraries are."""
+
+    def show(self) -> str:
+        """Ask for the session."""
+        return str(dict(session))
+
+
+def test_a_view_that_is_a_method_can_be_exempt(
+    app: Flask, client: FlaskClient, store: CountingStore
+) -> None:
+    page = Page()
+    exempt = safe_of(app).exempt(page.show)
+    app.add_url_rule("/exempt", view_func=exempt)
+    app.add_url_rule("/plain", "plain", page.show)
+    assert (exempt.__name__, exempt.__doc__) == ("show", page.show.__doc__)
+    assert_left_alone(client.get("/exempt"), "{}")
+    assert not hasattr(page.show, EXEMPT)  # nor is it for other apps
 
 
 @pytest.mark.parametrize("failing", [set(), {"load", "create"}], ids=["up", "down"])

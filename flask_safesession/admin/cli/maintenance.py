@@ -24,6 +24,8 @@ from .watch import text_of, watch
 
 # Slices of a full audit: only a store of some hundred million sessions has more.
 _FULL_ROUND = 1_000_000
+# Seconds between two samples of ``--watch``.
+_SHORTEST, _LONGEST = 0.1, 86_400
 # A purge of at least this many sessions shows its progress.
 _LONG = 1000
 
@@ -62,11 +64,20 @@ def purge(state: Any, batch: int | None, dry_run: bool, as_json: bool) -> None:
     say(as_json, result, text, note=note_of_memory(state))
 
 
+def _seconds(context: Any, option: Any, value: float | None) -> float | None:
+    """Returns seconds to sleep. A range alone would accept ``nan``."""
+    del context, option
+    if value is not None and not _SHORTEST <= value <= _LONGEST:
+        raise click.BadParameter(f"{value:g} is not between {_SHORTEST:g} and {_LONGEST:g} seconds")
+    return value
+
+
 @commands.command()
 @click.option(
     "--watch",
     "interval",
-    type=click.FloatRange(0.1),
+    type=float,
+    callback=_seconds,
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",

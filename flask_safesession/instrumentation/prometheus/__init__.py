@@ -11,7 +11,9 @@ the settings, and words that are listed here.
 
 from __future__ import annotations
 
+import atexit
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -21,7 +23,7 @@ from flask import Flask, Response, has_request_context, request
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, values
     from prometheus_client.exposition import choose_encoder
-    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "flask_safesession.instrumentation.prometheus needs prometheus-client:"
@@ -67,6 +69,8 @@ class Metrics:
         home = _in_files if _shares_files() else registry
         if home not in _counts:
             _counts[home] = Counts(home)
+            if _shares_files():
+                atexit.register(_leave)
         if registry not in _live:
             _live[registry] = LiveStats()
             registry.register(_live[registry])
@@ -113,6 +117,13 @@ def _make_directory() -> None:
         problem = f"{_DIRECTORY} is {directory!r}, which cannot be used ({error.strerror})"
         fix = "give a directory that the app may create and write, empty at the start"
         raise ConfigError([f"{problem}: {fix}"], "The metrics cannot be kept") from error
+
+
+def _leave() -> None:
+    """Remove the circuits of this process, which ends. Else those of a command would stay open."""
+    if directory := os.environ.get(_DIRECTORY):
+        with suppress(OSError):
+            mark_process_dead(os.getpid(), directory)  # type: ignore[no-untyped-call]
 
 
 def _shares_files() -> bool:

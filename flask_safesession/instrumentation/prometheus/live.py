@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from flask import Flask
 from prometheus_client import Metric
@@ -59,7 +59,7 @@ class LiveStats(Collector):
                 continue
             snapshot = snapshots.now()
             counts.update_circuits(app)
-            for family, labels, value in _samples(app.extensions["safesession"].settings, snapshot):
+            for family, labels, value in _samples(app.extensions["safesession"], snapshot):
                 families[family].add_metric([name, *labels], value)
         return families.values()
 
@@ -71,22 +71,24 @@ def _families() -> dict[str, GaugeMetricFamily]:
     }
 
 
-def _samples(settings: Settings, snapshot: Snapshot) -> Iterator[_Sample]:
+def _samples(state: Any, snapshot: Snapshot) -> Iterator[_Sample]:
+    yield "safesession_store_up", (), float(snapshot.is_up)
+    if state.opened.index is None:
+        return  # no cap, no job and nothing to count
+    settings: Settings = state.settings
     cap = settings.rules.cap
     yield "safesession_sessions_cap", (), cap.total
     yield "safesession_user_sessions_cap", (), cap.users
     if settings.check_interval is not None:
         yield "safesession_purge_interval_seconds", (), settings.check_interval / 1000
-    yield "safesession_store_up", (), float(snapshot.stats is not None)
     if snapshot.stats is not None:
-        yield from _stat_samples(settings, snapshot.stats)
+        yield from _stat_samples(snapshot.stats)
     if snapshot.full_in is not None:
         yield "safesession_full_seconds", (), snapshot.full_in
 
 
-def _stat_samples(settings: Settings, stats: Stats) -> Iterator[_Sample]:
-    tiers = dict.fromkeys(settings.rules.policy.names, 0) | dict(stats.by_tier)
-    for tier, count in tiers.items():
+def _stat_samples(stats: Stats) -> Iterator[_Sample]:
+    for tier, count in stats.by_tier.items():
         yield "safesession_sessions", (tier, _kind(tier)), count
     yield "safesession_due_sessions", (), stats.due
     yield "safesession_overdue_seconds", (), stats.overdue_seconds

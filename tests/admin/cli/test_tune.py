@@ -239,6 +239,13 @@ def test_a_store_that_goes_away_is_shown_and_asked_again(
         assert said.code == 1
 
 
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf", "1e9", "often"])
+def test_a_pause_that_cannot_be_is_refused(deploy: Deploy, seconds: str) -> None:
+    said = run(deploy().app, "stats", "--watch", seconds)
+    assert (said.code, said.out) == (2, "")
+    assert "Invalid value for '--watch'" in said.err
+
+
 @pytest.mark.parametrize("console", [Console, lambda: None], ids=["drawn", "lines"])
 @pytest.mark.parametrize("json_option", [[], ["--json"]])
 def test_ctrl_c_ends_it_quietly(
