@@ -14,9 +14,7 @@ _HEAD = f"substr(record, 1, {HEAD})"
 # All that lists read.
 _LISTED = f"substr(record, 1, {LISTED})"
 _SESSIONS, _ENDINGS = '"{p}_sessions"', '"{p}_endings"'
-_META = '"{p}_meta" WHERE one = 1'  # by its index: see the settings of PostgreSQL's transactions
-_GENERATION = f"(SELECT generation FROM {_META})"
-_ALL_COUNTS = '"{p}_counts" WHERE part >= 0'
+_GENERATION = '(SELECT generation FROM "{p}_meta")'
 _CURRENT = f"generation = {_GENERATION}"
 _GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
 _OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
@@ -24,10 +22,13 @@ _BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
 _LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
 _INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
-_OLDER = f"generation < {_GENERATION} LIMIT ?"
-_NEWER = f"generation > {_GENERATION} LIMIT ?"
+_OLDER = f"generation < {_GENERATION}"
+_NEWER = f"generation > {_GENERATION}"
 _DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
-_EXPIRED = "expires <= {clock}"
+# A number, not a parameter: PostgreSQL takes this for a tenth of all rows, and would read them all.
+# Twice as many as a step of the purge removes, since others may have locked some.
+_BY_GENERATION, _BY_TIME = (f" ORDER BY {it} LIMIT 1000" for it in ("generation", "deadline"))
+_EXPIRED, _BY_EXPIRY = "expires <= {clock}", " ORDER BY expires LIMIT 100"
 _OVER = " LIMIT 1000 OFFSET ?"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
@@ -42,7 +43,6 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
     entry of the index by which it finds a row, too, and so two could wait for each other.
 
     :param still: must be true of a row also when it is locked, since others may have changed it.
-        With a limit, more are chosen than locked, since others may have locked some.
     :param chosen: which ones.
     """
     key, table = columns.partition(",")[0], f'"{{p}}_{table}"'
@@ -52,9 +52,9 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
 
 
 _STATEMENTS = {
-    "version": f"SELECT version FROM {_META}",
-    "meta": f"SELECT generation, ended_by, {{clock}} FROM {_META}",
-    "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ? WHERE one = 1',
+    "version": 'SELECT version FROM "{p}_meta"',
+    "meta": 'SELECT generation, ended_by, {clock} FROM "{p}_meta"',
+    "begin_generation": 'UPDATE "{p}_meta" SET generation = ?, ended_by = ?',
     # -- sessions
     "load": f"""SELECT record, {_GENERATION}, {{clock}}
         FROM {_SESSIONS} WHERE "key" = ?""",
@@ -64,11 +64,9 @@ _STATEMENTS = {
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
     "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
     "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
-    "older": _take("sessions", f'"key", {_HEAD}', _OLDER, _OLDER),
-    "newer": _take("sessions", f'"key", {_HEAD}', _NEWER, _NEWER),
-    "due": _take(
-        "sessions", f'"key", {_HEAD}', f"{_DUE} LIMIT ?", f"{_DUE} ORDER BY deadline LIMIT ?"
-    ),
+    "older": _take("sessions", f'"key", {_HEAD}', f"{_OLDER} LIMIT ?", _OLDER + _BY_GENERATION),
+    "newer": _take("sessions", f'"key", {_HEAD}', f"{_NEWER} LIMIT ?", _NEWER + _BY_GENERATION),
+    "due": _take("sessions", f'"key", {_HEAD}', f"{_DUE} LIMIT ?", _DUE + _BY_TIME),
     # -- their index
     "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
     "nearest": f'SELECT deadline, "key" FROM {_GROUP} {_BY_DEADLINE}',
@@ -85,21 +83,21 @@ _STATEMENTS = {
     "belongs": f'SELECT COUNT(*) FROM {_OWNED} AND "key" = ?',
     "belongs_tier": f'SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND "key" = ?',
     # -- counts, and the caps of parts
-    "lock": 'SELECT part FROM "{p}_seats" WHERE part = ?{limit}{lock}',
-    "counts": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM {_ALL_COUNTS}
+    "lock": 'SELECT part FROM "{p}_seats" WHERE part = ?{lock}',
+    "counts": """SELECT tier_group, CAST(SUM(held) AS {cast}) FROM "{p}_counts"
         GROUP BY tier_group HAVING SUM(held) <> 0""",
     "held": 'SELECT tier_group, held FROM "{p}_counts" WHERE part = ? AND held <> 0',
-    "parts": f"SELECT part, tier_group, held FROM {_ALL_COUNTS}",
-    "uncount": 'UPDATE "{p}_counts" SET held = 0 WHERE part >= 0',
+    "parts": 'SELECT part, tier_group, held FROM "{p}_counts"',
+    "uncount": 'UPDATE "{p}_counts" SET held = 0',
     "differ": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM (
         SELECT tier_group, COUNT(*) AS held FROM {_SESSIONS} WHERE {_CURRENT} GROUP BY tier_group
-        UNION ALL SELECT tier_group, -held FROM {_ALL_COUNTS}) AS both_ways
+        UNION ALL SELECT tier_group, -held FROM "{{p}}_counts") AS both_ways
         GROUP BY tier_group HAVING SUM(held) <> 0""",
     "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?
         WHERE part = ?""",
-    "undeal": 'UPDATE "{p}_seats" SET cap = 0 WHERE part >= 0',
+    "undeal": 'UPDATE "{p}_seats" SET cap = 0',
     # -- what is kept of sessions that are over, and documents
-    "expired": _take("endings", "id", _EXPIRED, f"kind = ? AND {_EXPIRED} LIMIT 100"),
+    "expired": _take("endings", "id", _EXPIRED, f"kind = ? AND {_EXPIRED}{_BY_EXPIRY}"),
     "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
     "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
     "drop": f"DELETE FROM {_ENDINGS} WHERE id = ?",
@@ -110,7 +108,7 @@ _STATEMENTS = {
 # A new session in a part that is locked: the quota has room, the generation is the current one, the
 # time is about what the caller has taken it for, and the key was never used.
 _INSERT_WITHIN = f"""INSERT INTO {_SESSIONS} ({_INSERTED})
-    SELECT ?, ?, ?, ?, ?, ?, ? FROM "{{p}}_seats", {_META} AND generation = ?
+    SELECT ?, ?, ?, ?, ?, ?, ? FROM "{{p}}_seats", "{{p}}_meta" WHERE generation = ?
     AND part = ? AND cap = ? AND users_cap = ? AND {{clock}} BETWEEN ? AND ?
     AND total > (SELECT COALESCE(SUM(held), 0) FROM "{{p}}_counts" WHERE part = ?)
     AND NOT EXISTS (SELECT 1 FROM {_ENDINGS} WHERE "key" = ?)
@@ -128,7 +126,7 @@ _FOR_KEYS = {
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
     "endings": f'SELECT "key", kind, expires, ending FROM {_ENDINGS} WHERE "key" IN ({{keys}})',
     "seats": """SELECT part, cap, users_cap, total, users FROM "{p}_seats"
-        WHERE part IN ({keys}){limit} ORDER BY part{lock}""",
+        WHERE part IN ({keys}) ORDER BY part{lock}""",
 }
 
 

@@ -106,10 +106,10 @@ class SqlTables:
         yield self.statements["meta"], ()
 
     def _ahead_of_purge(self, limit: int) -> Iterator[Call]:
-        yield self.statements["older"], (2 * limit, limit)
-        yield self.statements["newer"], (2 * limit, limit)
+        yield self.statements["older"], (limit,)
+        yield self.statements["newer"], (limit,)
         for group in self._groups:
-            yield self.statements["due"], (group, 2 * limit, group, limit)
+            yield self.statements["due"], (group, group, limit)
         for kind in ALL_KINDS:
             yield self.statements["expired"], (kind,)
 
@@ -205,11 +205,11 @@ class SqlTables:
         over: list[tuple[Removed, str]] = []
         for statement in ("older", "newer"):
             left = limit - len(over)
-            rows = self._rows(statement, 2 * left, left)
+            rows = self._rows(statement, left)
             over += [taken(key, raw, Reason.REVOKED) for key, raw in rows]
         for group in self.counts():
             column, left = _column_of(group), limit - len(over)
-            rows = self._rows("due", column, 2 * left, column, left)
+            rows = self._rows("due", column, column, left)
             over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))

@@ -92,7 +92,7 @@ attempts_of_call: ContextVar[Attempts] = ContextVar("attempts")
 class Connections:
     """See :class:`..connections.Connections`.
 
-    :param begin: the statement that begins a transaction.
+    :param begin: the statements that begin a transaction.
     :param elapsed: see :class:`...remote.time.ServerTime`.
     """
 
@@ -100,12 +100,12 @@ class Connections:
         self,
         pool: Pool,
         statements: Statements,
-        begin: str,
+        begin: Sequence[str],
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.statements: Statements = statements
         self._pool = pool
-        self._begin: Call = begin, ()
+        self._begin: list[Call] = [(statement, ()) for statement in begin]
         self._full_until = 0.0
         #: What it was in the last answer; ``None``: it is not known yet.
         self.generation: int | None = None
@@ -153,7 +153,7 @@ class Connections:
                 return False
             line.check()
             with self._uncertain():
-                results = line.run([self._begin, lock, call, ("COMMIT", ())])
+                results = line.run([*self._begin, lock, call, ("COMMIT", ())])
         return results[-2].changed > 0
 
     # -- transactions ---------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Connections:
         with self._pool.line() as line:
             local.current = current = Transaction(line, place)
             try:
-                current.fetch([self._begin, self._seats(), *ahead] if writes else ahead)
+                current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
                 yield
                 if writes:
                     with self._uncertain():

@@ -133,7 +133,7 @@ class Driver(NamedTuple):
     :param check: raises :exc:`ValueError` for a URL that cannot be used, with the problem.
     :param open: returns a function that opens connections to a URL, with what the app gives for
         them. The number is that of the seconds for which a statement may wait.
-    :param begin: the statement that begins a transaction.
+    :param begin: the statements that begin a transaction; ``{limit}`` is that of the dialect.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
     :param read_only: codes of errors of a server that takes no writes, and can be read.
@@ -144,7 +144,7 @@ class Driver(NamedTuple):
     dialect: Dialect
     check: Callable[[str], None]
     open: Callable[[str, float, Access], Callable[[], Line]]
-    begin: str
+    begin: tuple[str, ...]
     again: tuple[str, ...]
     missing: str
     read_only: tuple[str, ...]

@@ -300,7 +300,7 @@ DRIVER = Driver(
     DIALECT,
     _check,
     _open,
-    begin="START TRANSACTION",
+    begin=("START TRANSACTION",),
     again=(str(ER.LOCK_DEADLOCK), str(ER.LOCK_WAIT_TIMEOUT)),
     missing=str(ER.NO_SUCH_TABLE),
     read_only=tuple(map(str, (ER.OPTION_PREVENTS_STATEMENT, *_FULL, 1792, 1836))),

@@ -38,9 +38,6 @@ DIALECT = Dialect(
             ("lock_timeout", "{wait}ms"),
             # A worker that stands still, or is cut off, does not keep its locks.
             ("idle_in_transaction_session_timeout", "{milliseconds}ms"),
-            # Every statement has an index. A plan that was made while a table was empty would read
-            # the whole table, also later: a prepared statement keeps it.
-            ("enable_seqscan", "off"),
         )
     ),
     parameter="${n}",
@@ -261,7 +258,8 @@ DRIVER = Driver(
     DIALECT,
     _check,
     _open,
-    begin="BEGIN ISOLATION LEVEL READ COMMITTED",
+    # The limits have to be set before the statement that waits for them, perhaps for a whole table.
+    begin=("BEGIN ISOLATION LEVEL READ COMMITTED", "SELECT 1 WHERE true{limit}"),
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
     read_only=("25006", "53100"),

@@ -95,9 +95,10 @@ class SqlServerStore(SqlStore):
         self._server = place.server
         connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
+        begin = [text.format(limit=self._dialect.limit) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
-        self._connections = Connections(self._pool, statements, driver.begin, elapsed)
+        self._connections = Connections(self._pool, statements, begin, elapsed)
         tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
         super().__init__(tables, self._connections)
 
