@@ -25,7 +25,7 @@ from flask_safesession.model.tokens import new_id, new_stamp
 from flask_safesession.stores.base import Live, Terms
 from flask_safesession.stores.opening import open_store
 from flask_safesession.stores.remote.deadline import deadline
-from flask_safesession.stores.sql.sqlite.steps import set_durable
+from flask_safesession.stores.sql.sqlite.steps import patiently, set_durable
 from flask_safesession.stores.sql.tables import _columns
 
 from .population import IDLE, MINUTE, draft, key, mean_payload, settings
@@ -116,8 +116,11 @@ class Bench:
             return
         connection = connections.take()
         set_durable(connection, durable=len(calls) == LOGIN_CALLS)  # as the store does it
-        for call in calls:
-            connection.execute(*call).fetchall()
+        for statement, parameters in calls:
+            # At once for writing, and with patience, as the store does it.
+            begun = "BEGIN IMMEDIATE" if statement == "BEGIN" else statement
+            run = partial(_execute, statement=begun, parameters=parameters)
+            patiently(run, connection, 60.0)
         connections._give(connection)
 
     def text(self, statement: str) -> str:
@@ -128,6 +131,10 @@ class Bench:
     def make_table(self) -> None:
         columns = '"key" {text} NOT NULL PRIMARY KEY, record {blob} NOT NULL'
         self.bare([(self.text(f'CREATE TABLE IF NOT EXISTS "{{p}}_bare" ({columns})'), ())])
+
+
+def _execute(connection: Any, statement: str, parameters: tuple[Any, ...]) -> None:
+    connection.execute(statement, parameters).fetchall()
 
 
 def timed(url: str, prefix: str, seed: int, start: float) -> dict[str, tuple[float, float]]:
@@ -324,7 +331,7 @@ def _bytes(bench: Bench, url: str) -> float:
         return Path(url.removeprefix("sqlite:///")).stat().st_size
     if url.startswith("postgresql"):
         return _ask(bench, f"SELECT pg_total_relation_size('\"{bench.prefix}_sessions\"')")
-    _ask(bench, bench.text('ANALYZE TABLE "{p}_sessions"'))
+    bench.bare([(bench.text('ANALYZE TABLE "{p}_sessions"'), ())])
     return _ask(
         bench,
         "SELECT CAST(data_length + index_length AS SIGNED) FROM information_schema.tables"
