@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from itertools import count
@@ -17,39 +17,19 @@ from ...model.tokens import NO_USER
 from ..admission import SWEEP
 from ..base import Cap, Removed
 from ..direct import ABOUT
-from ..tables import ALL_KINDS, Ending, Entry, Scope, place_of, taken
+from ..tables import Ending, Entry, Scope, place_of, taken
 from .connections import Call, Connections, Place
-from .schema import PARTS
+from .seen import ALL, Seen
 from .statements import HEAD, Statements
 
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
 # Owners whose endings are counted.
 _COUNTED = 1000
-# As a limit: more than any user has.
-_ALL = 1 << 30
-
-
-class _Seen:
-    """What a transaction has read."""
-
-    def __init__(self, place: Place, scope: Scope, *, writes: bool) -> None:
-        self.place = place
-        self.writes = writes
-        #: The kinds of endings of which it has to remove the expired ones.
-        self.untidy = set(ALL_KINDS) if scope.task == "purge" else set()
-        self.walks = scope.task == "all"
-        self.keys = tuple(sorted(set(scope.keys)))
-        #: The generation, the stamp that began it, and the time.
-        self.meta: tuple[int, str, int] | None = None
-        #: Record, generation and group; ``None``: there is no such session.
-        self.records: dict[str, tuple[bytes, int, str] | None] = {}
-        #: Of each ending: the kind, when it expires, and itself.
-        self.endings: dict[str, list[Any]] = {}
 
 
 # Of one thread or greenlet. Not a threading.local, which greenlets share if gevent patches late.
-_current: ContextVar[_Seen] = ContextVar("seen")
+_current: ContextVar[Seen] = ContextVar("seen")
 
 
 class SqlTables:
@@ -77,45 +57,18 @@ class SqlTables:
     ) -> AbstractContextManager[object]:
         """See :meth:`..tables.Tables.transaction`."""
         place = self._connections.place(scope) if writes else Place()
-        _current.set(_Seen(place, scope, writes=writes))
-        ahead = list(self._ahead(scope, place))
+        seen = Seen(self._connections, self.statements, scope, place, writes=writes)
+        _current.set(seen)
+        ahead = list(seen.ahead(self._groups))
         return self._connections.transaction(place, ahead, writes=writes, durable=durable)
 
     @property
-    def _seen(self) -> _Seen:
+    def _seen(self) -> Seen:
         return _current.get()
-
-    def _ahead(self, scope: Scope, place: Place) -> Iterator[Call]:
-        """Returns what the engine will probably read: records first, since it may wait for them."""
-        for name in ("records", "endings") if scope.keys else ():
-            yield self._for_keys(name, self._seen.keys)
-        if scope.cap or scope.task == "purge":
-            yield self._counts(place)
-        if scope.cap and scope.user and not scope.cap.per_tier:
-            yield self.statements["count_of"], (scope.user,)
-        elif scope.user and not scope.cap:
-            yield self.statements["of_user"], (scope.user, _ALL)
-        if scope.cap and place.whole:
-            yield self.statements["parts"], ()
-            for group in self._groups:
-                yield self.statements["nearest"], (group, SWEEP)
-        if scope.task == "purge":
-            yield from self._ahead_of_purge(scope.limit)
-        if scope.document:
-            yield self.statements["document"], (scope.document,)
-        yield self.statements["meta"], ()
-
-    def _ahead_of_purge(self, limit: int) -> Iterator[Call]:
-        yield self.statements["older"], (limit,)
-        yield self.statements["newer"], (limit,)
-        for group in self._groups:
-            yield self.statements["due"], (group, group, limit)
-        for kind in ALL_KINDS:
-            yield self.statements["expired"], (kind,)
 
     def now(self) -> int:
         """See :meth:`..tables.Tables.now`."""
-        now: int = self._meta()[2]
+        now: int = self._seen.meta()[2]
         return now
 
     def share(self, cap: Cap) -> Cap:
@@ -124,14 +77,14 @@ class SqlTables:
 
     def generation(self) -> int:
         """See :meth:`..tables.Tables.generation`."""
-        generation: int = self._meta()[0]
+        generation: int = self._seen.meta()[0]
         return generation
 
     def begin_generation(self, stamp: str) -> None:
         """See :meth:`..tables.Tables.begin_generation`."""
-        number, ended_by, _ = self._meta()
+        number, ended_by, _ = self._seen.meta()
         if ended_by != stamp:
-            self._seen.meta = None
+            self._seen.forget_meta()
             self._write("begin_generation", (number + 1) % GENERATIONS, stamp)
             self._write("uncount")
 
@@ -139,7 +92,7 @@ class SqlTables:
 
     def read(self, key: str) -> Record | None:
         """See :meth:`..tables.Tables.read`."""
-        found = self._record(key)
+        found = self._seen.record(key)
         return None if found is None else loads(found[0])
 
     def put(self, key: str, fresh: Record, old: Record | None) -> None:
@@ -187,8 +140,8 @@ class SqlTables:
         """See :meth:`..tables.Tables.remove`."""
         unseen = sorted(key for key in keys if key not in self._seen.records)
         self._connections.need(unseen)
-        self._connections.fetch([self._query("records", key) for key in unseen])
-        there = [(key, found) for key in keys if (found := self._record(key))]
+        self._connections.fetch([self._seen.query("records", key) for key in unseen])
+        there = [(key, found) for key in keys if (found := self._seen.record(key))]
         removed = []
         for key, (raw, generation, group) in there:
             self._seen.records[key] = None
@@ -227,7 +180,7 @@ class SqlTables:
 
     def counts(self) -> dict[str, int]:
         """See :meth:`..tables.Tables.counts`."""
-        statement, parameters = self._counts(self._seen.place)
+        statement, parameters = self._seen.counts()
         found = dict(self._connections.read(statement, parameters))
         self._groups |= found.keys()
         return {group or ANONYMOUS_TIER: held for group, held in found.items()}
@@ -246,8 +199,7 @@ class SqlTables:
             time, key = after
             rows = self._rows("nearest_after", _column_of(group), time, time, key, limit)
         found = [Entry(*row) for row in rows]
-        if self._seen.walks:  # the records are read next: all at once
-            self._seen.keys = tuple(sorted(entry.key for entry in found))
+        self._seen.read_at_once(entry.key for entry in found)
         return found
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
@@ -259,9 +211,9 @@ class SqlTables:
             rows = self._rows("latest_before", _column_of(group), now, time, time, key, limit)
         return [Entry(*row) for row in rows]
 
-    def of_user(self, user: str, tier: str = "", limit: int = _ALL) -> list[tuple[str, bytes]]:
+    def of_user(self, user: str, tier: str = "", limit: int = ALL) -> list[tuple[str, bytes]]:
         """See :meth:`..tables.Tables.of_user`."""
-        limit = limit if limit >= 0 else _ALL
+        limit = limit if limit >= 0 else ALL
         if tier:
             return self._rows("of_user_tier", user, tier, limit)
         return self._rows("of_user", user, limit)
@@ -289,7 +241,7 @@ class SqlTables:
 
     def ending(self, kind: str, key: str, now: int) -> Ending | None:
         """See :meth:`..tables.Tables.ending`."""
-        for found, expires, ending in self._endings_of(key):
+        for found, expires, ending in self._seen.endings_of(key):
             if found == kind and expires > now:
                 return Ending(*json.loads(ending))
         return None
@@ -331,54 +283,17 @@ class SqlTables:
 
     # -- help -----------------------------------------------------------------------------------
 
-    def _meta(self) -> tuple[int, str, int]:
-        if (meta := self._seen.meta) is None:
-            meta = self._seen.meta = self._rows("meta")[0]
-            self._connections.note(meta[0], meta[2])
-        return meta
-
     def _rows(self, name: str, *parameters: Any) -> list[Any]:
         return self._connections.read(self.statements[name], parameters)
 
     def _write(self, name: str, *parameters: Any) -> None:
         self._connections.write(self.statements[name], parameters)
 
-    def _query(self, name: str, key: str) -> Call:
-        """Returns the query for a key; for one of those that the transaction is about, for all."""
-        keys = self._seen.keys if key in self._seen.keys else (key,)
-        return self._for_keys(name, keys)
-
-    def _for_keys(self, name: str, keys: tuple[str, ...]) -> Call:
-        return self.statements.for_keys(name, len(keys), lock=self._seen.writes), keys
-
-    def _record(self, key: str) -> tuple[bytes, int, str] | None:
-        seen = self._seen.records
-        if key not in seen:
-            statement, keys = self._query("records", key)
-            self._connections.need(keys)
-            seen.update(dict.fromkeys(keys))
-            seen.update((row[0], row[1:]) for row in self._connections.read(statement, keys))
-        return seen[key]
-
-    def _endings_of(self, key: str) -> list[Any]:
-        seen = self._seen.endings
-        if key not in seen:
-            statement, keys = self._query("endings", key)
-            self._connections.need(keys)
-            rows = self._connections.read(statement, keys)
-            seen.update((one, [row[1:] for row in rows if row[0] == one]) for one in keys)
-        return seen[key]
-
     def _owned(self, name: str, user: str, tier: str, *key: str) -> int:
         if tier:
             name, key = f"{name}_tier", (tier, *key)
         found: int = self._rows(name, user, *key)[0][0]
         return found
-
-    def _counts(self, place: Place) -> Call:
-        if place.whole or place.part >= PARTS:
-            return self.statements["counts"], ()
-        return self.statements["held"], (place.part,)
 
     def _count(self, column: str, difference: int) -> None:
         self._write("add", self._seen.place.part, column, difference)
