@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial, update_wrapper, wraps
-from inspect import iscoroutinefunction, ismethod
+from functools import partial, wraps
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar, Unpack, cast
 
 import flask
@@ -38,7 +38,7 @@ from .web.adoption import Adoption, end_all
 from .web.adoption.opening import open_adoption
 from .web.client import label_of
 from .web.info import SessionInfo
-from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface
+from .web.interface import EXEMPT, PASSIVE, SafeSessionInterface, marked
 from .web.session import Session, current_state
 
 #: The same proxy as :data:`flask.session`, typed as :class:`Session`.
@@ -228,7 +228,7 @@ class SafeSession:
 
         For polling: a page that polls every minute would otherwise keep a session alive for ever.
         """
-        return _marked(view, PASSIVE)
+        return marked(view, PASSIVE)
 
     @staticmethod
     def exempt(view: _View) -> _View:
@@ -237,7 +237,7 @@ class SafeSession:
         For health checks and webhooks. No cookie is set or deleted, and the idle time continues.
         A write to the session is not stored, and logs a warning.
         """
-        return _marked(view, EXEMPT)
+        return marked(view, EXEMPT)
 
     @staticmethod
     def fresh(within: Any = "10m") -> Callable[[_View], _View]:
@@ -357,14 +357,6 @@ def _current_handle(state: State) -> str | None:
         return None
     is_ours = current_app.extensions[_EXTENSION].place == state.place
     return session.info.handle if is_ours and current_state() is not None else None
-
-
-def _marked(view: _View, mark: str) -> _View:
-    """Returns *view* with a mark. A bound method takes none, so a function stands in for it."""
-    if ismethod(view):
-        view = cast(_View, update_wrapper(partial(view), view))
-    setattr(view, mark, True)
-    return view
 
 
 def _require_sign_in(longest: float) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from functools import partial, update_wrapper
+from inspect import ismethod
+from typing import Any, TypeVar, cast
 
 import flask
 from flask import Flask, Request, Response
@@ -33,6 +35,8 @@ from .scratch import Scratch
 from .session import Session, is_current, state_of
 from .state import Loaded, State
 from .writing import NOT_STORED
+
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 #: The attribute that marks a view as passive.
 PASSIVE = "_safesession_passive"
@@ -259,6 +263,14 @@ def _leave_exempt(state: State) -> None:
             extra={"endpoint": endpoint},
         )
     state.seal()
+
+
+def marked(view: _View, mark: str) -> _View:
+    """Returns *view* with a mark. A bound method takes none, so a function stands in for it."""
+    if ismethod(view):
+        view = cast(_View, update_wrapper(partial(view), view))
+    setattr(view, mark, True)
+    return view
 
 
 def _is_marked(state: State, mark: str) -> bool:
