@@ -35,11 +35,11 @@ class Seen:
         self._statements = statements
         self._scope = scope
         self._writes = writes
-        self.place = place
+        self.place: Place = place
         #: The kinds of endings of which it has to remove the expired ones.
-        self.untidy = set(ALL_KINDS) if scope.task == "purge" else set()
+        self.untidy: set[str] = set(ALL_KINDS) if scope.task == "purge" else set()
         #: The keys of which everything is read at once.
-        self.keys = tuple(sorted(set(scope.keys)))
+        self.keys: tuple[str, ...] = tuple(sorted(set(scope.keys)))
         #: Record, generation and group; ``None``: there is no such session.
         self.records: dict[str, tuple[bytes, int, str] | None] = {}
         #: Of each ending: the kind, when it expires, and itself.
