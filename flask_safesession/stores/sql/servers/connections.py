@@ -154,13 +154,13 @@ class Connections:
             line.check()
             with self._uncertain():
                 results = line.run([*self._begin, lock, call, ("COMMIT", ())])
-        return results[-2].changed > 0
+        return results[-2].changed > 0  # of what counts the session; the last one is the COMMIT
 
     # -- transactions ---------------------------------------------------------------------------
 
     def place(self, scope: Scope) -> Place:
         """See :meth:`..connections.Connections.place`."""
-        if scope.cap and time.monotonic() < self._full_until:
+        if scope.cap and self._is_full:
             self.local.wider = None  # the store was full a moment ago: a quota would not do
         return place_of(scope, self.local.wider)
 
@@ -215,8 +215,7 @@ class Connections:
 
     def may_have_room(self, cap: Cap) -> bool:
         """Returns whether nothing speaks against an attempt within the quota of one part."""
-        is_full = time.monotonic() < self._full_until
-        return has_quotas(cap) and self.local.wider == set() and not is_full
+        return has_quotas(cap) and self.local.wider == set() and not self._is_full
 
     def share(self, cap: Cap) -> Cap:
         """See :meth:`..tables.Tables.share`: the quota of one part, where only this is locked."""
@@ -246,6 +245,10 @@ class Connections:
             self._full_until = time.monotonic() + _FULL
             if is_dealt:
                 self.write(self.statements["undeal"], ())
+
+    @property
+    def _is_full(self) -> bool:
+        return time.monotonic() < self._full_until
 
     @contextmanager
     def _uncertain(self) -> Iterator[None]:

@@ -156,7 +156,7 @@ class SqlServerStore(SqlStore):
         Whatever else may be the case is for the engine. The statement checks, once the part is
         locked, all that was known before: the generation, the quota, the time.
         """
-        now, generation = self._single.guess(), self._connections.generation
+        now, generation = self._connections.guess(), self._connections.generation
         is_plain = draft.user == NO_USER and self._connections.may_have_room(rules.cap)
         if is_plain and now is not None and generation is not None:
             fresh, part = begun(draft, generation, now), part_of(key)
