@@ -92,7 +92,7 @@ class Secret(Enum):
 
 
 #: Kinds of secrets for which the session is served.
-GOOD = frozenset({Secret.CURRENT, Secret.OLDER, Secret.STRANDED})
+GOOD = (Secret.CURRENT, Secret.OLDER, Secret.STRANDED)
 
 
 def first_note(digest: bytes, *, permanent: bool = False, endpoint: str | None = None) -> Note:
@@ -193,7 +193,7 @@ def _note(parts: dict[str, Any]) -> Note:
     if kinds != (bytes, bytes, bytes, int, str):
         raise ValueError("parts of another kind")
     note = Note(cur, base, prev, since, endpoint=endpoint)
-    if not parts.keys() - _USUAL:
+    if parts.keys() <= _USUAL:
         return note
     client, strike, flags = (
         tuple(map(str, parts.get("c", ()))),

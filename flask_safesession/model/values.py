@@ -49,7 +49,13 @@ def pack(value: object) -> bytes:
 
     :raises Unstorable: it cannot be stored without loss.
     """
-    return msgpack.packb(value, default=_reduce, strict_types=True, unicode_errors="surrogatepass")
+    return msgpack.packb(
+        value,
+        default=_reduce,
+        strict_types=True,
+        unicode_errors="surrogatepass",
+        buf_size=1024,  # type: ignore[call-arg]  # it grows; the default is 256 KiB
+    )
 
 
 def unpack(packed: bytes) -> Any:
