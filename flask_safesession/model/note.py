@@ -162,7 +162,8 @@ def dumps(note: Note) -> bytes:
         parts["s"] = note.cur
     if note.strike:
         parts["t"] = note.strike
-    if flags := sum(1 << n for n, name in enumerate(_FLAGS) if getattr(note, name)):
+    # In the order of _FLAGS.
+    if flags := note.permanent | note.owes_id << 1 | note.deleted << 2 | note.adopted << 3:
         parts["f"] = flags
     if note.client:
         parts["c"] = note.client

@@ -69,8 +69,9 @@ def _end_request(_app: Flask, **_: object) -> None:
         return
     if state is None:
         return
-    is_error_page = state.failed is not None and not isinstance(state.data, Scratch)
-    if state.sealed and state.changed and not is_error_page:
+    is_late = state.sealed and state.changed
+    # Otherwise the response is an error page, which reports the failure.
+    if is_late and (state.failed is None or isinstance(state.data, Scratch)):
         logger.warning(
             "the session was written after its response was built; the change is not stored."
             " In a streaming view, change the session before the stream begins"

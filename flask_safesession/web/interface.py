@@ -84,7 +84,8 @@ class SafeSessionInterface(SessionInterface):
         If the save fails, *response* becomes that of the app's error handler: Flask would turn an
         exception here into a 500, and call this again for that page.
         """
-        session = _behind_proxy(session)
+        if isinstance(session, LocalProxy):  # flask.session itself
+            session = session._get_current_object()
         if not isinstance(session, Session):
             return
         state = state_of(session)
@@ -97,7 +98,7 @@ class SafeSessionInterface(SessionInterface):
             self._finish(state, response, responding=responding)
 
     def _finish(self, state: State, response: Response, *, responding: bool) -> None:
-        is_own = is_current(state)
+        is_own = responding or is_current(state)
         is_final = responding or not is_own
         is_socket = transport.is_socket(state.request)
         # A save by hand inside a view: the response is still to come.
@@ -279,8 +280,3 @@ def _view_of(state: State) -> Any:
 def _is_marked(view: Any, mark: str) -> bool:
     """Whether a view, or its class, has *mark*."""
     return getattr(view, mark, False) or getattr(getattr(view, "view_class", None), mark, False)
-
-
-def _behind_proxy(session: Any) -> Any:
-    """Returns the object behind *session*, if that is ``flask.session`` itself."""
-    return session._get_current_object() if isinstance(session, LocalProxy) else session
