@@ -162,12 +162,15 @@ def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) 
     :param key: the current secret key.
     :param fallbacks: older keys that still verify (``SECRET_KEY_FALLBACKS``).
     """
-    if not value or len(value) > _MAX_COOKIE:
+    if len(value) > _MAX_COOKIE:
         return None
-    if (sid := _verify(value, (key,))) is not None:
-        return Verified(sid, current=True)
-    if (sid := _verify(value, fallbacks)) is not None:
-        return Verified(sid, current=False)
+    raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
+    for number, one in enumerate((key, *fallbacks)):
+        # Compares the text and not the decoded bytes: base64 has several spellings of one value.
+        if hmac.compare_digest(_signature(raw, one), signature):
+            text = raw.decode("utf-8")
+            is_good = _GRAMMAR.fullmatch(text) is not None
+            return Verified(SessionID(text), current=number == 0) if is_good else None
     return None
 
 
@@ -190,16 +193,6 @@ def tier_tag(tier: str) -> str:
 def _digest(purpose: str, text: str, length: int) -> str:
     raw = sha256(f"{purpose}:{text}".encode("utf-8", "surrogatepass")).digest()
     return urlsafe_b64encode(raw).decode("ascii")[:length]
-
-
-def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
-    raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
-    for key in keys:
-        # Compares the text and not the decoded bytes: base64 has several spellings of one value.
-        if hmac.compare_digest(_signature(raw, key), signature):
-            text = raw.decode("utf-8")
-            return SessionID(text) if _GRAMMAR.fullmatch(text) else None
-    return None
 
 
 def _signature(raw: bytes, key: str | bytes) -> bytes:
