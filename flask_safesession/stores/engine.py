@@ -76,11 +76,10 @@ class Engine:
             if isinstance(record, Gone):
                 return record
             fresh = used(record, rules, now, slide=slide)
-            if fresh is record:
-                return Live(record, now)
             if fresh.deadline <= now:
                 return finish_over(t, key, fresh, fresh.end_reason, now)
-            t.put(key, fresh, record)
+            if fresh is not record:
+                t.put(key, fresh, record)
             return Live(fresh, now)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:

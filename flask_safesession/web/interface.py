@@ -103,7 +103,7 @@ class SafeSessionInterface(SessionInterface):
         is_socket = transport.is_socket(state.request)
         # A save by hand inside a view: the response is still to come.
         later = state.dispatched and not is_final and not is_socket
-        is_answered = (is_own and responding) or (later and not state.sealed)
+        is_answered = responding or (later and not state.sealed)
         if state.failed is None:
             deliverable = is_final and not is_socket
             self._save(state, response, is_own=is_own, deliverable=deliverable, later=later)

@@ -109,10 +109,8 @@ class Loader:
 
     def _check_processes(self, state: State) -> None:
         """Refuse memory as the store of a server with several processes, which do not share it."""
-        if not state.request.environ.get(_MULTIPROCESS) or self._overrides.store.shared:
-            return
-        settings = self._overrides.settings
-        if settings.per_process:
+        settings, is_single = self._overrides.settings, not state.request.environ.get(_MULTIPROCESS)
+        if is_single or self._overrides.store.shared or settings.per_process:
             return
         given = settings.store if isinstance(settings.store, str) else MEMORY_URL
         problem = (
@@ -149,13 +147,7 @@ class Loader:
             suspect = Suspect(stored, secret, age)
             return Loaded({}, dead=sid, slide=slide, is_known=True, suspect=suspect)
         _resolve(state, sid.key)
-        return Loaded(
-            data,
-            stored,
-            stale=not verified.current,
-            slide=slide,
-            now=answer.now,
-        )
+        return Loaded(data, stored, stale=not verified.current, slide=slide, now=answer.now)
 
     def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
         """Returns the stand-in of a dead ID: the stored one, or a new one."""

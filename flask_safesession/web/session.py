@@ -252,7 +252,4 @@ def current_state() -> State | None:
 
 def is_current(state: State) -> bool:
     """Whether *state* belongs to the current request's session."""
-    try:
-        return current_state() is state
-    except RuntimeError:  # there is no request
-        return False
+    return flask.has_request_context() and current_state() is state
