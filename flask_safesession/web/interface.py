@@ -135,7 +135,7 @@ class SafeSessionInterface(SessionInterface):
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
         :raises ConfigError: the store is memory that the server's processes do not share.
         """
-        view = _view_of(state) if state.dispatched and is_current(state) else None
+        view = _view_of(state) if state.dispatched else None
         if _is_marked(view, EXEMPT):
             return Loaded(Scratch())
         try:
