@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _WORDS = (
-    *("identity", "integer", "cast", "text", "blob", "clock"),
-    *("lock", "skip", "join", "by_key", "limit"),
+    *("identity", "integer", "text", "blob", "clock"),
+    *("lock", "skip", "join", "by_key", "first", "limit"),
 )
 
 
@@ -16,7 +16,6 @@ class Dialect(NamedTuple):
     :param name: of the database, in messages.
     :param identity: a column that numbers the rows in the order of their creation.
     :param integer: a column of 64 bits.
-    :param cast: the same type in a ``CAST``.
     :param text: a column of up to 40 ASCII characters, compared by bytes.
     :param blob: a column of bytes.
     :param clock: the milliseconds since 1970, by the database.
@@ -31,8 +30,10 @@ class Dialect(NamedTuple):
     :param partial: an index may leave out rows.
     :param upsert: begins the part of an ``INSERT`` for a row that is there; ``{key}``: its columns.
     :param new: the value for a column in that part.
-    :param then: runs the statement ``<insert>``, then ``<count>``.
-    :param inserted: in the latter, after a ``SELECT``: it returns a row if one was inserted.
+    :param room: a condition on a row of ``seats``: these caps have room for one more session.
+    :param first: the column of a query that comes before the statements of ``then``.
+    :param then: the statements that do ``<insert>``, then ``<count>``.
+    :param inserted: a condition in the latter: a row was inserted.
     :param parameter: stands for a value; ``{n}``: its number.
     :param quote: around names, in the database's own tools.
     """
@@ -40,7 +41,6 @@ class Dialect(NamedTuple):
     name: str
     identity: str
     integer: str
-    cast: str
     text: str
     blob: str
     clock: str
@@ -53,8 +53,10 @@ class Dialect(NamedTuple):
     partial: bool = True
     upsert: str = "ON CONFLICT ({key}) DO UPDATE SET"
     new: str = "excluded.{column}"
-    then: str = "WITH inserted AS (<insert> RETURNING 1) <count>"
-    inserted: str = "FROM inserted"
+    room: str = "cap = ? AND users_cap = ? AND held < total"
+    first: str = "part"
+    then: tuple[str, ...] = ("WITH inserted AS (<insert> RETURNING 1) <count>",)
+    inserted: str = "EXISTS (SELECT 1 FROM inserted)"
     parameter: str = "?"
     quote: str = '"'
 
@@ -66,15 +68,14 @@ class Dialect(NamedTuple):
         numbered = (self.parameter.format(n=n) + part for n, part in enumerate(rest, 1))
         return "".join((head, *numbered)).replace("{p}", prefix.replace('"', '""'))
 
-    def put(self, table: str, columns: str, key: str, changes: str, values: str = "") -> str:
+    def put(self, table: str, columns: str, key: str, changes: str) -> str:
         """Returns a statement that inserts a row, or changes the one with the same *key*.
 
         :param changes: ``column = <column>`` for the value that was given.
-        :param values: a query for the values; by default, they are parameters.
         """
         for column in columns.split(", "):
             changes = changes.replace(f"<{column}>", self.new.format(column=column))
         marks = ", ".join("?" * (columns.count(",") + 1))
         update = f"{self.upsert.format(key=key)} {changes}"
-        values = values or f"VALUES ({marks})"
-        return f'INSERT INTO "{{p}}_{table}" ({columns}) {values} {update}'
+        row = f"({columns}) VALUES ({marks}) {update}"
+        return f'INSERT INTO "{{p}}_{table}" {row}'

@@ -29,7 +29,6 @@ DIALECT = Dialect(
     "MySQL or MariaDB",
     identity="BIGINT AUTO_INCREMENT PRIMARY KEY",
     integer="BIGINT",
-    cast="SIGNED",
     text="VARCHAR(40)",
     blob="LONGBLOB",
     # Not UNIX_TIMESTAMP(), which is ambiguous when a summer time ends.
@@ -42,8 +41,9 @@ DIALECT = Dialect(
     upsert="ON DUPLICATE KEY UPDATE",
     new="VALUES({column})",
     # Not ROW_COUNT(), which is wrong after an answer that could not be sent.
-    then="DO LAST_INSERT_ID(0); <insert>; <count>",
-    inserted="FROM DUAL WHERE LAST_INSERT_ID() > 0",
+    first="LAST_INSERT_ID(0)",
+    then=("<insert>", "<count>"),
+    inserted="LAST_INSERT_ID() > 0",
     parameter="%s",
     quote="`",
 )
@@ -301,6 +301,7 @@ DRIVER = Driver(
     _check,
     _open,
     begin=("START TRANSACTION",),
+    implicit=False,
     again=(str(ER.LOCK_DEADLOCK), str(ER.LOCK_WAIT_TIMEOUT)),
     missing=str(ER.NO_SUCH_TABLE),
     read_only=tuple(map(str, (ER.OPTION_PREVENTS_STATEMENT, *_FULL, 1792, 1836))),
