@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _WORDS = (
     *("identity", "integer", "text", "blob", "clock"),
-    *("lock", "skip", "join", "by_key", "first", "limit"),
+    *("lock", "skip", "join", "of", "by_key", "first", "limit"),
 )
 
 
@@ -22,6 +22,7 @@ class Dialect(NamedTuple):
     :param lock: after a query: its rows stay locked until the end of the transaction.
     :param skip: the same for the rows of ``taken``, without those that others have locked.
     :param join: joins two tables, of which the first one is read first.
+    :param of: names the table of sessions in a ``DELETE`` with ``by_key``.
     :param by_key: after a table, from which rows are locked: they are found by the index "key".
     :param limit: a condition that is true, and limits for this transaction how long it may last, to
         ``{milliseconds}``, and wait for a lock, to ``{wait}``: a little less, so that the server
@@ -47,6 +48,7 @@ class Dialect(NamedTuple):
     lock: str = " FOR UPDATE"
     skip: str = " FOR UPDATE OF taken SKIP LOCKED"
     join: str = "JOIN"
+    of: str = ""
     by_key: str = ""
     limit: str = ""
     table: str = ""

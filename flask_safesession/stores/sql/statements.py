@@ -64,7 +64,6 @@ _STATEMENTS = {
     "move": f'UPDATE {_SESSIONS} SET {_COLUMNS} WHERE "key" = ?',
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
     "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
-    "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
     "older": _take("sessions", f'"key", {_HEAD}', f"{_OLDER} LIMIT ?", _OLDER + _BY_GENERATION),
     "newer": _take("sessions", f'"key", {_HEAD}', f"{_NEWER} LIMIT ?", _NEWER + _BY_GENERATION),
     "due": _take("sessions", f'"key", {_HEAD}', f"{_DUE} LIMIT ?", _DUE + _BY_TIME),
@@ -119,6 +118,7 @@ _REPLACED = "document = <document>, written = <written>"
 _FOR_KEYS = {
     "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}{{by_key}}
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
+    "remove": f'DELETE {{of}}FROM {_SESSIONS}{{by_key}} WHERE "key" IN ({{keys}})',
     "endings": f'SELECT "key", kind, expires, ending FROM {_ENDINGS} WHERE "key" IN ({{keys}})',
     "seats": """SELECT part, held, tiers, cap, users_cap, total, users FROM "{p}_seats"
         WHERE part IN ({keys}) ORDER BY part{lock}""",
@@ -152,7 +152,7 @@ class Statements(dict[str, str]):
         return printed(self._dialect, self._prefix)
 
     def for_keys(self, name: str, number: int, *, lock: bool = True) -> str:
-        """Returns the query ``records``, ``endings`` or ``seats`` for so many keys.
+        """Returns the statement ``records``, ``remove``, ``endings`` or ``seats`` for so many keys.
 
         :param lock: ``False``: for a transaction that only reads, perhaps on a replica.
         """

@@ -24,6 +24,8 @@ from .statements import HEAD, Statements
 
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
+# Sessions that one statement removes, if there are as many.
+_MANY = 50
 # Owners whose endings are counted.
 _COUNTED = 1000
 
@@ -147,11 +149,11 @@ class SqlTables:
         removed = []
         for key, (raw, generation, group) in there:
             self._seen.records[key] = None
-            self._write("remove", key)
             if generation == self.generation():
                 self._count(group, -1)
             with suppress(ValueError):  # it is not a record
                 removed.append((key, loads(raw)))
+        self._delete([key for key, _ in there])
         return removed
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
@@ -168,8 +170,7 @@ class SqlTables:
             over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
-        for removed, _ in over:
-            self._write("remove", removed.key)
+        self._delete([removed.key for removed, _ in over])
         return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
@@ -300,6 +301,14 @@ class SqlTables:
 
     def _write(self, name: str, *parameters: Any) -> None:
         self._connections.write(self.statements[name], parameters)
+
+    def _delete(self, keys: list[str]) -> None:
+        at = 0
+        while at < len(keys):
+            number = _MANY if len(keys) - at >= _MANY else 1  # two statements to prepare
+            some = tuple(keys[at : at + number])
+            self._connections.write(self.statements.for_keys("remove", number), some)
+            at += number
 
     def _owned(self, name: str, user: str, tier: str, *key: str) -> int:
         if tier:

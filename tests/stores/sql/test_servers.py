@@ -327,8 +327,8 @@ def test_no_statement_reads_all_sessions_or_endings(postgresql: Database, prefix
     with closing(sql_store(postgresql, prefix)) as made:
         made.prepare()
         statements = made._rows.statements
-        for name in ("records", "endings"):
-            for number in (1, 2, 10):
+        for name in ("records", "remove", "endings"):
+            for number in (1, 2, 10, 50):
                 statements.for_keys(name, number)
     with closing(postgresql.connect()) as line, line.cursor() as cursor:
         for columns in (

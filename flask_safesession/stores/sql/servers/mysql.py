@@ -35,6 +35,7 @@ DIALECT = Dialect(
     clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000",
     skip=" FOR UPDATE SKIP LOCKED",
     join="STRAIGHT_JOIN",
+    of='"{p}_sessions" ',
     by_key=' FORCE INDEX ("key")',
     table=" ENGINE=InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin",
     partial=False,
