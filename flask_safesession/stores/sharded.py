@@ -29,7 +29,6 @@ from .base import (
     Document,
     Finding,
     Gone,
-    IndexedStore,
     Listed,
     Live,
     Moved,
@@ -74,7 +73,7 @@ def on_each(places: Iterable[_T], act: Callable[[_T], None]) -> None:
         raise failed
 
 
-class Shard(IndexedStore, AdoptingStore, Protocol):
+class Shard(AdoptingStore, Protocol):
     """What a store needs beside the protocols in :mod:`.base` to be a shard."""
 
     def end(

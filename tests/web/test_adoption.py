@@ -411,6 +411,21 @@ def test_nothing_comes_after_the_date(
     assert old.left is None or old.left() == 1
 
 
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=-1)])
+def test_the_stores_clock_decides_when_that_is(
+    old: Old, site: Site, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    clock, now = FakeClock(int(time.time() * 1000)), datetime.now(UTC)
+    with travel(now + ahead, tick=False):  # the worker's
+        limits = {"lifetime": "60d", "idle_timeout": "60d"}
+        until = now + timedelta(hours=1)
+        app = site(old, store=MemoryStore(clock), adopt_until=until, **limits)
+        assert read(browser(app, cookie_of(old.browser()))) == {"user_id": "7", "cart": "book"}
+        clock.advance(HOUR)
+        monkeypatch.setattr(_place(app), "read", pytest.fail)
+        assert read(browser(app, cookie_of(old.browser("set=cart:pen")))) == {}
+
+
 def test_after_the_date_the_old_place_may_be_gone(site: Site) -> None:
     old, past = (
         Old(Flask("old"), "flask-session+redis://127.0.0.1:1/0"),
