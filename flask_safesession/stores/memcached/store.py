@@ -172,7 +172,7 @@ class MemcachedStore:
         fresh = moved(old, draft, terms, now)._replace(generation=epoch.generation)
         session = Session(epoch.name, fresh, held.key, old.user)
         is_new = turn.add(new, session, now, base.TOMBSTONE_TTL // 1000)
-        if not is_new and not turn.is_mine(new, draft.stamp):
+        if not is_new and not turn.mine(new, draft.stamp):
             return Taken()
         try:
             removed = None
