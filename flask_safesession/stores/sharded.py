@@ -359,6 +359,7 @@ class Sharded:
 
     @contextmanager
     def _withdrawn_by_outage(self, key: str) -> Iterator[None]:
+        """Withdraw the new session under *key* if a server does not answer."""
         try:
             yield
         except StoreUnavailable:
