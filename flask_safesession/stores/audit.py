@@ -87,7 +87,7 @@ def _walked(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
     groups = [] if group is None else sorted(found for found in t.counts() if found >= group)
     for name in groups:
         entries = list(t.nearest(name, limit, after if name == group else None))
-        changed += sum(_shorten(t, key, here.limits) for _, key in entries)
+        changed += sum(_shorten(t, key, here.limits) for _, key, _ in entries)
         limit -= len(entries)
         if limit == 0:
             return here._replace(group=name, after=entries[-1] if entries else None), changed

@@ -252,11 +252,14 @@ class Engine:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
+        last = Entry(before, "")
+        if after:
+            deadline, key, number = after.split(":")
+            last = Entry(int(deadline), key, int(number))
         with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        end = ":".join(map(str, found[-1])) if len(found) == limit else ""
         return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:

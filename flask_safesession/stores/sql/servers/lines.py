@@ -132,6 +132,8 @@ class Driver(NamedTuple):
     :param open: returns a function that opens connections to a URL, with what the app gives for
         them. The number is that of the seconds for which a statement may wait.
     :param begin: the statements that begin a transaction; ``{limit}`` is that of the dialect.
+    :param implicit: the statements of one round trip are a transaction without the first of these,
+        and without a COMMIT.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
     :param read_only: codes of errors of a server that takes no writes, and can be read.
@@ -143,6 +145,7 @@ class Driver(NamedTuple):
     check: Callable[[str], None]
     open: Callable[[str, float, Access], Callable[[], Line]]
     begin: tuple[str, ...]
+    implicit: bool
     again: tuple[str, ...]
     missing: str
     read_only: tuple[str, ...]
