@@ -147,8 +147,7 @@ class Engine:
                 return Conflict(record)
             fresh = moved(record, draft, terms, now)
             live = admit(t, new, fresh, rules, now, there, Leaving(key, record))
-            onward = terms.onward(new, draft.user) or ()
-            ending = Ending(terms.reason, draft.stamp, *onward)
+            ending = Ending(terms.reason, draft.stamp, *(terms.onward(new, draft.user) or ()))
             # A sign-in's tombstone is the user's, so that many anonymous ones do not push it out.
             leave_tombstone(t, key, draft.user or record.user, ending, now)
             return live
@@ -252,10 +251,8 @@ class Engine:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        last = Entry(before, "")
-        if after:
-            deadline, key, number = after.split(":")
-            last = Entry(int(deadline), key, int(number))
+        deadline, key, number = (after or f"{before}::0").split(":")
+        last = Entry(int(deadline), key, int(number))
         with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
