@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ...remote.idle import is_stale
 from ..connections import Call
 from ..dialect import Dialect
 
@@ -81,9 +81,7 @@ def check_idle(connection: Any) -> None:
 
     :param connection: a socket, or its number.
     """
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    if poll.poll(0):
+    if is_stale(connection):
         raise Lost("the server has ended the connection")
 
 
