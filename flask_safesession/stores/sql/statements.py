@@ -87,7 +87,7 @@ _STATEMENTS = {
     "lock": 'SELECT {first} FROM "{p}_seats" WHERE part = ?{lock}',
     "held": 'SELECT part, held, tiers FROM "{p}_seats" WHERE held <> 0 OR tiers IS NOT NULL',
     "count": 'UPDATE "{p}_seats" SET held = ?, tiers = ? WHERE part = ?',
-    "uncount": 'UPDATE "{p}_seats" SET held = 0, tiers = NULL',
+    "uncount": 'UPDATE "{p}_seats" SET held = 0, tiers = NULL, cap = 0',
     "compare": f"""SELECT tier_group, COUNT(*), NULL FROM {_SESSIONS} WHERE {_CURRENT}
         GROUP BY tier_group UNION ALL SELECT NULL, held, tiers FROM "{{p}}_seats" """,
     "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?
