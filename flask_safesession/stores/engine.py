@@ -262,12 +262,14 @@ class Engine:
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         last = Entry(before, "")
         if after:
-            deadline, key, number = after.split(":")
-            last = Entry(int(deadline), key, int(number))
+            last = Entry(int(after[:11], 16), after[26:], int(after[11:26], 16))
         with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        end = ":".join(map(str, found[-1])) if len(found) == limit else ""
+        end = ""
+        if len(found) == limit:
+            deadline, key, number = found[-1]
+            end = f"{deadline:011x}{number:015x}{key}"
         return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
