@@ -22,7 +22,8 @@ _ENTRY = 'SELECT deadline, "key", id FROM'
 # The same, for a range between two deadlines: this one is read from the index alone. Otherwise
 # MariaDB does not begin at one end of the range, but at that of the group.
 _ENTRY_WITHIN = f"""SELECT deadline,
-    (SELECT "key" FROM {_SESSIONS} AS it WHERE it.id = entry.id), id FROM {_SESSIONS} AS entry WHERE {_CURRENT} AND tier_group = ?"""
+    (SELECT "key" FROM {_SESSIONS} AS it WHERE it.id = entry.id), id
+    FROM {_SESSIONS} AS entry WHERE {_CURRENT} AND tier_group = ?"""
 _BY_DEADLINE, _LATEST = "ORDER BY deadline, id LIMIT ?", "ORDER BY deadline DESC, id DESC LIMIT ?"
 _INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
