@@ -75,7 +75,10 @@ _PARAMETERS = {"unix_socket", "ssl_ca", "ssl_cert", "ssl_key", *_SWITCHES}
 _SET_UP = (
     # ANSI_QUOTES: names in double quotes, as in the other databases.
     "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
-    " innodb_lock_wait_timeout = {seconds}"
+    " innodb_lock_wait_timeout = {seconds},"
+    # Otherwise a COMMIT may begin another transaction, an UPDATE may be refused, and a query may
+    # leave out rows.
+    " completion_type = NO_CHAIN, sql_safe_updates = 0, sql_select_limit = 18446744073709551615"
     # A worker that stands still, or is cut off, does not keep its locks. MySQL has no such limit.
     " /*M!100300 , idle_transaction_timeout = {seconds} */"
 )

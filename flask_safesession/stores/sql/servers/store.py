@@ -40,8 +40,8 @@ PURGE_STEP = 500
 #: Each so-manieth ending of a user trims the user's: this costs a round trip.
 TRIM_EVERY = 20
 # Longer names of tables would be cut.
-_PREFIX = re.compile(r"[^\0\s?%{}]{1,40}")
-_PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%' and braces"
+_PREFIX = re.compile(rb"[^\0\s?%{}]{1,40}")
+_PREFIX_FIX = "in a SQL database give 1 to 40 bytes without spaces, '?', '%' and braces"
 # Seconds before a repetition after a dead-lock.
 _WAIT = 0.01
 
@@ -69,7 +69,7 @@ class SqlServerStore(SqlStore):
         timeout: float = 1.0,
         clock: str = "",
     ) -> None:
-        if not _PREFIX.fullmatch(prefix):
+        if not _PREFIX.fullmatch(prefix.encode()):
             raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
         place = read_url(url)
         #: Its name in traces.
