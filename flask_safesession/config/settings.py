@@ -173,6 +173,7 @@ def is_secure(config: Mapping[str, Any]) -> bool:
 
 
 _DURATION, _NUMBER = "give a duration", "give a whole number above zero"
+_AMOUNT = f"{_NUMBER}, below 2**63"
 
 #: All settings by name, in the order of the documentation.
 SETTINGS: dict[str, Setting] = {
@@ -210,13 +211,13 @@ SETTINGS: dict[str, Setting] = {
     "TOUCH_INTERVAL": Setting(
         None, "duration, or `0`", none_or(reading.milliseconds_or_zero), _DURATION
     ),
-    "MAX_SESSIONS": Setting(None, "sessions", none_or(reading.positive), _NUMBER),
+    "MAX_SESSIONS": Setting(None, "sessions", none_or(reading.positive), _AMOUNT),
     "MAX_SESSIONS_PER_USER": Setting(
-        100, "sessions", none_or(reading.positive_or_mapping, 100), _NUMBER
+        100, "sessions", none_or(reading.positive_or_mapping, 100), _AMOUNT
     ),
     "WHEN_FULL": choice("evict", "reject"),
     "WHEN_USER_FULL": choice("evict-oldest", "reject"),
-    "MAX_SESSION_SIZE": Setting(None, "bytes", none_or(reading.positive), _NUMBER),
+    "MAX_SESSION_SIZE": Setting(None, "bytes", none_or(reading.positive), _AMOUNT),
     "CHECK_INTERVAL": Setting(
         "60s", "duration", none_or(milliseconds), f"{_DURATION}, or None for no job"
     ),

@@ -238,7 +238,8 @@ def test_a_wrong_touch_interval_is_named_once_however_many_tiers_there_are(value
     "name", ["MAX_SESSIONS", "MAX_SESSIONS_PER_USER", "MAX_SESSION_SIZE", "PURGE_BATCH"]
 )
 @by_value(
-    0, -1, 1.5, 1e6, math.nan, "x", "", "1.5", b"5", True, [], {}, {5}, Decimal(5), "9" * 5000
+    *(0, -1, 1.5, 1e6, math.nan, "x", "", "1.5", b"5", True, [], {}, {5}, Decimal(5)),
+    *("9" * 5000, 2**63),
 )
 def test_a_wrong_number_is_named_with_its_value_and_mend(name: str, value: object) -> None:
     only = problem({f"SAFESESSION_{name}": value})
