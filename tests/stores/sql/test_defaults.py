@@ -13,6 +13,7 @@ from flask_safesession.errors import ConfigError, StoreUnavailable
 from flask_safesession.model.tokens import new_stamp
 from flask_safesession.stores.base import Live
 from flask_safesession.stores.sql.servers.postgresql import DRIVER
+from flask_safesession.stores.sql.servers.store import SqlServerStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
 from ...support.databases import Database
@@ -36,16 +37,21 @@ def unusual(request: pytest.FixtureRequest, mysql: Database) -> Iterator[Databas
     mysql.ask(f"SET GLOBAL {name} = %s", before)
 
 
+def add(made: SqlServerStore) -> str:
+    key = new_key()
+    assert isinstance(made.create(key, make_draft(), RULES), Live)
+    return key
+
+
 def test_what_a_mysql_server_does_by_default_changes_no_answer(
     unusual: Database, prefix: str
 ) -> None:
     with closing(sql_store(unusual, prefix)) as made, closing(sql_store(unusual, prefix)) as other:
-        for _ in range(10):
-            key, draft = new_key(), make_draft()
-            answer = made.create(key, draft, RULES)
-            assert isinstance(answer, Live)
-        new, record = make_draft(b"new"), answer.record
-        made.commit(key, new, draft.stamp, touch=None, loaded=record)
+        key, *_ = (add(made) for _ in range(10))
+        loaded = made.load(key, RULES, slide=False)
+        assert isinstance(loaded, Live)
+        record, new = loaded.record, make_draft(b"new")
+        made.commit(key, new, record.stamps[0], touch=None, loaded=record)
         found = other.load(key, RULES, slide=False)
         assert isinstance(found, Live)
         assert found.record.payload == b"new"
