@@ -47,7 +47,7 @@ def filled(database: Database, prefix: str) -> Iterator[tuple[SqlServerStore, An
 
 
 def statements_of(made: SqlServerStore) -> dict[str, str]:
-    statements = made._rows.statements
+    statements = made.tables.statements
     for name in ("records", "remove", "endings"):
         for number in (1, 2, 10, 50):
             statements.for_keys(name, number)
@@ -113,6 +113,6 @@ def test_mysql_begins_at_the_right_end_of_an_index(mysql: Database, prefix: str)
 
 def _rows_read(cursor: Any, made: SqlServerStore, name: str, args: tuple[Any, ...]) -> int:
     cursor.execute("FLUSH STATUS")
-    cursor.execute(made._rows.statements[name], args)
+    cursor.execute(made.tables.statements[name], args)
     cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
     return sum(int(rows) for _, rows in cursor.fetchall())
