@@ -158,7 +158,7 @@ def _of_the_app(app: Flask, settings: Settings, store: Store) -> Iterator[Findin
         yield Finding(
             "memory-of-several-processes",
             "WEB_CONCURRENCY asks for several processes, and SAFESESSION_STORE is memory://:"
-            " requests that use a session will fail; use sqlite:// (one machine) or a redis:// URL",
+            " requests that use a session will fail; use a database or redis://",
         )
     if settings.check_interval is None and not is_uncounted(store):
         yield Finding(

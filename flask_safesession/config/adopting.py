@@ -21,6 +21,8 @@ FLASK_SESSION = "flask-session+"
 _SINGLE = tuple(scheme for scheme in REDIS_SCHEMES if "+" not in scheme)
 #: The schemes of Flask-Session's places.
 SCHEMES: tuple[str, ...] = (*_SINGLE, *SQL_SCHEMES, "sqlite", "memcached", "file")
+# The other names of SQL servers.
+_ALIASES = dict(zip(SQL_SCHEMES[2:], SQL_SCHEMES[:2], strict=True))
 # Our own parameters of a SafeSession URL.
 _OWN = ("prefix", "shards")
 
@@ -132,11 +134,20 @@ def check_places(keys: Keys) -> None:
             "Memcached may lose what it remembers of an adopted session, which could then come back"
             " after its end: choose another store",
         )
-    here = (keys["STORE"], keys["KEY_PREFIX"])
+    here = (_canonical(keys["STORE"]), keys["KEY_PREFIX"])
     for place in places:
-        if place.kind == "safesession" and (place.store, place.prefix or here[1]) == here:
+        there = (_canonical(place.store), place.prefix or keys["KEY_PREFIX"])
+        if place.kind == "safesession" and there == here:
             keys.problems.append(
                 f"{PREFIX}ADOPT has {place.name!r}, which is {PREFIX}STORE itself: name the older"
                 f" place; if only its number of shards was another, set a new {PREFIX}KEY_PREFIX"
                 " and write ?prefix=… there, too"
             )
+
+
+def _canonical(store: Any) -> Any:
+    """Returns a URL with one name for each kind of server, so that it can be compared."""
+    if not isinstance(store, str):
+        return store
+    scheme, separator, rest = store.partition("://")
+    return _ALIASES.get(scheme, scheme.replace("valkey", "redis")) + separator + rest

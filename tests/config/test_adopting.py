@@ -119,6 +119,21 @@ def test_the_store_itself_is_no_older_place() -> None:
     assert "which is SAFESESSION_STORE itself" in problem(store, store=store)
 
 
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        ("mysql", "mariadb"),
+        ("postgresql", "postgres"),
+        ("redis", "valkey"),
+        ("redis+cluster", "valkey+cluster"),
+    ],
+)
+def test_the_store_is_recognised_by_the_other_name_of_its_scheme(schemes: tuple[str, str]) -> None:
+    for place, store in (schemes, schemes[::-1]):
+        said = problem(f"{place}://h/0", store=f"{store}://h/0")
+        assert said.startswith(f"SAFESESSION_ADOPT has '{place}://h/0', which is SAFESESSION_STORE")
+
+
 def test_a_store_that_cannot_adopt_says_so() -> None:
     said = refusal("memory://old", store=PlainStore())
     assert said.startswith(

@@ -223,7 +223,7 @@ def take_away(path: Path) -> None:
 
 
 FAULTS: dict[str, Callable[[Path], Any]] = {
-    "another program writes to the file for too long": locked,
+    "another connection writes to the file for too long": locked,
     "the disk is full": fill_disk,
     "the file is not a database": overwrite,
     "the folder is gone": take_away,

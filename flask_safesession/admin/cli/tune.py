@@ -71,6 +71,7 @@ def tune(
             ask(f"{_text_of(would)} Change the settings?", sure=False)
         tuned = change(dry_run=dry_run)
     else:
+        state.opened.need_index()
         tuned = state.overrides.tuned
     say(as_json, _described(tuned), _text_of(tuned), note_of_memory(state))
 

@@ -54,7 +54,7 @@ def operation(
                     remaining(StoreUnavailable)
                 except (OSError, MemcacheError) as error:
                     if turn.lost or not _may_try_again(error):
-                        raise StoreUnavailable(_explain(error)) from error
+                        raise StoreUnavailable(_explain(error, turn.asked)) from error
                     turn.lost = True
 
     update_wrapper(run, steps)
@@ -67,7 +67,9 @@ def _may_try_again(error: Exception) -> bool:
     return not isinstance(error, (CircuitOpenError, TimeoutError))
 
 
-def _explain(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
+def _explain(error: Exception, server: str) -> str:
+    if isinstance(error, CircuitOpenError):  # it names the server
+        return str(error)
+    text = f"{server}: {type(error).__name__}: {error}"
     fixes = (fix for sign, fix in _FIXES.items() if sign in text)
     return next((f"{text} ({fix})" for fix in fixes), text)

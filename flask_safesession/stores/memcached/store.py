@@ -51,7 +51,7 @@ class MemcachedStore:
     #: Why it is no :class:`..base.IndexedStore`.
     no_index: str = (
         "Memcached has no list of its sessions: it cannot count, list or purge them, and no"
-        " settings can be changed while it runs. Sessions on sqlite:// or redis:// can"
+        " settings can be changed while it runs. Sessions in a database or on redis:// can"
     )
 
     def __init__(self, url: str, *, prefix: str = "safesession", timeout: float = 1.0) -> None:

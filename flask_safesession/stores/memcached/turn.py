@@ -32,11 +32,12 @@ class Changed(Exception):
 class Turn:
     """One operation, with one connection to each server that it needs.
 
-    ``lost``: the reply of an earlier try was lost.
+    ``lost``: the reply of an earlier try was lost. ``asked``: the server that was used last.
     """
 
     def __init__(self, servers: Sequence[Server], prefix: bytes) -> None:
         self.lost = False
+        self.asked = ""
         self._servers = servers
         self._prefix = prefix
         self._lines: dict[int, Line] = {}
@@ -57,6 +58,7 @@ class Turn:
         number = shard_of(key, len(self._servers))
         if number not in self._lines:
             self._lines[number] = self._servers[number].take()
+        self.asked = self._servers[number].name
         return self._lines[number]
 
     # -- epochs ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,8 +44,15 @@ _INDEXES = {
 }
 
 
+# Where PyMongo's own settings, its view of the servers, or a whole reply begins in a message.
+_DUMP = re.compile(r" \(configured timeouts:|, Timeout: |, full error: ")
+
+
 class CircuitOpen(StoreUnavailable):
     """The circuit breaker refuses the call."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_brief(reason))
 
 
 class Servers:
@@ -100,7 +108,8 @@ class Servers:
                         return work()
                 except PyMongoError as error:
                     if not error.has_error_label("TransientTransactionError"):
-                        raise StoreUnavailable(f"{self.name}: {error}") from error
+                        text = _brief(str(error)).removeprefix(f"{self.name}: ")
+                        raise StoreUnavailable(f"{self.name}: {text}") from error
                 patience = min(longest, remaining(StoreUnavailable))
                 time.sleep(random.uniform(0, patience))  # noqa: S311  # nosec B311  # no secret
                 longest = min(longest * _GROWTH, _LONGEST_WAIT)
@@ -184,6 +193,11 @@ class Servers:
         with suppress(DuplicateKeyError):  # another process was faster
             seats.insert_one({**seat, "held": {}})
         return seat
+
+
+def _brief(text: str) -> str:
+    """Returns an error of PyMongo without what follows its first sentence."""
+    return _DUMP.split(text)[0]
 
 
 def _has_failed(error: BaseException, late: bool) -> bool | None:

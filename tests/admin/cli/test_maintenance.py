@@ -313,7 +313,9 @@ def test_several_workers_on_memory_are_a_finding(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, asked: str, found: int
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", asked)
-    assert len(findings(sound(make_app))) == found
+    said = findings(sound(make_app))
+    assert len(said) == found
+    assert all("use a database or redis://" in one for one in said)
     assert findings(sound(make_app, store="memory://?per_process=yes")) == []
 
 

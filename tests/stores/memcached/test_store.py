@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from flask_safesession.errors import ConfigError, TooManySessions
+from flask_safesession.errors import ConfigError, StoreUnavailable, TooManySessions
 from flask_safesession.model.policy import Limits
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_stamp, user_tag
@@ -15,6 +15,8 @@ from flask_safesession.stores.base import Gone, Live, Removed, Rules, Terms
 from flask_safesession.stores.memcached.items import Epoch, dumps
 from flask_safesession.stores.memcached.store import MemcachedStore
 from flask_safesession.stores.memcached.url import read_url
+from flask_safesession.stores.remote.breaker import FAILURES
+from flask_safesession.stores.sharded import shard_of
 from flask_safesession.testing import StoreContract, StoreKit, make_draft, make_rules, new_key
 from flask_safesession.testing.base import ContractBase
 from flask_safesession.testing.kit import MINUTE
@@ -317,9 +319,22 @@ def test_values_may_hold_any_bytes(kit: StoreKit) -> None:
         assert ann.record(kit, ann.add(kit, RULES, payload), RULES).payload == payload
 
 
-def test_a_session_that_is_too_large_is_an_error_and_loses_nothing(kit: StoreKit) -> None:
-    from flask_safesession.errors import StoreUnavailable
+def test_an_error_names_the_server_once(server: memcached.Server, prefix: str) -> None:
+    store = MemcachedStore(f"{server.url},127.0.0.1:1", prefix=prefix)
+    user = next(user for user in map(user_tag, range(99)) if shard_of(user, 2) == 1)
+    said = list[str]()
+    for _ in range(FAILURES):
+        with pytest.raises(StoreUnavailable) as caught:
+            store.sessions_of(user)
+        said.append(str(caught.value))
+    refused = "[Errno 111] Connection refused"
+    assert said[0] == f"127.0.0.1:1: ConnectionRefusedError: {refused}"
+    assert said[-1] == f"127.0.0.1:1 is not asked again yet: {refused}"
+    assert isinstance(store.load("A" * 18, RULES, slide=False), Gone)
+    store.close()
 
+
+def test_a_session_that_is_too_large_is_an_error_and_loses_nothing(kit: StoreKit) -> None:
     ann = Ann(kit)
     key = ann.add(kit, RULES, b"before")
     before: Record = ann.record(kit, key, RULES)

@@ -15,6 +15,7 @@ from flask_safesession.stores.base import Gone, Live
 from flask_safesession.stores.mongodb import servers
 from flask_safesession.stores.mongodb.store import MongoDBStore
 from flask_safesession.stores.opening import Opened, check_store
+from flask_safesession.stores.remote.breaker import FAILURES
 from flask_safesession.stores.tables import Scope
 from flask_safesession.testing import make_draft, make_rules, new_key
 from flask_safesession.testing.kit import MINUTE, together
@@ -125,6 +126,17 @@ def test_a_forked_child_makes_connections_of_its_own(store: MongoDBStore) -> Non
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert is_live(store, key)
     assert store.count(RULES).total == 3
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1:1", "127.0.0.1:1,localhost:1"])
+def test_an_error_says_what_happened_on_which_server_and_no_more(hosts: str) -> None:
+    """PyMongo adds its settings, and its view of all servers."""
+    store = MongoDBStore(f"mongodb://ann:hunter2@{hosts}", timeout=0.05)
+    said = "(127.0.0.1|localhost):1: [^:]*Connection refused"
+    for text in (*[f"({hosts}: )?{said}"] * FAILURES, f"{hosts} is not asked again yet: {said}"):
+        with pytest.raises(StoreUnavailable, match=f"^{text}$"):
+            store.load(new_key(), RULES, slide=False)
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,7 @@ def test_while_another_program_writes_reading_goes_on_and_writing_is_a_503(
         answer = client.post("/sign-in/bob")
         assert answer.status_code == 503
         assert "Set-Cookie" not in answer.headers
-        with pytest.raises(StoreUnavailable, match="database is locked: another program writes"):
+        with pytest.raises(StoreUnavailable, match="is locked: another connection writes"):
             add(store_of(app))
     assert who(client) == "ann"
     assert client.post("/sign-in/bob").status_code == 200

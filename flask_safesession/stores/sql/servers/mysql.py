@@ -59,8 +59,8 @@ _FIXES = {
     ER.BAD_DB_ERROR: "make the database, or name another in SAFESESSION_STORE",
     ER.CON_COUNT_ERROR: "raise the server's max_connections, or lower max_connections in"
     " SAFESESSION_STORE",
-    ER.NO_SUCH_TABLE: "the tables are missing: let the user make them, or make them with the"
-    " statements that 'flask safesession schema' prints",
+    ER.NO_SUCH_TABLE: "the tables are missing: restart the workers, which make them, or make them"
+    " with the statements that 'flask safesession schema' prints",
     ER.TABLEACCESS_DENIED_ERROR: "let the user read, write and make the tables, or make them with"
     " the statements that 'flask safesession schema' prints",
     **dict.fromkeys(_FULL, "make room on the server's disk"),

@@ -47,8 +47,8 @@ _POOLED = ("26000", "42P05")
 # still for too long.
 _ENDED = ("25P03", "57P01", "57P02", "57P03", "08000", "08003", "08006")
 _FIXES = {
-    "42P01": "the tables are missing: let the user make them, or make them with the statements"
-    " that 'flask safesession schema' prints",
+    "42P01": "the tables are missing: restart the workers, which make them, or make them with the"
+    " statements that 'flask safesession schema' prints",
     "42501": "let the user read, write and make the tables, or make them with the statements that"
     " 'flask safesession schema' prints",
     "53100": "make room on the server's disk",

@@ -19,7 +19,8 @@ def explain(error: sqlite3.Error) -> str:
     """Returns what *error* says, and what to do about it."""
     fix = {
         sqlite3.SQLITE_BUSY: (
-            "another program writes to it for longer than SAFESESSION_STORE_TIMEOUT"
+            "another connection writes to it for longer than SAFESESSION_STORE_TIMEOUT: another"
+            " program, or a transaction of this app that is not committed yet"
         ),
         sqlite3.SQLITE_FULL: "make room on the disk",
         sqlite3.SQLITE_IOERR: "look at the disk, and whether there is room on it",
