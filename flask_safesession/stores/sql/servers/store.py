@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from ....errors import ConfigError, StoreUnavailable
+from ....errors import ConfigError, StoreUnavailable, UnfitStore
 from ....events import Event
 from ....model.record import Draft, Record
 from ...base import Answer, Conflict, Gone, Live, PurgeStep, Removed, Rules, Taken
@@ -205,7 +205,7 @@ class SqlServerStore(SqlStore):
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.
 
-        :raises ConfigError: they cannot be made, or are of another version, with the fix.
+        :raises UnfitStore: they cannot be made, or are of another version, with the fix.
         """
         version = self._version()
         if version is None:
@@ -217,7 +217,7 @@ class SqlServerStore(SqlStore):
                 f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
                 " SAFESESSION_KEY_PREFIX"
             )
-            raise ConfigError([problem])
+            raise UnfitStore([problem])
         self._checked = True
 
     def _version(self) -> int | None:
@@ -240,4 +240,4 @@ class SqlServerStore(SqlStore):
         except Refused as error:
             if error.code in self._driver.again:
                 raise
-            raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
+            raise UnfitStore([f"the tables cannot be made on {self._server}: {error}"]) from error
