@@ -280,6 +280,32 @@ def test_tables_that_may_not_be_made_are_made_by_the_printed_statements(
     assert "hunter2" not in said + str(caught.value)
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_tables_that_were_dropped_are_made_by_a_restart_or_by_the_printed_statements(
+    make_app: MakeApp,
+    database: Database,
+    prefix: str,
+    visit: Callable[..., int],
+    caplog: pytest.LogCaptureFixture,
+    by_hand: bool,
+) -> None:
+    worker = make_app(store=database.url(), key_prefix=prefix)
+    worker.add_url_rule("/", "sign_in", lambda: str(session.update(user_id=7)))
+    client = worker.test_client()
+    assert client.get("/").status_code == 200
+    for table in ("sessions", "endings", "seats", "documents", "meta"):
+        database.ask(f"DROP TABLE {prefix}_{table}")
+    assert client.get("/").status_code == 503
+    assert "the tables are missing: restart the workers, which make them, or make" in caplog.text
+    if by_hand:
+        for statement in run(worker, "schema", "--json").json["statements"]:
+            database.ask(statement)
+    else:
+        assert visit(store=database.url(), key_prefix=prefix) == 200
+    assert client.get("/").status_code == 200
+    worker.extensions["safesession"].store.close()
+
+
 def test_a_wrong_password_or_no_right_at_all_is_an_outage_with_the_fix(
     make_app: MakeApp, database: Database, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
