@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
 from ..stores.base import Cap, Rules
-from ..stores.opening import is_in_memory, is_uncounted, undivided
+from ..stores.opening import ANY_STORE, is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import MEMORY_URL, PER_PROCESS, SQL_SCHEMES
 from . import donor, reading
@@ -181,7 +181,7 @@ SETTINGS: dict[str, Setting] = {
         MEMORY_URL,
         "URL, client, database or store",
         donor.read_store,
-        "give a URL, a Store, SQLAlchemy's engine or a redis-py client",
+        ANY_STORE,
     ),
     "STORE_PASSWORD": Setting(
         None,

@@ -53,8 +53,8 @@ _CLIENT_ERRORS = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_LAST + 100)
 _ENDED = (ER.SERVER_SHUTDOWN, ER.CON_COUNT_ERROR, ER.NORMAL_SHUTDOWN, 1927, 3169, 4031)
 _FULL = (ER.DISK_FULL, ER.RECORD_FILE_FULL)
 _FIXES = {
-    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE, or add"
-    " ssl=true if the server requires TLS",
+    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE; if the server"
+    " requires TLS, add ssl=true (or to an app's engine connect_args={'ssl': {'ca': FILE}})",
     ER.DBACCESS_DENIED_ERROR: "let the user use the database",
     ER.BAD_DB_ERROR: "make the database, or name another in SAFESESSION_STORE",
     ER.CON_COUNT_ERROR: "raise the server's max_connections, or lower max_connections in"
