@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -22,7 +23,7 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import databases, environment, mongodb, servers
-from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from .support.kits import REAL, SERVERS, STORES, WORKER, memory_kit, redis_kit, sql_kit, sqlite_kit
 from .support.memcached import BINARY as MEMCACHED
 
 environment.forget()
@@ -40,6 +41,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 _prefixes = count()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are processors, for tests wait for servers; each has its own.
+
+    Files that are named on the command line run in one process, for debuggers and plain output.
+    """
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return (os.cpu_count() or 1) + 1 if is_whole else 0
 
 
 def pytest_report_header() -> list[str]:
@@ -128,7 +138,7 @@ def _empty(pool: _Pool) -> Iterator[None]:
 @pytest.fixture
 def prefix(pool: _Pool) -> Iterator[str]:
     """A key prefix that no other test uses: tests share a server, never a session."""
-    made = f"t{next(_prefixes)}"
+    made = f"{WORKER}t{next(_prefixes)}"
     yield made
     pool.drop_tables(made)
 

@@ -58,7 +58,7 @@ from flask_safesession.testing import (
 from flask_safesession.testing.tampering import clock_of
 
 from ..support.databases import STARTS
-from ..support.kits import STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from ..support.kits import STORES, WORKER, memory_kit, redis_kit, sql_kit, sqlite_kit
 from ..support.mongodb import mongodb_kit
 
 MINUTE = 60_000
@@ -621,16 +621,16 @@ class StoreMachine(RuleBasedStateMachine):
 
 def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     def real() -> StoreKit:
-        return redis_kit(pool.get(name).client(), f"model{next(_prefixes)}")
+        return redis_kit(pool.get(name).client(), f"{WORKER}model{next(_prefixes)}")
 
     def sqlite() -> StoreKit:
         return sqlite_kit(Path(_folder.name), next(_prefixes))
 
     def database() -> StoreKit:
-        return sql_kit(pool.database(name), f"model{next(_prefixes)}")
+        return sql_kit(pool.database(name), f"{WORKER}model{next(_prefixes)}")
 
     def mongodb() -> StoreKit:
-        return mongodb_kit(pool.mongodb(), f"model{next(_prefixes)}")
+        return mongodb_kit(pool.mongodb(), f"{WORKER}model{next(_prefixes)}")
 
     made = {"memory": memory_kit, "sqlite": sqlite, "mongodb": mongodb}
     made |= dict.fromkeys(STARTS, database)

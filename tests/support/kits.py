@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .databases import Database
 
 SERVERS = sorted(servers.binaries())
 REAL = [pytest.param(name, id=name) for name in SERVERS]
+#: The process that runs a test, where several do. Prefixes begin with it: databases may be shared.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 #: Every kind of store.
 STORES = ["memory", "sqlite", *SERVERS, "postgresql", "mysql", "mongodb"]
 
