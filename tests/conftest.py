@@ -23,7 +23,16 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import databases, environment, mongodb, servers
-from .support.kits import REAL, SERVERS, STORES, WORKER, memory_kit, redis_kit, sql_kit, sqlite_kit
+from .support.kits import (
+    REAL,
+    SERVERS,
+    STORES,
+    WORKER,
+    SqlTables,
+    memory_kit,
+    redis_kit,
+    sqlite_kit,
+)
 from .support.memcached import BINARY as MEMCACHED
 
 environment.forget()
@@ -74,6 +83,7 @@ class _Pool:
         self._used: set[str] = set()
         self._databases: dict[str, databases.Database] = {}
         self._filled: set[str] = set()
+        self._tables: dict[str, SqlTables] = {}
         self._mongodb: mongodb.Server | None = None
 
     def get(self, name: str) -> servers.Server:
@@ -84,14 +94,23 @@ class _Pool:
 
     def database(self, name: str) -> databases.Database:
         """The database whose URLs have the scheme *name*, or ``pgbouncer``."""
+        self._filled.add(name)
+        return self._database(name)
+
+    def _database(self, name: str) -> databases.Database:
         if name not in self._databases:
             self._databases[name] = (
                 databases.start_pgbouncer(self.database("postgresql"))
                 if name == "pgbouncer"
                 else databases.take(name)
             )
-        self._filled.add(name)
         return self._databases[name]
+
+    def sql_kit(self, name: str) -> StoreKit:
+        """A store in a database, in tables that all such stores of the run have in turn."""
+        if name not in self._tables:
+            self._tables[name] = SqlTables(self._database(name), f"{WORKER}kit")
+        return self._tables[name].kit()
 
     def mongodb(self) -> mongodb.Server:
         if self._mongodb is None:
@@ -113,6 +132,9 @@ class _Pool:
             self._servers[self._used.pop()].ask("FLUSHALL")
 
     def stop(self) -> None:
+        for name, tables in self._tables.items():
+            tables.close()
+            self._databases[name].drop_tables(f"{WORKER}kit")
         for server in self._servers.values():
             server.stop()
         for database in reversed(self._databases.values()):
@@ -212,7 +234,7 @@ def kit(store_kind: str, request: pytest.FixtureRequest, prefix: str) -> Iterato
         return
     pool: _Pool = request.getfixturevalue("pool")
     if store_kind in databases.STARTS:
-        made = sql_kit(pool.database(store_kind), prefix)
+        made = pool.sql_kit(store_kind)
         yield made
         made.store.close()
         return

@@ -58,7 +58,7 @@ from flask_safesession.testing import (
 from flask_safesession.testing.tampering import clock_of
 
 from ..support.databases import STARTS
-from ..support.kits import STORES, WORKER, memory_kit, redis_kit, sql_kit, sqlite_kit
+from ..support.kits import STORES, WORKER, memory_kit, redis_kit, sqlite_kit
 from ..support.mongodb import mongodb_kit
 
 MINUTE = 60_000
@@ -627,7 +627,8 @@ def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
         return sqlite_kit(Path(_folder.name), next(_prefixes))
 
     def database() -> StoreKit:
-        return sql_kit(pool.database(name), f"{WORKER}model{next(_prefixes)}")
+        made: StoreKit = pool.sql_kit(name)
+        return made
 
     def mongodb() -> StoreKit:
         return mongodb_kit(pool.mongodb(), f"{WORKER}model{next(_prefixes)}")
