@@ -72,7 +72,7 @@ TOTAL, PER_USER = 8, 3
 RULES = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS)
 STRICT = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS, evict=False)
 USERS_CAP = RULES.cap.users
-EXAMPLES = {"memory": 100, "sqlite": 50}
+EXAMPLES = {"memory": 100, "sqlite": 50, "mongodb": 5}  # SecantusDB is slow
 
 _prefixes = count()
 _folder = TemporaryDirectory(prefix="safesession-")
