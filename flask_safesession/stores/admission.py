@@ -102,7 +102,7 @@ class _Choice:
     def sweep(self) -> None:
         """Choose a few due sessions of every group, so that the store shrinks without a job."""
         for group in self.counts:
-            for deadline, key in self._t.nearest(group, SWEEP):
+            for deadline, key, _ in self._t.nearest(group, SWEEP):
                 if deadline > self._now:
                     break
                 if key != self._leaving:
@@ -159,7 +159,7 @@ class _Choice:
         for group in groups:
             if found >= wanted:
                 break
-            for deadline, key in self._t.nearest(group, wanted - found + len(self._going())):
+            for deadline, key, _ in self._t.nearest(group, wanted - found + len(self._going())):
                 if found >= wanted or (deadline > self._now and not self._evict):
                     break
                 if key != self._leaving and key not in self.victims:

@@ -1,4 +1,4 @@
-"""The part of an audit that applies shorter limits to unused sessions.
+"""The audit: applies shorter limits to unused sessions, then compares the index with the records.
 
 The same rules as ``redis/lua/audit.lua``. The progress is a document in the store, so that another
 process can continue.
@@ -14,10 +14,10 @@ from ..model.policy import DEFAULT_TIER, Policy
 from ..model.record import limited
 from ..model.tokens import tier_tag
 from .base import AuditStep
-from .tables import Entry, Tables
+from .tables import Entry, Scope, Tables
 
-#: The name of the document with the progress.
-DOCUMENT = "audit"
+# The name of the document with the progress.
+_DOCUMENT = "audit"
 _Limits: TypeAlias = "dict[str, list[int]]"
 
 
@@ -36,13 +36,27 @@ class _Round(NamedTuple):
     passed: int = 0
 
 
-def is_behind(t: Tables, policy: Policy) -> bool:
+def step(t: Tables, policy: Policy, limit: int) -> AuditStep:
+    """See :meth:`.base.IndexedStore.audit`. Walks only after limits became shorter.
+
+    The last step of a round compares the whole index with the records.
+    """
+    with t.transaction(Scope(document=_DOCUMENT), writes=False):
+        behind = _is_behind(t, policy)
+    scope = Scope(task="all" if behind else "documents", document=_DOCUMENT)
+    with t.transaction(scope):
+        t.now()
+        found = _walk_on(t, policy, limit) if behind else _pass_over(t, policy, limit)
+    return found._replace(repaired=t.repair()) if found.done else found
+
+
+def _is_behind(t: Tables, policy: Policy) -> bool:
     """Returns whether sessions may have limits that are longer than those of *policy*."""
     before = _stored(t)
     return before is None or before.group is not None or _shorter(_limits_of(policy), before.limits)
 
 
-def pass_over(t: Tables, policy: Policy, limit: int) -> AuditStep:
+def _pass_over(t: Tables, policy: Policy, limit: int) -> AuditStep:
     """Pass over *limit* sessions, of which none has to be changed. Done when all are passed.
 
     To compare the index with the records costs as much as a walk, so it is done as rarely.
@@ -56,24 +70,24 @@ def pass_over(t: Tables, policy: Policy, limit: int) -> AuditStep:
     return AuditStep(0, done)
 
 
-def shorten(t: Tables, policy: Policy, limit: int) -> AuditStep:
+def _walk_on(t: Tables, policy: Policy, limit: int) -> AuditStep:
     """Walk over up to *limit* sessions. A walk begins when *policy* has a shorter limit."""
     limits, before = _limits_of(policy), _stored(t)
     here = _Round(limits, "") if before is None or _shorter(limits, before.limits) else before
-    here, changed = _walk(t, here._replace(limits=limits), limit)
+    here, changed = _walked(t, here._replace(limits=limits), limit)
     if here != before:
         _store(t, here)
     done = here.group is None
     return AuditStep(0, done, changed, behind=not done)
 
 
-def _walk(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
+def _walked(t: Tables, here: _Round, limit: int) -> tuple[_Round, int]:
     """Returns the progress after *limit* sessions, and how many were changed."""
     group, after, changed = here.group, here.after, 0
     groups = [] if group is None else sorted(found for found in t.counts() if found >= group)
     for name in groups:
         entries = list(t.nearest(name, limit, after if name == group else None))
-        changed += sum(_shorten(t, key, here.limits) for _, key in entries)
+        changed += sum(_shorten(t, key, here.limits) for _, key, _ in entries)
         limit -= len(entries)
         if limit == 0:
             return here._replace(group=name, after=entries[-1] if entries else None), changed
@@ -91,12 +105,12 @@ def _shorten(t: Tables, key: str, limits: _Limits) -> bool:
 
 
 def _store(t: Tables, here: _Round) -> None:
-    t.put_document(DOCUMENT, json.dumps(here).encode("ascii"), t.now())
+    t.put_document(_DOCUMENT, json.dumps(here).encode("ascii"), t.now())
 
 
 def _stored(t: Tables) -> _Round | None:
     with suppress(ValueError, TypeError):  # there is none, or it cannot be read
-        limits, group, after, passed = json.loads(t.document(DOCUMENT)[0])
+        limits, group, after, passed = json.loads(t.document(_DOCUMENT)[0])
         return _Round(limits, group, after and Entry(*after), passed)
     return None
 

@@ -494,7 +494,7 @@ class IndexedStore(UserStore, Protocol):
         ...
 
 
-class AdoptingStore(Store, Protocol):
+class AdoptingStore(IndexedStore, Protocol):
     """A store that adopts sessions from older places, each once.
 
     A *link* is a digest of an old ID, in the form of a key. It leads to the session that was made

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..events import Event
-from .base import AdoptingStore, IndexedStore, RemoteStore
+from .base import AdoptingStore, RemoteStore
 from .opening import Opened
 
-_METHODS = {"schema", *dir(IndexedStore), *dir(AdoptingStore), *dir(RemoteStore)}
+_METHODS = {"schema", *dir(AdoptingStore), *dir(RemoteStore)}
 
 
 class DeferredStore:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from ..model.policy import ANONYMOUS_TIER
 from ..model.record import Draft, Record, touched
 from ..model.tokens import NO_USER, tier_tag
-from . import adoption
+from . import adoption, audit
 from .admission import Leaving, over_the_cap
-from .audit import DOCUMENT, is_behind, pass_over, shorten
 from .base import (
     Adoptions,
     Answer,
@@ -41,19 +40,22 @@ from .rules import (
     make_way,
     moved,
     refiled,
+    replace,
     successor,
     used,
 )
 from .tables import Ending, Entry, Scope, Tables, read_heads
 from .tombstones import (
     finish,
-    finish_over,
     forget,
     keep_end,
     keep_reason,
     leave_tombstone,
     resolve,
 )
+
+# Before the names of documents, distinct from the engine's own.
+_DOCUMENT = "doc:"
 
 
 class Engine:
@@ -75,12 +77,7 @@ class Engine:
             record = find(t, key, now)
             if isinstance(record, Gone):
                 return record
-            fresh = used(record, rules, now, slide=slide)
-            if fresh.deadline <= now:
-                return finish_over(t, key, fresh, fresh.end_reason, now)
-            if fresh is not record:
-                t.put(key, fresh, record)
-            return Live(fresh, now)
+            return replace(t, key, used(record, rules, now, slide=slide), record, now)
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
@@ -129,11 +126,7 @@ class Engine:
                 return Live(record, now)
             if record.stamps[0] != expected:
                 return Conflict(record)
-            fresh = refiled(record, draft)
-            if fresh.deadline <= now:
-                return finish_over(t, key, fresh, fresh.end_reason, now)
-            t.put(key, fresh, record)
-            return Live(fresh, now)
+            return replace(t, key, refiled(record, draft), record, now)
 
     def rotate(
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
@@ -154,8 +147,7 @@ class Engine:
                 return Conflict(record)
             fresh = moved(record, draft, terms, now)
             live = admit(t, new, fresh, rules, now, there, Leaving(key, record))
-            onward = terms.onward(new, draft.user) or ()
-            ending = Ending(terms.reason, draft.stamp, *onward)
+            ending = Ending(terms.reason, draft.stamp, *(terms.onward(new, draft.user) or ()))
             # A sign-in's tombstone is the user's, so that many anonymous ones do not push it out.
             leave_tombstone(t, key, draft.user or record.user, ending, now)
             return live
@@ -190,7 +182,7 @@ class Engine:
         t = self._tables
         with t.transaction(Scope((key,)), writes=False):
             now, generation = t.now(), t.generation()
-            found = live_ones(read_heads(t.heads([resolve(t, key, now)])), now)
+            found = live_ones(t.heads([resolve(t, key, now)]), now)
             return found[0] if found and found[0].record.generation == generation else None
 
     def sessions_of(self, user: str) -> list[Listed]:
@@ -199,7 +191,7 @@ class Engine:
         with t.transaction(Scope(user=user), writes=False):
             now, heads = t.now(), t.of_user(user)
         # Decoded outside the transaction: other calls need not wait for it.
-        return live_ones(read_heads(heads), now)
+        return live_ones(heads, now)
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.UserStore.end_user`."""
@@ -207,8 +199,7 @@ class Engine:
         with t.transaction(Scope((keep,) if keep else (), user), durable=True):
             now = t.now()
             kept = resolve(t, keep, now) if keep else ""
-            ours = live_ones(read_heads(t.of_user(user)), now)
-            ended = [listed for listed in ours if listed.key != kept]
+            ended = [one for one in live_ones(t.of_user(user), now) if one.key != kept]
             t.remove(*(listed.key for listed in ended))  # at once: each may cost a round trip
             for listed in ended:
                 keep_end(t, listed.key, listed.record, Ending(reason, stamp), now)
@@ -260,11 +251,12 @@ class Engine:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        last = Entry(int(after[:11], 16), after[11:]) if after else Entry(before, "")
+        deadline, key, number = (after or f"{before}::0").split(":")
+        last = Entry(int(deadline), key, int(number))
         with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        end = f"{found[-1].deadline:011x}{found[-1].key}" if len(found) == limit else ""
+        end = ":".join(map(str, found[-1])) if len(found) == limit else ""
         return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
@@ -297,18 +289,8 @@ class Engine:
             return Counts(live, due, now - oldest)
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
-        """See :meth:`.base.IndexedStore.audit`. Walks only after limits became shorter.
-
-        The last step of a round compares the whole index with the records.
-        """
-        t = self._tables
-        with t.transaction(Scope(document=DOCUMENT), writes=False):
-            behind = is_behind(t, rules.policy)
-        scope = Scope(task="all" if behind else "documents", document=DOCUMENT)
-        with t.transaction(scope):
-            t.now()
-            step = shorten(t, rules.policy, limit) if behind else pass_over(t, rules.policy, limit)
-        return step._replace(repaired=t.repair()) if step.done else step
+        """See :meth:`.base.IndexedStore.audit`."""
+        return audit.step(self._tables, rules.policy, limit)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.IndexedStore.lease`."""
@@ -322,17 +304,17 @@ class Engine:
 
     def document(self, name: str) -> Document:
         """See :meth:`.base.IndexedStore.document`."""
-        t = self._tables
-        with t.transaction(Scope(document=_named(name)), writes=False):
-            return Document(*t.document(_named(name)), t.now())
+        t, name = self._tables, _DOCUMENT + name
+        with t.transaction(Scope(document=name), writes=False):
+            return Document(*t.document(name), t.now())
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
         """See :meth:`.base.IndexedStore.keep`."""
-        t = self._tables
-        with t.transaction(Scope(task="documents", document=_named(name))):
-            now, (found, _) = t.now(), t.document(_named(name))
+        t, name = self._tables, _DOCUMENT + name
+        with t.transaction(Scope(task="documents", document=name)):
+            now, (found, _) = t.now(), t.document(name)
             if found == expected:
-                t.put_document(_named(name), document, now)
+                t.put_document(name, document, now)
             return found in (expected, document)
 
     def inspect(self) -> list[Finding]:
@@ -341,8 +323,3 @@ class Engine:
 
     def close(self) -> None:
         """See :meth:`.base.Store.close`: there is nothing to release."""
-
-
-def _named(document: str) -> str:
-    """Returns the stored name of a document, distinct from the engine's own documents."""
-    return f"doc:{document}"

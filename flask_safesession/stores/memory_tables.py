@@ -157,14 +157,14 @@ class MemoryTables:
         members = self.groups.get(group, ())
         entries = iter(members)
         if after is not None and members:
-            entries = members.irange(_entry_of(*after), inclusive=(False, True))
+            entries = members.irange(_entry_of(*after[:2]), inclusive=(False, True))
         return map(_split, islice(entries, limit))
 
     def latest(self, group: str, now: int, limit: int, before: Entry | None) -> list[Entry]:
         """See :meth:`.tables.Tables.latest`."""
         if group not in self.groups:
             return []
-        first, last = b"%011x~" % now, before and _entry_of(*before)
+        first, last = b"%011x~" % now, before and _entry_of(*before[:2])
         entries = self.groups[group].irange(first, last, inclusive=(True, False), reverse=True)
         return [_split(entry) for entry in islice(entries, limit)]
 

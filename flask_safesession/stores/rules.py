@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..model.reason import Reason
 from ..model.record import Draft, Record, limited, record_from, touched
 from .admission import Leaving, Victims, for_one_more
 from .base import Gone, Listed, Live, Removed, Rules, Taken, Terms, newest_first
-from .tables import Tables
+from .tables import Tables, read_heads
 from .tombstones import absent, finish_over, keep_reason, tombstone
 
 
@@ -36,6 +38,15 @@ def find(t: Tables, key: str, now: int, stamp: str = "") -> Record | Gone:
     if record.deadline <= now:
         return finish_over(t, key, record, record.end_reason, now)
     return record
+
+
+def replace(t: Tables, key: str, fresh: Record, record: Record, now: int) -> Live | Gone:
+    """Store *fresh* in place of *record*, if they differ; end the session if *fresh* is due."""
+    if fresh.deadline <= now:
+        return finish_over(t, key, fresh, fresh.end_reason, now)
+    if fresh is not record:
+        t.put(key, fresh, record)
+    return Live(fresh, now)
 
 
 def begun(draft: Draft, generation: int, now: int) -> Record:
@@ -135,6 +146,6 @@ def is_filed(record: Record, draft: Draft) -> bool:
     return (record.tier, record.user) == (draft.tier, draft.user)
 
 
-def live_ones(found: list[Listed], now: int) -> list[Listed]:
-    """Returns the sessions that are not due, newest first."""
-    return newest_first(listed for listed in found if listed.record.deadline > now)
+def live_ones(heads: Iterable[tuple[str, bytes]], now: int) -> list[Listed]:
+    """Returns the sessions in *heads* that are not due, newest first."""
+    return newest_first(listed for listed in read_heads(heads) if listed.record.deadline > now)

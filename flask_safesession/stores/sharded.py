@@ -10,8 +10,9 @@ that fails, the session expires by its idle timeout.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -29,7 +30,6 @@ from .base import (
     Document,
     Finding,
     Gone,
-    IndexedStore,
     Listed,
     Live,
     Moved,
@@ -37,7 +37,6 @@ from .base import (
     Page,
     PurgeStep,
     RemoteStore,
-    Removed,
     Rules,
     Taken,
     Terms,
@@ -74,7 +73,7 @@ def on_each(places: Iterable[_T], act: Callable[[_T], None]) -> None:
         raise failed
 
 
-class Shard(IndexedStore, AdoptingStore, Protocol):
+class Shard(AdoptingStore, Protocol):
     """What a store needs beside the protocols in :mod:`.base` to be a shard."""
 
     def end(
@@ -154,13 +153,7 @@ class Sharded:
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
         """See :meth:`.base.Store.rotate`."""
-
-        def take(shard: Shard, old: str) -> Answer | Taken:
-            if shard is self._at(new):
-                return shard.rotate(old, new, draft, self._share(rules), terms)
-            return self._across(shard, old, new, draft, rules, terms)
-
-        return self._follow(key, take)
+        return self._follow(key, lambda shard, at: self._move(shard, at, new, draft, rules, terms))
 
     def end(self, key: str, stamp: str, reason: str, expected: str | None) -> Answer:
         """See :meth:`.base.Store.end`."""
@@ -222,8 +215,8 @@ class Sharded:
         """See :meth:`.base.AdoptingStore.adoptions`."""
         with deadline(self._timeout):
             found = [shard.adoptions() for shard in self.shards]
-        total, last = sum(one.total for one in found), max(one.last for one in found)
-        return Adoptions(total, last, found[0].now)
+        last = max(one.last for one in found)
+        return Adoptions(sum(one.total for one in found), last, found[0].now)
 
     # -- all sessions ---------------------------------------------------------------------------
 
@@ -245,28 +238,24 @@ class Sharded:
 
     def count(self, rules: Rules) -> Counts:
         """See :meth:`.base.IndexedStore.count`."""
-        live: dict[str, int] = {}
-        due = overdue = 0
+        live = Counter[str]()
         with deadline(self._timeout):
-            for shard in self.shards:
-                found = shard.count(self._share(rules))
-                for tier, count in found.live.items():
-                    live[tier] = live.get(tier, 0) + count
-                due, overdue = due + found.due, max(overdue, found.overdue)
-        return Counts(live, due, overdue)
+            found = [shard.count(self._share(rules)) for shard in self.shards]
+        for one in found:
+            live.update(one.live)
+        return Counts(live, sum(one.due for one in found), max(one.overdue for one in found))
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
-        due = trimmed = 0
-        more, removed = False, list[Removed]()
+        done = PurgeStep(0, 0, False)
         for shard in self.shards:
-            if due + trimmed >= limit:
-                return PurgeStep(due, trimmed, True, tuple(removed))
-            step = shard.purge(self._share(rules), limit - due - trimmed)
-            due, trimmed = due + step.due, trimmed + step.trimmed
-            more = more or step.more
-            removed += step.removed
-        return PurgeStep(due, trimmed, more, tuple(removed))
+            left = limit - done.due - done.trimmed
+            if left <= 0:
+                return done._replace(more=True)
+            step = shard.purge(self._share(rules), left)
+            due, trimmed = done.due + step.due, done.trimmed + step.trimmed
+            done = PurgeStep(due, trimmed, done.more or step.more, done.removed + step.removed)
+        return done
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.IndexedStore.audit`; shard by shard."""
@@ -326,10 +315,12 @@ class Sharded:
 
     # -- a rotation from one shard to another ---------------------------------------------------
 
-    def _across(
+    def _move(
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
-        """Rotate a session out of *shard* into another: create, then end."""
+        """Rotate a session that is in *shard*; into another one: create, then end."""
+        if shard is self._at(new):
+            return shard.rotate(key, new, draft, self._share(rules), terms)
         if terms.expected is None and terms.reason != Reason.ROTATED:
             return self._end_first(shard, key, new, draft, rules, terms)
         if not terms.restart:
@@ -341,15 +332,12 @@ class Sharded:
                 draft = draft._replace(created=old.record.created, last_active=last_active)
             elif old.successor != new:  # otherwise this is a repeated call
                 return old
-        made = self._create_or_withdraw(new, draft, rules)
-        if not isinstance(made, Live):
-            return made
         onward = terms.onward(new, draft.user)
-        try:
-            ended = shard.end(key, draft.stamp, terms.reason, terms.expected, onward=onward)
-        except StoreUnavailable:
-            self._withdraw(new)
-            raise
+        with self._withdrawn_by_outage(new):
+            made = self.create(new, draft, rules)
+            if not isinstance(made, Live):
+                return made
+            ended = shard.end(key, draft.stamp, terms.reason, terms.expected, onward)
         if _is_over(ended):
             return made
         self._withdraw(new)  # another request was faster
@@ -361,17 +349,19 @@ class Sharded:
         self, shard: Shard, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
         """Rotate by a logout that keeps data: end first, so that the end is certain."""
-        onward = terms.onward(new, draft.user)
-        ended = shard.end(key, draft.stamp, terms.reason, None, onward=onward)
+        ended = shard.end(key, draft.stamp, terms.reason, None, terms.onward(new, draft.user))
         if not _is_over(ended):
             return ended
         if isinstance(ended, Live) and not terms.restart:
             draft = draft._replace(created=ended.record.created)
-        return self._create_or_withdraw(new, draft, rules)
+        with self._withdrawn_by_outage(new):
+            return self.create(new, draft, rules)
 
-    def _create_or_withdraw(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
+    @contextmanager
+    def _withdrawn_by_outage(self, key: str) -> Iterator[None]:
+        """Withdraw the new session under *key* if a server does not answer."""
         try:
-            return self.create(key, draft, rules)
+            yield
         except StoreUnavailable:
             self._withdraw(key)  # it may have been created
             raise

@@ -44,10 +44,14 @@ class Ending(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A session in the index of deadlines, which is ordered by deadline, then key."""
+    """A session in the index of deadlines, which is ordered by deadline, then number, then key.
+
+    :param number: of its row, where the backend numbers them in the order of creation.
+    """
 
     deadline: int
     key: str
+    number: int = 0
 
 
 class Scope(NamedTuple):

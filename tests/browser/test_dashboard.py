@@ -195,6 +195,18 @@ def test_no_table_leaves_its_card(
     assert cards_fit(ada)
 
 
+@pytest.mark.parametrize("width", [1200, 980, 380, 320])
+def test_times_and_handles_are_on_one_line_each(ada: Page, clock: FakeClock, width: int) -> None:
+    clock.advance(599_000)
+    ada.set_viewport_size({"width": width, "height": 800})
+    ada.reload()
+    expect(ada.get_by_text("9 min 59 s ago").first).to_be_visible()
+    found = ada.locator("table.compact").locator("time, code")
+    assert set(found.evaluate_all("all => all.map(e => e.getClientRects().length)")) == {1}
+    assert cards_fit(ada)
+    assert fits(ada)
+
+
 def test_it_says_whose_sessions_they_are_and_leads_back(ada: Page, carl: Page) -> None:
     ada.reload()
     table = ada.get_by_role("table").filter(has_text="Expires in")

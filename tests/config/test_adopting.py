@@ -124,7 +124,7 @@ def test_a_store_that_cannot_adopt_says_so() -> None:
     assert said.startswith(
         "SAFESESSION_ADOPT cannot be used: tests.support.counting.PlainStore cannot"
     )
-    assert "adopt, adoptions, close_adoption, follow" in said
+    assert "adopt, adoptions, audit, close_adoption, count, document, end_user, follow" in said
 
 
 def test_memcached_adopts_nothing() -> None:

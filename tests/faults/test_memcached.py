@@ -25,6 +25,7 @@ from flask_safesession.testing.kit import together
 from ..support import memcached
 from ..support import proxy as proxies
 from ..support.concurrency import in_child
+from ..support.faults_kit import Site, logged_to, members, open_circuit, rows_of
 from ..support.hammering import PER_USER, USERS, new_key
 from ..support.memcached import needs_memcached, url_of
 from ..support.said import WELL, Said, file_of, find_wrong, heard, read
@@ -389,6 +390,42 @@ def test_with_one_of_three_servers_down_its_sessions_alone_are_unavailable() -> 
         assert is_live(store, keys["B"])  # it was not reached: the caller was told so
         assert not is_live(store, keys["C"])
         store.close()
+
+
+# -- what the log says ----------------------------------------------------------------------------
+
+
+def give_up(server: memcached.Server, site: Site) -> None:
+    server.kill()
+    open_circuit(site)
+
+
+FAULTS: dict[str, Callable[[memcached.Server, Site], Any]] = {
+    "the server is down": lambda server, _: server.kill(),
+    "it does not answer in time": lambda server, _: server.paused(),
+    "the circuit is open": give_up,
+    "a session is larger than an item": lambda *_: None,
+}
+
+
+def test_the_page_has_each_of_these_faults() -> None:
+    assert rows_of("Memcached").keys() == FAULTS.keys()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_looks_as_the_page_says(
+    fault: str, server: memcached.Server, open_site: Callable[..., Site]
+) -> None:
+    site = open_site(server.url, store_timeout="200ms", max_session_size=2_000_000)
+    lines, paths = list[str](), ("/read", "/add/fig", "/logout")
+    if fault == "a session is larger than an item":
+        paths = ("/read", f"/add/{'x' * 1_100_000}", "/logout")
+    clients = members(site, paths)
+    with logged_to(lines), FAULTS[fault](server, site) or contextlib.nullcontext():
+        found = [client.get(at).status_code for client, at in zip(clients, paths, strict=True)]
+    text, statuses = rows_of("Memcached")[fault]
+    assert found == statuses
+    assert any(text.replace("10.0.0.1:11211", f"127.0.0.1:{server.port}") in line for line in lines)
 
 
 # -- forks, threads, greenlets --------------------------------------------------------------------

@@ -359,7 +359,7 @@ def no_right(scene: Scene) -> None:
 
 def read_only(scene: Scene) -> None:
     scene.members()
-    tables = "meta sessions seats counts endings documents"
+    tables = "meta sessions seats endings documents"
     url = scene.user("SELECT, INSERT, UPDATE, DELETE", tables)
     if scene.is_postgresql:
         scene.ask(f"ALTER ROLE u{scene.prefix} SET default_transaction_read_only = on", "")
@@ -584,10 +584,7 @@ def _fill(database: Database, prefix: str, number: int) -> None:
         f" SELECT CONCAT('x', {n}), generation, tier_group, {n}, record"
         f" FROM {prefix}_sessions, {series % number}"
     )
-    database.ask(
-        f"UPDATE {prefix}_counts SET held = held + {number}"
-        f" WHERE part = (SELECT part FROM (SELECT MIN(part) AS part FROM {prefix}_counts) AS p)"
-    )
+    database.ask(f"UPDATE {prefix}_seats SET held = held + {number} WHERE part = 0")
 
 
 # -- clocks -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -23,7 +24,8 @@ from flask_safesession.stores.base import Live
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import make_draft, make_rules, new_key
 
-from ..stores.sql.test_sqlite import add, assert_sound, is_live
+from ..stores.sql.test_sqlite import add, assert_sound, is_live, locked
+from ..support.faults_kit import Site, logged_to, members, rows_of
 from ..support.hammering import PER_USER, RULES, TOTAL, USERS
 from ..support.said import Said, file_of, find_wrong, heard
 from ..support.servers import poll
@@ -200,6 +202,56 @@ def test_on_a_full_disk_sessions_can_be_read_and_ended_and_a_freed_one_takes_mor
     assert isinstance(store.create(new_key(), make_draft(), rules), Live)
     store.close()
     assert_sound(path)
+
+
+# -- what the log says --------------------------------------------------------------------------
+
+
+def fill_disk(path: Path) -> None:
+    with contextlib.suppress(OSError), (path.parent / "ballast").open("wb", 0) as ballast:
+        while True:
+            ballast.write(b"x" * 1000)
+
+
+def overwrite(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"no database " * 1000)
+
+
+def take_away(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "another program writes to the file for too long": locked,
+    "the disk is full": fill_disk,
+    "the file is not a database": overwrite,
+    "the folder is gone": take_away,
+}
+
+
+def test_the_page_has_each_of_these_faults() -> None:
+    assert rows_of("SQLite").keys() == FAULTS.keys()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_looks_as_the_page_says(
+    fault: str, request: pytest.FixtureRequest, tmp_path: Path, open_site: Callable[..., Site]
+) -> None:
+    (folder := tmp_path / "site").mkdir()
+    if fault == "the disk is full":
+        folder = request.getfixturevalue("small_disk")
+    path, lines = folder / "shop.sqlite3", list[str]()
+    site = open_site(f"sqlite:///{path}", store_timeout="200ms")
+    paths = ("/read", "/add/fig", "/logout")
+    clients = members(site, paths)
+    if fault in ("the file is not a database", "the folder is gone"):
+        site.store.close()  # otherwise it notices within a second
+    with logged_to(lines), FAULTS[fault](path) or contextlib.nullcontext():
+        found = [client.get(at).status_code for client, at in zip(clients, paths, strict=True)]
+    text, statuses = rows_of("SQLite")[fault]
+    assert found == statuses
+    assert any(text.replace("/srv", str(folder)) in line for line in lines), lines
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])

@@ -48,6 +48,7 @@ from flask_safesession.stores.base import (
 )
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import Opened
+from flask_safesession.stores.sql import connections
 from flask_safesession.stores.sql.servers import locks
 from flask_safesession.testing import (
     StoreKit,
@@ -658,12 +659,12 @@ def test_no_story_breaks_a_promise(name: str, pool: Any) -> None:
     run_stories(kit_for(name, pool), EXAMPLES.get(name, 15))
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", [*STARTS, "sqlite"])
 def test_no_story_breaks_a_promise_where_each_part_has_a_quota(
     name: str, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with caps of thousands: a creation locks one part, and another try everything."""
-    monkeypatch.setattr(locks, "SMALL", 0)
+    """As with caps of thousands: creations have a short way, and another try locks everything."""
+    monkeypatch.setattr(connections, "SMALL", 0)
     monkeypatch.setattr(locks, "LEAST", 1)
     monkeypatch.setattr(locks, "PARTS", 2)  # so that there are quotas with a cap of eight
     monkeypatch.setattr(locks, "EVERYTHING", frozenset({0, 1}))

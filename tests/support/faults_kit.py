@@ -368,6 +368,23 @@ def age(server: servers.Server, milliseconds: int) -> None:
         age_redis(client, milliseconds)
 
 
+def rows_of(store: str) -> dict[str, tuple[str, list[int]]]:
+    """The table of a store in docs/incidents.md: by fault, a text of the log, and the statuses of
+    those who read, change and log out."""
+    page = (Path(__file__).parents[2] / "docs/incidents.md").read_text("utf-8")
+    section = page.partition(f"### {store}\n")[2].partition("\n##")[0]
+    row = re.compile(r"^\| (.+?) \| `(.+?)` \| (\d+) \| (\d+) \| (\d+) \|", re.MULTILINE)
+    return {name: (text, [*map(int, seen)]) for name, text, *seen in row.findall(section)}
+
+
+def members(site: Site, paths: tuple[str, ...]) -> list[FlaskClient]:
+    """A member for each path. The first use is recorded always, so they have read once."""
+    made = [site.member() for _ in paths]
+    for member in made:
+        read(member)
+    return made
+
+
 @contextmanager
 def logged_to(lines: list[str]) -> Iterator[None]:
     """Append what the package logs to *lines*, also where the test's own capture is off."""

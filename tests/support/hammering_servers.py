@@ -14,6 +14,7 @@ from flask_safesession.errors import StoreUnavailable
 from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Live, Rules, Terms
+from flask_safesession.stores.sql import connections as sql_connections
 from flask_safesession.stores.sql.servers import connections, locks, mysql, postgresql
 from flask_safesession.stores.sql.servers.store import SqlServerStore
 from flask_safesession.testing import make_draft, make_rules
@@ -105,8 +106,8 @@ def open_store(url: str, prefix: str, **options: Any) -> SqlServerStore:
 
 def keep_by_quotas() -> None:
     """Keep also small caps by quotas, which are reached and dealt out again all the time."""
-    locks.SMALL, locks.LEAST = 0, 1
-    connections._FULL = 0.01
+    sql_connections.SMALL, locks.LEAST = 0, 1
+    connections.FULL = 0.01  # type: ignore[attr-defined]  # of its own module
 
 
 def main(url: str, prefix: str, number: str, acts: str, caps: str) -> None:

@@ -182,7 +182,7 @@ def ask(store: Any, *command: Any) -> Any:
     return reply
 
 
-TABLES = ("sessions", "endings", "counts", "seats", "documents", "meta")
+TABLES = ("sessions", "endings", "seats", "documents", "meta")
 
 
 def sql(store: SqlStore, statement: str, *parameters: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from pymemcache.exceptions import (
 
 from ..remote.breaker import Breaker, Notify, watching
 from ..remote.deadline import is_late, remaining
+from ..remote.idle import is_stale
 from ..remote.names import addresses
 from .items import Item
 from .url import Address
@@ -47,6 +48,7 @@ class _Cut:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.close: Callable[[], None] = sock.close
+        self.fileno: Callable[[], int] = sock.fileno
 
     def recv(self, size: int) -> bytes:
         self._sock.settimeout(remaining(TimeoutError))
@@ -55,17 +57,6 @@ class _Cut:
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(remaining(TimeoutError))
         self._sock.sendall(data)
-
-    def is_stale(self) -> bool:
-        """Returns whether the server closed it, or sent what no call asked for."""
-        self._sock.settimeout(0)
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
 
 
 class _Client(Client):  # type: ignore[misc]  # pymemcache has no types
@@ -153,7 +144,7 @@ class Line:
     def refresh(self) -> None:
         """Close it if it was idle for long, or if the server has closed it."""
         sock = self._client.sock
-        if sock and (time.monotonic() - self._since > _KEPT or sock.is_stale()):
+        if sock and (time.monotonic() - self._since > _KEPT or is_stale(sock)):
             self.close()
 
 

@@ -43,7 +43,8 @@ class MemcachedStore:
     :param url: names the servers; the same ones in the same order in all processes.
     :param prefix: what the names of items begin with. Apps with the same prefix share sessions.
     :param timeout: seconds that one call may take, connecting and retries included.
-    :raises ConfigError: the URL or the prefix cannot be used, with the fix.
+    :raises ConfigError: the prefix is too long.
+    :raises ValueError: the URL is malformed, with the fix.
     """
 
     shared: bool = True
@@ -54,10 +55,7 @@ class MemcachedStore:
     )
 
     def __init__(self, url: str, *, prefix: str = "safesession", timeout: float = 1.0) -> None:
-        try:
-            addresses = read_url(url)
-        except ValueError as error:
-            raise ConfigError([f"SAFESESSION_STORE is {url!r}: {error}"]) from error
+        addresses = read_url(url)
         #: What the names of items begin with.
         self.prefix: bytes = prefix.encode()
         if len(self.prefix) > _LONGEST_PREFIX:
@@ -172,7 +170,7 @@ class MemcachedStore:
         fresh = moved(old, draft, terms, now)._replace(generation=epoch.generation)
         session = Session(epoch.name, fresh, held.key, old.user)
         is_new = turn.add(new, session, now, base.TOMBSTONE_TTL // 1000)
-        if not is_new and not turn.is_mine(new, draft.stamp):
+        if not is_new and not turn.mine(new, draft.stamp):
             return Taken()
         try:
             removed = None

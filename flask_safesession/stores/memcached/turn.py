@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from secrets import token_urlsafe
 from typing import TypeAlias
@@ -119,10 +119,6 @@ class Turn:
         is_live = of == NO_USER or self._is_member(key, of, *(members if of == user else ()))
         return held if is_live else Gone(Reason.UNKNOWN)  # it was ended, or is not complete yet
 
-    def read(self, key: str) -> Item | None:
-        """Returns the item of a session."""
-        return self.line(key).read(self._of_key(key))[0]
-
     def write(
         self, key: str, fresh: Session | Tombstone | None, seconds: int, old: Item | None
     ) -> bool:
@@ -165,19 +161,23 @@ class Turn:
 
         :param provisional: also those that are not complete yet.
         """
-        found, rest = list[Held](), list(keys)
+        theirs = (held for held in self._held(user, keys) if held.record.user == user)
+        complete = (held for held in theirs if provisional or not held.session.old)
+        return [held for held in complete if not held.reason]
+
+    def _held(self, place: str, keys: Iterable[str]) -> Iterator[Held]:
+        """Yields those of *keys* that are sessions, live or not, on the server of *place*."""
+        rest = list(keys)
         while batch := rest[:_BATCH]:
             rest = rest[_BATCH:]
-            current, *items = self.line(user).read(self.name("epoch"), *map(self._of_key, batch))
+            current, *items = self.line(place).read(self.name("epoch"), *map(self._of_key, batch))
             if current is None:
-                return []
-            epoch, now, _ = self.epoch(user, current)
+                return
+            epoch, now, _ = self.epoch(place, current)
             for key, item in zip(batch, items, strict=True):
                 session = loads(item)
-                if item and isinstance(session, Session) and (provisional or not session.old):
-                    held = Held(key, item, session, epoch, now)
-                    found += [held] if held.record.user == user and not held.reason else []
-        return found
+                if item and isinstance(session, Session):
+                    yield Held(key, item, session, epoch, now)
 
     # -- the sessions of a user -----------------------------------------------------------------
 
@@ -258,19 +258,18 @@ class Turn:
 
     # -- rotations ------------------------------------------------------------------------------
 
-    def is_mine(self, key: str, stamp: str) -> Item | None:
-        """Returns the item of a session that an earlier step of this call has stored."""
-        item = self.read(key)
-        session = loads(item)
-        return item if isinstance(session, Session) and session.record.stamps[0] == stamp else None
+    def mine(self, key: str, stamp: str) -> Held | None:
+        """Returns the session under *key*, if an earlier step of this call has stored it."""
+        found = self._held(key, [key])
+        return next((held for held in found if held.record.stamps[0] == stamp), None)
 
     def withdraw(self, key: str, record: Record, old: str) -> None:
         """Remove a session that this call has stored, unless it has replaced the *old* one."""
         stamp = record.stamps[0]
         if (grave := self._grave(old)) and grave.stamp == stamp:
             return
-        if item := self.is_mine(key, stamp):
-            self.write(key, None, -1, item)
+        if held := self.mine(key, stamp):
+            self.write(key, None, -1, held.item)
         if record.user != NO_USER:
             self.leave(record.user, key)
 
@@ -279,13 +278,9 @@ class Turn:
 
         If another request has completed it, or evicted the new session, nothing is left to do.
         """
-        while item := self.is_mine(key, stamp):
-            session = loads(item)
-            if not isinstance(session, Session) or not session.old:
-                break
-            epoch, now, _ = self.epoch(key)
+        while (held := self.mine(key, stamp)) and held.session.old:
             with suppress(Changed):
-                return self._settle(Held(key, item, session, epoch, now))
+                return self._settle(held)
         return True
 
     def _settle(self, held: Held) -> bool:
@@ -310,7 +305,7 @@ class Turn:
         return self.find(held.key, stamp)
 
     def _grave(self, key: str) -> Ending | None:
-        found = loads(self.read(key))
+        found = loads(self.line(key).read(self._of_key(key))[0])
         return found.ending if isinstance(found, Tombstone) else None
 
     # -- names ----------------------------------------------------------------------------------

@@ -380,5 +380,5 @@ def _beyond(side: str, entry: Entry | None) -> _Document:
     """Returns the condition for sessions on one side of an entry."""
     if entry is None:
         return {}
-    deadline, key = entry
+    deadline, key, _ = entry
     return {"$or": [{"deadline": {side: deadline}}, {"deadline": deadline, "_id": {side: key}}]}

@@ -7,10 +7,22 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..base import Cap
+from ..direct import Single
 from ..tables import Scope
 
 #: A statement and its parameters.
 Call: TypeAlias = "tuple[str, tuple[Any, ...]]"
+
+
+#: Below this cap, creations lock all sessions.
+SMALL = 2000
+#: Seconds for which a full store is taken for full: creations lock everything at once.
+FULL = 1.0
+
+
+def has_quotas(cap: Cap) -> bool:
+    """Returns whether creations lock one part, as long as its quota has room."""
+    return cap.total >= SMALL
 
 
 class Place(NamedTuple):
@@ -26,8 +38,13 @@ class Place(NamedTuple):
     whole: bool = True
 
 
-class Connections(Protocol):
-    """The connections to a database, and its transactions."""
+class Connections(Single, Protocol):
+    """The connections to a database, and its transactions.
+
+    :ivar generation: what it was in the last answer; ``None``: it is not known yet.
+    """
+
+    generation: int | None
 
     def place(self, scope: Scope) -> Place:
         """Returns what a transaction that writes will lock."""
@@ -42,6 +59,10 @@ class Connections(Protocol):
         """
         ...
 
+    def seats(self) -> list[Any]:
+        """Returns the rows of ``seats`` that the transaction of this thread has locked."""
+        ...
+
     def read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """Returns the rows of a query in the transaction of this thread."""
         ...
@@ -52,6 +73,17 @@ class Connections(Protocol):
 
     def write(self, statement: str, parameters: tuple[Any, ...]) -> None:
         """Run a statement in the transaction of this thread, before its next query or its end."""
+        ...
+
+    def insert(self, part: int, calls: Sequence[Call]) -> bool:
+        """Run statements that add a session to a part, as a transaction of their own.
+
+        :returns: whether the last one, which counts the session, changed a row.
+        """
+        ...
+
+    def may_have_room(self, cap: Cap) -> bool:
+        """Returns whether nothing speaks against an attempt within the quota of one part."""
         ...
 
     def note(self, generation: int, now: int) -> None:

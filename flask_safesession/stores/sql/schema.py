@@ -23,6 +23,8 @@ class _Table(NamedTuple):
     indexes: tuple[tuple[str, str, str], ...] = ()
 
 
+# In a row of ``seats``, "held" is how many sessions it counts, and "tiers" is JSON: those of users,
+# by tier. The other columns are the quotas of a part, and the caps that they were made for.
 # A user's sessions are evicted by place, then id: those whose cookie never came back first.
 # Anonymous sessions have no owner and are in the group ''. No two indexes of a table begin with the
 # same column: without statistics, PostgreSQL would take either of them.
@@ -41,36 +43,28 @@ _TABLES = (
             'UNIQUE ("key")',
         ),
         (
-            ("due", 'generation, tier_group, deadline, "key"', ""),
+            ("due", "generation, tier_group, deadline, id", ""),
             ("owned", "owner, generation, tier_group, place", "owner"),
         ),
     ),
     _Table(
         "endings",
         (
-            "id {identity}",
             '"key" {text} NOT NULL',
             "kind {text} NOT NULL",
             "owner {text} NOT NULL",
             "expires {integer} NOT NULL",
             "ending {blob} NOT NULL",
-            'UNIQUE ("key", kind)',
+            'PRIMARY KEY ("key", kind)',
         ),
-        (("expiry", "kind, expires", ""), ("owner", "owner, kind, id", "")),
-    ),
-    _Table(
-        "counts",
-        (
-            "part {integer} NOT NULL",
-            "tier_group {text} NOT NULL",
-            "held {integer} NOT NULL",
-            "PRIMARY KEY (part, tier_group)",
-        ),
+        (("expiry", "kind, expires", ""), ("owner", "owner, kind, expires", "")),
     ),
     _Table(
         "seats",
         (
             "part {integer} NOT NULL PRIMARY KEY",
+            "held {integer} NOT NULL",
+            "tiers {blob}",
             "cap {integer} NOT NULL",
             "users_cap {integer} NOT NULL",
             "total {integer} NOT NULL",
@@ -97,7 +91,8 @@ _TABLES = (
 )
 _ROWS = (
     *(
-        f"""INSERT INTO "{{p}}_seats" SELECT {part}, 0, 0, 0, 0 FROM (SELECT 1 AS one) AS one
+        f"""INSERT INTO "{{p}}_seats" SELECT {part}, 0, NULL, 0, 0, 0, 0
+        FROM (SELECT 1 AS one) AS one
         WHERE NOT EXISTS (SELECT 1 FROM "{{p}}_seats" WHERE part = {part})"""
         for part in range(DOCUMENTS + 1)
     ),

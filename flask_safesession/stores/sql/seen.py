@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..admission import SWEEP
@@ -44,6 +46,8 @@ class Seen:
         self.records: dict[str, tuple[bytes, int, str] | None] = {}
         #: Of each ending: the kind, when it expires, and itself.
         self.endings: dict[str, list[Any]] = {}
+        #: Of each group, how many sessions more or fewer it has by now.
+        self.counted = Counter[str]()
         self._meta: tuple[int, str, int] | None = None
 
     def ahead(self, groups: Iterable[str]) -> Iterator[Call]:
@@ -54,14 +58,13 @@ class Seen:
         scope, statements = self._scope, self._statements
         for name in ("records", "endings") if scope.keys else ():
             yield self._for_keys(name, self.keys)
-        if scope.cap or scope.task == "purge":
-            yield self.counts()
+        if self._counts_all and (scope.cap or scope.task == "purge"):
+            yield statements["held"], ()
         if scope.cap and scope.user and not scope.cap.per_tier:
             yield statements["count_of"], (scope.user,)
         elif scope.user and not scope.cap:
             yield statements["of_user"], (scope.user, ALL)
         if scope.cap and self.place.whole:
-            yield statements["parts"], ()
             for group in groups:
                 yield statements["nearest"], (group, SWEEP)
         if scope.task == "purge":
@@ -77,7 +80,7 @@ class Seen:
         for group in groups:
             yield statements["due"], (group, group, limit)
         for kind in ALL_KINDS:
-            yield statements["expired"], (kind,)
+            yield statements["expired"], (kind, kind)
 
     def meta(self) -> tuple[int, str, int]:
         """Returns the generation, the stamp that began it, and the time."""
@@ -109,11 +112,15 @@ class Seen:
             self.endings |= {one: [row[1:] for row in rows if row[0] == one] for one in keys}
         return self.endings[key]
 
-    def counts(self) -> Call:
-        """Returns the query for the counts: of its part, or of all if it locks all."""
-        if self.place.whole or self.place.part >= PARTS:
-            return self._statements["counts"], ()
-        return self._statements["held"], (self.place.part,)
+    def seats(self) -> list[Any]:
+        """Returns the rows that count: that of its part, or all if it may change all sessions."""
+        if self._counts_all:
+            return self._connections.read(self._statements["held"])
+        return [row for row in self._connections.seats() if row[0] == self.place.part]
+
+    @property
+    def _counts_all(self) -> bool:
+        return self.place.whole or self.place.part >= PARTS
 
     def read_at_once(self, keys: Iterable[str]) -> None:
         """Take *keys* for those that the engine reads next, if it may change every session."""
@@ -126,3 +133,10 @@ class Seen:
 
     def _for_keys(self, name: str, keys: tuple[str, ...]) -> Call:
         return self._statements.for_keys(name, len(keys), lock=self._writes), keys
+
+
+def held_by_group(row: Sequence[Any]) -> dict[str, int]:
+    """Returns how many sessions of each group a row of ``seats`` counts, from its first columns."""
+    held: int = row[1]
+    users: dict[str, int] = json.loads(row[2]) if row[2] else {}
+    return {"": held - sum(users.values()), **users}

@@ -18,8 +18,8 @@ _GENERATION = '(SELECT generation FROM "{p}_meta")'
 _CURRENT = f"generation = {_GENERATION}"
 _GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
 _OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
-_BY_DEADLINE = 'ORDER BY deadline, "key" LIMIT ?'
-_LATEST = 'ORDER BY deadline DESC, "key" DESC LIMIT ?'
+_ENTRY = 'SELECT deadline, "key", id FROM'
+_BY_DEADLINE, _LATEST = "ORDER BY deadline, id LIMIT ?", "ORDER BY deadline DESC, id DESC LIMIT ?"
 _INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
 _OLDER = f"generation < {_GENERATION}"
@@ -28,8 +28,9 @@ _DUE = f"{_CURRENT} AND tier_group = ? AND deadline <= {{clock}}"
 # A number, not a parameter: PostgreSQL takes this for a tenth of all rows, and would read them all.
 # Twice as many as a step of the purge removes, since others may have locked some.
 _BY_GENERATION, _BY_TIME = (f" ORDER BY {it} LIMIT 1000" for it in ("generation", "deadline"))
-_EXPIRED, _BY_EXPIRY = "expires <= {clock}", " ORDER BY expires LIMIT 100"
-_OVER = " LIMIT 1000 OFFSET ?"
+_ENDING = '"key", kind'
+_EXPIRED, _BY_EXPIRY = "kind = ? AND expires <= {clock}", " ORDER BY expires LIMIT 100"
+_NEWEST_FIRST = " ORDER BY expires DESC LIMIT 1000 OFFSET ?"
 # What a conditional update requires: the record that was loaded is stored and is live, and the time
 # is about what the caller has taken it for.
 _SAME = f"""WHERE "key" = ? AND {_HEAD} = ? AND {_CURRENT}
@@ -45,10 +46,10 @@ def _take(table: str, columns: str, still: str, chosen: str) -> str:
     :param still: must be true of a row also when it is locked, since others may have changed it.
     :param chosen: which ones.
     """
-    key, table = columns.partition(",")[0], f'"{{p}}_{table}"'
-    by_key, where = ("{by_key}" if key == '"key"' else ""), (f" WHERE {still}" if still else "")
-    return f"""SELECT {columns} FROM (SELECT {key} AS it FROM {table} WHERE {chosen}) AS chosen
-        {{join}} {table} AS taken{by_key} ON taken.{key} = chosen.it{where}{{skip}}"""
+    by_key = "{by_key}" if table == "sessions" else ""  # the others have it as the primary key
+    table = f'"{{p}}_{table}"'
+    return f"""SELECT {columns} FROM (SELECT "key" AS it FROM {table} WHERE {chosen}) AS chosen
+        {{join}} {table} AS taken{by_key} ON taken."key" = chosen.it WHERE {still}{{skip}}"""
 
 
 _STATEMENTS = {
@@ -63,18 +64,17 @@ _STATEMENTS = {
     "move": f'UPDATE {_SESSIONS} SET {_COLUMNS} WHERE "key" = ?',
     "replace_same": f"UPDATE {_SESSIONS} SET record = ? {_SAME}",
     "move_same": f"UPDATE {_SESSIONS} SET {_COLUMNS} {_SAME}",
-    "remove": f'DELETE FROM {_SESSIONS} WHERE "key" = ?',
     "older": _take("sessions", f'"key", {_HEAD}', f"{_OLDER} LIMIT ?", _OLDER + _BY_GENERATION),
     "newer": _take("sessions", f'"key", {_HEAD}', f"{_NEWER} LIMIT ?", _NEWER + _BY_GENERATION),
     "due": _take("sessions", f'"key", {_HEAD}', f"{_DUE} LIMIT ?", _DUE + _BY_TIME),
     # -- their index
     "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
-    "nearest": f'SELECT deadline, "key" FROM {_GROUP} {_BY_DEADLINE}',
-    "nearest_after": f"""SELECT deadline, "key" FROM {_GROUP} AND deadline >= ?
-        AND (deadline > ? OR "key" > ?) {_BY_DEADLINE}""",
-    "latest": f'SELECT deadline, "key" FROM {_GROUP} AND deadline > ? {_LATEST}',
-    "latest_before": f"""SELECT deadline, "key" FROM {_GROUP} AND deadline > ? AND deadline <= ?
-        AND (deadline < ? OR "key" < ?) {_LATEST}""",
+    "nearest": f"{_ENTRY} {_GROUP} {_BY_DEADLINE}",
+    "nearest_after": f"""{_ENTRY} {_GROUP} AND deadline >= ?
+        AND (deadline > ? OR id > ?) {_BY_DEADLINE}""",
+    "latest": f"{_ENTRY} {_GROUP} AND deadline > ? {_LATEST}",
+    "latest_before": f"""{_ENTRY} {_GROUP} AND deadline > ? AND deadline <= ?
+        AND (deadline < ? OR id < ?) {_LATEST}""",
     "of_user": f'SELECT "key", {_LISTED} FROM {_OWNED} ORDER BY place, id LIMIT ?',
     "of_user_tier": f"""SELECT "key", {_LISTED} FROM {_OWNED} AND tier_group = ?
         ORDER BY place, id LIMIT ?""",
@@ -83,24 +83,20 @@ _STATEMENTS = {
     "belongs": f'SELECT COUNT(*) FROM {_OWNED} AND "key" = ?',
     "belongs_tier": f'SELECT COUNT(*) FROM {_OWNED} AND tier_group = ? AND "key" = ?',
     # -- counts, and the caps of parts
-    "lock": 'SELECT part FROM "{p}_seats" WHERE part = ?{lock}',
-    "counts": """SELECT tier_group, CAST(SUM(held) AS {cast}) FROM "{p}_counts"
-        GROUP BY tier_group HAVING SUM(held) <> 0""",
-    "held": 'SELECT tier_group, held FROM "{p}_counts" WHERE part = ? AND held <> 0',
-    "parts": 'SELECT part, tier_group, held FROM "{p}_counts"',
-    "uncount": 'UPDATE "{p}_counts" SET held = 0',
-    "differ": f"""SELECT tier_group, CAST(SUM(held) AS {{cast}}) FROM (
-        SELECT tier_group, COUNT(*) AS held FROM {_SESSIONS} WHERE {_CURRENT} GROUP BY tier_group
-        UNION ALL SELECT tier_group, -held FROM "{{p}}_counts") AS both_ways
-        GROUP BY tier_group HAVING SUM(held) <> 0""",
+    "lock": 'SELECT {first} FROM "{p}_seats" WHERE part = ?{lock}',
+    "held": 'SELECT part, held, tiers FROM "{p}_seats" WHERE held <> 0 OR tiers IS NOT NULL',
+    "count": 'UPDATE "{p}_seats" SET held = ?, tiers = ? WHERE part = ?',
+    "uncount": 'UPDATE "{p}_seats" SET held = 0, tiers = NULL',
+    "compare": f"""SELECT tier_group, COUNT(*), NULL FROM {_SESSIONS} WHERE {_CURRENT}
+        GROUP BY tier_group UNION ALL SELECT NULL, held, tiers FROM "{{p}}_seats" """,
     "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?
         WHERE part = ?""",
     "undeal": 'UPDATE "{p}_seats" SET cap = 0',
     # -- what is kept of sessions that are over, and documents
-    "expired": _take("endings", "id", _EXPIRED, f"kind = ? AND {_EXPIRED}{_BY_EXPIRY}"),
-    "surplus": _take("endings", "id", "", "kind = ? ORDER BY expires DESC, id DESC" + _OVER),
-    "surplus_of": _take("endings", "id", "", "kind = ? AND owner = ? ORDER BY id DESC" + _OVER),
-    "drop": f"DELETE FROM {_ENDINGS} WHERE id = ?",
+    "expired": _take("endings", _ENDING, _EXPIRED, _EXPIRED + _BY_EXPIRY),
+    "surplus": _take("endings", _ENDING, "kind = ?", "kind = ?" + _NEWEST_FIRST),
+    "surplus_of": _take("endings", _ENDING, "kind = ?", "kind = ? AND owner = ?" + _NEWEST_FIRST),
+    "drop": f'DELETE FROM {_ENDINGS} WHERE "key" = ? AND kind = ?',
     "count_endings": f"SELECT COUNT(*) FROM {_ENDINGS} WHERE kind = ?",
     "head": f'SELECT "key", {_LISTED} FROM {_SESSIONS} WHERE "key" = ?',
     "document": 'SELECT document, written FROM "{p}_documents" WHERE name = ?',
@@ -109,11 +105,9 @@ _STATEMENTS = {
 # time is about what the caller has taken it for, and the key was never used.
 _INSERT_WITHIN = f"""INSERT INTO {_SESSIONS} ({_INSERTED})
     SELECT ?, ?, ?, ?, ?, ?, ? FROM "{{p}}_seats", "{{p}}_meta" WHERE generation = ?
-    AND part = ? AND cap = ? AND users_cap = ? AND {{clock}} BETWEEN ? AND ?
-    AND total > (SELECT COALESCE(SUM(held), 0) FROM "{{p}}_counts" WHERE part = ?)
+    AND part = ? AND {{room}} AND {{clock}} BETWEEN ? AND ?
     AND NOT EXISTS (SELECT 1 FROM {_ENDINGS} WHERE "key" = ?)
     AND NOT EXISTS (SELECT 1 FROM {_SESSIONS} WHERE "key" = ?)"""
-_ADDED = 'held = "{p}_counts".held + <held>'
 _PUT_ENDING = (
     '"key", kind, owner, expires, ending',
     '"key", kind',
@@ -124,8 +118,9 @@ _REPLACED = "document = <document>, written = <written>"
 _FOR_KEYS = {
     "records": f"""SELECT "key", record, generation, tier_group FROM {_SESSIONS}{{by_key}}
         WHERE "key" IN ({{keys}}) ORDER BY "key"{{lock}}""",
+    "remove": f'DELETE {{of}}FROM {_SESSIONS}{{by_key}} WHERE "key" IN ({{keys}})',
     "endings": f'SELECT "key", kind, expires, ending FROM {_ENDINGS} WHERE "key" IN ({{keys}})',
-    "seats": """SELECT part, cap, users_cap, total, users FROM "{p}_seats"
+    "seats": """SELECT part, held, tiers, cap, users_cap, total, users FROM "{p}_seats"
         WHERE part IN ({keys}) ORDER BY part{lock}""",
 }
 
@@ -134,17 +129,19 @@ class Statements(dict[str, str]):
     """The statements for tables under *prefix*, by name."""
 
     def __init__(self, dialect: Dialect, prefix: str) -> None:
-        counts = "counts", "part, tier_group, held", "part, tier_group", _ADDED
-        count = dialect.put(*counts, f"SELECT ?, ?, 1 {dialect.inserted}")
-        insert = dialect.then.replace("<insert>", _INSERT_WITHIN).replace("<count>", count)
         put = {
-            "insert_within": insert,
-            "add": dialect.put(*counts),
             "put_ending": dialect.put("endings", *_PUT_ENDING),
             "put_document": dialect.put("documents", "name, document, written", "name", _REPLACED),
         }
         texts = {**_STATEMENTS, **put}
         super().__init__({name: dialect.render(text, prefix) for name, text in texts.items()})
+        #: Those that store a new session within a quota, each with its number of parameters.
+        self.insertion: list[tuple[str, int]] = []
+        count = f'UPDATE "{{p}}_seats" SET held = held + 1 WHERE part = ? AND {dialect.inserted}'
+        insert = _INSERT_WITHIN.replace("{room}", dialect.room)
+        for template in dialect.then:
+            text = template.replace("<insert>", insert).replace("<count>", count)
+            self.insertion.append((dialect.render(text, prefix), text.count("?")))
         #: The time in milliseconds.
         self.clock: str = dialect.clock
         self._dialect = dialect
@@ -155,7 +152,7 @@ class Statements(dict[str, str]):
         return printed(self._dialect, self._prefix)
 
     def for_keys(self, name: str, number: int, *, lock: bool = True) -> str:
-        """Returns the query ``records``, ``endings`` or ``seats`` for so many keys.
+        """Returns the statement ``records``, ``remove``, ``endings`` or ``seats`` for so many keys.
 
         :param lock: ``False``: for a transaction that only reads, perhaps on a replica.
         """

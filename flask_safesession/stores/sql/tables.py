@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from ...model.policy import ANONYMOUS_TIER
@@ -19,11 +19,13 @@ from ..base import Cap, Removed
 from ..direct import ABOUT
 from ..tables import Ending, Entry, Scope, place_of, taken
 from .connections import Call, Connections, Place
-from .seen import ALL, Seen
+from .seen import ALL, Seen, held_by_group
 from .statements import HEAD, Statements
 
 # Of a kind, expired endings and those over the limit are removed at each so-manieth end.
 _TIDY_EVERY = 100
+# Sessions that one statement removes, if there are as many.
+_MANY = 50
 # Owners whose endings are counted.
 _COUNTED = 1000
 
@@ -52,15 +54,18 @@ class SqlTables:
         self._kept = Counter[tuple[str, str]]()  # since the last trim: of a kind and an owner
         self._groups = {""}  # those that are known to this process, to read ahead
 
+    @contextmanager
     def transaction(
         self, scope: Scope, *, writes: bool = True, durable: bool = False
-    ) -> AbstractContextManager[object]:
+    ) -> Iterator[None]:
         """See :meth:`..tables.Tables.transaction`."""
         place = self._connections.place(scope) if writes else Place()
         seen = Seen(self._connections, self.statements, scope, place, writes=writes)
         _current.set(seen)
         ahead = list(seen.ahead(self._groups))
-        return self._connections.transaction(place, ahead, writes=writes, durable=durable)
+        with self._connections.transaction(place, ahead, writes=writes, durable=durable):
+            yield
+            self._store_counts()
 
     @property
     def _seen(self) -> Seen:
@@ -124,17 +129,16 @@ class SqlTables:
             return self.statements["replace_same"], (raw, *same)
         return self.statements["move_same"], (*columns, raw, *same)
 
-    def insertion(self, key: str, fresh: Record, cap: Cap, part: int, now: int) -> Call:
-        """Returns the statement that stores a new anonymous session in a part that is locked.
+    def insertion(self, key: str, fresh: Record, cap: Cap, part: int, now: int) -> list[Call]:
+        """Returns the statements that store a new anonymous session in a part that is locked.
 
-        It changes nothing if the part's quota has no room, if *key* was ever used, if *fresh* is
+        They change nothing if the part's quota has no room, if *key* was ever used, if *fresh* is
         not of the current generation, or if the time is not about *now*.
         """
-        columns = _columns(fresh)
         quota, time = (part, cap.total, cap.users), (now - ABOUT, now + ABOUT)
-        valid = (columns[0], *quota, *time, part, key, key)
-        counted = part, columns[1]
-        return self.statements["insert_within"], (*columns, dumps(fresh), key, *valid, *counted)
+        row = (*_columns(fresh), dumps(fresh), key)
+        values = iter((*row, fresh.generation, *quota, *time, key, key, part))
+        return [(text, tuple(islice(values, n))) for text, n in self.statements.insertion]
 
     def remove(self, *keys: str) -> list[tuple[str, Record]]:
         """See :meth:`..tables.Tables.remove`."""
@@ -145,11 +149,11 @@ class SqlTables:
         removed = []
         for key, (raw, generation, group) in there:
             self._seen.records[key] = None
-            self._write("remove", key)
             if generation == self.generation():
                 self._count(group, -1)
             with suppress(ValueError):  # it is not a record
                 removed.append((key, loads(raw)))
+        self._delete([key for key, _ in there])
         return removed
 
     def take_over(self, now: int, limit: int) -> list[tuple[Removed, str]]:
@@ -166,8 +170,7 @@ class SqlTables:
             over += [taken(key, raw, None) for key, raw in rows]
             if rows:
                 self._count(column, -len(rows))
-        for removed, _ in over:
-            self._write("remove", removed.key)
+        self._delete([removed.key for removed, _ in over])
         return over
 
     def heads(self, keys: Iterable[str]) -> list[tuple[str, bytes]]:
@@ -180,10 +183,11 @@ class SqlTables:
 
     def counts(self) -> dict[str, int]:
         """See :meth:`..tables.Tables.counts`."""
-        statement, parameters = self._seen.counts()
-        found = dict(self._connections.read(statement, parameters))
-        self._groups |= found.keys()
-        return {group or ANONYMOUS_TIER: held for group, held in found.items()}
+        held = Counter(self._seen.counted)
+        for row in self._seen.seats():
+            held.update(held_by_group(row))
+        self._groups |= held.keys()
+        return {group or ANONYMOUS_TIER: number for group, number in held.items() if number}
 
     def count_due(self, group: str, now: int) -> int:
         """See :meth:`..tables.Tables.count_due`."""
@@ -196,8 +200,8 @@ class SqlTables:
             # A few are read ahead.
             rows = self._rows("nearest", _column_of(group), max(limit, SWEEP))[:limit]
         else:
-            time, key = after
-            rows = self._rows("nearest_after", _column_of(group), time, time, key, limit)
+            time, _, number = after
+            rows = self._rows("nearest_after", _column_of(group), time, time, number, limit)
         found = [Entry(*row) for row in rows]
         self._seen.read_at_once(entry.key for entry in found)
         return found
@@ -207,8 +211,8 @@ class SqlTables:
         if before is None:
             rows = self._rows("latest", _column_of(group), now, limit)
         else:
-            time, key = before
-            rows = self._rows("latest_before", _column_of(group), now, time, time, key, limit)
+            time, _, number = before
+            rows = self._rows("latest_before", _column_of(group), now, time, time, number, limit)
         return [Entry(*row) for row in rows]
 
     def of_user(self, user: str, tier: str = "", limit: int = ALL) -> list[tuple[str, bytes]]:
@@ -229,13 +233,22 @@ class SqlTables:
     def repair(self) -> int:
         """See :meth:`..tables.Tables.repair`: counts the rows. The database keeps its indexes."""
         with self.transaction(Scope(), writes=False):
-            differ = self._rows("differ")
+            differ = self._differences()
         if differ:
             with self.transaction(Scope(task="all")):
-                for group, difference in self._rows("differ"):
-                    self._count(group, difference)
+                self._seen.counted.update(self._differences())
                 self._write("undeal")  # the quotas were made of wrong counts
         return len(differ)
+
+    def _differences(self) -> dict[str, int]:
+        """Returns, by group, how many more rows there are than are counted."""
+        found = Counter[str]()
+        for group, number, tiers in self._rows("compare"):
+            if group is None:
+                found.subtract(held_by_group((None, number, tiers)))
+            else:
+                found[group] += number
+        return {group: number for group, number in found.items() if number}
 
     # -- what is kept of sessions that are over, and documents ----------------------------------
 
@@ -255,16 +268,16 @@ class SqlTables:
         """See :meth:`..tables.Tables.trim_endings`."""
         if owner == NO_USER:
             if self._is_time(_TIDY_EVERY):
-                self._drop("surplus", kind, most)
+                self._drop("surplus", kind, most, kind)
         elif self._has_kept_many(kind, owner):
-            self._drop("surplus_of", kind, owner, most - self._trim_every + 1)
+            self._drop("surplus_of", kind, owner, most - self._trim_every + 1, kind)
 
     def forget_endings(self, kind: str, now: int) -> None:
         """See :meth:`..tables.Tables.forget_endings`."""
         del now  # the statement uses the database's time
         if kind in self._seen.untidy or self._is_time(_TIDY_EVERY):
             self._seen.untidy.discard(kind)
-            self._drop("expired", kind)
+            self._drop("expired", kind, kind)
 
     def count_endings(self, kind: str, *, exact: bool = True) -> int:
         """See :meth:`..tables.Tables.count_endings`. Counting walks, so it is done rarely."""
@@ -289,6 +302,14 @@ class SqlTables:
     def _write(self, name: str, *parameters: Any) -> None:
         self._connections.write(self.statements[name], parameters)
 
+    def _delete(self, keys: list[str]) -> None:
+        at = 0
+        while at < len(keys):
+            number = _MANY if len(keys) - at >= _MANY else 1  # two statements to prepare
+            some = tuple(keys[at : at + number])
+            self._connections.write(self.statements.for_keys("remove", number), some)
+            at += number
+
     def _owned(self, name: str, user: str, tier: str, *key: str) -> int:
         if tier:
             name, key = f"{name}_tier", (tier, *key)
@@ -296,7 +317,19 @@ class SqlTables:
         return found
 
     def _count(self, column: str, difference: int) -> None:
-        self._write("add", self._seen.place.part, column, difference)
+        self._seen.counted[column] += difference
+
+    def _store_counts(self) -> None:
+        """Add what the transaction has counted to the row of its part; see :mod:`.schema`."""
+        changes, part = self._seen.counted, self._seen.place.part
+        if not any(changes.values()):
+            return
+        [row] = [row for row in self._connections.seats() if row[0] == part]
+        held = Counter(held_by_group(row))
+        held.update(changes)
+        users = {group: number for group, number in held.items() if group and number}
+        tiers = json.dumps(users).encode() if users else None
+        self._write("count", held.total(), tiers, part)
 
     def _drop(self, name: str, *parameters: Any) -> None:
         """Remove the endings that a query returns."""

@@ -28,7 +28,6 @@ shards see :meth:`..stores.sharded.Sharded.adopt`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -55,6 +54,8 @@ from .places.base import Credential, Old, Place
 
 # Old cookies of one request that are looked up.
 _MOST = 4
+# The name of a document that does not exist: the answer has the store's time.
+_CLOCK = "clock"
 
 
 def close_adoption(store: Store, settings: Settings, user: str = "") -> None:
@@ -97,16 +98,21 @@ class Adoption:
         :param unknown: the IDs of ours among them that the store does not know.
         :raises StoreUnavailable: the store or an old place did not answer.
         """
-        until = self._overrides.settings.adopt_until
-        if until is not None and until <= time.time() * 1000:
-            return None  # the store would refuse, and the old place may be gone
         foreign = [value for value in dict.fromkeys(values) if not is_of_our_form(value)]
-        for place in self.places:
-            for credential in place.credentials(state.app, foreign[:_MOST], unknown):
-                found = self._resolve(state, place, credential, slide=slide)
-                if found is not None:
-                    return found
-        return None
+        olds = [
+            (place, old)
+            for place in self.places
+            for old in place.credentials(state.app, foreign[:_MOST], unknown)
+        ]
+        if not olds or self._is_over():
+            return None
+        answers = (self._resolve(state, place, old, slide=slide) for place, old in olds)
+        return next(filter(None, answers), None)
+
+    def _is_over(self) -> bool:
+        """Returns whether adoption has ended, by the store's clock: the old places may be gone."""
+        until, store = self._overrides.settings.adopt_until, self._overrides.opened.need_adopting()
+        return until is not None and until <= store.document(_CLOCK).now
 
     def _resolve(
         self, state: State, place: Place, old: Credential, *, slide: bool

@@ -16,8 +16,9 @@ from flask_safesession.model.record import Record
 from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import forks
 from flask_safesession.stores.base import Gone, Live, Taken, Terms
+from flask_safesession.stores.sql import store as sql
 from flask_safesession.stores.sql.schema import PARTS
-from flask_safesession.stores.sql.servers import locks, pool, store
+from flask_safesession.stores.sql.servers import locks, pool
 from flask_safesession.stores.sql.servers.connections import Connections
 from flask_safesession.stores.sql.servers.lines import Lost, Refused
 from flask_safesession.stores.sql.servers.mysql import MySQLLine
@@ -319,15 +320,15 @@ def test_a_time_that_was_guessed_wrong_is_not_used(
 
 
 # At an audit; and, at each hundredth ending, past the many that may be kept.
-WALKS = ("differ", "count_endings", "surplus")
+WALKS = ("compare", "count_endings", "surplus")
 
 
 def test_no_statement_reads_all_sessions_or_endings(postgresql: Database, prefix: str) -> None:
     with closing(sql_store(postgresql, prefix)) as made:
         made.prepare()
         statements = made._rows.statements
-        for name in ("records", "endings"):
-            for number in (1, 2, 10):
+        for name in ("records", "remove", "endings"):
+            for number in (1, 2, 10, 50):
                 statements.for_keys(name, number)
     with closing(postgresql.connect()) as line, line.cursor() as cursor:
         for columns in (
@@ -340,7 +341,8 @@ def test_no_statement_reads_all_sessions_or_endings(postgresql: Database, prefix
         cursor.execute(f"ANALYZE {prefix}_sessions, {prefix}_endings, {prefix}_meta")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
         walks = set[str]()
-        for name, statement in statements.items():
+        creation = {f"creation {n}": text for n, (text, _) in enumerate(statements.insertion)}
+        for name, statement in {**statements, **creation}.items():
             cursor.execute(f"PREPARE it AS {statement}")
             nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
             cursor.execute(f"EXPLAIN EXECUTE it{f'({nulls})' if nulls else ''}")
@@ -359,7 +361,7 @@ def test_a_creation_is_done_also_if_the_sweep_after_it_fails(
     made: SqlServerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(made)  # deals out the quotas
-    monkeypatch.setattr(store, "SWEEP_EVERY", 1)
+    monkeypatch.setattr(sql, "SWEEP_EVERY", 1)
     call = made._call
 
     def failing(work: Any, **more: Any) -> Any:
@@ -379,7 +381,7 @@ def test_wrong_counts_are_fixed_and_their_quotas_are_not_used_any_more(
     for _ in range(3):
         add(made)
     assert database.ask(f"SELECT MAX(cap) FROM {prefix}_seats")[0][0] > 0
-    database.ask(f"UPDATE {prefix}_counts SET held = held - 1")
+    database.ask(f"UPDATE {prefix}_seats SET held = held - 1")
     assert made.audit(RULES, 100).repaired == 1
     assert database.ask(f"SELECT MAX(cap) FROM {prefix}_seats") in ([(0,)], ((0,),))
     assert made.count(RULES).total == 3

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -27,11 +28,12 @@ from flask_safesession import ConfigError, SafeSession, StoreUnavailable, sessio
 from flask_safesession.config.settings import read_settings
 from flask_safesession.model.policy import DEFAULT_TIER
 from flask_safesession.model.record import Draft
-from flask_safesession.model.tokens import user_tag
+from flask_safesession.model.tokens import tier_tag, user_tag
 from flask_safesession.stores import admission, audit, engine, forks, rules, tombstones
 from flask_safesession.stores.base import AuditStep, Gone, Live, Rules, Terms
 from flask_safesession.stores.sql import store as sql_store
 from flask_safesession.stores.sql import tables
+from flask_safesession.stores.sql.seen import held_by_group
 from flask_safesession.stores.sql.sqlite import connections, file, inspecting, steps
 from flask_safesession.stores.sql.sqlite import store as sqlite
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
@@ -96,8 +98,10 @@ def assert_sound(path: Path, prefix: str = "safesession") -> None:
         f"""SELECT tier_group, COUNT(*) FROM {prefix}_sessions
         WHERE generation = (SELECT generation FROM {prefix}_meta) GROUP BY tier_group""",
     )
-    held = f"SELECT tier_group, held FROM {prefix}_counts WHERE held <> 0"
-    assert sorted(counted) == sorted(rows(path, held))
+    held = Counter[str]()
+    for row in rows(path, f"SELECT part, held, tiers FROM {prefix}_seats"):
+        held.update(held_by_group(row))
+    assert dict(counted) == {group: number for group, number in held.items() if number}
 
 
 def make_site(folder: Path, name: str = "site", **settings: Any) -> Flask:
@@ -347,8 +351,8 @@ def test_the_audit_finds_counts_that_are_not_what_the_rows_say(
     store.end(add(store), "stamp--", "logout", None)
     assert store.audit(RULES, 10) == AuditStep(0, done=True)
     with closing(sqlite3.connect(path)) as other, other:
-        other.execute("UPDATE safesession_counts SET held = 7")
-        other.execute("INSERT INTO safesession_counts VALUES (0, 'none', 3)")
+        tiers = json.dumps({"gone": 3, tier_tag("default"): 4}).encode()
+        other.execute("UPDATE safesession_seats SET held = 14, tiers = ? WHERE part = 0", (tiers,))
     assert store.audit(RULES, 100).repaired == 3
     assert_sound(path)
     assert store.count(RULES).total == 3

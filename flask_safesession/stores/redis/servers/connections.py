@@ -280,7 +280,7 @@ def _put_back(idle: deque[tuple[float, Any]], connection: Any) -> None:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Returns whether the server closed an idle connection, or sent what no call asked for."""
+    """Returns the same as :func:`...remote.idle.is_stale`; redis-py may hold some of it already."""
     try:
         return bool(connection.can_read(timeout=0))
     except (redis.RedisError, OSError):

@@ -21,15 +21,14 @@ from ....errors import StoreFull, TooManySessions
 from ...base import Cap
 from ...remote.time import ServerTime
 from ...tables import Scope, TooNarrow
-from ..connections import Call, Place
+from ..connections import FULL, Call, Place, has_quotas
 from ..schema import PARTS
+from ..seen import held_by_group
 from ..statements import Statements
 from .lines import Line
-from .locks import has_quotas, part_of, place_of, quotas
+from .locks import part_of, place_of, quotas
 from .pool import Pool
 
-# Seconds for which a full store is taken for full: creations lock everything at once.
-_FULL = 1.0
 #: Seconds of idleness after which a connection may be lost unnoticed: firewalls drop it silently.
 TRUSTED = 10.0
 # After these the transaction is undone, and its connection is as good as before.
@@ -94,6 +93,7 @@ class Connections:
 
     :param begin: the statements that begin a transaction.
     :param elapsed: see :class:`...remote.time.ServerTime`.
+    :param implicit: see :class:`.lines.Driver`.
     """
 
     def __init__(
@@ -102,10 +102,15 @@ class Connections:
         statements: Statements,
         begin: Sequence[str],
         elapsed: Callable[[], float] = time.monotonic,
+        *,
+        implicit: bool = False,
     ) -> None:
         self.statements: Statements = statements
         self._pool = pool
         self._begin: list[Call] = [(statement, ()) for statement in begin]
+        # Around the statements of a transaction in one round trip.
+        self._first = self._begin[1:] if implicit else self._begin
+        self._last: list[Call] = [] if implicit else [("COMMIT", ())]
         self._full_until = 0.0
         #: What it was in the last answer; ``None``: it is not known yet.
         self.generation: int | None = None
@@ -140,11 +145,12 @@ class Connections:
         with self._pool.line() as line, self._uncertain():
             return line.run([call])[0].changed > 0
 
-    def insert(self, part: int, call: Call) -> bool:
-        """Run a statement that adds a session to a part, in one round trip.
+    def insert(self, part: int, calls: Sequence[Call]) -> bool:
+        """See :meth:`..connections.Connections.insert`. One round trip.
 
-        :returns: whether it changed a row. It is not run on a connection that was idle for long: if
-            that is lost, only a query can be repeated.
+        It is not made on a connection that was idle for long: if that is lost, only a query can be
+        repeated.
+
         :raises Lost: it is not known whether that was done, unless the connection had ended before.
         """
         lock: Call = self.statements["lock"], (part,)
@@ -153,8 +159,8 @@ class Connections:
                 return False
             line.check()
             with self._uncertain():
-                results = line.run([*self._begin, lock, call, ("COMMIT", ())])
-        return results[-2].changed > 0  # of what counts the session; the last one is the COMMIT
+                results = line.run([*self._first, lock, *calls, *self._last])
+        return results[len(self._first) + len(calls)].changed > 0
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -177,7 +183,7 @@ class Connections:
         with self._pool.line() as line:
             local.current = current = Transaction(line, place)
             try:
-                current.fetch([*self._begin, self._seats(), *ahead] if writes else ahead)
+                current.fetch([*self._begin, self._locked(), *ahead] if writes else ahead)
                 yield
                 if writes:
                     with self._uncertain():
@@ -202,6 +208,10 @@ class Connections:
         """See :meth:`..connections.Connections.write`."""
         self._current.write((statement, parameters))
 
+    def seats(self) -> list[Any]:
+        """See :meth:`..connections.Connections.seats`."""
+        return self.read(*self._locked())
+
     def need(self, keys: Collection[str]) -> None:
         """See :meth:`..connections.Connections.need`."""
         locked = self._current.place.parts
@@ -214,7 +224,7 @@ class Connections:
         self._time.note(now)
 
     def may_have_room(self, cap: Cap) -> bool:
-        """Returns whether nothing speaks against an attempt within the quota of one part."""
+        """See :meth:`..connections.Connections.may_have_room`."""
         return has_quotas(cap) and self.local.wider == set() and not self._is_full
 
     def share(self, cap: Cap) -> Cap:
@@ -222,7 +232,7 @@ class Connections:
         place = self._current.place
         if place.part >= PARTS and not place.whole:
             return cap._replace()  # a copy: all are counted, but others may add some
-        rows = {part: tuple(seat) for part, *seat in self.read(*self._seats())}
+        rows = {part: tuple(quota) for part, _, _, *quota in self.seats()}
         dealt, dealt_for_users, total, users = rows[place.part]
         is_dealt = (dealt, dealt_for_users) == (cap.total, cap.users)
         if place.whole:
@@ -234,15 +244,15 @@ class Connections:
 
     def _deal(self, cap: Cap, *, is_dealt: bool) -> None:
         """Deal out the quotas anew; where there is no room, no quota is valid any longer."""
-        held: dict[int, tuple[int, int]] = {}
-        for part, group, count in self.read(self.statements["parts"]):
-            total, users = held.get(part, (0, 0))
-            held[part] = (total + count, users + (count if group else 0))
+        held = {}
+        for row in self.read(self.statements["held"]):
+            groups = held_by_group(row)
+            held[row[0]] = (row[1], row[1] - groups[""])
         dealt = quotas(cap, held)
         for part, (total, users) in dealt.items():
             self.write(self.statements["deal"], (cap.total, cap.users, total, users, part))
         if not dealt:
-            self._full_until = time.monotonic() + _FULL
+            self._full_until = time.monotonic() + FULL
             if is_dealt:
                 self.write(self.statements["undeal"], ())
 
@@ -257,7 +267,7 @@ class Connections:
         yield
         self.local.may_be_done = False
 
-    def _seats(self) -> Call:
+    def _locked(self) -> Call:
         parts = tuple(sorted(self._current.place.parts))
         return self.statements.for_keys("seats", len(parts)), parts
 

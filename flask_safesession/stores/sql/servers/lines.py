@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ...remote.idle import is_stale
 from ..connections import Call
 from ..dialect import Dialect
 
@@ -81,9 +81,7 @@ def check_idle(connection: Any) -> None:
 
     :param connection: a socket, or its number.
     """
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    if poll.poll(0):
+    if is_stale(connection):
         raise Lost("the server has ended the connection")
 
 
@@ -134,6 +132,8 @@ class Driver(NamedTuple):
     :param open: returns a function that opens connections to a URL, with what the app gives for
         them. The number is that of the seconds for which a statement may wait.
     :param begin: the statements that begin a transaction; ``{limit}`` is that of the dialect.
+    :param implicit: the statements of one round trip are a transaction without the first of these,
+        and without a COMMIT.
     :param again: codes of errors after which nothing is done, and a repetition may succeed.
     :param missing: the code of the error for a table that is not there.
     :param read_only: codes of errors of a server that takes no writes, and can be read.
@@ -145,6 +145,7 @@ class Driver(NamedTuple):
     check: Callable[[str], None]
     open: Callable[[str, float, Access], Callable[[], Line]]
     begin: tuple[str, ...]
+    implicit: bool
     again: tuple[str, ...]
     missing: str
     read_only: tuple[str, ...]

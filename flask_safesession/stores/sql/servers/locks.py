@@ -21,13 +21,10 @@ from collections.abc import Collection, Mapping
 
 from ...base import Cap
 from ...tables import Scope
-from ..connections import Place
+from ..connections import Place, has_quotas
 from ..schema import DOCUMENTS, PARTS, PURGE
 
 _LETTERS = string.ascii_letters + string.digits + "-_"
-#: Below this cap all creations lock all parts.
-SMALL = 2000
-
 EVERYTHING: frozenset[int] = frozenset(range(PARTS))
 _TASKS = {"all": PURGE, "purge": PURGE, "documents": DOCUMENTS}
 #: The least that a part gets when quotas are dealt out: otherwise they would not last.
@@ -37,11 +34,6 @@ LEAST = 2
 def part_of(key: str) -> int:
     """Returns the part of a key or a user tag."""
     return _LETTERS.find(key[:1]) % PARTS
-
-
-def has_quotas(cap: Cap) -> bool:
-    """Returns whether creations lock one part, as long as its quota has room."""
-    return cap.total >= SMALL
 
 
 def place_of(scope: Scope, wider: Collection[str] | None) -> Place:

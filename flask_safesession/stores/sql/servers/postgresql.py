@@ -27,7 +27,6 @@ DIALECT = Dialect(
     "PostgreSQL",
     identity="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     integer="BIGINT",
-    cast="BIGINT",
     text='TEXT COLLATE "C"',
     blob="BYTEA",
     clock="CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
@@ -260,6 +259,7 @@ DRIVER = Driver(
     _open,
     # The limits have to be set before the statement that waits for them, perhaps for a whole table.
     begin=("BEGIN ISOLATION LEVEL READ COMMITTED", "SELECT 1 WHERE true{limit}"),
+    implicit=True,
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
     read_only=("25006", "53100"),

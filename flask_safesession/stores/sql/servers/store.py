@@ -13,20 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import TypeVar
 
 from ....errors import ConfigError, StoreUnavailable
 from ....events import Event
 from ....model.record import Draft, Record
-from ....model.tokens import NO_USER
-from ...admission import SWEEP
-from ...base import Answer, Conflict, Gone, Live, PurgeStep, Rules, Taken
+from ...base import Answer, Conflict, Gone, Live, PurgeStep, Removed, Rules, Taken
 from ...direct import paced
 from ...remote.breaker import Listener
 from ...remote.deadline import deadline, remaining
 from ...remote.repeating import repeating
-from ...rules import begun
 from ...tables import TooNarrow
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -34,7 +30,6 @@ from ..store import SqlStore
 from ..tables import SqlTables
 from .connections import Attempts, Connections, attempts_of_call
 from .lines import Access, Driver, Lost, Refused, TimedOut
-from .locks import part_of
 from .pool import CircuitOpen, Pool
 from .url import read_url
 
@@ -42,8 +37,6 @@ _T = TypeVar("_T")
 
 #: Sessions that one step of the purge removes at most.
 PURGE_STEP = 500
-#: With a large cap, the creations after which due sessions are removed once, for all of these.
-SWEEP_EVERY = 32
 #: Each so-manieth ending of a user trims the user's: this costs a round trip.
 TRIM_EVERY = 20
 # Longer names of tables would be cut.
@@ -91,14 +84,15 @@ class SqlServerStore(SqlStore):
         self._prefix = prefix
         self._timeout = timeout
         self._checked = False
-        self._created = count(1)
         self._server = place.server
         connect = driver.open(place.url, timeout, access)
         self._pool = Pool(connect, place.server, place.most, self.notify)
         begin = [text.format(limit=self._dialect.limit) for text in driver.begin]
         statements = Statements(self._dialect, prefix)
         elapsed = (lambda: 0.0) if clock else time.monotonic  # a clock of tests stands still
-        self._connections = Connections(self._pool, statements, begin, elapsed)
+        self._connections = Connections(
+            self._pool, statements, begin, elapsed, implicit=driver.implicit
+        )
         tables = SqlTables(self._connections, statements, trim_every=TRIM_EVERY)
         super().__init__(tables, self._connections)
 
@@ -113,15 +107,9 @@ class SqlServerStore(SqlStore):
             return self._call(partial(self.read, key, rules))
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """See :meth:`...base.Store.create`. One in many also removes due sessions, and counts."""
+        """See :meth:`...base.Store.create`."""
         with deadline(self._timeout):
-            live = self._call(partial(self._create, key, draft, rules), repeatable=False)
-            if isinstance(live, Live) and not live.total and next(self._created) % SWEEP_EVERY == 0:
-                with suppress(StoreUnavailable):  # the session is stored all the same
-                    step = self._call(partial(super().purge, rules, SWEEP_EVERY * SWEEP))
-                    total = self.count(rules).total
-                    return live._replace(removed=(*live.removed, *step.removed), total=total)
-            return live
+            return super().create(key, draft, rules)
 
     def commit(
         self,
@@ -151,19 +139,10 @@ class SqlServerStore(SqlStore):
         self._pool.close()
 
     def _create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
-        """Store an anonymous session in one round trip, if its part has room for one more.
+        return self._call(partial(super()._create, key, draft, rules), repeatable=False)
 
-        Whatever else may be the case is for the engine. The statement checks, once the part is
-        locked, all that was known before: the generation, the quota, the time.
-        """
-        now, generation = self._connections.guess(), self._connections.generation
-        is_plain = draft.user == NO_USER and self._connections.may_have_room(rules.cap)
-        if is_plain and now is not None and generation is not None:
-            fresh, part = begun(draft, generation, now), part_of(key)
-            call = self._rows.insertion(key, fresh, rules.cap, part, now)
-            if self._connections.insert(part, call):
-                return Live(fresh, now)
-        return super().create(key, draft, rules)
+    def _sweep(self, rules: Rules) -> tuple[tuple[Removed, ...], int]:
+        return self._call(partial(super()._sweep, rules))
 
     # -- servers --------------------------------------------------------------------------------
 

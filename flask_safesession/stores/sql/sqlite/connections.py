@@ -17,7 +17,7 @@ from ....errors import StoreUnavailable
 from ... import forks
 from ...base import Cap
 from ...tables import Scope
-from ..connections import Call, Place
+from ..connections import FULL, Call, Place, has_quotas
 from ..statements import Statements
 from .file import File, wall_clock
 from .reasons import explain, is_busy
@@ -52,6 +52,8 @@ class Connections:
         self._clock = clock or wall_clock
         self._file = File(path, prefix, timeout, clock)
         self.statements: Statements = self._file.statements
+        self.generation: int | None = None
+        self._full_until = 0.0
         self._start()
         forks.watch(self)
 
@@ -82,8 +84,27 @@ class Connections:
         """See :meth:`..connections.Connections.write`."""
         self._local.connection.execute(statement, parameters)
 
+    def seats(self) -> list[Any]:
+        """See :meth:`..connections.Connections.seats`: one row counts all sessions."""
+        return self.read(self.statements.for_keys("seats", 1), (Place().part,))
+
+    def insert(self, part: int, calls: Sequence[Call]) -> bool:
+        """See :meth:`..connections.Connections.insert`."""
+        del part
+        with _Transaction(self, writes=True, durable=False):
+            changed: int = [self._local.connection.execute(*call).rowcount for call in calls][-1]
+        if not changed:
+            self._full_until = time.monotonic() + FULL
+        return changed > 0
+
+    def may_have_room(self, cap: Cap) -> bool:
+        """See :meth:`..connections.Connections.may_have_room`."""
+        return has_quotas(cap) and time.monotonic() >= self._full_until
+
     def note(self, generation: int, now: int) -> None:
-        """See :meth:`..connections.Connections.note`: both are near."""
+        """See :meth:`..connections.Connections.note`: the time is the machine's."""
+        del now
+        self.generation = generation
 
     def share(self, cap: Cap) -> Cap:
         """See :meth:`...tables.Tables.share`: all sessions are counted."""
@@ -105,10 +126,12 @@ class Connections:
             if not is_busy(error):
                 raise self._unavailable(error) from error
         else:
+            if found is not None:
+                self.generation = found[1]
             return found
         finally:
             self._give(connection)
-        with self.transaction(Place(), (), writes=False, durable=False):
+        with _Transaction(self, writes=False, durable=False):
             rows = self.read(self.statements["load"], (key,))
             return rows[0] if rows else None
 

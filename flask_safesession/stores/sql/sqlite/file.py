@@ -19,12 +19,15 @@ DIALECT = Dialect(
     "SQLite",
     identity="INTEGER PRIMARY KEY",
     integer="INTEGER",
-    cast="INTEGER",
     text="TEXT",
     blob="BLOB",
     clock="CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     lock="",
     skip="",
+    # There is one writer at a time, so there are no quotas of parts.
+    room="held < ? AND ? >= 0",
+    then=("<insert>", "<count>"),
+    inserted="changes() > 0",
 )
 # 4 KiB each: what may wait in the write-ahead log until a commit has to move it to the file. The
 # purge does so before.
