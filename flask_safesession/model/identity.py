@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -59,6 +59,8 @@ def identify(data: Mapping[Any, Any], user_key: UserKey, tier_key: str, policy: 
     """Returns the user and the tier of a session with *data*."""
     user, refused, failed = None, "", False
     for name, value in _candidates(data, user_key):
+        if is_nobody(value):
+            continue
         if is_user(value):
             user, refused = value, ""
             break
@@ -98,13 +100,11 @@ def is_nobody(value: object) -> bool:
     return value is None or value is False or (isinstance(value, str) and not value)
 
 
-def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> Iterator[tuple[str, Any]]:
+def _candidates(data: Mapping[Any, Any], user_key: UserKey) -> list[tuple[str, Any]]:
     """Returns the values that may be the user, each with its key."""
     if user_key.find is not None:
-        found = [("", _found(user_key.find, data) if data else None)]
-    else:
-        found = [(name, _at(data, name)) for name in user_key.names]
-    return ((name, value) for name, value in found if not is_nobody(value))
+        return [("", _found(user_key.find, data) if data else None)]
+    return [(name, _at(data, name)) for name in user_key.names]
 
 
 def _found(find: Callable[[Mapping[str, Any]], Any], data: Mapping[Any, Any]) -> Any:

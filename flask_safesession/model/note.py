@@ -92,7 +92,7 @@ class Secret(Enum):
 
 
 #: Kinds of secrets for which the session is served.
-GOOD = frozenset({Secret.CURRENT, Secret.OLDER, Secret.STRANDED})
+GOOD = (Secret.CURRENT, Secret.OLDER, Secret.STRANDED)
 
 
 def first_note(digest: bytes, *, permanent: bool = False, endpoint: str | None = None) -> Note:
@@ -162,7 +162,8 @@ def dumps(note: Note) -> bytes:
         parts["s"] = note.cur
     if note.strike:
         parts["t"] = note.strike
-    if flags := sum(1 << n for n, name in enumerate(_FLAGS) if getattr(note, name)):
+    # In the order of _FLAGS.
+    if flags := note.permanent | note.owes_id << 1 | note.deleted << 2 | note.adopted << 3:
         parts["f"] = flags
     if note.client:
         parts["c"] = note.client
@@ -193,7 +194,7 @@ def _note(parts: dict[str, Any]) -> Note:
     if kinds != (bytes, bytes, bytes, int, str):
         raise ValueError("parts of another kind")
     note = Note(cur, base, prev, since, endpoint=endpoint)
-    if not parts.keys() - _USUAL:
+    if parts.keys() <= _USUAL:
         return note
     client, strike, flags = (
         tuple(map(str, parts.get("c", ()))),

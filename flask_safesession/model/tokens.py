@@ -86,7 +86,7 @@ class SessionID:
         :param key: the app's secret key, so that nobody else can derive the series.
         """
         text = f"following {number} {user} {self._text}".encode("ascii")
-        series = urlsafe_b64encode(hmac.digest(_derived(key), text, "sha256")[:16])
+        series = urlsafe_b64encode(_mac(text, key)[:16])
         return SessionID(user[:1] + series.decode("ascii").rstrip("=") + secrets.token_urlsafe(32))
 
     def stand_in(self, number: int = 0) -> str:
@@ -113,8 +113,8 @@ def adopted_id(old: str, bucket: str, key: str | bytes) -> SessionID:
     :param bucket: its first character.
     :param key: the app's secret key, so that nobody else can derive the ID.
     """
-    series = hmac.digest(_derived(key), f"adopted series {old}".encode(), "sha256")[:16]
-    secret = hmac.digest(_derived(key), f"adopted secret {old}".encode(), "sha256")
+    series = _mac(f"adopted series {old}".encode(), key)[:16]
+    secret = _mac(f"adopted secret {old}".encode(), key)
     parts = (urlsafe_b64encode(part).decode("ascii").rstrip("=") for part in (series, secret))
     return SessionID(bucket + "".join(parts))
 
@@ -162,12 +162,15 @@ def unsign(value: str, key: str | bytes, fallbacks: Iterable[str | bytes] = ()) 
     :param key: the current secret key.
     :param fallbacks: older keys that still verify (``SECRET_KEY_FALLBACKS``).
     """
-    if not value or len(value) > _MAX_COOKIE:
+    if len(value) > _MAX_COOKIE:
         return None
-    if (sid := _verify(value, (key,))) is not None:
-        return Verified(sid, current=True)
-    if (sid := _verify(value, fallbacks)) is not None:
-        return Verified(sid, current=False)
+    raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
+    for number, one in enumerate((key, *fallbacks)):
+        # Compares the text and not the decoded bytes: base64 has several spellings of one value.
+        if hmac.compare_digest(_signature(raw, one), signature):
+            text = raw.decode("utf-8")
+            is_good = _GRAMMAR.fullmatch(text) is not None
+            return Verified(SessionID(text), current=number == 0) if is_good else None
     return None
 
 
@@ -192,21 +195,18 @@ def _digest(purpose: str, text: str, length: int) -> str:
     return urlsafe_b64encode(raw).decode("ascii")[:length]
 
 
-def _verify(value: str, keys: Iterable[str | bytes]) -> SessionID | None:
-    raw, _, signature = value.encode("utf-8", "replace").rpartition(b".")
-    for key in keys:
-        # Compares the text and not the decoded bytes: base64 has several spellings of one value.
-        if hmac.compare_digest(_signature(raw, key), signature):
-            text = raw.decode("utf-8")
-            return SessionID(text) if _GRAMMAR.fullmatch(text) else None
-    return None
-
-
 def _signature(raw: bytes, key: str | bytes) -> bytes:
-    return urlsafe_b64encode(hmac.digest(_derived(key), raw, "sha256")).rstrip(b"=")
+    return urlsafe_b64encode(_mac(raw, key)).rstrip(b"=")
+
+
+def _mac(raw: bytes, key: str | bytes) -> bytes:
+    mac = _keyed(key).copy()
+    mac.update(raw)
+    return mac.digest()
 
 
 @lru_cache(maxsize=32)
-def _derived(key: str | bytes) -> bytes:
+def _keyed(key: str | bytes) -> hmac.HMAC:
     # Cached: deriving the key costs more than signing with it.
-    return Signer(key, salt=_SALT, key_derivation="hmac", digest_method=sha256).derive_key()
+    derived = Signer(key, salt=_SALT, key_derivation="hmac", digest_method=sha256).derive_key()
+    return hmac.new(derived, digestmod="sha256")

@@ -30,7 +30,9 @@ MAX_DEPTH = 100
 _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA = range(1, 8)
 _UUID, _DECIMAL, _MARKUP, _BIG_INT = range(8, 12)
 _MULTI, _IMMUTABLE_MULTI, _ORDERED, _COUNTER, _DEFAULT = range(12, 17)
-_MICROSECOND = timedelta(microseconds=1)
+# The buffer of each call grows from this. By default it begins with 256 KiB, which takes longer to
+# allocate than a usual session takes to encode.
+_SMALL: dict[str, Any] = {"buf_size": 1024}
 # The allowed factories of a defaultdict: stored bytes must not name anything else.
 _FACTORIES = {
     kind.__name__: kind for kind in (list, dict, set, tuple, str, bytes, int, float, bool)
@@ -49,7 +51,9 @@ def pack(value: object) -> bytes:
 
     :raises Unstorable: it cannot be stored without loss.
     """
-    return msgpack.packb(value, default=_reduce, strict_types=True, unicode_errors="surrogatepass")
+    return msgpack.packb(
+        value, default=_reduce, strict_types=True, unicode_errors="surrogatepass", **_SMALL
+    )
 
 
 def unpack(packed: bytes) -> Any:

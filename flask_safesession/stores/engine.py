@@ -251,12 +251,11 @@ class Engine:
         """See :meth:`.base.IndexedStore.page`."""
         t = self._tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
-        deadline, key, number = (after or f"{before}::0").split(":")
-        last = Entry(int(deadline), key, int(number))
+        last = Entry.at(after) if after else Entry(before, "")
         with t.transaction(Scope(), writes=False):
             found = t.latest(group, t.now(), limit, last if last.deadline else None)
             heads = t.heads(entry.key for entry in found)
-        end = ":".join(map(str, found[-1])) if len(found) == limit else ""
+        end = found[-1].cursor if len(found) == limit else ""
         return Page(tuple(read_heads(heads)), end)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:

@@ -53,6 +53,19 @@ class Entry(NamedTuple):
     key: str
     number: int = 0
 
+    @property
+    def cursor(self) -> str:
+        """The entry as text, for the next page of a list."""
+        return f"{self.deadline:011x}{self.number:015x}{self.key}"
+
+    @classmethod
+    def at(cls, cursor: str) -> Entry:
+        """Returns the entry of a cursor.
+
+        :raises ValueError: it is not one.
+        """
+        return cls(int(cursor[:11], 16), cursor[26:], int(cursor[11:26], 16))
+
 
 class Scope(NamedTuple):
     """What a transaction will be about, for backends that lock and read it ahead.

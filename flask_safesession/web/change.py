@@ -220,21 +220,26 @@ class Change:
         self, stored: Stored, owes_id: bool, ends_soon: bool
     ) -> tuple[Note, SessionID | None]:
         """Returns the note to be stored, and the ID that the browser will have."""
-        note, sid = self._kept_note(stored)
-        own = self._own_limits(stored)
-        note = note._replace(owes_id=note.owes_id or owes_id, own=own)
+        note, sid = self._kept_secrets(stored)
+        own, permanent = self._own_limits(stored), note.permanent
         may_set = self.may_set(stored) and not ends_soon
         if may_set or sid is not stored.sid:
-            note = note._replace(permanent=is_permanent(self.data))
-        elif own != stored.note.own:
+            permanent = is_permanent(self.data)
+        elif own != note.own:
             # So that the next response that can set the cookie does, with the new maximum age.
-            note = note._replace(permanent=False)
-        return (note._replace(deleted=ends_soon) if ends_soon or may_set else note), sid
+            permanent = False
+        note = note._replace(
+            client=self._clients(note),
+            owes_id=note.owes_id or owes_id,
+            own=own,
+            permanent=permanent,
+            deleted=ends_soon or (note.deleted and not may_set),
+        )
+        return note, sid
 
-    def _kept_note(self, stored: Stored) -> tuple[Note, SessionID | None]:
-        """Returns the note with its client and secrets, and the ID, renewed if that is due."""
+    def _kept_secrets(self, stored: Stored) -> tuple[Note, SessionID | None]:
+        """Returns the note with its secrets, and the ID, renewed if that is due."""
         note, sid, age = stored.note, stored.sid, self.age(stored.record)
-        note = note._replace(client=self._clients(note))
         if self.given is not None:
             digest = self.given.secret_digest()
             return notes.renewed(note, note.base, digest, max(0, age)), self.given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -42,7 +41,7 @@ def _begin_dispatch() -> None:
 def _dispatch(dispatch: Callable[..., Any], *context: Any) -> Any:
     """Call the view. A user that it assigns in an unsafe request may be a sign-in."""
     state = current_state()
-    if state is None or flask.request.method in SAFE_METHODS:
+    if state is None or state.request.method in SAFE_METHODS:
         return dispatch(*context)
     state.in_unsafe_view = True
     try:
@@ -62,15 +61,17 @@ def _end_request(_app: Flask, **_: object) -> None:
 
     Also sends the events of a failed save, and of a socket that only read.
     """
-    state = None
-    # A time limit or signal may end a request before its session is opened. Its own exception must
-    # not be replaced by this one.
-    with suppress(AssertionError):
+    try:
         state = current_state()
+    except AssertionError:
+        # A time limit or signal has ended the request before its session was opened. Its own
+        # exception must not be replaced by this one.
+        return
     if state is None:
         return
-    is_error_page = state.failed is not None and not isinstance(state.data, Scratch)
-    if state.sealed and state.changed and not is_error_page:
+    is_late = state.sealed and state.changed
+    # Otherwise the response is an error page, which reports the failure.
+    if is_late and (state.failed is None or isinstance(state.data, Scratch)):
         logger.warning(
             "the session was written after its response was built; the change is not stored."
             " In a streaming view, change the session before the stream begins"

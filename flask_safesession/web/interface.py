@@ -12,7 +12,6 @@ from functools import partial, update_wrapper
 from inspect import ismethod
 from typing import Any, TypeVar, cast
 
-import flask
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
@@ -85,7 +84,8 @@ class SafeSessionInterface(SessionInterface):
         If the save fails, *response* becomes that of the app's error handler: Flask would turn an
         exception here into a 500, and call this again for that page.
         """
-        session = _behind_proxy(session)
+        if isinstance(session, LocalProxy):  # flask.session itself
+            session = session._get_current_object()
         if not isinstance(session, Session):
             return
         state = state_of(session)
@@ -98,12 +98,12 @@ class SafeSessionInterface(SessionInterface):
             self._finish(state, response, responding=responding)
 
     def _finish(self, state: State, response: Response, *, responding: bool) -> None:
-        is_own = is_current(state)
+        is_own = responding or is_current(state)
         is_final = responding or not is_own
-        is_socket = flask.has_request_context() and transport.is_socket(flask.request)
+        is_socket = transport.is_socket(state.request)
         # A save by hand inside a view: the response is still to come.
         later = state.dispatched and not is_final and not is_socket
-        is_answered = (is_own and responding) or (later and not state.sealed)
+        is_answered = responding or (later and not state.sealed)
         if state.failed is None:
             deliverable = is_final and not is_socket
             self._save(state, response, is_own=is_own, deliverable=deliverable, later=later)
@@ -135,11 +135,11 @@ class SafeSessionInterface(SessionInterface):
         :raises StoreUnavailable: the store did not answer, and the request cannot do without it.
         :raises ConfigError: the store is memory that the server's processes do not share.
         """
-        is_view = state.dispatched and is_current(state)
-        if is_view and _is_marked(state, EXEMPT):
+        view = _view_of(state) if state.dispatched else None
+        if _is_marked(view, EXEMPT):
             return Loaded(Scratch())
         try:
-            slide = not (is_view and _is_marked(state, PASSIVE))
+            slide = not _is_marked(view, PASSIVE)
             return self.loader.find(state, self.get_cookie_name(state.app), slide=slide)
         except StoreUnavailable as error:
             state.note(StoreFailed("load", str(error)))
@@ -195,7 +195,7 @@ class SafeSessionInterface(SessionInterface):
     def _save(
         self, state: State, response: Response, *, is_own: bool, deliverable: bool, later: bool
     ) -> None:
-        endpoint = flask.request.endpoint if is_own else None
+        endpoint = state.request.endpoint if is_own else None
         key, client = state.app.secret_key or "", self._client(state) if is_own else None
         delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
@@ -220,7 +220,7 @@ class SafeSessionInterface(SessionInterface):
     def _client(self, state: State) -> tuple[str, str] | None:
         """Returns address and browser of the current request, if they are to be recorded."""
         wanted = self._overrides.settings.record_client and state.loaded.slide
-        return describe_client(flask.request) if wanted else None
+        return describe_client(state.request) if wanted else None
 
     def _look_for_a_user(self, state: State) -> None:
         """Log a hint, once, if a session without a user has a typical user key."""
@@ -254,7 +254,7 @@ class SafeSessionInterface(SessionInterface):
 def _leave_exempt(state: State) -> None:
     if state.was_written and not state.warned:
         state.warned = True
-        endpoint = flask.request.endpoint
+        endpoint = state.request.endpoint
         logger.warning(
             "the session was written in a request for %r, a view that is marked safe.exempt; the"
             " change is not stored. Remove the mark from the view, or make before_request functions"
@@ -273,12 +273,10 @@ def marked(view: _View, mark: str) -> _View:
     return view
 
 
-def _is_marked(state: State, mark: str) -> bool:
-    """Whether the view of the request, or its class, has *mark*."""
-    view = state.app.view_functions.get(state.request.endpoint or "")
+def _view_of(state: State) -> Any:
+    return state.app.view_functions.get(state.request.endpoint or "")
+
+
+def _is_marked(view: Any, mark: str) -> bool:
+    """Whether a view, or its class, has *mark*."""
     return getattr(view, mark, False) or getattr(getattr(view, "view_class", None), mark, False)
-
-
-def _behind_proxy(session: Any) -> Any:
-    """Returns the object behind *session*, if that is ``flask.session`` itself."""
-    return session._get_current_object() if isinstance(session, LocalProxy) else session

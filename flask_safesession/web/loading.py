@@ -109,9 +109,8 @@ class Loader:
 
     def _check_processes(self, state: State) -> None:
         """Refuse memory as the store of a server with several processes, which do not share it."""
-        store, settings = self._overrides.store, self._overrides.settings
-        is_single = not state.request.environ.get(_MULTIPROCESS)
-        if store.shared or settings.per_process or is_single:
+        settings, is_single = self._overrides.settings, not state.request.environ.get(_MULTIPROCESS)
+        if is_single or self._overrides.store.shared or settings.per_process:
             return
         given = settings.store if isinstance(settings.store, str) else MEMORY_URL
         problem = (
@@ -126,31 +125,29 @@ class Loader:
     ) -> Loaded:
         """Returns the session of one cookie, from the store's *answer*."""
         sid = verified.sid
-        over = Loaded({}, dead=sid, slide=slide)
         if isinstance(answer, base.Gone):
             self._report_end(state, sid.key, answer)
-            return over._replace(
+            return Loaded(
+                {},
+                dead=sid,
+                slide=slide,
                 ended=answer.reason_for_visitor,
                 is_known=answer.reason != Reason.UNKNOWN,
                 rotated=answer.has_tombstone and answer.reason == Reason.ROTATED,
                 onward=(answer.successor, answer.user),
             )
         try:
-            stored, data = self._read(state, sid.key, answer)
+            record, note, who, data = self._read(state, sid.key, answer)
         except ValueError:
-            return over._replace(is_known=True)
-        age, grace = answer.now - stored.record.created, self._overrides.settings.renew_grace
-        secret = notes.judge(stored.note, sid.secret_digest(), age, grace)
+            return Loaded({}, dead=sid, slide=slide, is_known=True)
+        age, grace = answer.now - record.created, self._overrides.settings.renew_grace
+        secret = notes.judge(note, sid.secret_digest(), age, grace)
+        stored = Stored(sid.key, record, note, who, sid, secret=secret)
         if secret not in GOOD and not _is_resolved(state, sid.key):
-            return over._replace(is_known=True, suspect=Suspect(stored, secret, age))
+            suspect = Suspect(stored, secret, age)
+            return Loaded({}, dead=sid, slide=slide, is_known=True, suspect=suspect)
         _resolve(state, sid.key)
-        return Loaded(
-            data,
-            stored._replace(sid=sid, secret=secret),
-            stale=not verified.current,
-            slide=slide,
-            now=answer.now,
-        )
+        return Loaded(data, stored, stale=not verified.current, slide=slide, now=answer.now)
 
     def _stand_in(self, state: State, over: Loaded, dead: SessionID) -> Loaded:
         """Returns the stand-in of a dead ID: the stored one, or a new one."""
@@ -168,13 +165,15 @@ class Loader:
                     answer = store.load(key, rules, slide=over.slide)
             if isinstance(answer, base.Live):
                 with suppress(ValueError):
-                    stored, data = self._read(state, key, answer)
-                    stored = stored._replace(stand_in=key == own)
+                    record, note, who, data = self._read(state, key, answer)
+                    stored = Stored(key, record, note, who, stand_in=key == own)
                     return found._replace(data=data, stored=stored, now=answer.now)
         return over._replace(stand_in=MAX_STAND_INS)
 
-    def _read(self, state: State, key: str, answer: base.Live) -> tuple[Stored, dict[Any, Any]]:
-        """Returns the session under *key*, filed as its data says, and its data.
+    def _read(
+        self, state: State, key: str, answer: base.Live
+    ) -> tuple[Record, Note, Identity, dict[Any, Any]]:
+        """Returns the record under *key*, filed as its data says, with its note, user and data.
 
         :raises ValueError: the record cannot be read.
         """
@@ -189,7 +188,7 @@ class Loader:
             self._say("user", f"{who.refused}. It counts as no user")
         if not who.failed and (who.user_tag, tier_tag(who.tier)) != (record.user, record.tier):
             record = self._refile(key, record, who, note)
-        return Stored(key, record, note, who), data
+        return record, note, who, data
 
     def _refile(self, key: str, record: Record, who: Identity, note: Note) -> Record:
         """File a record under the user and tier that the settings now find in it.

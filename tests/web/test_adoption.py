@@ -415,7 +415,8 @@ def test_nothing_comes_after_the_date(
 def test_the_stores_clock_decides_when_that_is(
     old: Old, site: Site, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
 ) -> None:
-    clock, now = FakeClock(int(time.time() * 1000)), datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=0)
+    clock = FakeClock(int(now.timestamp() * 1000))
     with travel(now + ahead, tick=False):  # the worker's
         limits = {"lifetime": "60d", "idle_timeout": "60d"}
         until = now + timedelta(hours=1)

@@ -47,7 +47,7 @@ class Seen:
         #: Of each ending: the kind, when it expires, and itself.
         self.endings: dict[str, list[Any]] = {}
         #: Of each group, how many sessions more or fewer it has by now.
-        self.counted = Counter[str]()
+        self.counted: Counter[str] = Counter()
         self._meta: tuple[int, str, int] | None = None
 
     def ahead(self, groups: Iterable[str]) -> Iterator[Call]:

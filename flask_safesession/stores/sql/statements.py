@@ -19,6 +19,11 @@ _CURRENT = f"generation = {_GENERATION}"
 _GROUP = f"{_SESSIONS} WHERE {_CURRENT} AND tier_group = ?"
 _OWNED = f"{_SESSIONS} WHERE owner = ? AND {_CURRENT}"
 _ENTRY = 'SELECT deadline, "key", id FROM'
+# The same, for a range between two deadlines: this one is read from the index alone. Otherwise
+# MariaDB does not begin at one end of the range, but at that of the group.
+_ENTRY_WITHIN = f"""SELECT deadline,
+    (SELECT "key" FROM {_SESSIONS} AS it WHERE it.id = entry.id), id
+    FROM {_SESSIONS} AS entry WHERE {_CURRENT} AND tier_group = ?"""
 _BY_DEADLINE, _LATEST = "ORDER BY deadline, id LIMIT ?", "ORDER BY deadline DESC, id DESC LIMIT ?"
 _INSERTED = 'generation, tier_group, deadline, owner, place, record, "key"'
 _COLUMNS = "generation = ?, tier_group = ?, deadline = ?, owner = ?, place = ?, record = ?"
@@ -70,10 +75,10 @@ _STATEMENTS = {
     # -- their index
     "count_due": f"SELECT COUNT(*) FROM {_GROUP} AND deadline <= ?",
     "nearest": f"{_ENTRY} {_GROUP} {_BY_DEADLINE}",
-    "nearest_after": f"""{_ENTRY} {_GROUP} AND deadline >= ?
+    "nearest_after": f"""{_ENTRY_WITHIN} AND deadline >= ?
         AND (deadline > ? OR id > ?) {_BY_DEADLINE}""",
     "latest": f"{_ENTRY} {_GROUP} AND deadline > ? {_LATEST}",
-    "latest_before": f"""{_ENTRY} {_GROUP} AND deadline > ? AND deadline <= ?
+    "latest_before": f"""{_ENTRY_WITHIN} AND deadline > ? AND deadline <= ?
         AND (deadline < ? OR id < ?) {_LATEST}""",
     "of_user": f'SELECT "key", {_LISTED} FROM {_OWNED} ORDER BY place, id LIMIT ?',
     "of_user_tier": f"""SELECT "key", {_LISTED} FROM {_OWNED} AND tier_group = ?
@@ -86,7 +91,7 @@ _STATEMENTS = {
     "lock": 'SELECT {first} FROM "{p}_seats" WHERE part = ?{lock}',
     "held": 'SELECT part, held, tiers FROM "{p}_seats" WHERE held <> 0 OR tiers IS NOT NULL',
     "count": 'UPDATE "{p}_seats" SET held = ?, tiers = ? WHERE part = ?',
-    "uncount": 'UPDATE "{p}_seats" SET held = 0, tiers = NULL',
+    "uncount": 'UPDATE "{p}_seats" SET held = 0, tiers = NULL, cap = 0',
     "compare": f"""SELECT tier_group, COUNT(*), NULL FROM {_SESSIONS} WHERE {_CURRENT}
         GROUP BY tier_group UNION ALL SELECT NULL, held, tiers FROM "{{p}}_seats" """,
     "deal": """UPDATE "{p}_seats" SET cap = ?, users_cap = ?, total = ?, users = ?

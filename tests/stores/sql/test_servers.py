@@ -17,7 +17,7 @@ from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores import forks
 from flask_safesession.stores.base import Gone, Live, Taken, Terms
 from flask_safesession.stores.sql import store as sql
-from flask_safesession.stores.sql.schema import PARTS
+from flask_safesession.stores.sql.schema import PARTS, PURGE
 from flask_safesession.stores.sql.servers import locks, pool
 from flask_safesession.stores.sql.servers.connections import Connections
 from flask_safesession.stores.sql.servers.lines import Lost, Refused
@@ -387,6 +387,51 @@ def test_wrong_counts_are_fixed_and_their_quotas_are_not_used_any_more(
     assert made.count(RULES).total == 3
     add(made)
     assert made.count(RULES).total == 4
+
+
+def test_no_quota_is_left_after_the_end_of_all_sessions(
+    database: Database, prefix: str, made: SqlServerStore
+) -> None:
+    """They have room for what the purge has removed, which is no longer subtracted then."""
+    rules = make_rules(total=2000, evict=False)
+    add(made, rules=rules)  # deals out the quotas
+    held = f"CASE WHEN part = {PURGE} THEN -1600 WHEN part < {PARTS} THEN 100 ELSE 0 END"
+    database.ask(f"UPDATE {prefix}_seats SET held = {held}, total = total + 100")
+    made.end_all(new_stamp())
+    add(made, rules=rules)
+    [(quotas,)] = database.ask(f"SELECT SUM(total) FROM {prefix}_seats WHERE part < {PARTS}")
+    assert quotas <= 2000
+
+
+FAILURES = ("RAISE 'no'", "PERFORM pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_commit_that_fails_at_the_end_of_a_pipeline_is_no_success(
+    postgresql: Database, prefix: str, failure: str
+) -> None:
+    """As with SERIALIZABLE by default, or when the server is shut down."""
+    with closing(sql_store(postgresql, prefix)) as made:
+        add(made)  # deals out the quotas
+        key, record = add(made)
+        postgresql.ask(
+            f"CREATE FUNCTION {prefix}_fail() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $$ BEGIN {failure}; RETURN NULL; END $$"
+        )
+        postgresql.ask(
+            f"CREATE CONSTRAINT TRIGGER fail AFTER INSERT OR UPDATE ON {prefix}_sessions"
+            f" DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {prefix}_fail()"
+        )
+        stamp, draft = record.stamps[0], make_draft(b"new")
+        with pytest.raises(StoreUnavailable):
+            add(made)
+        with pytest.raises(StoreUnavailable):
+            made.commit(key, draft, stamp, touch=None, loaded=record)
+        postgresql.ask(f"DROP FUNCTION {prefix}_fail CASCADE")
+        assert made.count(RULES).total == 2
+        found = made.load(key, RULES, slide=False)
+        assert isinstance(found, Live)
+        assert found.record.payload == record.payload
 
 
 class FakeLine:

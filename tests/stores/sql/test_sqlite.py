@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -341,6 +341,15 @@ def test_the_rows_are_counted_once_in_as_many_steps_as_a_walk_would_take(
     store.audit(RULES, 100)
     for _ in range(2):
         assert [store.audit(RULES, 8).done for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "9" * 60, "f" * 60, f"{'9' * 20}:x:1"])
+def test_a_cursor_that_somebody_made_up_is_no_number_that_sqlite_cannot_hold(
+    store: SqliteStore, after: str
+) -> None:
+    add(store)
+    with suppress(ValueError):
+        store.page(DEFAULT_TIER, after, 1)
 
 
 def test_the_audit_finds_counts_that_are_not_what_the_rows_say(

@@ -166,7 +166,9 @@ class PostgresLine:
                     failure = failure or self._refused(answer)
                 elif is_statement and failure is None:
                     yield _result(answer)
-        self._next()  # the end of the pipeline
+        # Without a COMMIT the end of the pipeline commits, which may fail, too.
+        if (end := self._next()) is not None and end.status == pq.ExecStatus.FATAL_ERROR:
+            failure = failure or self._refused(end)
         if failure is not None:
             raise failure
 
