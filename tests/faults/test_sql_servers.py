@@ -540,10 +540,10 @@ def test_on_a_full_disk_sessions_can_be_read_and_a_freed_one_takes_more(
     store.close()
 
 
-def test_a_purge_of_twenty_thousand_goes_in_steps_and_others_go_on(
+def test_a_purge_of_a_hundred_thousand_goes_in_steps_and_others_go_on(
     database: Database, prefix: str
 ) -> None:
-    store, rules, number = open_store(database.url(), prefix), make_rules(total=1_000_000), 20_000
+    store, rules, number = open_store(database.url(), prefix), make_rules(total=1_000_000), 100_000
     assert isinstance(store.create(new_key(), make_draft(rules=rules), rules), Live)
     _fill(database, prefix, number)
     others, swept, stop = list[float](), list[int](), threading.Event()
