@@ -108,7 +108,7 @@ class Bench:
         self.store: Any = opened.store
         self.prefix = prefix
         self.counted = Counter[str]()  # of each group, what was filled in
-        self._statements: Any = self.store._rows.statements
+        self._statements: Any = self.store.tables.statements
 
     def bare(self, calls: Sequence[Call]) -> None:
         """Run these statements in one round trip."""

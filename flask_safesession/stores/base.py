@@ -272,7 +272,7 @@ class Document(NamedTuple):
 class Finding(NamedTuple):
     """Something that ``flask safesession check`` reports.
 
-    :param name: for ``--ignore``: lower-case letters and hyphens.
+    :param name: for ``--ignore``: one that the command knows; any other is shown as ``store``.
     :param text: one sentence, with the fix.
     """
 

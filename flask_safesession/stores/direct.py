@@ -58,9 +58,10 @@ class DirectStore(Engine):
 
     shared = True
 
+    tables: Rows
+
     def __init__(self, tables: Rows, connections: Single) -> None:
         super().__init__(tables)
-        self._rows = tables
         self._single = connections
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
@@ -117,14 +118,14 @@ class DirectStore(Engine):
             return Gone(Reason.CORRUPT)
 
     def _replace(self, key: str, fresh: Record, old: Record, now: int) -> bool:
-        return self._single.change(self._rows.replacement(key, fresh, old, now))
+        return self._single.change(self.tables.replacement(key, fresh, old, now))
 
     def _absent(self, key: str) -> Gone:
         """Returns the answer for a session that is not stored, without the lock of writers.
 
         If the session is made between the query and this, the answer is that of the query.
         """
-        t = self._rows
+        t = self.tables
         with t.transaction(Scope((key,)), writes=False):
             return absent(t, key, t.now(), "")
 

@@ -65,13 +65,14 @@ class Engine:
     """
 
     def __init__(self, tables: Tables) -> None:
-        self._tables = tables
+        #: The backend.
+        self.tables: Tables = tables
 
     # -- one session ----------------------------------------------------------------------------
 
     def load(self, key: str, rules: Rules, *, slide: bool) -> Live | Gone:
         """See :meth:`.base.Store.load`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,))):
             now = t.now()
             record = find(t, key, now)
@@ -81,7 +82,7 @@ class Engine:
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`.base.Store.create`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,), draft.user, rules.cap), durable=draft.user != NO_USER):
             now = t.now()
             there = make_way(t, key, draft, now)
@@ -100,7 +101,7 @@ class Engine:
     ) -> Answer:
         """See :meth:`.base.Store.commit`."""
         del loaded  # the record is read in the same transaction
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,))):
             now = t.now()
             record = find(t, key, now)
@@ -116,7 +117,7 @@ class Engine:
 
     def refile(self, key: str, draft: Draft, expected: str) -> Answer:
         """See :meth:`.base.Store.refile`. Never returns ``None``: it has all users' sessions."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,), draft.user)):
             now = t.now()
             record = find(t, key, now)
@@ -132,7 +133,7 @@ class Engine:
         self, key: str, new: str, draft: Draft, rules: Rules, terms: Terms
     ) -> Answer | Taken:
         """See :meth:`.base.Store.rotate`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((new, key), draft.user, rules.cap), durable=True):
             now = t.now()
             there = make_way(t, new, draft, now)
@@ -156,7 +157,7 @@ class Engine:
         self, key: str, stamp: str, reason: str, expected: str | None, onward: Onward | None = None
     ) -> Answer:
         """See :meth:`.base.Store.end`, and :meth:`.sharded.Shard.end` for *onward*."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,)), durable=True):
             now = t.now()
             if expected is None:
@@ -171,7 +172,7 @@ class Engine:
 
     def resolve(self, key: str) -> str:
         """See :meth:`.sharded.Shard.resolve`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,)), writes=False):
             return resolve(t, key, t.now())
 
@@ -179,7 +180,7 @@ class Engine:
 
     def peek(self, key: str) -> Listed | None:
         """See :meth:`.base.UserStore.peek`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((key,)), writes=False):
             now, generation = t.now(), t.generation()
             found = live_ones(t.heads([resolve(t, key, now)]), now)
@@ -187,7 +188,7 @@ class Engine:
 
     def sessions_of(self, user: str) -> list[Listed]:
         """See :meth:`.base.UserStore.sessions_of`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope(user=user), writes=False):
             now, heads = t.now(), t.of_user(user)
         # Decoded outside the transaction: other calls need not wait for it.
@@ -195,7 +196,7 @@ class Engine:
 
     def end_user(self, user: str, stamp: str, reason: str, keep: str) -> list[Listed]:
         """See :meth:`.base.UserStore.end_user`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((keep,) if keep else (), user), durable=True):
             now = t.now()
             kept = resolve(t, keep, now) if keep else ""
@@ -211,31 +212,31 @@ class Engine:
         self, link: str, key: str, draft: Draft, rules: Rules, until: int
     ) -> Live | Moved | Gone:
         """See :meth:`.base.AdoptingStore.adopt`."""
-        t, keys = self._tables, (key, link, adoption.closing(draft.user))
+        t, keys = self.tables, (key, link, adoption.closing(draft.user))
         with t.transaction(Scope(keys, draft.user, rules.cap), durable=draft.user != NO_USER):
             return adoption.adopt(t, link, key, draft, rules, until)
 
     def point(self, link: str, key: str, until: int) -> None:
         """See :meth:`.sharded.Shard.point`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((link,))):
             adoption.point(t, link, key, until)
 
     def follow(self, link: str) -> str:
         """See :meth:`.base.AdoptingStore.follow`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((link,)), writes=False):
             return adoption.follow(t, link, t.now())
 
     def close_adoption(self, user: str, until: int) -> None:
         """See :meth:`.base.AdoptingStore.close_adoption`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope((adoption.closing(user),), user), durable=True):
             adoption.close(t, user, until)
 
     def adoptions(self) -> Adoptions:
         """See :meth:`.base.AdoptingStore.adoptions`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope(), writes=False):
             return adoption.count(t)
 
@@ -243,13 +244,13 @@ class Engine:
 
     def end_all(self, stamp: str) -> None:
         """See :meth:`.base.Store.end_all`. The purge removes the sessions in steps."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope(task="all"), durable=True):
             t.begin_generation(stamp)
 
     def page(self, tier: str, after: str, limit: int, before: int = 0) -> Page:
         """See :meth:`.base.IndexedStore.page`."""
-        t = self._tables
+        t = self.tables
         group = tier if tier == ANONYMOUS_TIER else tier_tag(tier)
         last = Entry.at(after) if after else Entry(before, "")
         with t.transaction(Scope(), writes=False):
@@ -260,7 +261,7 @@ class Engine:
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`.base.IndexedStore.purge`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope(task="purge", limit=limit)):
             now = t.now()
             forget(t, now)
@@ -275,7 +276,7 @@ class Engine:
 
     def count(self, rules: Rules) -> Counts:
         """See :meth:`.base.IndexedStore.count`."""
-        t = self._tables
+        t = self.tables
         with t.transaction(Scope(), writes=False):
             now = t.now()
             live, due, oldest = {ANONYMOUS_TIER: 0}, 0, now
@@ -289,11 +290,11 @@ class Engine:
 
     def audit(self, rules: Rules, limit: int) -> AuditStep:
         """See :meth:`.base.IndexedStore.audit`."""
-        return audit.step(self._tables, rules.policy, limit)
+        return audit.step(self.tables, rules.policy, limit)
 
     def lease(self, task: str, milliseconds: int) -> bool:
         """See :meth:`.base.IndexedStore.lease`."""
-        t, name = self._tables, f"lease:{task}"
+        t, name = self.tables, f"lease:{task}"
         with t.transaction(Scope(task="documents", document=name)):
             now = t.now()
             if t.document(name)[1] > now:
@@ -303,13 +304,13 @@ class Engine:
 
     def document(self, name: str) -> Document:
         """See :meth:`.base.IndexedStore.document`."""
-        t, name = self._tables, _DOCUMENT + name
+        t, name = self.tables, _DOCUMENT + name
         with t.transaction(Scope(document=name), writes=False):
             return Document(*t.document(name), t.now())
 
     def keep(self, name: str, document: bytes, expected: bytes) -> bool:
         """See :meth:`.base.IndexedStore.keep`."""
-        t, name = self._tables, _DOCUMENT + name
+        t, name = self.tables, _DOCUMENT + name
         with t.transaction(Scope(task="documents", document=name)):
             now, (found, _) = t.now(), t.document(name)
             if found == expected:

@@ -40,7 +40,7 @@ class MemoryStore(Engine):
 
     shared = False
 
-    _tables: MemoryTables
+    tables: MemoryTables
 
     def __init__(self, clock: Callable[[], int] = store_clock) -> None:
         super().__init__(MemoryTables(clock))
@@ -58,13 +58,13 @@ _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 def _start_empty() -> None:
     """Empty all stores in a forked child, with new locks: a lost thread may hold the parent's."""
     for store in _stores:
-        if store._tables.records:
+        if store.tables.records:
             logger.warning(
                 "a forked process starts with an empty memory:// store: its parent's %d sessions"
                 " are not shared; use sqlite:// or a Redis store when there are several processes",
-                len(store._tables.records),
+                len(store.tables.records),
             )
-        store._tables = store._tables.emptied()
+        store.tables = store.tables.emptied()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""What the engine needs of a backend: some twenty steps of one transaction.
+"""What the engine needs of a backend: 25 steps of a transaction.
 
 A *group* is a tier's tag; all anonymous sessions are in the group ``anonymous``. Lists and counts
 are of the current generation. The rules are in :mod:`.engine`.
@@ -44,9 +44,9 @@ class Ending(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A session in the index of deadlines, which is ordered by deadline, then number, then key.
+    """A session in the index of deadlines, ordered by deadline, then key.
 
-    :param number: of its row, where the backend numbers them in the order of creation.
+    :param number: of its row: a backend that numbers them may order by it instead of the key.
     """
 
     deadline: int
@@ -196,7 +196,7 @@ class Tables(Protocol):
         """Remove up to *limit* ended sessions, and return each with its user's tag.
 
         Those of older generations first (``revoked``), then due ones, in each group by deadline.
-        A value that is not a record has no tier and no user (``corrupt``).
+        A value that is not a record has no tier and no user, and ``corrupt`` for ``idle``.
         """
         ...
 

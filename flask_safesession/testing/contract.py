@@ -9,6 +9,7 @@ from .overrides import OverridesContract
 from .removal import RemovalContract
 from .repeating import RepeatedCallsContract
 from .single import SingleSessionContract
+from .tables import TablesContract
 from .users import UsersContract
 
 
@@ -23,6 +24,7 @@ class StoreContract(
     ExtendedContract,
     RepeatedCallsContract,
     AdoptionContract,
+    TablesContract,
 ):
     """What every store does, as tests. Subclass it and give it a fixture ``kit``.
 

@@ -14,7 +14,9 @@ from ..model.policy import DEFAULT_TIER, Limits, Policy
 from ..model.record import Draft
 from ..model.tokens import NO_USER, new_id, new_stamp, tier_tag, user_tag
 from ..stores.base import AdoptingStore, Cap, IndexedStore, Rules, Store, UserStore
+from ..stores.engine import Engine
 from ..stores.opening import Opened
+from ..stores.tables import Tables
 
 MINUTE = 60_000
 
@@ -122,6 +124,14 @@ class StoreKit:
         if (adopting := Opened.of(self.store).adopting) is None:
             raise SkipTest("the store adopts no sessions")
         return adopting
+
+    @property
+    def tables(self) -> Tables:
+        """Returns the backend of the engine; otherwise skips the test."""
+        if not isinstance(self.store, Engine):
+            raise SkipTest("the store is not on the engine")
+        self.store.document("none")  # a store may prepare its backend at the first operation
+        return self.store.tables
 
     @property
     def tolerance(self) -> int:

@@ -115,7 +115,7 @@ def _cannot(_: int) -> None:
 
 def _borrowed(store: MemoryStore) -> Clock:
     """Returns the clock of *store*, stopped; restores the content of the store, too."""
-    tables = store._tables
+    tables = store.tables
     with tables.lock:
         theirs = tables.clock
         before = deepcopy({name: of for name, of in vars(tables).items() if name not in _KEPT})
@@ -132,7 +132,7 @@ def _borrowed(store: MemoryStore) -> Clock:
 
 def _ahead(store: SqlStore) -> Clock:
     """Returns the clock of *store*, which runs on; what expired in the test stays so."""
-    statements = store._rows.statements
+    statements = store.tables.statements
     before, ahead = dict(statements), 0
 
     def advance(milliseconds: int) -> None:

@@ -375,7 +375,7 @@ def test_two_who_change_at_the_same_moment_are_both_heard(fleet: Fleet) -> None:
 def test_a_store_that_lost_everything_gives_the_settings_back(fleet: Fleet) -> None:
     here = fleet.start()
     here.safe.reconfigure(idle_timeout="10m")
-    here.state.store._tables._documents.clear()
+    here.state.store.tables._documents.clear()
     here.come_round()
     assert (here.limits, here.safe.tuned()) == ((30, 720), None)
 
@@ -594,7 +594,7 @@ def test_a_slice_is_as_large_as_it_is_asked_to_be(fleet: Fleet) -> None:
 def test_an_entry_without_a_record_does_not_stop_a_round(fleet: Fleet) -> None:
     here = fleet.start()
     here.fill(5)
-    del here.state.store._tables.records[here.keys[2]]
+    del here.state.store.tables.records[here.keys[2]]
     rules = fleet.start(idle_timeout="10m").state.settings.rules
     assert here.state.store.audit(rules, 10) == AuditStep(1, True, limited=4)
 

@@ -10,6 +10,7 @@ from flask_safesession.model.tokens import new_id, new_stamp, user_tag
 from flask_safesession.stores.base import Gone, Live, Taken, Terms
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.sharded import Shard, Sharded, shard_of
+from flask_safesession.stores.sql.servers.connections import Attempts, attempts_of_call
 from flask_safesession.stores.sql.sqlite.store import SqliteStore
 from flask_safesession.testing import FakeClock, StoreContract, StoreKit, make_draft, make_rules
 from flask_safesession.testing.end_all import EndAllContract
@@ -25,6 +26,13 @@ RULES = make_rules()
 @pytest.mark.every_store
 class TestEveryStore(StoreContract):
     """The fixture ``kit`` of conftest.py gives each store in turn."""
+
+    @pytest.fixture(autouse=True)
+    def call(self) -> Iterator[None]:
+        """Let the backends of SQL servers be used as in a call of their store."""
+        token = attempts_of_call.set(Attempts())
+        yield
+        attempts_of_call.reset(token)
 
 
 def ignore(event: object) -> None:

@@ -63,7 +63,7 @@ def add(store: MemoryStore, rules: Rules, payload: bytes = b"data", user: object
 
 def assert_sound(store: MemoryStore) -> None:
     """The index has what is in the records, no more and no less."""
-    kept = store._tables
+    kept = store.tables
     records = {key: loads(raw) for key, raw in kept.records.items()}
     entries = [(tag, *parts(entry)[:2]) for tag, bucket in kept.groups.items() for entry in bucket]
     assert sorted(entries) == sorted(
@@ -84,12 +84,12 @@ def assert_sound(store: MemoryStore) -> None:
 
 def is_torn(store: MemoryStore) -> bool:
     """Whether a change was interrupted, so that the index may be wrong."""
-    return store._tables._begun != store._tables._done
+    return store.tables._begun != store.tables._done
 
 
 def kept(store: MemoryStore, kind: str) -> int:
     """How much is kept of sessions that are over."""
-    return len(store._tables._endings[kind]._rows)
+    return len(store.tables._endings[kind]._rows)
 
 
 def place_of(record: Record) -> str:
@@ -179,7 +179,7 @@ def test_a_child_that_was_forked_while_a_thread_held_the_lock_works() -> None:
         assert_sound(store)
         return isinstance(store.load(key, rules, slide=True), Live)
 
-    with held(store._tables.lock):
+    with held(store.tables.lock):
         assert in_child(child)
     assert store.count(rules).total == 1
 
@@ -289,10 +289,10 @@ def test_rounds_of_filling_and_purging_leave_nothing_behind() -> None:
     def rounds() -> list[int]:
         gc.freeze()  # what was there before is neither counted nor looked through
         counts = [fill_and_purge() for _ in range(10)]
-        assert not store._tables.records
+        assert not store.tables.records
         assert not kept(store, "users")
-        assert not store._tables.users
-        assert not any(store._tables.groups.values())
+        assert not store.tables.users
+        assert not any(store.tables.groups.values())
         return counts
 
     counts = in_child(rounds)  # where no other thread makes or drops objects
@@ -366,11 +366,11 @@ def test_sixteen_threads_leave_index_and_records_equal() -> None:
     assert_sound(store)
     assert min(done) > 20  # every thread found sessions to work on
     counts = store.count(rules)
-    assert counts.total + counts.due == len(store._tables.records) <= 60
+    assert counts.total + counts.due == len(store.tables.records) <= 60
     clock.advance(HOUR)
     while store.purge(rules, 7).more:
         pass
-    assert not store._tables.records
+    assert not store.tables.records
     assert_sound(store)
 
 

@@ -12,6 +12,7 @@ import redis
 from flask import Flask
 
 from flask_safesession import ConfigError, session
+from flask_safesession.stores.engine import Engine
 from flask_safesession.stores.memory import MemoryStore
 from flask_safesession.stores.opening import CannotDo, Opened, open_store, shown_place
 from flask_safesession.stores.sharded import Sharded
@@ -97,6 +98,14 @@ def test_a_store_that_lacks_an_operation_does_not_start(make_app: MakeApp) -> No
     half: Any = SimpleNamespace(shared=True, load=print, create=print)
     with pytest.raises(ConfigError, match="give it the methods of a Store: close, commit, end, "):
         make_app(store=half)
+
+
+def test_a_store_has_to_say_whether_processes_share_it(make_app: MakeApp) -> None:
+    class Undecided(Engine):
+        """A backend's store, as its author may begin."""
+
+    with pytest.raises(ConfigError, match="set 'shared' in its class"):
+        make_app(store=Undecided(MemoryStore().tables))
 
 
 def test_a_ready_store_in_shards_is_used_with_their_number(make_app: MakeApp) -> None:

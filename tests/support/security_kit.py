@@ -147,8 +147,8 @@ def regenerate() -> None:
 def dump(store: Any) -> bytes:
     """Everything that *store* holds: keys, records, indexes."""
     if isinstance(store, MemoryStore):
-        endings = [vars(kept) for kept in store._tables._endings.values()]
-        return repr([vars(store), vars(store._tables), endings]).encode()
+        endings = [vars(kept) for kept in store.tables._endings.values()]
+        return repr([vars(store), vars(store.tables), endings]).encode()
     if isinstance(store, SqlStore):
         return repr([sql(store, f'SELECT * FROM "{{p}}_{name}"') for name in TABLES]).encode()
     if isinstance(store, MongoDBStore):
@@ -207,7 +207,7 @@ def raw(store: Any, key: str) -> bytes:
     """The bytes of a record."""
     found: bytes
     if isinstance(store, MemoryStore):
-        found = store._tables.records[key]
+        found = store.tables.records[key]
     elif isinstance(store, SqlStore):
         [(found,)] = sql(store, 'SELECT record FROM "{p}_sessions" WHERE "key" = ?', key)
     elif isinstance(store, MongoDBStore):
@@ -227,7 +227,7 @@ def before_payload(record: bytes) -> bytes:
 def overwrite(store: Any, key: str, value: bytes) -> None:
     """Put *value* in the place of a record, as another program could."""
     if isinstance(store, MemoryStore):
-        store._tables.records[key] = value
+        store.tables.records[key] = value
     elif isinstance(store, SqlStore):
         sql(store, 'UPDATE "{p}_sessions" SET record = ? WHERE "key" = ?', value, key)
     elif isinstance(store, MongoDBStore):
@@ -240,7 +240,7 @@ def overwrite(store: Any, key: str, value: bytes) -> None:
 def forget(store: Any, key: str) -> None:
     """Take a record out of the store, behind its back."""
     if isinstance(store, MemoryStore):
-        store._tables.remove(key)
+        store.tables.remove(key)
     elif isinstance(store, SqlStore):
         sql(store, 'DELETE FROM "{p}_sessions" WHERE "key" = ?', key)
     elif isinstance(store, MongoDBStore):

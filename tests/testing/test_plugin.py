@@ -191,14 +191,14 @@ def test_an_app_for_many_tests_gets_its_clock_and_its_sessions_back(
         def test_each_test_begins_where_the_first_began(client, safesession, turn):
             assert client.get("/").text == "7"
             safesession.sign_in(8)
-            assert safesession.app.extensions["safesession"].store._tables.records.keys() > {
+            assert safesession.app.extensions["safesession"].store.tables.records.keys() > {
                 safesession.info(client).handle
             }
             safesession.travel("31m")
             assert client.get("/").text == "None"
 
         def test_after_all(client, app):
-            assert len(app.extensions["safesession"].store._tables.records) == 1
+            assert len(app.extensions["safesession"].store.tables.records) == 1
     """)
     run(project).assert_outcomes(passed=3)
 
@@ -438,7 +438,7 @@ def test_time_goes_on_after_the_test(make_app: Callable[..., Flask]) -> None:
     store = MemoryStore(count(1).__next__)
     with AppKit(make_app(store=store)) as kit:
         kit.sign_in(7)
-    assert store._tables.clock() < store._tables.clock()
+    assert store.tables.clock() < store.tables.clock()
 
 
 def test_wrong_use_is_told(make_app: Callable[..., Flask]) -> None:

@@ -32,6 +32,8 @@ class MongoDBStore(DirectStore):
     :param clock: see :class:`.tables.MongoDBTables`, for tests.
     """
 
+    tables: MongoDBTables
+
     def __init__(
         self,
         url: str,
@@ -43,8 +45,8 @@ class MongoDBStore(DirectStore):
         #: Receives the events of the servers.
         self.notify: Listener = Listener()
         self._servers = Servers(url, prefix, timeout, self.notify)
-        self.tables: MongoDBTables = MongoDBTables(self._servers, clock)
-        super().__init__(self.tables, self.tables)
+        tables = MongoDBTables(self._servers, clock)
+        super().__init__(tables, tables)
 
     def purge(self, rules: Rules, limit: int) -> PurgeStep:
         """See :meth:`..base.IndexedStore.purge`. Between two steps others have time to write."""

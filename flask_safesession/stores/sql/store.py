@@ -27,7 +27,7 @@ class SqlStore(DirectStore):
     :param connections: to it.
     """
 
-    _rows: SqlTables
+    tables: SqlTables
     _single: Connections
 
     def __init__(self, tables: SqlTables, connections: Connections) -> None:
@@ -36,7 +36,7 @@ class SqlStore(DirectStore):
 
     def schema(self) -> list[str]:
         """Returns the statements that make the tables. Needs no connection."""
-        return self._rows.statements.schema()
+        return self.tables.statements.schema()
 
     def create(self, key: str, draft: Draft, rules: Rules) -> Live | Taken:
         """See :meth:`..base.Store.create`. One in many also removes due sessions, and counts."""
@@ -58,12 +58,12 @@ class SqlStore(DirectStore):
         is_plain = draft.user == NO_USER and here.may_have_room(rules.cap)
         if is_plain and now is not None and generation is not None:
             fresh, part = begun(draft, generation, now), here.place(Scope((key,))).part
-            if here.insert(part, self._rows.insertion(key, fresh, rules.cap, part, now)):
+            if here.insert(part, self.tables.insertion(key, fresh, rules.cap, part, now)):
                 return Live(fresh, now)
         return super().create(key, draft, rules)
 
     def _sweep(self, rules: Rules) -> tuple[tuple[Removed, ...], int]:
         """Remove due sessions. Returns them, and how many there are now."""
         removed = super().purge(rules, SWEPT).removed
-        with self._rows.transaction(Scope(), writes=False):
-            return removed, sum(self._rows.counts().values())
+        with self.tables.transaction(Scope(), writes=False):
+            return removed, sum(self.tables.counts().values())

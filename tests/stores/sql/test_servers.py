@@ -326,7 +326,7 @@ WALKS = ("compare", "count_endings", "surplus")
 def test_no_statement_reads_all_sessions_or_endings(postgresql: Database, prefix: str) -> None:
     with closing(sql_store(postgresql, prefix)) as made:
         made.prepare()
-        statements = made._rows.statements
+        statements = made.tables.statements
         for name in ("records", "remove", "endings"):
             for number in (1, 2, 10, 50):
                 statements.for_keys(name, number)

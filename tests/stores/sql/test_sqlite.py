@@ -654,7 +654,7 @@ def test_parent_and_child_go_on_with_connections_of_their_own(
 def test_a_fork_in_the_middle_of_a_transaction_does_not_wait_for_itself(
     store: SqliteStore,
 ) -> None:
-    with store._tables.transaction(Scope()):
+    with store.tables.transaction(Scope()):
         assert in_child(lambda: 1) == 1
     assert is_live(store, add(store))
 
