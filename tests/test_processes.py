@@ -88,7 +88,7 @@ def test_fault_25_a_child_keeps_no_connection_of_its_parents_not_even_one_in_use
 
 # Locks of this library and of those it uses. A thread that is not in the child may hold any.
 LOCKS: dict[str, Callable[[State], Any]] = {
-    "memory store": lambda state: state.store._tables.lock,  # type: ignore[attr-defined]
+    "memory store": lambda state: state.store.tables.lock,  # type: ignore[attr-defined]
     "job": lambda state: state.job._running,
     "scheduler of the process": lambda _: purge_job._lock,
     "jobs of the scheduler": lambda _: purge_job._scheduler._jobstores_lock,  # type: ignore[union-attr]

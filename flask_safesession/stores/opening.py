@@ -166,9 +166,7 @@ def check_store(given: Any) -> Any:
             _SCHEMES[scheme].check(given)
         except ValueError as error:
             raise _wrong(given, str(error)) from error
-    elif isinstance(given, type):
-        raise _wrong(given, "this is a class: make an instance of it")
-    elif not is_client(given) and (fix := _lacks(given)):
+    elif (isinstance(given, type) or not is_client(given)) and (fix := _lacks(given)):
         raise _wrong(given, fix)
     return given
 
@@ -178,9 +176,11 @@ def _lacks(given: object) -> str:
     has_shared = hasattr(given, "shared")
     if not has_shared and not hasattr(given, "load"):
         return "give a URL, a Store, SQLAlchemy's engine or a redis-py client"
+    if isinstance(given, type):
+        return "give an instance of this class"
     if names := _missing(given, Store):
         return f"give it the methods of a Store: {', '.join(names)}"
-    return "" if has_shared else "set 'shared' in its class: whether processes share the sessions"
+    return "" if has_shared else "give its class 'shared': whether processes share the sessions"
 
 
 # Stores that cannot be divided, by the schemes of their URLs.

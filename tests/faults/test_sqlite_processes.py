@@ -90,7 +90,7 @@ from flask_safesession.stores import engine
 import flask_safesession.model.record as r
 old = engine.Engine.commit
 def commit(self, key, draft, expected, *, touch, loaded=None):
-    t = self._tables
+    t = self.tables
     with t.transaction(writes=False):
         t.now()
         record = t.read(key)

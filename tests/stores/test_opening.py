@@ -104,8 +104,10 @@ def test_a_store_has_to_say_whether_processes_share_it(make_app: MakeApp) -> Non
     class Undecided(Engine):
         """A backend's store, as its author may begin."""
 
-    with pytest.raises(ConfigError, match="set 'shared' in its class"):
+    with pytest.raises(ConfigError, match="give its class 'shared': whether processes share"):
         make_app(store=Undecided(MemoryStore().tables))
+    with pytest.raises(ConfigError, match="give an instance of this class"):
+        make_app(store=MemoryStore)
 
 
 def test_a_ready_store_in_shards_is_used_with_their_number(make_app: MakeApp) -> None:

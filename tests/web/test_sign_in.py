@@ -240,7 +240,7 @@ def test_what_is_not_fresh_says_what_was_assigned(app: Flask) -> None:
     client = app.test_client()
     store = app.extensions["safesession"].store
     client.get("/set/cart", headers=headers)
-    store._tables.clock.advance(10 * MINUTE)
+    store.tables.clock.advance(10 * MINUTE)
     assert client.get("/pay", headers=headers).status_code == 403
     assert found[0].assigned == "user_id"
     assert "session['user_id']" in str(found[0])
