@@ -35,6 +35,13 @@ class ConfigError(SafeSessionError, click.ClickException):
         return self.message
 
 
+class UnfitStore(ConfigError):
+    """What the store has cannot be used, such as tables of a newer version.
+
+    An app does not start on it. If it turns out later, requests are answered as in an outage.
+    """
+
+
 class SessionTooLarge(SafeSessionError):
     """The session's data exceeds ``SAFESESSION_MAX_SESSION_SIZE``. The stored data is unchanged.
 

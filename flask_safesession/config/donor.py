@@ -19,7 +19,7 @@ from flask import Flask
 
 from ..errors import ConfigError
 from ..stores.deferred import DeferredStore
-from ..stores.opening import Opened, check_store
+from ..stores.opening import Opened, check_store, check_url
 from ..stores.urls import SQL_SCHEMES, SQLITE_URL
 
 #: Drivers of the stores, by SQLAlchemy's names.
@@ -50,7 +50,7 @@ def is_donor(given: object) -> bool:
 
 
 def _is_engine(given: object) -> bool:
-    return all(hasattr(given, name) for name in ("url", "dialect", "pool"))
+    return {"url", "dialect", "pool"} <= {*dir(given)}  # PyMongo's clients have any attribute
 
 
 def open_donor(given: Any, app: Flask, open_store: Callable[..., Opened]) -> tuple[Any, Opened]:
@@ -105,10 +105,10 @@ def _read(engine: Any) -> tuple[str, dict[str, Any]]:
         fix = f"use {' or '.join(_OURS)} there, or {_INSTEAD}, with SAFESESSION_STORE_PASSWORD"
         raise _refused(f"connects by a function of the app, and by the driver {driver!r}: {fix}")
     try:
-        check_store(url)
-    except ConfigError as error:
-        why = "; ".join(error.problems)
-        raise _refused(f"is of no use here ({why}): correct that, or {_INSTEAD}") from error
+        check_url(url)
+    except ValueError as error:
+        # Not the URL: its parameters are what the app gives to its driver, perhaps secrets.
+        raise _refused(f"is of no use here ({error}): correct that, or {_INSTEAD}") from error
     return url, {}
 
 

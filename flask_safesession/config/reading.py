@@ -24,6 +24,7 @@ PREFIX = "SAFESESSION_"
 #: How to fix a wrong ``SAFESESSION_STORE_PASSWORD``, which no message repeats.
 TEXT_OR_FUNCTION = "give text, or a function without arguments that returns it"
 
+_LARGEST = 2**63 - 1
 # Flask's own keys that users mistake for settings of this extension.
 _FLASKS = [key for key in Flask.default_config if "SESSION" in key or key.startswith("SECRET_KEY")]
 
@@ -146,12 +147,12 @@ def milliseconds_or_zero(value: object) -> int:
 
 
 def positive(value: object) -> int:
-    """Returns a whole number above zero; *value* may be text."""
+    """Returns a whole number above zero that databases can store; *value* may be text."""
     found = 0
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):  # int()'s message would not help
             found = int(value)
-    if found < 1:
+    if not 1 <= found <= _LARGEST:
         raise ValueError
     return found
 

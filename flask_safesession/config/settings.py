@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..model.identity import UserKey
 from ..model.policy import milliseconds
 from ..stores.base import Cap, Rules
-from ..stores.opening import is_in_memory, is_uncounted, undivided
+from ..stores.opening import ANY_STORE, is_in_memory, is_uncounted, undivided
 from ..stores.sharded import MAX_SHARDS
 from ..stores.urls import MEMORY_URL, PER_PROCESS, SQL_SCHEMES
 from . import donor, reading
@@ -173,6 +173,7 @@ def is_secure(config: Mapping[str, Any]) -> bool:
 
 
 _DURATION, _NUMBER = "give a duration", "give a whole number above zero"
+_AMOUNT = f"{_NUMBER}, below 2**63"
 
 #: All settings by name, in the order of the documentation.
 SETTINGS: dict[str, Setting] = {
@@ -180,7 +181,7 @@ SETTINGS: dict[str, Setting] = {
         MEMORY_URL,
         "URL, client, database or store",
         donor.read_store,
-        "give a URL, a Store, SQLAlchemy's engine or a redis-py client",
+        ANY_STORE,
     ),
     "STORE_PASSWORD": Setting(
         None,
@@ -210,13 +211,13 @@ SETTINGS: dict[str, Setting] = {
     "TOUCH_INTERVAL": Setting(
         None, "duration, or `0`", none_or(reading.milliseconds_or_zero), _DURATION
     ),
-    "MAX_SESSIONS": Setting(None, "sessions", none_or(reading.positive), _NUMBER),
+    "MAX_SESSIONS": Setting(None, "sessions", none_or(reading.positive), _AMOUNT),
     "MAX_SESSIONS_PER_USER": Setting(
-        100, "sessions", none_or(reading.positive_or_mapping, 100), _NUMBER
+        100, "sessions", none_or(reading.positive_or_mapping, 100), _AMOUNT
     ),
     "WHEN_FULL": choice("evict", "reject"),
     "WHEN_USER_FULL": choice("evict-oldest", "reject"),
-    "MAX_SESSION_SIZE": Setting(None, "bytes", none_or(reading.positive), _NUMBER),
+    "MAX_SESSION_SIZE": Setting(None, "bytes", none_or(reading.positive), _AMOUNT),
     "CHECK_INTERVAL": Setting(
         "60s", "duration", none_or(milliseconds), f"{_DURATION}, or None for no job"
     ),

@@ -159,11 +159,8 @@ def check_store(given: Any) -> Any:
     :raises ConfigError: with every problem, without passwords.
     """
     if isinstance(given, str):
-        scheme, separator, _ = given.partition("://")
-        if not separator or scheme not in _SCHEMES:
-            raise _wrong(given, _guess(given))
         try:
-            _SCHEMES[scheme].check(given)
+            check_url(given)
         except ValueError as error:
             raise _wrong(given, str(error)) from error
     elif (isinstance(given, type) or not is_client(given)) and (fix := _lacks(given)):
@@ -171,15 +168,31 @@ def check_store(given: Any) -> Any:
     return given
 
 
+#: What can be given as a store.
+ANY_STORE = "give a URL, a Store, Flask-SQLAlchemy's db, SQLAlchemy's engine or a redis-py client"
+
+
+def check_url(url: str) -> None:
+    """Check the URL of a store; nothing is reached.
+
+    :raises ValueError: with what to write instead, without values from the URL.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError(_guess(url))
+    _SCHEMES[scheme].check(url)
+
+
 def _lacks(given: object) -> str:
     """Returns what to do so that *given* is a store; empty: it is one."""
-    has_shared = hasattr(given, "shared")
-    if not has_shared and not hasattr(given, "load"):
-        return "give a URL, a Store, SQLAlchemy's engine or a redis-py client"
+    names = dir(given)  # not hasattr(): to it, PyMongo's client has whatever it is asked for
+    has_shared = "shared" in names
+    if not has_shared and "load" not in names:
+        return ANY_STORE
     if isinstance(given, type):
         return "give an instance of this class"
-    if names := _missing(given, Store):
-        return f"give it the methods of a Store: {', '.join(names)}"
+    if missing := _missing(given, Store):
+        return f"give it the methods of a Store: {', '.join(missing)}"
     return "" if has_shared else "give its class 'shared': whether processes share the sessions"
 
 
@@ -193,13 +206,13 @@ _WHOLE = {
 
 def is_client(given: object) -> bool:
     """Returns whether *given* is a client of a driver."""
-    return hasattr(given, "execute_command")
+    return "execute_command" in dir(given)
 
 
 def is_in_memory(given: Any) -> bool:
     """Returns whether *given* is the memory of this process."""
     is_url = isinstance(given, str)
-    return given.startswith(MEMORY_URL) if is_url else not getattr(given, "shared", True)
+    return given.startswith(MEMORY_URL) if is_url else getattr(given, "shared", True) is False
 
 
 def is_uncounted(given: Any) -> bool:

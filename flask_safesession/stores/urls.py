@@ -34,17 +34,47 @@ _NEAREST = {
         f"the nearest store is {SQLITE_URL!r}, one file on this machine",
     ),
     **dict.fromkeys(
-        ("dynamodb", "cassandra", "mssql", "oracle", "cockroachdb", "firestore", "sqlalchemy"),
+        ("dynamodb", "dynamo", "cassandra", "mssql", "oracle", "cockroachdb", "firestore"),
         "the nearest stores are postgresql:// and mysql://",
     ),
+    **dict.fromkeys(
+        ("sqlalchemy", "db"),
+        "give Flask-SQLAlchemy's db itself, or a URL of postgresql://, mysql:// or sqlite://",
+    ),
+    **dict.fromkeys(("psql", "pgsql", "pg"), "write postgresql://"),
     **dict.fromkeys(
         ("simplecache", "simple", "null", "dict"), f"the nearest store is {MEMORY_URL!r}"
     ),
 }
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
-_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
+_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)|(/*)([^:]+\.(?:db|sqlite3?))", re.IGNORECASE)
+# What follows a scheme that was given alone.
+_PLACES = {
+    **dict.fromkeys(_SERVERS, "localhost:6379/0"),
+    "memcached": "localhost:11211",
+    "mongodb": "localhost/?replicaSet=rs0",
+    **dict.fromkeys(SQL_SCHEMES, "user@localhost/database"),
+}
 _SLASHES = 3  # with more, the path is absolute
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-f:]+\])(:\d{1,5})?(?:/(\d*))?", re.IGNORECASE)
+
+
+#: What to do if user or password are not as URLs have them.
+ENCODE = (
+    "in user and password, write '@', ':', '/', '?', '#' and '%' as %40, %3A, %2F, %3F, %23 and %25"
+)
+_NOT_ENCODED = re.compile("[@/?#]|%(?![0-9a-f]{2})", re.IGNORECASE)
+
+
+def check_person(url: str) -> None:
+    """Check the form of user and password, parts of which drivers would take for something else.
+
+    Their messages, and ours about a server that does not answer, would repeat these parts.
+
+    :raises ValueError: with what to write instead.
+    """
+    if _NOT_ENCODED.search(url.partition("://")[2].rpartition("@")[0]):
+        raise ValueError(ENCODE)
 
 
 def hide_password(url: str) -> str:
@@ -58,18 +88,30 @@ def hide_password(url: str) -> str:
 def meant_by(text: str) -> str:
     """Returns the URL that *text* probably means; empty: unclear."""
     if "@" in text or "*" in text:  # it may contain a password
-        return ""
+        near = _scheme_near(text.partition(":")[0])
+        return f"{near}://" if near else ""
     if re.fullmatch("memory:?/*", text, re.IGNORECASE):
         return MEMORY_URL
     if file := _NEARLY_A_FILE.fullmatch(text):
-        return SQLITE_URL + ("//" if len(file[1]) > _SLASHES else "/" if file[2] else "") + file[2]
-    if text.lower() in (*_SERVERS, "memcached"):
-        return f"{text.lower()}://localhost" + (":6379/0" if text.lower() in _SERVERS else ":11211")
+        return _file_meant(file)
+    if place := _PLACES.get(text.lower()):
+        return f"{text.lower()}://{place}"
     if url := _NEARLY_A_URL.fullmatch(text):
-        schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, *MONGODB_SCHEMES, "memcached")
-        near = get_close_matches(url[1].lower(), schemes, n=1, cutoff=0.7)
-        return f"{near[0]}://{'/' if near[0] == 'unix' else ''}{url[2]}" if near else ""
+        near = _scheme_near(url[1])
+        return f"{near}://{'/' if near == 'unix' else ''}{url[2]}" if near else ""
     return _address_meant(text)
+
+
+def _scheme_near(scheme: str) -> str:
+    schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, *MONGODB_SCHEMES, "memcached")
+    return next(iter(get_close_matches(scheme.lower(), schemes, n=1, cutoff=0.7)), "")
+
+
+def _file_meant(file: re.Match[str]) -> str:
+    url, rest, path, name = file.groups(default="")
+    if name:
+        return f"{SQLITE_URL}/{path}{name}"
+    return SQLITE_URL + ("//" if len(url) > _SLASHES else "/" if rest else "") + rest
 
 
 def _address_meant(text: str) -> str:
@@ -83,6 +125,6 @@ def _address_meant(text: str) -> str:
 def nearest_to(text: str) -> str:
     """Returns a sentence about the store that is nearest to one that does not exist here."""
     scheme, _, driver = text.partition(":")[0].lower().partition("+")
-    if driver and scheme in SQL_SCHEMES:
+    if driver and scheme in (*SQL_SCHEMES, "sqlite"):
         return f"leave out the driver: write {scheme}://"
     return _NEAREST.get(scheme, "")

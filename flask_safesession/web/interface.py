@@ -18,7 +18,7 @@ from werkzeug.local import LocalProxy
 
 from ..config.overrides import Overrides
 from ..config.settings import READONLY
-from ..errors import StoreUnavailable, UndeliverableSignIn
+from ..errors import StoreUnavailable, UndeliverableSignIn, UnfitStore
 from ..events import Once, StoreFailed, logger
 from ..model.identity import TYPICAL_KEYS
 from ..model.policy import Limits
@@ -28,7 +28,7 @@ from .change import Delivery, whose
 from .client import describe_client
 from .info import SessionInfo, info_of
 from .loading import Loader
-from .outage import answer_failure
+from .outage import answer_failure, as_outage
 from .saving import save
 from .scratch import Scratch
 from .session import Session, is_current, state_of
@@ -141,10 +141,11 @@ class SafeSessionInterface(SessionInterface):
         try:
             slide = not _is_marked(view, PASSIVE)
             return self.loader.find(state, self.get_cookie_name(state.app), slide=slide)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, UnfitStore) as found:
+            error = as_outage(found)
             state.note(StoreFailed("load", str(error)))
             if not self._may_be_anonymous(state):
-                raise
+                raise error from error.__cause__
             state.failed = error
             return Loaded(Scratch(error))
         finally:
@@ -200,7 +201,8 @@ class SafeSessionInterface(SessionInterface):
         delivery = Delivery(deliverable, later, key, client, self._say, endpoint)
         try:
             saved = save(state, self._overrides.store, self._overrides.settings, delivery)
-        except (*NOT_STORED, TypeError, UndeliverableSignIn) as error:
+        except (*NOT_STORED, UnfitStore, TypeError, UndeliverableSignIn) as found:
+            error = as_outage(found) if isinstance(found, UnfitStore) else found
             # From now on nothing more is stored, not even while an error page is built.
             state.failed, state.changed = error, True
             if isinstance(error, UndeliverableSignIn):

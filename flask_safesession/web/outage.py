@@ -11,7 +11,7 @@ from typing import Any
 import flask
 from flask import Flask, Response
 
-from ..errors import RETRY_AFTER, StoreFull, StoreUnavailable
+from ..errors import RETRY_AFTER, StoreFull, StoreUnavailable, UnfitStore
 from .state import State
 
 # Headers that the error page keeps: they say who may read a page, and protect it. The others
@@ -28,6 +28,15 @@ _KEPT = frozenset(
     }
 )
 _KEPT_PREFIX = "access-control-"
+
+
+def as_outage(error: StoreUnavailable | UnfitStore) -> StoreUnavailable:
+    """Returns *error* as what a request is told: the app runs, and the store cannot be used."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    unavailable = StoreUnavailable("; ".join(error.problems))
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def answer_failure(state: State, response: Response, error: Exception) -> None:

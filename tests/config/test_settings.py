@@ -12,6 +12,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import pymongo
 import pytest
 import redis
 import redis.asyncio
@@ -238,7 +239,8 @@ def test_a_wrong_touch_interval_is_named_once_however_many_tiers_there_are(value
     "name", ["MAX_SESSIONS", "MAX_SESSIONS_PER_USER", "MAX_SESSION_SIZE", "PURGE_BATCH"]
 )
 @by_value(
-    0, -1, 1.5, 1e6, math.nan, "x", "", "1.5", b"5", True, [], {}, {5}, Decimal(5), "9" * 5000
+    *(0, -1, 1.5, 1e6, math.nan, "x", "", "1.5", b"5", True, [], {}, {5}, Decimal(5)),
+    *("9" * 5000, 2**63),
 )
 def test_a_wrong_number_is_named_with_its_value_and_mend(name: str, value: object) -> None:
     only = problem({f"SAFESESSION_{name}": value})
@@ -488,6 +490,11 @@ MEANT = {
     "/run/redis.sock": "unix:///run/redis.sock",
     "unix:/run/redis.sock": "unix:///run/redis.sock",
     "postgresq://h/d": "postgresql://h/d",
+    "mysql": "mysql://user@localhost/database",
+    "mongodb": "mongodb://localhost/?replicaSet=rs0",
+    "sessions.db": "sqlite:///sessions.db",
+    "data/s.sqlite3": "sqlite:///data/s.sqlite3",
+    "/var/lib/s.db": "sqlite:////var/lib/s.db",
     "MySQL://h/d": "mysql://h/d",
     "memory": "memory://",
     "memory:": "memory://",
@@ -501,7 +508,12 @@ MEANT = {
         "file:///var/sessions": "the nearest store is 'sqlite://', one file on this machine",
         "cachelib": "the nearest store is 'sqlite://', one file on this machine",
         "dynamodb://table": "the nearest stores are postgresql:// and mysql://",
+        "dynamo": "the nearest stores are postgresql:// and mysql://",
         "postgresql+psycopg2://h/d": "leave out the driver: write postgresql://",
+        "sqlite+pysqlite:///x.db": "leave out the driver: write sqlite://",
+        "pg://h/d": "write postgresql://",
+        "sqlalchemy": "give Flask-SQLAlchemy's db itself, or a URL of postgresql://, mysql:// or"
+        " sqlite://",
         "simplecache": "the nearest store is 'memory://'",
     }.items(),
 )
@@ -536,10 +548,47 @@ def test_a_class_is_no_store(value: object) -> None:
         SafeSession(Flask("tested"), store=value)
 
 
+def test_pymongos_client_is_no_store() -> None:
+    """Whatever it is asked for, it has."""
+    client: Any = pymongo.MongoClient(connect=False)
+    for given in (client, client["sessions"]):
+        assert "give a URL, a Store, Flask-SQLAlchemy's db, " in problem(store=given)
+
+
 def test_a_client_that_cannot_be_used_safely_is_refused() -> None:
     for client in (redis.asyncio.Redis(), SimpleNamespace(execute_command=None)):
         with pytest.raises(ConfigError, match="SAFESESSION_STORE is a "):
             SafeSession(Flask("tested"), store=client)
+
+
+@by_value("postgress", "postgresq", "mysq", "mongodbb", "redi")
+def test_of_a_url_with_a_password_only_the_scheme_is_guessed(value: str) -> None:
+    said = problem(store=f"{value}://user:{SECRET}@h/d")
+    assert re.fullmatch(r".*: did you mean (postgres|postgresql|mysql|mongodb|redis)://\?", said)
+    assert SECRET not in said
+
+
+SPLIT = ("@", "/", "?", "#", "%", "%4", "@/", "?@", "/?", "#/")
+
+
+@pytest.mark.parametrize("split", SPLIT)
+@by_value("postgresql", "mysql")
+def test_no_part_of_a_password_that_is_not_encoded_is_told(value: str, split: str) -> None:
+    """A driver would take some of it for the server, the database or a parameter, and say so."""
+    url = f"{value}://user:{SECRET}{split}{SECRET}@127.0.0.1:1/d"
+    said = problem(store=url)
+    assert SECRET not in said
+    assert said.endswith("as %40, %3A, %2F, %3F, %23 and %25")
+    with pytest.raises(ConfigError) as caught:
+        SafeSession(Flask("tested"), adopt=[f"flask-session+{url}"])
+    assert SECRET not in str(caught.value)
+
+
+def test_a_password_without_a_host_is_not_told() -> None:
+    for scheme in ("postgresql", "mysql"):
+        said = problem(store=f"{scheme}://user:{SECRET}/d")
+        assert SECRET not in said
+        assert "give the server as host or host:port" in said
 
 
 LEAKY = (

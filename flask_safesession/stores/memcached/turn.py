@@ -8,7 +8,7 @@ from contextlib import suppress
 from secrets import token_urlsafe
 from typing import TypeAlias
 
-from ...errors import ConfigError, SafeSessionError, TooManySessions
+from ...errors import SafeSessionError, TooManySessions, UnfitStore
 from ...model.reason import Reason
 from ...model.record import Record
 from ...model.tokens import NO_USER
@@ -81,7 +81,7 @@ class Turn:
                 f" process, and number {place} here: name the same servers in the same order"
                 " everywhere; to change them, restart all of them, which signs everybody out"
             )
-            raise ConfigError([problem])
+            raise UnfitStore([problem])
         now = epoch.expires - item.seconds * 1000
         if item.seconds < LONGEST // 2:
             self.put_epoch(key, epoch, now, item)

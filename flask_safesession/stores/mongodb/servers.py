@@ -17,7 +17,7 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailur
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from ...errors import ConfigError, StoreUnavailable
+from ...errors import ConfigError, StoreUnavailable, UnfitStore
 from ..forks import leak
 from ..remote.breaker import Breaker, Notify, watching
 from ..remote.deadline import deadline, is_late, remaining
@@ -155,14 +155,14 @@ class Servers:
     def _check(self) -> None:
         """Make the collections if they are missing, and compare their version.
 
-        :raises ConfigError: they are of another version, or the server has no transactions.
+        :raises UnfitStore: they are of another version, or the server has no transactions.
         """
         if self._is_checked:
             return
         hello = self._client.admin.command("hello")
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             fix = "start mongod with --replSet and call rs.initiate() once; one member is enough"
-            raise ConfigError([f"{self.name} is not a replica set and has no transactions: {fix}"])
+            raise UnfitStore([f"{self.name} is not a replica set and has no transactions: {fix}"])
         seats = self.collection("seats")
         seat = seats.find_one() or self._make(seats)
         if seat["version"] != VERSION:
@@ -171,7 +171,7 @@ class Servers:
                 f" version {VERSION}: use the newer Flask-SafeSession that made them, or another"
                 " SAFESESSION_KEY_PREFIX"
             )
-            raise ConfigError([problem])
+            raise UnfitStore([problem])
         self._is_checked = True
 
     def _make(self, seats: Collection[Any]) -> dict[str, Any]:

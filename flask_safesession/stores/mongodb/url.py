@@ -7,7 +7,7 @@ import re
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-_FIX = "in user and password, write '@', ':', '/', '?' and '%' as %40, %3A, %2F, %3F and %25"
+from ..urls import ENCODE
 
 
 def check_url(url: str) -> None:
@@ -23,7 +23,7 @@ def check_url(url: str) -> None:
     try:
         _parse(person + at + place)
     except ValueError:  # its text may have parts of the password
-        raise ValueError(_FIX) from None
+        raise ValueError(ENCODE) from None
 
 
 def server_of(url: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ...errors import ConfigError, StoreUnavailable
+from ...errors import StoreUnavailable, UnfitStore
 from ..base import Finding
 from .scripts import Caller
 from .servers.connections import Connections
@@ -34,7 +34,7 @@ def check_shards(topology: Topology, name: str, shards: int) -> bool:
 
     Returns whether it is stored; if not (the server takes no writes), the next call checks again.
 
-    :raises ConfigError: the sessions are in another number of shards.
+    :raises UnfitStore: the sessions are in another number of shards.
     """
     [stored] = topology.route(name)(("GET", name))
     if stored is None:
@@ -45,7 +45,7 @@ def check_shards(topology: Topology, name: str, shards: int) -> bool:
         return stored is not None
     found = stored.decode("ascii", "replace")
     fix = f"set it back to {found}, or start anew under another SAFESESSION_KEY_PREFIX"
-    raise ConfigError([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
+    raise UnfitStore([f"SAFESESSION_SHARDS is {shards}, but the sessions are in {found}: {fix}"])
 
 
 def inspect(caller: Caller, replicas: int) -> list[Finding]:
@@ -53,7 +53,7 @@ def inspect(caller: Caller, replicas: int) -> list[Finding]:
     found: list[Finding] = []
     try:
         caller.check()
-    except ConfigError as error:
+    except UnfitStore as error:
         found += [Finding("store-layout", problem) for problem in error.problems]
     return found + findings(Caller(caller.topology, caller.timeout), replicas)
 

@@ -20,6 +20,7 @@ import redis
 from ...errors import ConfigError
 from ...events import Event
 from ..remote.breaker import Notify
+from ..urls import ENCODE
 from .clients import topology_of_client
 from .servers.cluster import Cluster
 from .servers.sentinel import Sentinel
@@ -39,7 +40,6 @@ _COMMON = ("client_name", "socket_keepalive")
 _PERSON = ("username", "password")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\[\]:@]+))(?::([0-9]{1,5}))?")
 _PORT, _SENTINEL_PORT, _LAST_PORT = 6379, 26379, 65535
-_ENCODE = "in user names and passwords write @ : / ? % as %40 %3A %2F %3F %25"
 
 
 class Place(NamedTuple):
@@ -130,7 +130,7 @@ class _Reader:
         credentials, at, hosts = authority.rpartition("@")
         user, colon, password = credentials.partition(":")
         if at and not (colon and password):
-            self.problems.append(f"there is an @ without a password before it; {_ENCODE}")
+            self.problems.append(f"there is an @ without a password before it; {ENCODE}")
         self._set("username", unquote(user))
         self._set("password", unquote(password))
         if "username" in self._values and "password" not in self._values:
@@ -144,9 +144,9 @@ class _Reader:
         found = [_address(text, self._how) for text in hosts.split(",")]
         self._addresses = tuple(address for address in found if address)
         if not hosts:
-            self.problems.append(f"it has no host; {_ENCODE}")
+            self.problems.append(f"it has no host; {ENCODE}")
         elif None in found:
-            self.problems.append(f"write host, host:port or [::1]:port; {_ENCODE}")
+            self.problems.append(f"write host, host:port or [::1]:port; {ENCODE}")
         elif len(found) > 1 and not self._how:
             self.problems.append("there are several hosts: is it redis+sentinel or redis+cluster?")
 
@@ -163,7 +163,7 @@ class _Reader:
             if not service:
                 self.problems.append("there is no service: redis+sentinel://host:port/service")
         if database and not re.fullmatch("[0-9]{1,9}", database):
-            self.problems.append(f"the path should be the number of a database; {_ENCODE}")
+            self.problems.append(f"the path should be the number of a database; {ENCODE}")
         elif database:
             self._set("db", int(database))
         if self._how == CLUSTER and self._values.get("db"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -314,44 +313,6 @@ def test_a_time_that_was_guessed_wrong_is_not_used(
     monkeypatch.setattr(made._connections, "guess", lambda: record.created - 3_600_000)
     _, late = add(made)
     assert late.created >= record.created
-
-
-# -- plans --------------------------------------------------------------------------------------
-
-
-# At an audit; and, at each hundredth ending, past the many that may be kept.
-WALKS = ("compare", "count_endings", "surplus")
-
-
-def test_no_statement_reads_all_sessions_or_endings(postgresql: Database, prefix: str) -> None:
-    with closing(sql_store(postgresql, prefix)) as made:
-        made.prepare()
-        statements = made.tables.statements
-        for name in ("records", "remove", "endings"):
-            for number in (1, 2, 10, 50):
-                statements.for_keys(name, number)
-    with closing(postgresql.connect()) as line, line.cursor() as cursor:
-        for columns in (
-            """sessions (key, generation, tier_group, deadline, owner, place, record)
-            SELECT 'k' || n, 0, 't' || n % 3, n, 'u' || n, n, 'r'""",
-            """endings (key, kind, owner, expires, ending)
-            SELECT 'k' || n, 'users', 'u' || n % 1000, n, 'e'""",
-        ):
-            cursor.execute(f"INSERT INTO {prefix}_{columns} FROM generate_series(1, 20000) AS n")
-        cursor.execute(f"ANALYZE {prefix}_sessions, {prefix}_endings, {prefix}_meta")
-        cursor.execute("SET plan_cache_mode = force_generic_plan")
-        walks = set[str]()
-        creation = {f"creation {n}": text for n, (text, _) in enumerate(statements.insertion)}
-        for name, statement in {**statements, **creation}.items():
-            cursor.execute(f"PREPARE it AS {statement}")
-            nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", statement))))
-            cursor.execute(f"EXPLAIN EXECUTE it{f'({nulls})' if nulls else ''}")
-            plan = "\n".join(row[0] for row in cursor.fetchall())
-            if re.search(f"Seq Scan on {prefix}_(sessions|endings)", plan):
-                walks.add(name)
-            cursor.execute("DEALLOCATE it")
-        cursor.execute("RESET plan_cache_mode")
-    assert walks <= set(WALKS)
 
 
 # -- what else may go wrong ---------------------------------------------------------------------

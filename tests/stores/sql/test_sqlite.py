@@ -231,6 +231,21 @@ def test_tables_of_a_newer_version_are_refused_when_the_app_starts(tmp_path: Pat
         make_site(tmp_path)
 
 
+def test_tables_that_become_newer_are_an_outage_for_the_workers_that_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_site(tmp_path)
+    signed_in = app.test_client()
+    signed_in.post("/sign-in/ann")
+    with closing(sqlite3.connect(store_of(app).path)) as other, other:
+        other.execute("UPDATE safesession_meta SET version = 99")
+    store_of(app).close()  # connections look at the version when they are opened
+    for answer in (signed_in.get("/who"), app.test_client().post("/sign-in/bob")):
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "5"
+    assert caplog.text.count("are of version 99, and this is version 1: use the newer") == 2
+
+
 def test_an_app_can_keep_its_own_tables_in_the_file(path: Path) -> None:
     with closing(sqlite3.connect(path)) as own, own:
         own.execute("CREATE TABLE sessions (mine TEXT)")

@@ -53,8 +53,8 @@ _CLIENT_ERRORS = range(CR.CR_ERROR_FIRST, CR.CR_ERROR_LAST + 100)
 _ENDED = (ER.SERVER_SHUTDOWN, ER.CON_COUNT_ERROR, ER.NORMAL_SHUTDOWN, 1927, 3169, 4031)
 _FULL = (ER.DISK_FULL, ER.RECORD_FILE_FULL)
 _FIXES = {
-    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE, or add"
-    " ssl=true if the server requires TLS",
+    ER.ACCESS_DENIED_ERROR: "correct the user name or password in SAFESESSION_STORE; if the server"
+    " requires TLS, add ssl=true (or to an app's engine connect_args={'ssl': {'ca': FILE}})",
     ER.DBACCESS_DENIED_ERROR: "let the user use the database",
     ER.BAD_DB_ERROR: "make the database, or name another in SAFESESSION_STORE",
     ER.CON_COUNT_ERROR: "raise the server's max_connections, or lower max_connections in"
@@ -75,7 +75,10 @@ _PARAMETERS = {"unix_socket", "ssl_ca", "ssl_cert", "ssl_key", *_SWITCHES}
 _SET_UP = (
     # ANSI_QUOTES: names in double quotes, as in the other databases.
     "SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
-    " innodb_lock_wait_timeout = {seconds}"
+    " innodb_lock_wait_timeout = {seconds},"
+    # Otherwise a COMMIT may begin another transaction, an UPDATE may be refused, and a query may
+    # leave out rows.
+    " completion_type = NO_CHAIN, sql_safe_updates = 0, sql_select_limit = 18446744073709551615"
     # A worker that stands still, or is cut off, does not keep its locks. MySQL has no such limit.
     " /*M!100300 , idle_transaction_timeout = {seconds} */"
 )

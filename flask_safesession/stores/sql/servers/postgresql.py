@@ -65,6 +65,8 @@ _CONNECTING = {
     " SAFESESSION_STORE",
     "does not exist": "make it, or correct SAFESESSION_STORE",
 }
+# Whatever waits for a lock sees afterwards what others have done.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BINARY = 1
 _INTEGERS, _BYTES = (20, 21, 23), 17
 _READ, _WRITE = select.POLLIN, select.POLLOUT
@@ -181,7 +183,9 @@ class PostgresLine:
 
     def _refused(self, answer: Any) -> Refused:
         code = (answer.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = (answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
+        text = (answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(
+            errors="replace"  # it is in the encoding of the connection
+        )
         if code in _ENDED or not code:
             raise Lost(text or answer.get_error_message())
         if code in _POOLED:
@@ -260,10 +264,10 @@ DRIVER = Driver(
     _check,
     _open,
     # The limits have to be set before the statement that waits for them, perhaps for a whole table.
-    begin=("BEGIN ISOLATION LEVEL READ COMMITTED", "SELECT 1 WHERE true{limit}"),
+    begin=(_BEGIN, "SELECT 1 WHERE true{limit}"),
     implicit=True,
     again=("40P01", "40001", *_POOLED),
     missing="42P01",
     read_only=("25006", "53100"),
-    alone=(("BEGIN", "SELECT pg_advisory_xact_lock(7235927)"), ("COMMIT",)),
+    alone=((_BEGIN, "SELECT pg_advisory_xact_lock(7235927)"), ("COMMIT",)),
 )

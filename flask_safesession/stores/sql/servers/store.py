@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from ....errors import ConfigError, StoreUnavailable
+from ....errors import ConfigError, StoreUnavailable, UnfitStore
 from ....events import Event
 from ....model.record import Draft, Record
 from ...base import Answer, Conflict, Gone, Live, PurgeStep, Removed, Rules, Taken
@@ -40,8 +40,8 @@ PURGE_STEP = 500
 #: Each so-manieth ending of a user trims the user's: this costs a round trip.
 TRIM_EVERY = 20
 # Longer names of tables would be cut.
-_PREFIX = re.compile(r"[^\0\s?%{}]{1,40}")
-_PREFIX_FIX = "in a SQL database give 1 to 40 characters without spaces, '?', '%' and braces"
+_PREFIX = re.compile(rb"[^\0\s?%{}]{1,40}")
+_PREFIX_FIX = "in a SQL database give 1 to 40 bytes without spaces, '?', '%' and braces"
 # Seconds before a repetition after a dead-lock.
 _WAIT = 0.01
 
@@ -69,7 +69,7 @@ class SqlServerStore(SqlStore):
         timeout: float = 1.0,
         clock: str = "",
     ) -> None:
-        if not _PREFIX.fullmatch(prefix):
+        if not _PREFIX.fullmatch(prefix.encode()):
             raise ConfigError([f"SAFESESSION_KEY_PREFIX is {prefix!r}: {_PREFIX_FIX}"])
         place = read_url(url)
         #: Its name in traces.
@@ -205,7 +205,7 @@ class SqlServerStore(SqlStore):
     def _check(self) -> None:
         """Make the tables if they are missing, and compare their version.
 
-        :raises ConfigError: they cannot be made, or are of another version, with the fix.
+        :raises UnfitStore: they cannot be made, or are of another version, with the fix.
         """
         version = self._version()
         if version is None:
@@ -217,7 +217,7 @@ class SqlServerStore(SqlStore):
                 f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
                 " SAFESESSION_KEY_PREFIX"
             )
-            raise ConfigError([problem])
+            raise UnfitStore([problem])
         self._checked = True
 
     def _version(self) -> int | None:
@@ -240,4 +240,4 @@ class SqlServerStore(SqlStore):
         except Refused as error:
             if error.code in self._driver.again:
                 raise
-            raise ConfigError([f"the tables cannot be made on {self._server}: {error}"]) from error
+            raise UnfitStore([f"the tables cannot be made on {self._server}: {error}"]) from error

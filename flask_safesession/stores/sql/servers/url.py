@@ -6,9 +6,12 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from ...urls import check_person
+
 #: The schemes of URLs; the first one of each kind is shown in messages.
 POSTGRESQL, MYSQL = ("postgresql", "postgres"), ("mysql", "mariadb")
 _MOST, _DEFAULT_MOST = "max_connections", 20
+_SERVER = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]{1,5})?")
 _PORTS = {**dict.fromkeys(POSTGRESQL, 5432), **dict.fromkeys(MYSQL, 3306)}
 
 
@@ -30,6 +33,7 @@ def read_url(url: str) -> Place:
 
     :raises ValueError: with what to write instead.
     """
+    check_person(url)
     head, mark, query = url.partition("?")
     given = [part for part in query.split("&") if part]
     ours = [part.partition("=")[2] for part in given if part.partition("=")[0] == _MOST]
@@ -43,6 +47,8 @@ def read_url(url: str) -> Place:
 def _server_of(url: str) -> str:
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
+    if not all(_SERVER.fullmatch(server) for server in place.split(",")):
+        raise ValueError("give the server as host or host:port, after a user with @")
     if not place:
         socket = re.search("(?:^|&)(?:host|unix_socket)=([^&]+)", parts.query)
         return unquote(socket[1]) if socket else "localhost"

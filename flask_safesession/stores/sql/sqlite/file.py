@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ....errors import ConfigError, StoreUnavailable
+from ....errors import StoreUnavailable, UnfitStore
 from ..dialect import Dialect
 from ..schema import SCHEMA_VERSION, schema
 from ..statements import Statements
@@ -103,7 +103,7 @@ class File:
                 f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
                 " file"
             )
-            raise ConfigError([problem])
+            raise UnfitStore([problem])
 
     def _make_tables(self, connection: Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
