@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -22,7 +23,16 @@ from flask_safesession.stores.redis import open_shards
 from flask_safesession.testing import FakeClock, StoreKit
 
 from .support import databases, environment, mongodb, servers
-from .support.kits import REAL, SERVERS, STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from .support.kits import (
+    REAL,
+    SERVERS,
+    STORES,
+    WORKER,
+    SqlTables,
+    memory_kit,
+    redis_kit,
+    sqlite_kit,
+)
 from .support.memcached import BINARY as MEMCACHED
 
 environment.forget()
@@ -40,6 +50,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 _prefixes = count()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are processors, for tests wait for servers; each has its own.
+
+    Files that are named on the command line run in one process, for debuggers and plain output.
+    """
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return (os.cpu_count() or 1) + 1 if is_whole else 0
 
 
 def pytest_report_header() -> list[str]:
@@ -64,6 +83,7 @@ class _Pool:
         self._used: set[str] = set()
         self._databases: dict[str, databases.Database] = {}
         self._filled: set[str] = set()
+        self._tables: dict[str, SqlTables] = {}
         self._mongodb: mongodb.Server | None = None
 
     def get(self, name: str) -> servers.Server:
@@ -74,14 +94,23 @@ class _Pool:
 
     def database(self, name: str) -> databases.Database:
         """The database whose URLs have the scheme *name*, or ``pgbouncer``."""
+        self._filled.add(name)
+        return self._database(name)
+
+    def _database(self, name: str) -> databases.Database:
         if name not in self._databases:
             self._databases[name] = (
                 databases.start_pgbouncer(self.database("postgresql"))
                 if name == "pgbouncer"
                 else databases.take(name)
             )
-        self._filled.add(name)
         return self._databases[name]
+
+    def sql_kit(self, name: str) -> StoreKit:
+        """A store in a database, in tables that all such stores of the run have in turn."""
+        if name not in self._tables:
+            self._tables[name] = SqlTables(self._database(name), f"{WORKER}kit")
+        return self._tables[name].kit()
 
     def mongodb(self) -> mongodb.Server:
         if self._mongodb is None:
@@ -103,6 +132,9 @@ class _Pool:
             self._servers[self._used.pop()].ask("FLUSHALL")
 
     def stop(self) -> None:
+        for name, tables in self._tables.items():
+            tables.close()
+            self._databases[name].drop_tables(f"{WORKER}kit")
         for server in self._servers.values():
             server.stop()
         for database in reversed(self._databases.values()):
@@ -128,7 +160,7 @@ def _empty(pool: _Pool) -> Iterator[None]:
 @pytest.fixture
 def prefix(pool: _Pool) -> Iterator[str]:
     """A key prefix that no other test uses: tests share a server, never a session."""
-    made = f"t{next(_prefixes)}"
+    made = f"{WORKER}t{next(_prefixes)}"
     yield made
     pool.drop_tables(made)
 
@@ -171,17 +203,19 @@ def pgbouncer(pool: _Pool) -> databases.Database:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked ``every_store`` on every store, all else on the memory store alone.
 
-    SecantusDB answers a hundred times slower than the others, so that it runs the contract and the
-    product's smoke test; what requests do is shown on the other backends of the engine.
+    The contract and the product's smoke test run on all. What requests do is not shown again on
+    the second of Redis and Valkey, which run the same scripts, and on SecantusDB, which answers a
+    hundred times slower than the others and has its rules from the engine, as SQL has.
     """
     if "store_kind" in metafunc.fixturenames and metafunc.definition.get_closest_marker(
         "every_store"
     ):
-        is_slow = metafunc.module.__name__.rpartition(".")[2] not in _ON_SLOW_STORES
-        metafunc.parametrize("store_kind", [s for s in STORES if s != "mongodb" or not is_slow])
+        is_for_all = metafunc.module.__name__.rpartition(".")[2] in _ON_ALL_STORES
+        others = () if is_for_all else ("mongodb", *SERVERS[1:])
+        metafunc.parametrize("store_kind", [s for s in STORES if s not in others])
 
 
-_ON_SLOW_STORES = ("test_contract", "test_every_store")
+_ON_ALL_STORES = ("test_contract", "test_every_store")
 
 
 @pytest.fixture
@@ -202,7 +236,7 @@ def kit(store_kind: str, request: pytest.FixtureRequest, prefix: str) -> Iterato
         return
     pool: _Pool = request.getfixturevalue("pool")
     if store_kind in databases.STARTS:
-        made = sql_kit(pool.database(store_kind), prefix)
+        made = pool.sql_kit(store_kind)
         yield made
         made.store.close()
         return

@@ -1,4 +1,7 @@
-"""Servers and the proxy do what tests take for granted. Fleets: tests/faults/test_harness.py."""
+"""Servers and the proxy do what tests take for granted.
+
+Fleets: tests/faults/test_harness.py; databases: tests/faults/test_databases.py.
+"""
 
 from __future__ import annotations
 

@@ -133,12 +133,22 @@ def assert_workers_share_sessions_and_metrics(server: subprocess.Popen[bytes], p
     ],
 )
 def test_gunicorn_serves_the_application(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, options: str
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, options: str, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port, config = free_port(), tmp_path / "gunicorn.conf.py"
+    config.write_text((FOLDER / "gunicorn.conf.py").read_text("utf-8") + READY, "utf-8")
     monkeypatch.setenv("BIND", f"127.0.0.1:{port}")
-    server = serve("gunicorn", [*GUNICORN, *options.split()], port)
+    server = serve("gunicorn", [*GUNICORN[:-1], str(config), *options.split()], port)
+    poll("all workers", lambda: len([*tmp_path.glob("ready-*")]) == WORKERS)
     assert_workers_share_sessions_and_metrics(server, port)
+
+
+# A worker that is told to end before it listens to signals goes on.
+READY = """
+
+def post_worker_init(worker: Any) -> None:
+    open(os.path.join(os.environ["TMPDIR"], f"ready-{worker.pid}"), "w").close()
+"""
 
 
 def test_uwsgi_serves_the_application(

@@ -136,11 +136,24 @@ def test_fault_30_the_next_purge_makes_index_and_records_agree(
 
 # -- 31: purges that are killed, or meet --------------------------------------------------------
 
+# Purges the store in the first argument session by session, and stands still after as many as the
+# second one says: however late the signal comes, there is something left.
 PURGE = """
-import sys
+import signal, sys
+from itertools import count
 from flask import Flask
 from flask.cli import ScriptInfo
 from flask_safesession import SafeSession
+from flask_safesession.stores.redis import RedisStore
+
+steps, purge = count(), RedisStore.purge
+
+def step(self, rules, limit):
+    if next(steps) == int(sys.argv[2]):
+        signal.pause()
+    return purge(self, rules, limit)
+
+RedisStore.purge = step
 
 app = Flask("purging")
 app.secret_key = "a key for tests that is long enough"
@@ -162,8 +175,8 @@ def test_fault_31_a_purge_that_is_killed_leaves_nothing_half_done_and_is_gone_on
         site.member()
     age(steady, IDLE)
     members = [site.member() for _ in range(3)]
-    for left in (250, 100):
-        purge = servers.spawn([sys.executable, "-c", PURGE, steady.url])
+    for left, steps in ((250, 100), (100, 200)):
+        purge = servers.spawn([sys.executable, "-c", PURGE, steady.url, str(steps)])
         servers.poll("some to be gone", partial(_has_under, steady, left), every=0.001)
         servers.end(purge)  # SIGKILL
         stored = sorted(name[-18:] for name in records(steady))

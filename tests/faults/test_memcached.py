@@ -91,8 +91,10 @@ def test_nothing_that_ended_comes_back_and_no_stamp_is_won_twice(
 
 def test_on_a_server_that_evicts_visitors_are_signed_out_and_never_in(tmp_path: Path) -> None:
     with memcached.running("-m", "2", "-n", "256") as small:
-        said, looks = run_hammer(tmp_path, small.url, 10)
-        evictions = int(small.stats()["evictions"])
+        for seconds in (10, 60):  # where the machine is busy, it takes longer until it is full
+            said, looks = run_hammer(tmp_path, small.url, seconds)
+            if (evictions := int(small.stats()["evictions"])) > 100:
+                break
     assert evictions > 100
     assert looks > 10
     assert [wrong for wrong in find_wrong(said) if "out_of_memory" not in wrong] == []

@@ -38,6 +38,7 @@ from ..support.faults_kit import (
     unavailable,
 )
 from ..support.hammering_servers import open_store
+from ..support.kits import WORKER
 from ..support.servers import poll
 
 pytestmark = pytest.mark.faults
@@ -494,7 +495,8 @@ def small_disk(server: Database, tmp_path: Path, prefix: str) -> Iterator[tuple[
     place = folder / "data"
     try:
         if is_postgresql:
-            for parent in (tmp_path, *tmp_path.parents[:2]):
+            above = 3 if WORKER else 2  # each of several processes has a folder of its own
+            for parent in (tmp_path, *tmp_path.parents[:above]):
                 parent.chmod(0o755)
             place.mkdir()
             os.chown(place, server.account["user"], server.account["group"])
@@ -567,7 +569,7 @@ def test_a_purge_of_a_hundred_thousand_goes_in_steps_and_others_go_on(
     assert store.count(rules).due == 0
     assert due + sum(swept) == number, "creations remove some, too"
     assert due / 500 <= steps <= due / 500 + 2
-    assert len(others) > 50
+    assert len(others) > steps / 4
     assert max(others) < 5
     assert store.audit(rules, 1).repaired == 0
     store.close()

@@ -606,7 +606,10 @@ def test_a_soak_of_a_broken_library_sees_it(
 
 @pytest.mark.faults
 def test_a_soak_of_this_library_sees_nothing() -> None:
-    done = soak(replace(SHORT, seconds=30))
+    for seconds in (30, 120):  # where the machine is busy, each fault takes longer
+        done = soak(replace(SHORT, seconds=seconds))
+        assert [found for found in check(done) if not found.forgiven] == []
+        if len(done.faults) > 3:
+            break
     assert len(done.exchanges) > 300
     assert len(done.faults) > 3
-    assert [found for found in check(done) if not found.forgiven] == []

@@ -59,7 +59,7 @@ from flask_safesession.testing import (
 from flask_safesession.testing.tampering import clock_of
 
 from ..support.databases import STARTS
-from ..support.kits import STORES, memory_kit, redis_kit, sql_kit, sqlite_kit
+from ..support.kits import STORES, WORKER, memory_kit, redis_kit, sqlite_kit
 from ..support.mongodb import mongodb_kit
 
 MINUTE = 60_000
@@ -73,7 +73,7 @@ TOTAL, PER_USER = 8, 3
 RULES = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS)
 STRICT = make_rules(total=TOTAL, per_user=PER_USER, touch=TOUCH, tiers=TIERS, evict=False)
 USERS_CAP = RULES.cap.users
-EXAMPLES = {"memory": 100, "sqlite": 50}
+EXAMPLES = {"memory": 100, "sqlite": 50, "mongodb": 5}  # SecantusDB is slow
 
 _prefixes = count()
 _folder = TemporaryDirectory(prefix="safesession-")
@@ -622,16 +622,17 @@ class StoreMachine(RuleBasedStateMachine):
 
 def kit_for(name: str, pool: Any) -> Callable[[], StoreKit]:
     def real() -> StoreKit:
-        return redis_kit(pool.get(name).client(), f"model{next(_prefixes)}")
+        return redis_kit(pool.get(name).client(), f"{WORKER}model{next(_prefixes)}")
 
     def sqlite() -> StoreKit:
         return sqlite_kit(Path(_folder.name), next(_prefixes))
 
     def database() -> StoreKit:
-        return sql_kit(pool.database(name), f"model{next(_prefixes)}")
+        made: StoreKit = pool.sql_kit(name)
+        return made
 
     def mongodb() -> StoreKit:
-        return mongodb_kit(pool.mongodb(), f"model{next(_prefixes)}")
+        return mongodb_kit(pool.mongodb(), f"{WORKER}model{next(_prefixes)}")
 
     made = {"memory": memory_kit, "sqlite": sqlite, "mongodb": mongodb}
     made |= dict.fromkeys(STARTS, database)

@@ -12,6 +12,7 @@ _NAMES = (
     "FORCE_COLOR",
     "LINES",
     "NO_COLOR",
+    "PYTHONDONTWRITEBYTECODE",  # each process would compile the package anew
     "SECRET_KEY",
     "TTY_COMPATIBLE",
     "TTY_INTERACTIVE",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from .databases import Database
 
 SERVERS = sorted(servers.binaries())
 REAL = [pytest.param(name, id=name) for name in SERVERS]
+#: The process that runs a test, where several do. Prefixes begin with it: databases may be shared.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 #: Every kind of store.
 STORES = ["memory", "sqlite", *SERVERS, "postgresql", "mysql", "mongodb"]
 
@@ -47,13 +51,44 @@ def sql_store(database: Database, prefix: str, **options: Any) -> SqlServerStore
     return SqlServerStore(database.url(), _DRIVERS[database.scheme], prefix=prefix, **options)
 
 
-def sql_kit(database: Database, prefix: str) -> StoreKit:
-    """A store in tables of its own, by a clock that stands in one of them."""
-    clock = f"{prefix}_clock"
-    database.ask(f"CREATE TABLE {clock} (now BIGINT NOT NULL)")
-    database.ask(f"INSERT INTO {clock} VALUES ({FakeClock().now})")
+class SqlTables:
+    """Tables that one store after another has: to make and drop them takes longer than most tests.
 
-    def advance(milliseconds: int) -> None:
-        database.ask(f"UPDATE {clock} SET now = now + {milliseconds}")
+    Besides those of the store there is one in which its clock stands.
+    """
 
-    return StoreKit(sql_store(database, prefix, clock=f"(SELECT now FROM {clock})"), advance)
+    def __init__(self, database: Database, prefix: str) -> None:
+        self._database, self._prefix = database, prefix
+        self._line = database.connect()
+        limit = {"postgresql": "lock_timeout = '5s'", "mysql": "innodb_lock_wait_timeout = 5"}
+        self._ask(f"SET {limit[database.scheme]}")  # a transaction left open is an error
+        self._ask(f"CREATE TABLE {prefix}_clock (now BIGINT NOT NULL)")
+        self._ask(f"INSERT INTO {prefix}_clock VALUES ({FakeClock().now})")
+        with closing(self._store()) as store:
+            store.prepare()
+        self._first_rows = {
+            name: self._ask(f"SELECT * FROM {name}") for name in database.tables(prefix)
+        }
+
+    def kit(self) -> StoreKit:
+        """A store in the tables, which are as if they had just been made."""
+        for name, rows in self._first_rows.items():
+            self._ask(f"DELETE FROM {name}")
+            for row in rows:
+                self._ask(f"INSERT INTO {name} VALUES ({', '.join(['%s'] * len(row))})", *row)
+        return StoreKit(self._store(), self._advance)
+
+    def _store(self) -> SqlServerStore:
+        clock = f"(SELECT now FROM {self._prefix}_clock)"
+        return sql_store(self._database, self._prefix, clock=clock)
+
+    def _advance(self, milliseconds: int) -> None:
+        self._ask(f"UPDATE {self._prefix}_clock SET now = now + {milliseconds}")
+
+    def _ask(self, statement: str, *values: object) -> list[Any]:
+        with self._line.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def close(self) -> None:
+        self._line.close()

@@ -124,7 +124,7 @@ def describe() -> str:
 
 
 def mongodb_store(server: Server, prefix: str, **options: Any) -> MongoDBStore:
-    return MongoDBStore(server.url, prefix=prefix, **{"timeout": 10, **options})
+    return MongoDBStore(server.url, prefix=prefix, **{"timeout": 30, **options})
 
 
 def mongodb_kit(server: Server, prefix: str) -> StoreKit:

@@ -95,11 +95,15 @@ class Database(Pausable):
     def make_database(self, name: str) -> None:
         self.ask(f"CREATE DATABASE {name}")
 
-    def drop_tables(self, prefix: str) -> None:
-        """Drop what a test has made under its prefix; a transaction left open is an error."""
+    def tables(self, prefix: str) -> list[str]:
+        """What a test has made under its prefix."""
         everything = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
         rows = self.ask(everything if self.scheme == "postgresql" else "SHOW TABLES")
-        if names := [name for (name,) in rows if name.startswith(f"{prefix}_")]:
+        return [name for (name,) in rows if name.startswith(f"{prefix}_")]
+
+    def drop_tables(self, prefix: str) -> None:
+        """Drop what a test has made under its prefix; a transaction left open is an error."""
+        if names := self.tables(prefix):
             drop = f"DROP TABLE {', '.join(names)}"
             if self.scheme == "postgresql":  # it would wait for ever, MySQL's client would not
                 drop = f"BEGIN; SET LOCAL lock_timeout = '5s'; {drop}; COMMIT"
@@ -198,7 +202,8 @@ def release_memory(lock: Path) -> None:
 
 def connect(url: str) -> Any:
     if url.startswith("postgresql:"):
-        return psycopg.connect(url, autocommit=True, connect_timeout=30)
+        # Through a pooler, the next transaction may find no prepared statement.
+        return psycopg.connect(url, autocommit=True, connect_timeout=30, prepare_threshold=None)
     parts = urlsplit(url)
     parameters: dict[str, Any] = dict(parse_qsl(parts.query))
     if "ssl_" not in parts.query:  # else it reads all the system's authorities each time: 20 ms

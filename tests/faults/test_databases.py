@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from .support import databases, servers
-from .support.databases import REFUSED, Database
-from .support.databases._server import release_memory
+from ..support import databases, servers
+from ..support.databases import REFUSED, Database
+from ..support.databases._server import release_memory
+
+pytestmark = pytest.mark.faults
 
 Start = Callable[..., Database]
 
@@ -175,7 +177,7 @@ time.sleep(60)
             [sys.executable, "-c", code],
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "TMPDIR": folder},
         ) as tests:
             assert tests.stdout is not None
