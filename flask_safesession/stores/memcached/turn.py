@@ -37,7 +37,7 @@ class Turn:
 
     def __init__(self, servers: Sequence[Server], prefix: bytes) -> None:
         self.lost = False
-        self.asked = ""
+        self.asked: str = ""
         self._servers = servers
         self._prefix = prefix
         self._lines: dict[int, Line] = {}
@@ -56,9 +56,9 @@ class Turn:
     def line(self, key: str) -> Line:
         """Returns the connection to the server of a key or of a user's tag."""
         number = shard_of(key, len(self._servers))
+        self.asked = self._servers[number].name
         if number not in self._lines:
             self._lines[number] = self._servers[number].take()
-        self.asked = self._servers[number].name
         return self._lines[number]
 
     # -- epochs ---------------------------------------------------------------------------------
