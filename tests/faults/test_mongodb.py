@@ -281,12 +281,17 @@ def _has_said(folder: Path, number: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
 def test_workers_share_sessions(
-    server: mongodb.Server, prefix: str, tmp_path: Path, kind: str
+    server: mongodb.Server,
+    prefix: str,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those of a preloaded app inherit the connections of their parent, which has used the store.
 
     gevent's cannot: it patches the process after PyMongo was used, and finds dead references.
     """
+    monkeypatch.setenv("SITE_TIMEOUT", "30s")  # SecantusDB is slow where the machine is busy
     preload = kind != "gevent"
     options = ["--workers", "3", "--worker-class", kind, *(["--preload"] if preload else [])]
     where: Any = SimpleNamespace(url=server.url, port=server.port)

@@ -57,8 +57,9 @@ def make_app() -> Flask:
     made = Flask("site")
     made.secret_key = "a key for tests that is long enough"
     store, prefix = os.environ["SITE_STORE"], os.environ["SITE_PREFIX"]
+    timeout = os.environ.get("SITE_TIMEOUT", "5s")
     safe = SafeSession(
-        made, store=store, key_prefix=prefix, check_interval="1h", store_timeout="5s"
+        made, store=store, key_prefix=prefix, check_interval="1h", store_timeout=timeout
     )
     made.register_blueprint(views)
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
