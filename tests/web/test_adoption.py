@@ -794,7 +794,8 @@ def test_a_forged_cookie_costs_no_call(site: Site) -> None:
     old = with_cookies()
     cookie = cookie_of(old.browser())
     app = site(old, store=SilentStore())
-    for value in (cookie[:-1] + "x", "a.b.c", ".", "x" * 3000):
+    forged = cookie.rpartition(".")[0] + "." + "x" * 27  # some last characters mean the same
+    for value in (forged, "a.b.c", ".", "x" * 3000):
         assert read(browser(app, value)) == {}
 
 
