@@ -41,6 +41,16 @@ class UnfitStore(ConfigError):
     An app does not start on it. If it turns out later, requests are answered as in an outage.
     """
 
+    @classmethod
+    def of_version(cls, what: str, found: int | None, known: int, instead: str) -> UnfitStore:
+        """Returns the error for data of another version.
+
+        :param what: is of the version *found*, and not of the one that is *known*.
+        :param instead: what to give in its place.
+        """
+        fix = f"use the newer Flask-SafeSession that made them, or another {instead}"
+        return cls([f"{what} are of version {found}, and this is version {known}: {fix}"])
+
 
 class SessionTooLarge(SafeSessionError):
     """The session's data exceeds ``SAFESESSION_MAX_SESSION_SIZE``. The stored data is unchanged.

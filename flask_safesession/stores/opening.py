@@ -25,6 +25,7 @@ from .urls import (
     MONGODB_SCHEMES,
     PER_PROCESS,
     REDIS_SCHEMES,
+    SERVER_SCHEMES,
     SQL_SCHEMES,
     SQLITE_URL,
     hide_password,
@@ -237,7 +238,7 @@ def _guess(given: str) -> str:
         return near
     if meant := meant_by(hide_password(given)):
         return f"did you mean {meant}?"
-    servers = ", ".join((*SQL_SCHEMES, *MONGODB_SCHEMES, *REDIS_SCHEMES, "memcached"))
+    servers = ", ".join(SERVER_SCHEMES)
     return f"give {MEMORY_URL!r}, {SQLITE_URL!r} or a URL that begins with {servers} and ://"
 
 

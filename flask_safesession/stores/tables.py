@@ -196,7 +196,7 @@ class Tables(Protocol):
         """Remove up to *limit* ended sessions, and return each with its user's tag.
 
         Those of older generations first (``revoked``), then due ones, in each group by deadline.
-        A value that is not a record has no tier and no user, and ``corrupt`` for ``idle``.
+        A value that is not a record has no tier and no user; if it is due, it is ``corrupt``.
         """
         ...
 

@@ -27,6 +27,8 @@ REDIS_SCHEMES: tuple[str, ...] = (
 SQL_SCHEMES: tuple[str, ...] = ("postgresql", "mysql", "postgres", "mariadb")
 #: Schemes of MongoDB: one that names the servers, and one that looks them up in the DNS.
 MONGODB_SCHEMES: tuple[str, ...] = ("mongodb", "mongodb+srv")
+#: All schemes of servers.
+SERVER_SCHEMES: tuple[str, ...] = (*SQL_SCHEMES, *MONGODB_SCHEMES, *REDIS_SCHEMES, "memcached")
 # The nearest store for what other libraries have.
 _NEAREST = {
     **dict.fromkeys(
@@ -47,7 +49,8 @@ _NEAREST = {
     ),
 }
 _NEARLY_A_URL = re.compile(r"([a-z+-]+)(?::/+|//|:(?=[a-z]))(.+)", re.IGNORECASE)
-_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)|(/*)([^:]+\.(?:db|sqlite3?))", re.IGNORECASE)
+_NEARLY_A_FILE = re.compile(r"sqlite3?:?(/*)(.*)", re.IGNORECASE)
+_FILE = re.compile(r"[^:]+\.(?:db|sqlite3?)", re.IGNORECASE)
 # What follows a scheme that was given alone.
 _PLACES = {
     **dict.fromkeys(_SERVERS, "localhost:6379/0"),
@@ -92,8 +95,8 @@ def meant_by(text: str) -> str:
         return f"{near}://" if near else ""
     if re.fullmatch("memory:?/*", text, re.IGNORECASE):
         return MEMORY_URL
-    if file := _NEARLY_A_FILE.fullmatch(text):
-        return _file_meant(file)
+    if file := _file_meant(text):
+        return file
     if place := _PLACES.get(text.lower()):
         return f"{text.lower()}://{place}"
     if url := _NEARLY_A_URL.fullmatch(text):
@@ -103,15 +106,13 @@ def meant_by(text: str) -> str:
 
 
 def _scheme_near(scheme: str) -> str:
-    schemes = (*REDIS_SCHEMES, *SQL_SCHEMES, *MONGODB_SCHEMES, "memcached")
-    return next(iter(get_close_matches(scheme.lower(), schemes, n=1, cutoff=0.7)), "")
+    return next(iter(get_close_matches(scheme.lower(), SERVER_SCHEMES, n=1, cutoff=0.7)), "")
 
 
-def _file_meant(file: re.Match[str]) -> str:
-    url, rest, path, name = file.groups(default="")
-    if name:
-        return f"{SQLITE_URL}/{path}{name}"
-    return SQLITE_URL + ("//" if len(url) > _SLASHES else "/" if rest else "") + rest
+def _file_meant(text: str) -> str:
+    if file := _NEARLY_A_FILE.fullmatch(text):
+        return SQLITE_URL + ("//" if len(file[1]) > _SLASHES else "/" if file[2] else "") + file[2]
+    return f"{SQLITE_URL}/{text}" if _FILE.fullmatch(text) else ""
 
 
 def _address_meant(text: str) -> str:

@@ -175,12 +175,8 @@ class Servers:
         seats = self.collection("seats")
         seat = seats.find_one() or self._make(seats)
         if seat["version"] != VERSION:
-            problem = (
-                f"the collections on {self.name} are of version {seat['version']}, and this is"
-                f" version {VERSION}: use the newer Flask-SafeSession that made them, or another"
-                " SAFESESSION_KEY_PREFIX"
-            )
-            raise UnfitStore([problem])
+            collections, instead = f"the collections on {self.name}", "SAFESESSION_KEY_PREFIX"
+            raise UnfitStore.of_version(collections, seat["version"], VERSION, instead)
         self._is_checked = True
 
     def _make(self, seats: Collection[Any]) -> dict[str, Any]:

@@ -212,12 +212,8 @@ class SqlServerStore(SqlStore):
             self._make_tables()
             version = self._version()
         if version != SCHEMA_VERSION:
-            problem = (
-                f"the tables on {self._server} are of version {version}, and this is version"
-                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
-                " SAFESESSION_KEY_PREFIX"
-            )
-            raise UnfitStore([problem])
+            tables, instead = f"the tables on {self._server}", "SAFESESSION_KEY_PREFIX"
+            raise UnfitStore.of_version(tables, version, SCHEMA_VERSION, instead)
         self._checked = True
 
     def _version(self) -> int | None:

@@ -98,12 +98,8 @@ class File:
             self._make_tables(connection)
             return
         if version != SCHEMA_VERSION:
-            problem = (
-                f"the tables in {str(self.path)!r} are of version {version}, and this is version"
-                f" {SCHEMA_VERSION}: use the newer Flask-SafeSession that made them, or another"
-                " file"
-            )
-            raise UnfitStore([problem])
+            tables = f"the tables in {str(self.path)!r}"
+            raise UnfitStore.of_version(tables, version, SCHEMA_VERSION, "file")
 
     def _make_tables(self, connection: Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
