@@ -41,7 +41,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
     session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # else it looks for a newer self
     session.run("pyright", "--verifytypes", "flask_safesession", "--ignoreexternal")
-    session.run("pytest", "-q", "-n", "0", "-m", "types")  # they share mypy's cache
+    session.run("pytest", "-q", "-m", "types")
 
 
 @nox.session

@@ -55,10 +55,13 @@ _prefixes = count()
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker more than there are processors, for tests wait for servers; each has its own.
 
-    Files that are named on the command line run in one process, for debuggers and plain output.
+    Files that are named on the command line run in one process, for debuggers and plain output. So
+    do those that -m selects: faults are about time, which others would take from them, and pages
+    share a browser.
     """
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return (os.cpu_count() or 1) + 1 if is_whole else 0
+    is_default = "not faults" in config.option.markexpr
+    return (os.cpu_count() or 1) + 1 if is_whole and is_default else 0
 
 
 def pytest_report_header() -> list[str]:
